@@ -1,1 +1,17 @@
+//! What the eBPF programs, the daemon, the tests and the fuzzers share: wire formats, ids, the map
+//! layouts and the packet decision itself. No IO, no allocation, no clock: time is an argument.
+//!
+//! The packet's way through the modules: [`wire`] → [`packet`] → [`decide`] (with [`tcp`] and
+//! [`outer`]) → [`verdict`]. What it looks up on its way is in [`layout`].
 #![no_std]
+
+pub mod decide;
+pub mod ids;
+pub mod layout;
+pub mod limits;
+pub mod outer;
+pub mod packet;
+pub mod reason;
+pub mod tcp;
+pub mod verdict;
+pub mod wire;

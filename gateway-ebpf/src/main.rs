@@ -1,7 +1,129 @@
+//! The five programs, in the packet's order. Each one reads a frame, asks `gateway_common` for a
+//! verdict and lets [`act`] do it.
+//!
+//! Licence: the object says "Dual MIT/GPL", as `bpf_redirect_neigh`, `bpf_ktime_get_ns` and others
+//! are for GPL-compatible programs only.
 #![no_std]
 #![no_main]
+#![expect(missing_docs, reason = "aya's program macros add public functions without any")]
+
+mod access;
+mod act;
+mod count;
+mod maps;
+mod tables;
+
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use gateway_common::{
+    decide,
+    layout::{APPROVED_MARK, Hook},
+    outer,
+    reason::Reason,
+    verdict::Verdict,
+};
+
+use crate::{
+    access::Skb,
+    count::Attribution,
+    tables::{Maps, now_ns, outbound_owner, settings},
+};
+
+/// Outer frames as the driver hands them over: only IKE, ESP and what the gateway itself needs
+/// goes on.
+#[xdp]
+pub fn internet_xdp(ctx: XdpContext) -> u32 {
+    let frame = access::xdp(&ctx);
+    let verdict = match settings() {
+        None => Verdict::Drop(Reason::NotConfigured),
+        Some(settings) => outer_verdict(outer::arriving(&frame, settings)),
+    };
+    act::xdp(&ctx, &frame, verdict)
+}
+
+/// Runs twice for ESP: on the outer packet, and on the decapsulated one, which has an XFRM state.
+#[classifier]
+pub fn internet_ingress(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let frame = skb.frame();
+    match skb.identity() {
+        None => {
+            let verdict = match settings() {
+                None => Verdict::Drop(Reason::NotConfigured),
+                Some(settings) => outer_verdict(outer::arriving(&frame, settings)),
+            };
+            act::outer(&skb, &frame, Hook::InternetIngress, verdict)
+        }
+        Some(identity) => {
+            let decision = decide::from_site(&frame, &Maps, identity, now_ns());
+            act::to_server(&skb, &frame, decision)
+        }
+    }
+}
+
+/// What servers send.
+#[classifier]
+pub fn lan_ingress(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let frame = skb.frame();
+    if gateway_common::packet::ethertype_of(&frame) == Some(gateway_common::wire::ethertype::ARP) {
+        return act::pass();
+    }
+    let decision = decide::from_server(&frame, &Maps, now_ns());
+    act::to_tunnel(&skb, &frame, decision)
+}
+
+/// The last word before the internet: ESP of the right tunnel, IKE, allowed answers.
+#[classifier]
+pub fn internet_egress(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let frame = skb.frame();
+    let mark = skb.mark();
+    let verdict = match settings() {
+        None => Verdict::Drop(Reason::NotConfigured),
+        Some(settings) => outer_verdict(outer::leaving(&frame, settings, mark, outbound_owner)),
+    };
+    act::outer(&skb, &frame, Hook::InternetEgress, verdict)
+}
+
+/// The last word before the servers: what `internet_ingress` approved, and the gateway's own.
+#[classifier]
+pub fn lan_egress(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    if skb.mark() & APPROVED_MARK != 0 {
+        return act::pass();
+    }
+    let frame = skb.frame();
+    let verdict = match settings() {
+        None => Verdict::Drop(Reason::NotConfigured),
+        Some(settings) => match outer::to_lan(&frame, settings) {
+            Ok(_) => Verdict::Local,
+            Err(reason) => Verdict::Drop(reason),
+        },
+    };
+    act::outer(&skb, &frame, Hook::LanEgress, verdict)
+}
+
+#[inline(always)]
+fn outer_verdict(result: Result<outer::Outer, Reason>) -> Verdict {
+    match result {
+        Ok(outer) => Verdict::Outer(outer),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Nobody's packet: outer frames have no tunnel yet.
+pub(crate) const NOBODY: Attribution = Attribution { customer: 0, tunnel: 0 };
+
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
+    // No program contains a path to here: the verifier would refuse the endless loop.
     loop {}
 }
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,232 @@
+//! Headers as they are on the wire, and reading them from a frame.
+//!
+//! The structures are naturally aligned from an IP header's first byte on, which the kernel keeps
+//! 4-aligned (NET_IP_ALIGN), so that a field is one load in eBPF.
+use core::fmt;
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET_BYTES: usize = network_types::eth::EthHdr::LEN;
+/// Offset of the network header in a frame.
+pub const NETWORK_OFFSET: usize = ETHERNET_BYTES;
+/// Offset of the transport header in a frame whose IPv4 header has no options.
+pub const TRANSPORT_OFFSET: usize = NETWORK_OFFSET + size_of::<Ipv4Header>();
+
+/// EtherType numbers (IEEE 802), host byte order.
+pub mod ethertype {
+    use network_types::eth::EtherType;
+    /// IPv4, RFC 894.
+    pub const IPV4: u16 = u16::from_be(EtherType::Ipv4 as u16);
+    /// ARP, RFC 826.
+    pub const ARP: u16 = u16::from_be(EtherType::Arp as u16);
+}
+
+/// IP protocol numbers (IANA).
+pub mod protocol {
+    use network_types::ip::IpProto;
+    /// ICMP, RFC 792.
+    pub const ICMP: u8 = IpProto::Icmp as u8;
+    /// TCP, RFC 9293.
+    pub const TCP: u8 = IpProto::Tcp as u8;
+    /// UDP, RFC 768.
+    pub const UDP: u8 = IpProto::Udp as u8;
+    /// ESP, RFC 4303.
+    pub const ESP: u8 = IpProto::Esp as u8;
+}
+
+/// UDP ports of IKE.
+pub mod ike {
+    /// IKEv2, RFC 7296 section 2.
+    pub const PORT: u16 = 500;
+    /// IKEv2 and ESP through NAT, RFC 3948.
+    pub const NAT_PORT: u16 = 4500;
+}
+
+/// A frame to read headers from: a packet in eBPF, a slice on the host.
+pub trait Frame {
+    /// The header at this offset in bytes, if the frame holds all of it.
+    fn read<T: Wire>(&self, offset: usize) -> Option<T>;
+    /// Bytes of the whole frame, also of those that cannot be read directly.
+    fn length(&self) -> usize;
+}
+
+/// A type that any bytes of its size are a value of.
+///
+/// # Safety
+/// No padding, no invalid bit patterns.
+pub unsafe trait Wire: Copy {}
+
+impl Frame for [u8] {
+    #[inline]
+    fn read<T: Wire>(&self, offset: usize) -> Option<T> {
+        let bytes = self.get(offset..offset.checked_add(size_of::<T>())?)?;
+        // SAFETY: `bytes` has T's size, every pattern is a T (Wire), and the read is unaligned.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    fn length(&self) -> usize {
+        self.len()
+    }
+}
+
+/// 16 bits in network byte order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Be16(u16);
+
+impl Be16 {
+    /// In host byte order.
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+/// 32 bits in network byte order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Be32(u32);
+
+impl Be32 {
+    /// In host byte order.
+    #[inline(always)]
+    pub const fn get(self) -> u32 {
+        u32::from_be(self.0)
+    }
+}
+
+/// An IPv4 address; bytes, so that `bpftool map dump` shows it as people read it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(C, align(4))]
+pub struct Ipv4 {
+    /// As on the wire.
+    pub octets: [u8; 4],
+}
+
+impl Ipv4 {
+    /// As a number, most significant octet first.
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        u32::from_be_bytes(self.octets)
+    }
+
+    /// From a number, most significant octet first.
+    #[inline(always)]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self { octets: bits.to_be_bytes() }
+    }
+}
+
+impl From<core::net::Ipv4Addr> for Ipv4 {
+    fn from(address: core::net::Ipv4Addr) -> Self {
+        Self { octets: address.octets() }
+    }
+}
+
+impl From<Ipv4> for core::net::Ipv4Addr {
+    fn from(address: Ipv4) -> Self {
+        address.octets.into()
+    }
+}
+
+impl fmt::Debug for Ipv4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        core::net::Ipv4Addr::from(*self).fmt(f)
+    }
+}
+
+/// RFC 791 section 3.1, without options.
+#[derive(Clone, Copy)]
+#[repr(C, align(4))]
+pub struct Ipv4Header {
+    /// Version (4 bits) and header length in 32-bit words (4 bits).
+    pub version_length: u8,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// Bytes of header and payload.
+    pub total_length: Be16,
+    /// Identification.
+    pub identification: Be16,
+    /// Flags (3 bits) and fragment offset in 8-byte units (13 bits).
+    pub fragment: Be16,
+    /// Time to live.
+    pub ttl: u8,
+    /// See [`protocol`].
+    pub protocol: u8,
+    /// One's complement sum of the header.
+    pub checksum: Be16,
+    /// Source address.
+    pub source: Ipv4,
+    /// Destination address.
+    pub destination: Ipv4,
+}
+
+/// RFC 9293 section 3.1, without options.
+#[derive(Clone, Copy)]
+#[repr(C, align(4))]
+pub struct TcpHeader {
+    /// Source port.
+    pub source: Be16,
+    /// Destination port.
+    pub destination: Be16,
+    /// Sequence number.
+    pub sequence: Be32,
+    /// Acknowledgment number.
+    pub acknowledgment: Be32,
+    /// Header length in 32-bit words (4 bits), reserved (4 bits).
+    pub data_offset: u8,
+    /// CWR, ECE, URG, ACK, PSH, RST, SYN, FIN.
+    pub flags: u8,
+    /// Receive window, unscaled.
+    pub window: Be16,
+    /// Checksum.
+    pub checksum: Be16,
+    /// Urgent pointer.
+    pub urgent: Be16,
+}
+
+/// RFC 768.
+#[derive(Clone, Copy)]
+#[repr(C, align(2))]
+pub struct UdpHeader {
+    /// Source port.
+    pub source: Be16,
+    /// Destination port.
+    pub destination: Be16,
+    /// Bytes of header and payload.
+    pub length: Be16,
+    /// Checksum, 0 for none.
+    pub checksum: Be16,
+}
+
+// SAFETY: all are integers, or arrays of integers, without padding (see the sizes below).
+unsafe impl Wire for u8 {}
+// SAFETY: as above.
+unsafe impl Wire for Be16 {}
+// SAFETY: as above.
+unsafe impl Wire for Be32 {}
+// SAFETY: as above.
+unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: as above.
+unsafe impl Wire for Ipv4Header {}
+// SAFETY: as above.
+unsafe impl Wire for TcpHeader {}
+// SAFETY: as above.
+unsafe impl Wire for UdpHeader {}
+
+const _: () = assert!(size_of::<Ipv4Header>() == 20 && size_of::<TcpHeader>() == 20);
+const _: () = assert!(size_of::<UdpHeader>() == 8 && size_of::<Ipv4>() == 4);
+const _: () = assert!(ethertype::IPV4 == 0x0800 && ethertype::ARP == 0x0806);
+
+impl Ipv4Header {
+    /// True for the first, a middle or the last fragment of several.
+    #[inline(always)]
+    pub const fn is_fragment(&self) -> bool {
+        self.fragment.get() & 0x3fff != 0
+    }
+
+    /// True for a fragment that does not hold the transport header.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.fragment.get() & 0x1fff != 0
+    }
+}

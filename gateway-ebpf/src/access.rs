@@ -1,0 +1,132 @@
+//! Packets in kernel memory: bounds checks that the verifier follows, and the skb's own fields.
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{__sk_buff, bpf_xfrm_state},
+    helpers::bpf_skb_get_xfrm_state,
+    programs::{TcContext, XdpContext},
+};
+use gateway_common::{
+    decide::Identity,
+    wire::{Frame, TRANSPORT_OFFSET, TcpHeader, Wire},
+};
+
+use crate::maps::REPLAY;
+
+/// Bytes of a frame that the programs read directly: Ethernet, IPv4 and TCP without options. The
+/// kernel's drivers put at least this much into the linear part; for others it is pulled there.
+const HEADERS_BYTES: usize = TRANSPORT_OFFSET + size_of::<TcpHeader>();
+
+/// The directly readable part of a packet.
+#[derive(Clone, Copy)]
+pub struct Direct {
+    start: usize,
+    end: usize,
+    length: usize,
+}
+
+/// The frame of an XDP program.
+#[inline(always)]
+pub fn xdp(ctx: &XdpContext) -> Direct {
+    let (start, end) = (ctx.data(), ctx.data_end());
+    Direct { start, end, length: end - start }
+}
+
+impl Direct {
+    /// `N` bytes at an offset, to be written to.
+    #[inline(always)]
+    pub fn bytes_mut<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
+        if self.start + offset + N > self.end {
+            return None;
+        }
+        Some((self.start + offset) as *mut [u8; N])
+    }
+}
+
+impl Frame for Direct {
+    #[inline(always)]
+    fn read<T: Wire>(&self, offset: usize) -> Option<T> {
+        if self.start + offset + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: the bytes are inside the packet, as just checked (the verifier demands it), and
+        // any bytes are a T (Wire). An IP header is 4-aligned here (NET_IP_ALIGN).
+        Some(unsafe { *((self.start + offset) as *const T) })
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.length
+    }
+}
+
+/// The packet of a TC program.
+pub struct Skb<'a> {
+    ctx: &'a TcContext,
+}
+
+impl<'a> Skb<'a> {
+    /// Pulls the headers into the linear part if they are not there.
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext) -> Self {
+        let length = ctx.len() as usize;
+        let wanted = if length < HEADERS_BYTES { length } else { HEADERS_BYTES };
+        if ctx.data_end() - ctx.data() < wanted {
+            // On failure the headers stay unreadable, and the packet is dropped as malformed.
+            let _ = ctx.pull_data(wanted as u32);
+        }
+        Self { ctx }
+    }
+
+    /// Its frame, until a helper moves the data.
+    #[inline(always)]
+    pub fn frame(&self) -> Direct {
+        Direct { start: self.ctx.data(), end: self.ctx.data_end(), length: self.ctx.len() as usize }
+    }
+
+    /// For helpers.
+    #[inline(always)]
+    pub fn raw(&self) -> *mut __sk_buff {
+        self.ctx.as_ptr().cast()
+    }
+
+    /// skb->mark.
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        // SAFETY: the context of a TC program is a `__sk_buff`.
+        unsafe { (*self.raw()).mark }
+    }
+
+    /// Sets skb->mark.
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        // SAFETY: as in `mark`; the field is writable for TC programs.
+        unsafe { (*self.raw()).mark = mark }
+    }
+
+    /// Who sent it, if it came out of a tunnel (FACTS 1: index 0 of the decapsulated packet, an
+    /// error for everything else).
+    #[inline(always)]
+    pub fn identity(&self) -> Option<Identity> {
+        if REPLAY.load() == 1 {
+            return self.replayed_identity();
+        }
+        // SAFETY: zero is a valid value of a C structure of integers.
+        let mut state: bpf_xfrm_state = unsafe { core::mem::zeroed() };
+        // SAFETY: pointer and size are those of `state`.
+        let result = unsafe {
+            bpf_skb_get_xfrm_state(self.raw(), 0, &raw mut state, size_of::<bpf_xfrm_state>() as u32, 0)
+        };
+        (result == 0).then(|| Identity {
+            reqid: state.reqid,
+            spi: u32::from_be(state.spi),
+            mark: self.mark(),
+        })
+    }
+
+    #[inline(always)]
+    fn replayed_identity(&self) -> Option<Identity> {
+        // SAFETY: as in `mark`; the indices are constant.
+        let (reqid, spi) = unsafe { ((*self.raw()).cb[0], (*self.raw()).cb[1]) };
+        (reqid != 0).then(|| Identity { reqid, spi, mark: self.mark() })
+    }
+}

@@ -1,0 +1,192 @@
+//! What a verdict does to a packet. Kernel action codes appear here only.
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh, xdp_action},
+    helpers::{bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    programs::XdpContext,
+};
+use gateway_common::{
+    decide::{Decision, Syn},
+    layout::{APPROVED_MARK, Hook},
+    outer::Outer,
+    packet::{TCP_OPTIONS_BYTES, find_mss},
+    reason::Reason,
+    tcp::Direction,
+    verdict::Verdict,
+    wire::{Frame, Ipv4Header, NETWORK_OFFSET, TRANSPORT_OFFSET, TcpHeader},
+};
+
+use crate::{
+    NOBODY,
+    access::{Direct, Skb},
+    count::{self, Attribution},
+    maps::INBOUND_SPIS,
+    tables::{customer_of, settings},
+};
+
+/// Lets the packet go its usual way.
+#[inline(always)]
+pub fn pass() -> i32 {
+    TC_ACT_OK
+}
+
+/// At the XDP hook.
+#[inline(always)]
+pub fn xdp(_ctx: &XdpContext, frame: &Direct, verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::Outer(Outer::Esp(spi)) => {
+            keep_apart(frame, spi);
+            // SAFETY: the element is only looked for.
+            if unsafe { INBOUND_SPIS.get(&spi) }.is_none() {
+                count::unknown_spi();
+            }
+            xdp_action::XDP_PASS
+        }
+        Verdict::Outer(_) => xdp_action::XDP_PASS,
+        Verdict::Drop(reason) => {
+            count::drop(frame, Hook::InternetXdp, NOBODY, reason);
+            xdp_action::XDP_DROP
+        }
+        // Nothing else comes out of the outer filter.
+        Verdict::ToServer(_) | Verdict::ToTunnel(_) | Verdict::Local => xdp_action::XDP_DROP,
+    }
+}
+
+/// At a TC hook, for outer frames and for the gateway's own.
+#[inline(always)]
+pub fn outer(skb: &Skb, frame: &Direct, hook: Hook, verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::Outer(_) | Verdict::Local => TC_ACT_OK,
+        Verdict::Drop(reason) => {
+            let whose = match hook {
+                // On the way out the mark still names the tunnel (FACTS 3).
+                Hook::InternetEgress => {
+                    let tunnel = skb.mark();
+                    Attribution { customer: customer_of(tunnel), tunnel }
+                }
+                _ => NOBODY,
+            };
+            count::drop(frame, hook, whose, reason);
+            TC_ACT_SHOT
+        }
+        Verdict::ToServer(_) | Verdict::ToTunnel(_) => TC_ACT_SHOT,
+    }
+}
+
+/// A site's packet: past the stack to its server's neighbour entry on the LAN.
+#[inline(always)]
+pub fn to_server(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
+    let whose = Attribution { customer: decision.customer, tunnel: decision.tunnel };
+    let tunnel = match decision.verdict {
+        Verdict::ToServer(tunnel) => tunnel,
+        Verdict::Drop(reason) => {
+            count::drop(frame, Hook::InternetIngress, whose, reason);
+            return TC_ACT_SHOT;
+        }
+        Verdict::Outer(_) | Verdict::ToTunnel(_) | Verdict::Local => return TC_ACT_SHOT,
+    };
+    let Some(header) = frame.read::<Ipv4Header>(NETWORK_OFFSET) else { return TC_ACT_SHOT };
+    let Some(settings) = settings() else { return TC_ACT_SHOT };
+    if let Some(syn) = decision.syn {
+        clamp_mss(skb, syn);
+    }
+    if decrement_ttl(&skb.frame()).is_none() {
+        count::drop(&skb.frame(), Hook::InternetIngress, whose, Reason::InnerMalformed);
+        return TC_ACT_SHOT;
+    }
+    count::passed(decision.customer, Direction::ToServer, decision.opened);
+    skb.set_mark(APPROVED_MARK | tunnel.get());
+    // SAFETY: zero is a valid value of a C structure of integers.
+    let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    next_hop.nh_family = AF_INET;
+    next_hop.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(header.destination.octets);
+    // SAFETY: pointer and size are those of `next_hop`.
+    unsafe {
+        bpf_redirect_neigh(settings.lan_ifindex, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0)
+            as i32
+    }
+}
+
+/// A server's answer: the mark makes the stack encrypt it into its tunnel.
+#[inline(always)]
+pub fn to_tunnel(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
+    let whose = Attribution { customer: decision.customer, tunnel: decision.tunnel };
+    match decision.verdict {
+        Verdict::ToTunnel(tunnel) => {
+            if let Some(syn) = decision.syn {
+                clamp_mss(skb, syn);
+            }
+            count::passed(decision.customer, Direction::ToSite, false);
+            skb.set_mark(tunnel.get());
+            TC_ACT_OK
+        }
+        Verdict::Drop(reason) => {
+            count::drop(frame, Hook::LanIngress, whose, reason);
+            TC_ACT_SHOT
+        }
+        Verdict::Outer(_) | Verdict::ToServer(_) | Verdict::Local => TC_ACT_SHOT,
+    }
+}
+
+const AF_INET: u32 = 2;
+
+/// Writes 02:00:SPI into the source MAC. GRO merges only packets with equal MAC headers, so it
+/// cannot merge segments of two tunnels after decapsulation (FACTS 8).
+#[inline(always)]
+fn keep_apart(frame: &Direct, spi: u32) {
+    const SOURCE_MAC_OFFSET: usize = 6;
+    if let Some(mac) = frame.bytes_mut::<6>(SOURCE_MAC_OFFSET) {
+        let [a, b, c, d] = spi.to_be_bytes();
+        // SAFETY: `bytes_mut` checked the bounds.
+        unsafe { *mac = [0x02, 0x00, a, b, c, d] };
+    }
+}
+
+/// Lowers the MSS option of a SYN to what fits the tunnel. A SYN without the option means 536
+/// bytes (RFC 9293 section 3.7.1) and needs none.
+#[inline(always)]
+fn clamp_mss(skb: &Skb, syn: Syn) {
+    const OPTIONS_OFFSET: usize = TRANSPORT_OFFSET + size_of::<TcpHeader>();
+    const CHECKSUM_OFFSET: u32 = TRANSPORT_OFFSET as u32 + 16;
+    let length = usize::from(syn.header_bytes).saturating_sub(size_of::<TcpHeader>());
+    if !(4..=TCP_OPTIONS_BYTES).contains(&length) {
+        return;
+    }
+    let mut options = [0u8; TCP_OPTIONS_BYTES];
+    // SAFETY: `length` is at most the array's.
+    if unsafe {
+        bpf_skb_load_bytes(
+            skb.raw().cast(),
+            OPTIONS_OFFSET as u32,
+            options.as_mut_ptr().cast(),
+            length as u32,
+        )
+    } != 0
+    {
+        return;
+    }
+    let Some((at, offered)) = find_mss(&options, length) else { return };
+    if offered <= syn.mss {
+        return;
+    }
+    let value = syn.mss.to_be();
+    // SAFETY: two bytes from a local; the kernel checks the offsets against the packet.
+    unsafe {
+        bpf_l4_csum_replace(skb.raw(), CHECKSUM_OFFSET, u64::from(offered.to_be()), u64::from(value), 2);
+        bpf_skb_store_bytes(skb.raw(), (OPTIONS_OFFSET + at) as u32, (&raw const value).cast(), 2, 0);
+    }
+}
+
+/// RFC 1812 section 5.3.1, and the checksum as RFC 1624 has it. The decision saw a TTL above 1.
+#[inline(always)]
+fn decrement_ttl(frame: &Direct) -> Option<()> {
+    const TTL_OFFSET: usize = NETWORK_OFFSET + 8;
+    let at = frame.bytes_mut::<4>(TTL_OFFSET)?;
+    // SAFETY: `bytes_mut` checked the bounds: TTL, protocol, checksum (2).
+    unsafe {
+        let [ttl, protocol, high, low] = *at;
+        let sum = u32::from(u16::from_be_bytes([high, low])) + 0x0100;
+        let [high, low] = ((sum + (sum >> 16)) as u16).to_be_bytes();
+        *at = [ttl.wrapping_sub(1), protocol, high, low];
+    }
+    Some(())
+}
