@@ -143,20 +143,21 @@ pub fn ethertype_of<F: Frame + ?Sized>(frame: &F) -> Option<u16> {
     frame.read::<Be16>(12).map(Be16::get)
 }
 
-/// Bytes that TCP options can take: 60 bytes of header less the 20 fixed ones.
-pub const TCP_OPTIONS_BYTES: usize = 40;
+/// Room for TCP options, which take at most 40 bytes: the next power of two.
+pub const OPTIONS_BUFFER_BYTES: usize = 64;
 
 /// Where the value of the MSS option stands in these TCP options, of which `length` bytes count,
 /// and the value; RFC 9293 section 3.2. Hostile options end the search.
 #[inline(always)]
-pub fn find_mss(options: &[u8; TCP_OPTIONS_BYTES], length: usize) -> Option<(usize, u16)> {
+pub fn find_mss(options: &[u8; OPTIONS_BUFFER_BYTES], length: usize) -> Option<(usize, u16)> {
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
     const MSS: u8 = 2;
-    let length = length.min(TCP_OPTIONS_BYTES);
+    const MOST_BYTES: usize = 40;
+    let length = length.min(MOST_BYTES);
     let mut at = 0usize;
     // Each round eats a byte at least, so this sees every option there can be.
-    for _ in 0..TCP_OPTIONS_BYTES {
+    for _ in 0..MOST_BYTES {
         let kind = *options.get(at)?;
         if at >= length || kind == END {
             return None;

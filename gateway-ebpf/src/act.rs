@@ -8,7 +8,7 @@ use gateway_common::{
     decide::{Decision, Syn},
     layout::{APPROVED_MARK, Hook},
     outer::Outer,
-    packet::{TCP_OPTIONS_BYTES, find_mss},
+    packet::{OPTIONS_BUFFER_BYTES, find_mss},
     reason::Reason,
     tcp::Direction,
     verdict::Verdict,
@@ -147,11 +147,14 @@ fn keep_apart(frame: &Direct, spi: u32) {
 fn clamp_mss(skb: &Skb, syn: Syn) {
     const OPTIONS_OFFSET: usize = TRANSPORT_OFFSET + size_of::<TcpHeader>();
     const CHECKSUM_OFFSET: u32 = TRANSPORT_OFFSET as u32 + 16;
-    let length = usize::from(syn.header_bytes).saturating_sub(size_of::<TcpHeader>());
-    if !(4..=TCP_OPTIONS_BYTES).contains(&length) {
+    if usize::from(syn.header_bytes) < size_of::<TcpHeader>() + 4 {
         return;
     }
-    let mut options = [0u8; TCP_OPTIONS_BYTES];
+    // 1 to 10 words of options; the mask, hidden from LLVM, which would drop it as needless,
+    // shows the verifier that they fit the buffer.
+    let words = core::hint::black_box(usize::from(syn.header_bytes) / 4 - 6) & 15;
+    let length = words * 4 + 4;
+    let mut options = [0u8; OPTIONS_BUFFER_BYTES];
     // SAFETY: `length` is at most the array's.
     if unsafe {
         bpf_skb_load_bytes(

@@ -1,1 +1,2 @@
-
+//! The gateway's control: policies in, strongSwan and eBPF maps out.
+pub mod kernel;

@@ -1,0 +1,5 @@
+//! The kernel's side: programs, links, maps, pins, interfaces.
+pub mod interface;
+pub mod maps;
+pub mod pins;
+pub mod programs;

@@ -1,0 +1,201 @@
+//! Loading the programs, and attaching them so that links outlive the daemon: a restarted daemon
+//! replaces the program of each link in place, between one packet and the next.
+use std::{fs, io};
+
+use anyhow::{Context, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{
+        LinkOrder, Program, ProgramError, SchedClassifier, TcAttach, TcAttachType, Xdp,
+        links::{FdLink, LinkError, PinnedLink},
+        xdp::XdpMode,
+    },
+    sys::SyscallError,
+};
+use gateway_common::layout::Hook;
+
+use crate::kernel::{interface, pins::Pins};
+
+/// The programs, as build.rs compiled them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gateway-ebpf"));
+
+/// How many entries the maps have room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// Tunnel ids run from 1 to this.
+    pub tunnels: u32,
+    /// Customer ids run from 1 to this.
+    pub customers: u32,
+    /// Flows of all customers together.
+    pub flows: u32,
+}
+
+/// SAs of one tunnel that may be known at a time: during a rekey there are two, and a peer may
+/// have several rekeys under way.
+const SPIS_PER_TUNNEL: u32 = 8;
+
+/// Who runs the programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// The gateway: identity from the kernel's XFRM state.
+    Gateway,
+    /// Packet-replay tests: identity and time from the test.
+    Replay,
+}
+
+/// Loads the programs into the kernel; maps that are pinned already are used, with what is in them.
+pub fn load(pins: &Pins, sizes: Sizes, purpose: Purpose) -> Result<Ebpf> {
+    let replay = u32::from(purpose == Purpose::Replay);
+    let spis = sizes.tunnels.saturating_mul(SPIS_PER_TUNNEL);
+    let mut ebpf = EbpfLoader::new()
+        .default_map_pin_directory(pins.directory())
+        .override_global("REPLAY", &replay, true)
+        .map_max_entries("TUNNELS", sizes.tunnels + 1)
+        .map_max_entries("CUSTOMERS", sizes.customers)
+        .map_max_entries("COUNTERS", sizes.customers + 1)
+        .map_max_entries("INBOUND_SPIS", spis)
+        .map_max_entries("OUTBOUND_SPIS", spis)
+        .map_max_entries("FLOWS", sizes.flows)
+        .load(OBJECT)
+        .with_context(|| {
+            format!(
+                "load the eBPF object with maps in {} (if [limits] or the version changed, what is pinned \
+                 there does not fit any more: `gatewayctl detach`, then start again)",
+                pins.directory().display()
+            )
+        })?;
+    for hook in Hook::ALL {
+        match program(&mut ebpf, hook)? {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            _ => bail!("the object's program {} is of an unknown type", hook.name()),
+        }
+        .with_context(|| format!("load the program {}", hook.name()))?;
+    }
+    Ok(ebpf)
+}
+
+/// How XDP runs on the internet interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum XdpState {
+    /// In the driver.
+    Native,
+    /// Not at all: the driver cannot. TCX filters alone, and GRO is off.
+    Missing,
+}
+
+/// Attaches all programs, or puts them in the place of those that are attached.
+pub fn attach(ebpf: &mut Ebpf, pins: &Pins, internet: &str, lan: &str) -> Result<XdpState> {
+    let mut state = XdpState::Native;
+    for hook in Hook::ALL {
+        let name = match hook {
+            Hook::InternetXdp | Hook::InternetIngress | Hook::InternetEgress => internet,
+            Hook::LanIngress | Hook::LanEgress => lan,
+        };
+        let attached = match program(ebpf, hook)? {
+            Program::Xdp(program) => attach_xdp(program, pins, hook, name),
+            Program::SchedClassifier(program) => {
+                attach_tcx(program, pins, hook, name).map(|()| XdpState::Native)
+            }
+            _ => bail!("the object's program {} is of an unknown type", hook.name()),
+        };
+        if attached.with_context(|| format!("attach {} to {name}", hook.name()))? == XdpState::Missing {
+            interface::turn_gro_off(name).with_context(|| {
+                format!("{name} has no native XDP, and without it GRO could merge packets of two tunnels")
+            })?;
+            state = XdpState::Missing;
+        }
+    }
+    Ok(state)
+}
+
+/// Removes the links of hooks whose interface is not the one they were attached to.
+pub fn forget_links(pins: &Pins) -> Result<()> {
+    for hook in Hook::ALL {
+        match fs::remove_file(pins.link(hook)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("unpin {}", pins.link(hook).display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut Program> {
+    ebpf.program_mut(hook.name()).ok_or_else(|| anyhow!("the object has no program {}", hook.name()))
+}
+
+fn attach_xdp(program: &mut Xdp, pins: &Pins, hook: Hook, name: &str) -> Result<XdpState> {
+    if let Some(link) = pinned(pins, hook)? {
+        match program.attach_to_link(link.try_into()?) {
+            Ok(id) => {
+                // Stays attached: the pin holds the link.
+                drop(program.take_link(id)?);
+                return Ok(XdpState::Native);
+            }
+            Err(error) if is_defunct(&error) => fs::remove_file(pins.link(hook))?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // Generic XDP is no substitute: it also sees decapsulated packets, indistinguishable from
+    // plaintext (FACTS 2).
+    match program.attach(&*std::ffi::CString::new(name)?, XdpMode::Driver) {
+        Ok(id) => {
+            let link: FdLink = program.take_link(id)?.try_into()?;
+            link.pin(pins.link(hook))?;
+            Ok(XdpState::Native)
+        }
+        Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.raw_os_error() == Some(libc::EOPNOTSUPP) =>
+        {
+            Ok(XdpState::Missing)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn attach_tcx(program: &mut SchedClassifier, pins: &Pins, hook: Hook, name: &str) -> Result<()> {
+    if let Some(link) = pinned(pins, hook)? {
+        match program.attach_to_link(link.try_into()?) {
+            Ok(id) => {
+                drop(program.take_link(id)?);
+                return Ok(());
+            }
+            Err(error) if is_defunct(&error) => fs::remove_file(pins.link(hook))?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let attach_type = match hook {
+        Hook::InternetEgress | Hook::LanEgress => TcAttachType::Egress,
+        _ => TcAttachType::Ingress,
+    };
+    // Ingress: before anybody else's program. Egress: after, so that the last word is ours.
+    let order = match attach_type {
+        TcAttachType::Egress => LinkOrder::last(),
+        _ => LinkOrder::first(),
+    };
+    let id = program.attach(&*std::ffi::CString::new(name)?, TcAttach::Tcx { attach_type, order })?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    link.pin(pins.link(hook))?;
+    Ok(())
+}
+
+/// The pinned link of a hook.
+fn pinned(pins: &Pins, hook: Hook) -> Result<Option<FdLink>> {
+    match PinnedLink::from_pin(pins.link(hook)) {
+        Ok(link) => Ok(Some(link.into())),
+        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("open {}", pins.link(hook).display())),
+    }
+}
+
+/// The link's interface is gone, and with it what it did.
+fn is_defunct(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(SyscallError { io_error, .. })
+        if io_error.raw_os_error() == Some(libc::ENOLINK))
+}
