@@ -1,1 +1,3 @@
+//! The packet decision and the map layouts.
 #![no_std]
+pub mod ids;

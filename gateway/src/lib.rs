@@ -1,0 +1,3 @@
+//! The cloud gateway's control path: policies in, strongSwan and eBPF maps out.
+pub mod policy;
+pub mod registry;
