@@ -1,0 +1,3 @@
+//! gatewayd's parts.
+
+pub mod strongswan;
