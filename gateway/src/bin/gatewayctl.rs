@@ -1,1 +1,253 @@
-fn main() {}
+//! Looks into a gateway, and takes it down. Reads the pinned maps, so it works while gatewayd is dead.
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use gateway::{
+    control::status::Status,
+    kernel::{
+        clock::monotonic_ns,
+        interface,
+        maps::Maps,
+        pins::{DEFAULT_DIRECTORY, Pins},
+    },
+    registry::{Assignment, Registry},
+};
+use gateway_common::{reason::Reason, tcp::State};
+use serde_json::json;
+
+/// Looks into a gateway: tunnels, flows, and why packets were dropped.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// gatewayd's folder of pinned links and maps
+    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
+    pin: PathBuf,
+    /// gatewayd's state folder
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/gateway")]
+    state: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Is it well? Daemon, charon, faults and tunnels
+    Status,
+    /// Packets passed and dropped for each customer, with reasons
+    Drops,
+    /// Connections
+    Flows,
+    /// All reasons for dropping a packet, with their numbers and meanings
+    Reasons,
+    /// Stop forwarding, detach all programs and forget all flows
+    Detach,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let pins = Pins::new(&arguments.pin);
+    match arguments.command {
+        Command::Status => status(arguments),
+        Command::Drops => drops(arguments, &Maps::open(&pins)?),
+        Command::Flows => flows(arguments, &Maps::open(&pins)?),
+        Command::Reasons => {
+            reasons(arguments.json);
+            Ok(())
+        }
+        Command::Detach => detach(&pins),
+    }
+}
+
+fn status(arguments: &Arguments) -> Result<()> {
+    let status = Status::read(&arguments.state).context("gatewayd has not run here")?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+        return Ok(());
+    }
+    let alive = std::path::Path::new(&format!("/proc/{}/comm", status.pid))
+        .exists()
+        .then(|| std::fs::read_to_string(format!("/proc/{}/comm", status.pid)).unwrap_or_default())
+        .is_some_and(|name| name.trim() == "gatewayd");
+    println!("gatewayd  {}", if alive { format!("running, pid {}", status.pid) } else { "not running".into() });
+    println!("charon    {}", status.charon.as_deref().unwrap_or("not connected"));
+    println!("XDP       {}", status.xdp);
+    let mut table = table(["tunnel", "customer", "site", "state", "peer", "cipher"]);
+    for tunnel in &status.tunnels {
+        let cipher = tunnel.cipher.clone().unwrap_or_default();
+        table.add_row([
+            tunnel.id.to_string(),
+            tunnel.customer.clone(),
+            tunnel.site.clone(),
+            if tunnel.up { "up" } else { "down" }.to_owned(),
+            tunnel.peer.clone().unwrap_or_default(),
+            if tunnel.encapsulated { format!("{cipher} in UDP") } else { cipher },
+        ]);
+    }
+    println!("{table}");
+    for (what, lines) in
+        [("stranger", &status.strangers), ("policy fault", &status.faults), ("failed", &status.failed)]
+    {
+        for line in lines {
+            println!("{what}: {line}");
+        }
+    }
+    Ok(())
+}
+
+fn drops(arguments: &Arguments, maps: &Maps) -> Result<()> {
+    let names = Names::read(arguments)?;
+    let mut rows = Vec::new();
+    for number in 0..=maps.customer_limit() {
+        let counted = maps.counted(number)?;
+        if counted != Default::default() {
+            rows.push((names.customer(number), counted));
+        }
+    }
+    if arguments.json {
+        let list: Vec<_> = rows
+            .iter()
+            .map(|(customer, counted)| {
+                let dropped: BTreeMap<_, _> =
+                    counted.dropped.iter().map(|(reason, packets)| (reason.name(), packets)).collect();
+                json!({
+                    "customer": customer,
+                    "to_server": counted.passed[0],
+                    "to_site": counted.passed[1],
+                    "opened": counted.opened,
+                    "unknown_spi": counted.unknown_spi,
+                    "events_lost": counted.events_lost,
+                    "dropped": dropped,
+                })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&list)?);
+        return Ok(());
+    }
+    let mut table = table(["customer", "what", "packets", "meaning"]);
+    for (customer, counted) in rows {
+        let customer = customer.as_deref().unwrap_or("(nobody)");
+        let passed = [
+            ("to its server", counted.passed[0], ""),
+            ("to its sites", counted.passed[1], ""),
+            ("connections opened", counted.opened, ""),
+            ("ESP of an unknown SPI", counted.unknown_spi, "left to the kernel, which drops what it cannot decrypt"),
+        ];
+        for (what, packets, meaning) in passed.into_iter().filter(|(_, packets, _)| *packets != 0) {
+            table.add_row([customer.to_owned(), what.to_owned(), packets.to_string(), meaning.to_owned()]);
+        }
+        for (reason, packets) in &counted.dropped {
+            let row = [customer.to_owned(), reason.name().to_owned(), packets.to_string()];
+            table.add_row(row.into_iter().chain([reason.sentence().to_owned()]));
+        }
+    }
+    println!("{table}");
+    Ok(())
+}
+
+fn flows(arguments: &Arguments, maps: &Maps) -> Result<()> {
+    let names = Names::read(arguments)?;
+    let now_ns = monotonic_ns();
+    let mut list = Vec::new();
+    let mut table =
+        table(["customer", "tunnel", "device", "server port", "state", "ends in", "packets", "bytes"]);
+    for flow in maps.flows() {
+        let (key, flow) = flow?;
+        let state = State::from_number(flow.state).map_or("?", State::name);
+        let left_seconds = flow.expires_ns.saturating_sub(now_ns) / 1_000_000_000;
+        if arguments.json {
+            list.push(json!({
+                "customer": names.customer(key.customer), "tunnel": flow.tunnel,
+                "lan_address": std::net::Ipv4Addr::from(key.lan_address), "lan_port": key.lan_port,
+                "server_port": key.server_port, "state": state, "ends_in_seconds": left_seconds,
+                "packets": flow.packets, "bytes": flow.bytes, "generation": flow.generation,
+            }));
+            continue;
+        }
+        table.add_row([
+            names.customer(key.customer).unwrap_or_default(),
+            flow.tunnel.to_string(),
+            format!("{:?}:{}", key.lan_address, key.lan_port),
+            key.server_port.to_string(),
+            state.to_owned(),
+            format!("{left_seconds} s"),
+            format!("{} / {}", flow.packets[0], flow.packets[1]),
+            format!("{} / {}", flow.bytes[0], flow.bytes[1]),
+        ]);
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&list)?);
+    } else {
+        println!("{table}");
+    }
+    Ok(())
+}
+
+fn reasons(as_json: bool) {
+    if as_json {
+        let list: Vec<_> = Reason::ALL
+            .iter()
+            .map(|r| json!({"number": *r as u8, "name": r.name(), "meaning": r.sentence()}))
+            .collect();
+        println!("{}", json!(list));
+        return;
+    }
+    let mut table = table(["number", "name", "meaning"]);
+    for reason in Reason::ALL {
+        table.add_row([(*reason as u8).to_string(), reason.name().to_owned(), reason.sentence().to_owned()]);
+    }
+    println!("{table}");
+}
+
+/// First what lets packets through, then what keeps them apart.
+fn detach(pins: &Pins) -> Result<()> {
+    if let Ok(maps) = Maps::open(pins) {
+        let settings = maps.settings()?;
+        for index in [settings.lan_ifindex, settings.internet_ifindex] {
+            // An interface that is gone forwards nothing.
+            if let Some(name) = interface::name(index) {
+                interface::set_forwarding(&name, false)?;
+            }
+        }
+    }
+    pins.remove()?;
+    println!("detached: nothing is forwarded any more");
+    Ok(())
+}
+
+/// Names by customer number.
+struct Names(BTreeMap<u32, String>);
+
+impl Names {
+    fn read(arguments: &Arguments) -> Result<Self> {
+        let ids: Assignment = Registry::open(arguments.state.join("ids.toml"))?.assignment();
+        Ok(Self(ids.iter().map(|(name, ids)| (ids.id.get(), name.to_string())).collect()))
+    }
+
+    /// None for 0, which is nobody.
+    fn customer(&self, number: u32) -> Option<String> {
+        match number {
+            0 => None,
+            _ => Some(self.0.get(&number).cloned().unwrap_or_else(|| format!("#{number}"))),
+        }
+    }
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header);
+    table
+}

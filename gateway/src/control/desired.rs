@@ -1,7 +1,7 @@
 //! What the maps and charon should hold, by the policy.
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use gateway_common::{
     ids::{CustomerId, TunnelId},
     layout::{self, ManagementRule, Prefix, Settings},
@@ -68,13 +68,15 @@ pub fn desired(
         connections: BTreeMap::new(),
     };
     for customer in policy.customers.values() {
-        let id = ids.customer(&customer.name);
+        let id = ids.customer(&customer.name).with_context(|| format!("customer {} has no id", customer.name))?;
         desired.customers.insert(
             customer.server,
             layout::Customer { id: id.get(), generation: 0, port: customer.port, _reserved: 0 },
         );
         for site in &customer.sites {
-            let tunnel = ids.tunnel(&customer.name, &site.name);
+            let tunnel = ids
+                .tunnel(&customer.name, &site.name)
+                .with_context(|| format!("site {} of customer {} has no id", site.name, customer.name))?;
             let connection = connection(policy, customer, site, tunnel, credentials);
             desired.tunnels.insert(
                 tunnel,

@@ -25,13 +25,13 @@ pub use identity::Identity;
 pub use limits::{Limits, Timeouts};
 pub use load::{Reload, load, load_keeping};
 pub use names::{CustomerName, InterfaceName, SiteName, connection_name, parse_connection_name};
-pub use secrets::check_secrets;
+pub use secrets::{check_secrets, unreadable};
 
 /// Prefixes that a site's `lan` may have. They are kept inline in the tunnel's map entry.
-pub const MAX_LAN_PREFIXES: usize = 4;
+pub const MAX_LAN_PREFIXES: usize = gateway_common::limits::PREFIXES_PER_SITE;
 
 /// Entries that `[management] allow` may have.
-pub const MAX_MANAGEMENT: usize = 64;
+pub const MAX_MANAGEMENT: usize = gateway_common::limits::MANAGEMENT_RULES;
 
 /// The port of a customer's server when its file names none: HTTP.
 pub const DEFAULT_SERVER_PORT: u16 = 80;

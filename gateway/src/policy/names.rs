@@ -26,15 +26,15 @@ pub struct SiteName(String);
 #[serde(try_from = "String", into = "String")]
 pub struct InterfaceName(String);
 
-/// The name of the site's connection and child in strongSwan: `customer/site`. A VICI section name
-/// may be any 255 bytes, and names have no `/`, so it can be taken apart again.
+/// The name of the site's connection and child in strongSwan: `customer.site`. Names have no `.`, so
+/// it can be taken apart again.
 pub fn connection_name(customer: &CustomerName, site: &SiteName) -> String {
-    format!("{customer}/{site}")
+    format!("{customer}.{site}")
 }
 
 /// Takes a [`connection_name`] apart; `None` if it is not one.
 pub fn parse_connection_name(name: &str) -> Option<(CustomerName, SiteName)> {
-    let (customer, site) = name.split_once('/')?;
+    let (customer, site) = name.split_once('.')?;
     Some((customer.parse().ok()?, site.parse().ok()?))
 }
 

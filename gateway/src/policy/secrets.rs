@@ -61,3 +61,11 @@ fn check(path: &Path, what: &str, forbidden: Option<u32>, faults: &mut Faults) {
         faults.insert(source.fault(message, format!("`chmod 600 {}`", path.display())));
     }
 }
+
+/// A secret that could be looked at but not read.
+pub fn unreadable(path: &Path, error: &std::io::Error) -> Faults {
+    let mut faults = Faults::default();
+    let source = Source { path: path.to_owned(), text: None };
+    faults.insert(source.fault(format!("cannot be read: {error}"), "a PEM file"));
+    faults
+}
