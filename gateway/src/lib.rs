@@ -1,3 +1,4 @@
 //! gatewayd's parts.
 
+pub mod pki;
 pub mod strongswan;
