@@ -6,6 +6,7 @@ pub mod control;
 pub mod daemon;
 pub mod events;
 pub mod kernel;
+pub mod pki;
 pub mod policy;
 pub mod registry;
 pub mod strongswan;

@@ -473,3 +473,89 @@ struct WireChild<'a> {
     copy_df: bool,
     hw_offload: &'static str,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection() -> Connection {
+        let local = Local {
+            identity: "gateway.example".into(),
+            certificate: b"C".to_vec(),
+        };
+        let remote = Remote {
+            identity: "berlin.acme.example".into(),
+            authority: b"A".to_vec(),
+            revocation: Revocation::Strict,
+        };
+        let mut connection = Connection::new("acme.berlin", local, remote);
+        let net = |text: &str| vec![text.parse().unwrap()];
+        connection.children.push(Child::new(
+            "t",
+            net("10.200.0.11/32"),
+            net("192.168.0.0/16"),
+        ));
+        connection
+    }
+
+    fn contains(message: &[u8], part: &[u8]) -> bool {
+        message.windows(part.len()).any(|window| window == part)
+    }
+
+    #[test]
+    fn marks_and_reqid_are_sent_only_when_given() {
+        let mut connection = connection();
+        let without = connection.encode().unwrap();
+        assert!(!contains(&without, b"\x05reqid") && !contains(&without, b"\x07mark_in"));
+        connection.children[0].reqid = Some(101);
+        connection.children[0].mark = Some(101);
+        let with = connection.encode().unwrap();
+        assert!(contains(&with, b"\x03\x05reqid\x00\x03101"));
+        for key in [&b"\x07mark_in"[..], b"\x0bset_mark_in", b"\x08mark_out"] {
+            assert!(contains(
+                &with,
+                &[b"\x03", key, b"\x00\x0f0x65/0xffffffff"].concat()
+            ));
+        }
+        assert!(contains(&with, b"\x03\x0amark_in_sa\x00\x02no"));
+        assert!(contains(&with, b"\x03\x06unique\x00\x07replace"));
+        assert!(contains(
+            &with,
+            b"\x03\x02id\x00\x18fqdn:berlin.acme.example"
+        ));
+        assert!(contains(&with, b"\x03\x0arevocation\x00\x06strict"));
+        assert!(contains(&with, b"\x04\x07cacerts\x05\x00\x01A\x06"));
+    }
+
+    #[test]
+    fn what_charon_would_read_differently_is_refused() {
+        type Change = fn(&mut Connection);
+        let changes: [(&str, Change); 14] = [
+            ("wildcard", |c| c.remote.identity = "*.acme.example".into()),
+            ("any", |c| c.remote.identity = "%any".into()),
+            ("hex", |c| c.remote.identity = "#0102".into()),
+            ("empty identity", |c| c.remote.identity.clear()),
+            ("name with a line", |c| c.name = "a\nb".into()),
+            ("event's key", |c| c.name = "up".into()),
+            ("cut at 16 bits", |c| c.local.certificate = vec![0; 65_536]),
+            ("no authority", |c| c.remote.authority.clear()),
+            ("no children", |c| c.children.clear()),
+            ("two children of a name", |c| {
+                c.children.push(c.children[0].clone())
+            }),
+            ("any reqid", |c| c.children[0].reqid = Some(0)),
+            ("no mark", |c| c.children[0].mark = Some(0)),
+            ("unique mark", |c| c.children[0].mark = Some(u32::MAX)),
+            ("no selectors", |c| c.children[0].remote_ts.clear()),
+        ];
+        for (what, change) in changes {
+            let mut connection = connection();
+            change(&mut connection);
+            let encoded = connection.encode();
+            assert!(
+                matches!(encoded, Err(Error::Invalid { .. })),
+                "{what}: {encoded:?}"
+            );
+        }
+    }
+}

@@ -24,8 +24,10 @@ use super::{
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that walk all SAs or connections and wait for those that are in use.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long charon waits for a peer to confirm a DELETE before it goes on without.
+/// How long charon waits for a peer to confirm the DELETE of a CHILD_SA.
 const TERMINATE_WAIT: Duration = Duration::from_secs(2);
+/// In place of a timeout: do it in this call, wait for nobody.
+const TERMINATE_AT_ONCE: i32 = -1;
 /// How much later than its own timeout charon may answer.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
 /// More IKE_SAs or connections than any gateway has.
@@ -114,10 +116,18 @@ impl Client {
     }
 
     /// Loads a CRL (PEM or DER, at most 65,535 bytes: about 1,700 entries; VICI has no larger values).
-    /// It replaces an older one of the same CA. It decides over new authentications only: live IKE_SAs of
-    /// revoked certificates must be terminated.
+    /// It replaces one of the same CA with a lower number. It decides over new authentications only: live
+    /// IKE_SAs of revoked certificates must be terminated.
     pub async fn load_crl(&self, crl: &[u8]) -> Result<(), Error> {
-        self.load_x509("X509_CRL", crl).await
+        self.load_x509("X509_CRL", crl).await?;
+        // charon 5.9.8 keeps the replaced CRL in its cache of verified certificates, finds it there first
+        // and takes its word: what the new one revokes would still be accepted.
+        self.order(
+            "flush-certs",
+            &BTreeMap::from([("type", "X509_CRL")]),
+            COMMAND_TIMEOUT,
+        )
+        .await
     }
 
     async fn load_x509(&self, kind: &'static str, data: &[u8]) -> Result<(), Error> {
@@ -219,23 +229,28 @@ impl Client {
         Ok(list)
     }
 
-    /// Deletes an IKE_SA with its children, after 2 s even if the peer does not answer.
+    /// Deletes an IKE_SA with its children at once. The peer is told, its answer not awaited.
     pub async fn terminate_ike(&self, unique_id: u32) -> Result<(), Error> {
+        // Waiting and then forcing would end in "failed" though it worked (controller.c, terminate_ike).
+        let timeout_ms = TERMINATE_AT_ONCE;
         let arguments = Terminate {
             ike_id: Some(unique_id),
+            child_id: None,
             force: true,
-            ..Terminate::new()
+            timeout_ms,
         };
-        self.order_aside("terminate", &arguments, TERMINATE_WAIT)
-            .await
+        self.order("terminate", &arguments, LIST_TIMEOUT).await
     }
 
-    /// Deletes a CHILD_SA. [`Error::Refused`] if the peer does not answer within 2 s: then terminate its
+    /// Deletes a CHILD_SA. [`Error::Refused`] if the peer does not confirm within 2 s: then terminate its
     /// IKE_SA, which cannot fail that way.
     pub async fn terminate_child(&self, unique_id: u32) -> Result<(), Error> {
+        let timeout_ms = milliseconds(TERMINATE_WAIT);
         let arguments = Terminate {
+            ike_id: None,
             child_id: Some(unique_id),
-            ..Terminate::new()
+            force: false,
+            timeout_ms,
         };
         self.order_aside("terminate", &arguments, TERMINATE_WAIT)
             .await
@@ -246,12 +261,13 @@ impl Client {
         #[derive(Serialize)]
         struct Initiate<'a> {
             child: &'a str,
-            timeout: u32,
+            #[serde(rename = "timeout")]
+            timeout_ms: i32,
         }
         check_name("child", child)?;
         let arguments = Initiate {
             child,
-            timeout: milliseconds(timeout),
+            timeout_ms: milliseconds(timeout),
         };
         self.order_aside("initiate", &arguments, timeout).await
     }
@@ -375,18 +391,8 @@ struct Terminate {
     child_id: Option<u32>,
     ike_id: Option<u32>,
     force: bool,
-    timeout: u32,
-}
-
-impl Terminate {
-    fn new() -> Self {
-        Self {
-            child_id: None,
-            ike_id: None,
-            force: false,
-            timeout: milliseconds(TERMINATE_WAIT),
-        }
-    }
+    #[serde(rename = "timeout")]
+    timeout_ms: i32,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -397,11 +403,9 @@ struct Rekey {
     reauth: Option<bool>,
 }
 
-/// At least 1: charon waits for ever on 0, and takes the number as signed.
-fn milliseconds(time: Duration) -> u32 {
-    u32::try_from(time.as_millis())
-        .unwrap_or(u32::MAX)
-        .clamp(1, i32::MAX as u32)
+/// At least 1: charon waits for ever on 0 and not at all on -1.
+fn milliseconds(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
 #[derive(Debug, Deserialize)]

@@ -93,3 +93,59 @@ fn event_name(frame: &mut Bytes) -> Result<String, Error> {
     let name = frame.split_to(usize::from(length));
     String::from_utf8(name.into()).map_err(|_| Error::malformed("event name is not text"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_written_as_the_readme_says() {
+        assert_eq!(request("version", b"").unwrap(), b"\x00\x07version"[..]);
+        assert_eq!(register("list-sa").unwrap(), b"\x03\x07list-sa"[..]);
+        assert!(request(&"x".repeat(256), b"").is_err());
+        assert!(request("load-cert", &vec![0; MAX_FRAME_BYTES]).is_err());
+    }
+
+    #[test]
+    fn packets_are_read_as_the_readme_says() {
+        let parse = |bytes: &'static [u8]| Packet::parse(Bytes::from_static(bytes));
+        let message = |bytes: &'static [u8]| Message::parse(Bytes::from_static(bytes)).unwrap();
+        let (response, event) = (
+            b"\x01\x03\x01k\x00\x01v",
+            b"\x07\x07list-sa\x03\x01k\x00\x01v",
+        );
+        assert_eq!(
+            parse(response).unwrap(),
+            Packet::Response(message(&response[1..]))
+        );
+        let name = "list-sa".into();
+        assert_eq!(
+            parse(event).unwrap(),
+            Packet::Event {
+                name,
+                message: message(&event[9..])
+            }
+        );
+        assert_eq!(parse(b"\x02").unwrap(), Packet::UnknownCommand);
+        assert_eq!(parse(b"\x05").unwrap(), Packet::EventConfirm);
+        assert_eq!(parse(b"\x06").unwrap(), Packet::UnknownEvent);
+    }
+
+    #[test]
+    fn packets_only_a_client_sends_are_malformed() {
+        for bytes in [
+            &b""[..],
+            b"\x00\x07version",
+            b"\x03\x01x",
+            b"\x04\x01x",
+            b"\x08",
+            b"\x07\x05ab",
+        ] {
+            let parsed = Packet::parse(Bytes::copy_from_slice(bytes));
+            assert!(
+                matches!(parsed, Err(Error::Malformed(_))),
+                "{bytes:?}: {parsed:?}"
+            );
+        }
+    }
+}

@@ -459,3 +459,84 @@ fn selectors(key: &str, values: &[&str]) -> Result<Vec<TrafficSelector>, String>
     };
     values.iter().map(selector).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn child() -> RawChildSa<'static> {
+        RawChildSa {
+            name: Some("t"),
+            uniqueid: Some("7"),
+            reqid: Some("101"),
+            state: Some("INSTALLED"),
+            spi_in: Some("c0ffee01"),
+            spi_out: Some("00000abc"),
+            mark_in: Some("00000065"),
+            local_ts: vec!["10.200.0.11/32", "10.200.0.11/32[tcp/http]"],
+            ..Default::default()
+        }
+    }
+
+    fn ike() -> RawIkeSa<'static> {
+        RawIkeSa {
+            uniqueid: Some("3"),
+            state: Some("ESTABLISHED"),
+            local_host: Some("2001:db8::1"),
+            local_port: Some("4500"),
+            local_id: Some("gateway.example"),
+            remote_host: Some("%any"),
+            remote_port: Some("500"),
+            remote_id: Some("berlin.acme.example"),
+            child_sas: BTreeMap::from([("t-7", child())]),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn spis_and_marks_are_hex() {
+        let child = child().parse().unwrap();
+        assert_eq!(
+            (child.spi_in, child.spi_out),
+            (Some(0xc0ff_ee01), Some(0xabc))
+        );
+        assert_eq!((child.mark_in, child.mark_out), (101, 0));
+        assert!(matches!(
+            &child.local_ts[..],
+            [TrafficSelector::Net(_), TrafficSelector::Other(_)]
+        ));
+    }
+
+    #[test]
+    fn bad_child_is_a_fault_and_leaves_its_ike_sa() {
+        type Change = fn(&mut RawChildSa<'_>);
+        let changes: [Change; 7] = [
+            |c| c.spi_in = Some("xyz"),
+            |c| c.spi_in = Some("0123456789"),
+            |c| c.spi_in = Some("+1234567"),
+            |c| c.reqid = Some("-1"),
+            |c| c.reqid = None,
+            |c| c.state = Some("HAPPY"),
+            |c| c.name = Some("\u{1b}[31m"),
+        ];
+        for change in changes {
+            let mut raw = ike();
+            raw.child_sas.values_mut().for_each(change);
+            let mut faults = Vec::new();
+            let sa = raw.parse("site", &mut faults).unwrap();
+            assert!(
+                sa.children.is_empty() && faults.len() == 1,
+                "{sa:?} {faults:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn bad_ike_sa_is_a_fault() {
+        let mut raw = ike();
+        assert!(raw.parse("site", &mut Vec::new()).is_ok());
+        raw.remote_port = Some("65536");
+        let fault = raw.parse("site", &mut Vec::new()).unwrap_err();
+        assert!(fault.reason.contains("remote-port"), "{fault:?}");
+    }
+}
