@@ -137,7 +137,9 @@ impl Daemon {
         let mut ebpf = programs::load(pins, sizes, Purpose::Gateway)?;
         let maps = Maps::open(pins)?;
         let settings = maps.settings()?;
-        if settings.ready == 1 && (settings.internet_ifindex, settings.lan_ifindex) != (now.0.index, now.1.index) {
+        if settings.ready == 1
+            && (settings.internet_ifindex, settings.lan_ifindex) != (now.0.index, now.1.index)
+        {
             warn!("the interfaces are not those that the programs were attached to: attaching anew");
             programs::forget_links(pins)?;
         }

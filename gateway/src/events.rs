@@ -29,7 +29,7 @@ impl Events {
     /// Opens them.
     pub fn open(pins: &Pins, ebpf: &mut Ebpf) -> Result<Self> {
         let log = EbpfLogger::init(ebpf).context("open the programs' log")?;
-        Ok(Self { drops: AsyncFd::new(maps::events(pins)?)?, log: AsyncFd::new(log)? })
+        Ok(Self { drops: AsyncFd::register(maps::events(pins)?)?, log: AsyncFd::register(log)? })
     }
 
     /// Waits until there is something, and logs it. Safe to cancel.
@@ -61,7 +61,8 @@ type Names<'a> = (HashMap<u32, &'a str>, HashMap<u32, &'a str>);
 
 fn names(ids: &Assignment) -> Names<'_> {
     let customers = ids.iter().map(|(name, ids)| (ids.id.get(), name.as_str())).collect();
-    let sites = ids.iter().flat_map(|(_, ids)| ids.tunnels.iter()).map(|(name, id)| (id.get(), name.as_str()));
+    let sites =
+        ids.iter().flat_map(|(_, ids)| ids.tunnels.iter()).map(|(name, id)| (id.get(), name.as_str()));
     (customers, sites.collect())
 }
 

@@ -11,9 +11,9 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_ECDSA_P384_SHA384, RevokedCertParams, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, pem::parse_x509_pem};
@@ -86,27 +86,20 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate_pem = params.self_signed(&key)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            certificate_pem,
-        })
+        Ok(Self { issuer: Issuer::new(params, key), certificate_pem })
     }
 
     /// One made before. Fails if the certificate is not a CA's or the key is not the certificate's.
     pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, Error> {
         let key = KeyPair::from_pem(key_pem)?;
         let fits = with_certificate(certificate_pem, |certificate| {
-            certificate.is_ca()
-                && *certificate.public_key().subject_public_key.data == *key.public_key_raw()
+            certificate.is_ca() && *certificate.public_key().subject_public_key.data == *key.public_key_raw()
         })?;
         if !fits {
             return Err(Error::Authority);
         }
         let issuer = Issuer::from_ca_cert_pem(certificate_pem, key)?;
-        Ok(Self {
-            issuer,
-            certificate_pem: certificate_pem.to_owned(),
-        })
+        Ok(Self { issuer, certificate_pem: certificate_pem.to_owned() })
     }
 
     /// The authority's certificate.
@@ -134,21 +127,12 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(IPSEC_IKE.to_vec())];
         params.use_authority_key_identifier_extension = true;
         let certificate_pem = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Issued {
-            certificate_pem,
-            key_pem: key.serialize_pem(),
-            serial: serial.to_bytes(),
-        })
+        Ok(Issued { certificate_pem, key_pem: key.serialize_pem(), serial: serial.to_bytes() })
     }
 
     /// A CRL in PEM with *all* that are revoked, not only new ones. `number` must grow from one to the
     /// next: charon keeps the higher.
-    pub fn revoke(
-        &self,
-        revoked: &[Revoked],
-        number: u64,
-        validity: Validity,
-    ) -> Result<String, Error> {
+    pub fn revoke(&self, revoked: &[Revoked], number: u64, validity: Validity) -> Result<String, Error> {
         if validity.until <= validity.from {
             return Err(Error::Validity);
         }
@@ -182,9 +166,7 @@ impl std::fmt::Debug for Issued {
 
 /// The serial number of a certificate in PEM, big-endian, as [`Revoked`] takes it.
 pub fn serial_of(certificate_pem: &str) -> Result<Vec<u8>, Error> {
-    with_certificate(certificate_pem, |certificate| {
-        certificate.raw_serial().to_vec()
-    })
+    with_certificate(certificate_pem, |certificate| certificate.raw_serial().to_vec())
 }
 
 /// Writes a new file that only its owner can read (mode 0600) and syncs it. An existing file is an error:
@@ -199,11 +181,7 @@ pub fn write_public(path: &Path, contents: &str) -> io::Result<()> {
 }
 
 fn write_new(path: &Path, contents: &str, mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(contents.as_bytes())?;
     file.sync_all()
 }
@@ -214,17 +192,12 @@ fn params(common_name: &str, validity: Validity) -> Result<CertificateParams, Er
     }
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     (params.not_before, params.not_after) = (validity.from, validity.until);
     Ok(params)
 }
 
-fn with_certificate<T>(
-    pem: &str,
-    read: impl FnOnce(&X509Certificate<'_>) -> T,
-) -> Result<T, Error> {
+fn with_certificate<T>(pem: &str, read: impl FnOnce(&X509Certificate<'_>) -> T) -> Result<T, Error> {
     let (_, pem) = parse_x509_pem(pem.as_bytes()).map_err(|_| Error::Certificate)?;
     let certificate = pem.parse_x509().map_err(|_| Error::Certificate)?;
     Ok(read(&certificate))
@@ -246,9 +219,7 @@ fn check_identity(identity: &str) -> Result<(), Error> {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     if identity.len() > 253 || !identity.split('.').all(label) {
         return Err(Error::Identity(identity.to_owned()));

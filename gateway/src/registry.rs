@@ -102,17 +102,10 @@ impl Registry {
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ids::default(),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(RegistryError::Damaged {
-                    path,
-                    reason: error.to_string(),
-                });
+                return Err(RegistryError::Damaged { path, reason: error.to_string() });
             }
             Err(source) => {
-                return Err(RegistryError::Io {
-                    path,
-                    action: "read",
-                    source,
-                });
+                return Err(RegistryError::Io { path, action: "read", source });
             }
         };
         Ok(Self { path, ids })
@@ -134,20 +127,13 @@ impl Registry {
             .customers
             .values()
             .flat_map(|customer| {
-                customer
-                    .sites
-                    .iter()
-                    .map(|site| TunnelName(customer.name.clone(), site.name.clone()))
+                customer.sites.iter().map(|site| TunnelName(customer.name.clone(), site.name.clone()))
             })
             .collect();
         ids.customers.assign(&customers, limits.customers)?;
         ids.tunnels.assign(&tunnels, limits.tunnels)?;
         if ids != self.ids {
-            let io = |source| RegistryError::Io {
-                path: self.path.clone(),
-                action: "written",
-                source,
-            };
+            let io = |source| RegistryError::Io { path: self.path.clone(), action: "written", source };
             replace(&self.path, &ids.to_text()).map_err(io)?;
             self.ids = ids;
         }
@@ -161,13 +147,7 @@ impl Registry {
             let Some(id) = CustomerId::new(id) else {
                 continue;
             };
-            assignment.customers.insert(
-                name.clone(),
-                CustomerIds {
-                    id,
-                    tunnels: BTreeMap::new(),
-                },
-            );
+            assignment.customers.insert(name.clone(), CustomerIds { id, tunnels: BTreeMap::new() });
         }
         for (TunnelName(customer, site), id) in self.ids.tunnels.in_use() {
             let Some(id) = TunnelId::new(id) else {
@@ -237,39 +217,24 @@ impl<K: Ord + Clone + ToString> Pool<K> {
             if let Some(entry) = self.entries.get_mut(owner) {
                 if entry.id > limit {
                     let owner = owner.to_string();
-                    return Err(RegistryError::BeyondLimit {
-                        what: self.what,
-                        owner,
-                        id: entry.id,
-                        limit,
-                    });
+                    return Err(RegistryError::BeyondLimit { what: self.what, owner, id: entry.id, limit });
                 }
                 entry.retired = None;
                 continue;
             }
             let Some((id, former)) = free.next() else {
-                return Err(RegistryError::Exhausted {
-                    what: self.what,
-                    owner: owner.to_string(),
-                    limit,
-                });
+                return Err(RegistryError::Exhausted { what: self.what, owner: owner.to_string(), limit });
             };
             if let Some(former) = former {
                 self.entries.remove(&former);
             }
-            self.entries
-                .insert(owner.clone(), Entry { id, retired: None });
+            self.entries.insert(owner.clone(), Entry { id, retired: None });
         }
         Ok(())
     }
 
     fn retire_others(&mut self, owners: &BTreeSet<K>) {
-        let latest = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.retired)
-            .max()
-            .unwrap_or(0);
+        let latest = self.entries.values().filter_map(|entry| entry.retired).max().unwrap_or(0);
         for (owner, entry) in &mut self.entries {
             if entry.retired.is_none() && !owners.contains(owner) {
                 entry.retired = Some(latest.saturating_add(1));
@@ -279,11 +244,7 @@ impl<K: Ord + Clone + ToString> Pool<K> {
 
     /// Ids to give out, in this order: those that nobody has had, then those of former owners who
     /// do not come back now, the one longest gone first.
-    fn free(
-        &self,
-        owners: &BTreeSet<K>,
-        limit: u32,
-    ) -> impl Iterator<Item = (u32, Option<K>)> + use<K> {
+    fn free(&self, owners: &BTreeSet<K>, limit: u32) -> impl Iterator<Item = (u32, Option<K>)> + use<K> {
         let given: BTreeSet<u32> = self.entries.values().map(|entry| entry.id).collect();
         let mut former: Vec<(u32, u32, K)> = self
             .entries
@@ -292,9 +253,7 @@ impl<K: Ord + Clone + ToString> Pool<K> {
             .filter_map(|(owner, entry)| Some((entry.retired?, entry.id, owner.clone())))
             .collect();
         former.sort();
-        let never = (1..=limit)
-            .filter(move |id| !given.contains(id))
-            .map(|id| (id, None));
+        let never = (1..=limit).filter(move |id| !given.contains(id)).map(|id| (id, None));
         never.chain(former.into_iter().map(|(_, id, owner)| (id, Some(owner))))
     }
 
@@ -321,14 +280,8 @@ impl<K: Ord + Clone + ToString> Pool<K> {
 impl Default for Ids {
     fn default() -> Self {
         Self {
-            customers: Pool {
-                what: "customer",
-                entries: BTreeMap::new(),
-            },
-            tunnels: Pool {
-                what: "tunnel",
-                entries: BTreeMap::new(),
-            },
+            customers: Pool { what: "customer", entries: BTreeMap::new() },
+            tunnels: Pool { what: "tunnel", entries: BTreeMap::new() },
         }
     }
 }
@@ -374,59 +327,29 @@ impl Ids {
         let document: Document =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         if document.version != VERSION {
-            return Err(format!(
-                "its version is {}, not {VERSION}",
-                document.version
-            ));
+            return Err(format!("its version is {}, not {VERSION}", document.version));
         }
         let mut ids = Self::default();
         let entry = |id, retired| Entry { id, retired };
-        ids.customers.restore(
-            document
-                .customer
-                .into_iter()
-                .map(|row| (row.customer, entry(row.id, row.retired))),
-        )?;
+        ids.customers
+            .restore(document.customer.into_iter().map(|row| (row.customer, entry(row.id, row.retired))))?;
         let tunnels = document.tunnel.into_iter();
-        ids.tunnels.restore(tunnels.map(|row| {
-            (
-                TunnelName(row.customer, row.site),
-                entry(row.id, row.retired),
-            )
-        }))?;
-        if let Some((tunnel, _)) = ids
-            .tunnels
-            .in_use()
-            .find(|(tunnel, _)| !ids.customers.has(&tunnel.0))
-        {
-            return Err(format!(
-                "tunnel {tunnel} is in use, but its customer is not"
-            ));
+        ids.tunnels
+            .restore(tunnels.map(|row| (TunnelName(row.customer, row.site), entry(row.id, row.retired))))?;
+        if let Some((tunnel, _)) = ids.tunnels.in_use().find(|(tunnel, _)| !ids.customers.has(&tunnel.0)) {
+            return Err(format!("tunnel {tunnel} is in use, but its customer is not"));
         }
         Ok(ids)
     }
 
     fn to_text(&self) -> String {
-        let mut document = Document {
-            version: VERSION,
-            customer: Vec::new(),
-            tunnel: Vec::new(),
-        };
+        let mut document = Document { version: VERSION, customer: Vec::new(), tunnel: Vec::new() };
         for (customer, &Entry { id, retired }) in &self.customers.entries {
-            document.customer.push(CustomerRow {
-                id,
-                customer: customer.clone(),
-                retired,
-            });
+            document.customer.push(CustomerRow { id, customer: customer.clone(), retired });
         }
         for (TunnelName(customer, site), &Entry { id, retired }) in &self.tunnels.entries {
             let (customer, site) = (customer.clone(), site.clone());
-            document.tunnel.push(TunnelRow {
-                id,
-                customer,
-                site,
-                retired,
-            });
+            document.tunnel.push(TunnelRow { id, customer, site, retired });
         }
         document.customer.sort_by_key(|row| row.id);
         document.tunnel.sort_by_key(|row| row.id);
@@ -437,25 +360,15 @@ impl Ids {
 
 impl Pool<CustomerName> {
     fn has(&self, customer: &CustomerName) -> bool {
-        self.entries
-            .get(customer)
-            .is_some_and(|entry| entry.retired.is_none())
+        self.entries.get(customer).is_some_and(|entry| entry.retired.is_none())
     }
 }
 
 /// Puts a new file in the old one's place: after a crash there is one or the other, whole.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = path.with_added_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

@@ -12,9 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use charon::{Pair, days, load};
 use gateway::{
     pki::{Authority, Revoked, serial_of, write_private, write_public},
-    strongswan::{
-        ChildState, Client, Error, Event, EventKind, Events, IkeState, Notice, Supervisor,
-    },
+    strongswan::{ChildState, Client, Error, Event, EventKind, Events, IkeState, Notice, Supervisor},
 };
 use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::Signal;
@@ -29,42 +27,18 @@ type Test = fn() -> Result<()>;
 fn main() -> std::process::ExitCode {
     let tests: [(&str, Test); 13] = [
         ("version_is_charons", || run(version_is_charons)),
-        ("connections_are_loaded_listed_and_unloaded", || {
-            run(connections_are_loaded)
-        }),
-        ("what_charon_cannot_read_is_refused_with_its_words", || {
-            run(garbage_is_refused)
-        }),
-        ("tunnel_is_listed_with_identity_reqid_and_spis", || {
-            run(tunnel_is_listed)
-        }),
-        ("child_rekey_keeps_the_reqid_and_is_an_event", || {
-            run(child_rekey_is_an_event)
-        }),
-        ("ike_rekey_and_reauthentication_keep_the_reqid", || {
-            run(ike_rekey_keeps_reqid)
-        }),
-        (
-            "terminated_tunnel_is_gone_at_once_though_the_peer_is_dead",
-            || run(terminate_dead_peer),
-        ),
-        ("crashed_site_replaces_its_own_tunnel", || {
-            run(crashed_site_replaces)
-        }),
-        ("another_identity_neither_connects_nor_displaces", || {
-            run(stranger_is_refused)
-        }),
+        ("connections_are_loaded_listed_and_unloaded", || run(connections_are_loaded)),
+        ("what_charon_cannot_read_is_refused_with_its_words", || run(garbage_is_refused)),
+        ("tunnel_is_listed_with_identity_reqid_and_spis", || run(tunnel_is_listed)),
+        ("child_rekey_keeps_the_reqid_and_is_an_event", || run(child_rekey_is_an_event)),
+        ("ike_rekey_and_reauthentication_keep_the_reqid", || run(ike_rekey_keeps_reqid)),
+        ("terminated_tunnel_is_gone_at_once_though_the_peer_is_dead", || run(terminate_dead_peer)),
+        ("crashed_site_replaces_its_own_tunnel", || run(crashed_site_replaces)),
+        ("another_identity_neither_connects_nor_displaces", || run(stranger_is_refused)),
         ("revoked_certificate_is_refused", || run(revoked_is_refused)),
-        (
-            "pending_command_fails_at_once_when_charon_is_killed",
-            || run(killed_charon_fails_pending),
-        ),
-        ("supervisor_reconnects_after_charon_was_killed", || {
-            run(supervisor_reconnects)
-        }),
-        ("dropped_call_does_not_shift_answers", || {
-            run(dropped_call_is_harmless)
-        }),
+        ("pending_command_fails_at_once_when_charon_is_killed", || run(killed_charon_fails_pending)),
+        ("supervisor_reconnects_after_charon_was_killed", || run(supervisor_reconnects)),
+        ("dropped_call_does_not_shift_answers", || run(dropped_call_is_harmless)),
     ];
     let missing = charon::missing();
     if let Some(reason) = &missing {
@@ -72,17 +46,14 @@ fn main() -> std::process::ExitCode {
     }
     let mut trials: Vec<Trial> = tests
         .map(|(name, test)| {
-            Trial::test(name, move || {
-                test().map_err(|error| format!("{error:#}").into())
-            })
-            .with_ignored_flag(missing.is_some())
+            Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
+                .with_ignored_flag(missing.is_some())
         })
         .into();
     trials.push(
-        Trial::test(
-            "certificates_are_accepted_and_revoked_by_strongswans_verifier",
-            || pki_verifies().map_err(|error| format!("{error:#}").into()),
-        )
+        Trial::test("certificates_are_accepted_and_revoked_by_strongswans_verifier", || {
+            pki_verifies().map_err(|error| format!("{error:#}").into())
+        })
         .with_ignored_flag(missing.is_some()),
     );
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
@@ -90,24 +61,15 @@ fn main() -> std::process::ExitCode {
 
 /// Runs a test with a fresh pair; a failure comes with the gateway's log.
 fn run(test: impl AsyncFnOnce(&mut Pair) -> Result<()>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut pair = Pair::start()?;
     let outcome = runtime.block_on(test(&mut pair));
     outcome.with_context(|| format!("gateway's charon:\n{}", pair.gateway.log()))
 }
 
 async fn version_is_charons(pair: &mut Pair) -> Result<()> {
-    let version = Client::connect(&pair.gateway.socket())
-        .await?
-        .version()
-        .await?;
-    ensure!(
-        version.daemon == "charon" && version.version.starts_with('5'),
-        "{version:?}"
-    );
+    let version = Client::connect(&pair.gateway.socket()).await?.version().await?;
+    ensure!(version.daemon == "charon" && version.version.starts_with('5'), "{version:?}");
     Ok(())
 }
 
@@ -120,10 +82,7 @@ async fn connections_are_loaded(pair: &mut Pair) -> Result<()> {
     }
     let mut names = client.list_conns().await?;
     names.sort();
-    ensure!(
-        names == ["to-berlin.acme.example", "to-paris.acme.example"],
-        "{names:?}"
-    );
+    ensure!(names == ["to-berlin.acme.example", "to-paris.acme.example"], "{names:?}");
     client.unload_conn("to-berlin.acme.example").await?;
     ensure!(client.list_conns().await? == ["to-paris.acme.example"]);
     let again = client.unload_conn("to-berlin.acme.example").await;
@@ -134,10 +93,7 @@ async fn connections_are_loaded(pair: &mut Pair) -> Result<()> {
 async fn garbage_is_refused(pair: &mut Pair) -> Result<()> {
     let client = Client::connect(&pair.gateway.socket()).await?;
     let key = client.load_key(b"no key").await;
-    ensure!(
-        matches!(&key, Err(Error::Refused { reason, .. }) if reason.contains("key")),
-        "{key:?}"
-    );
+    ensure!(matches!(&key, Err(Error::Refused { reason, .. }) if reason.contains("key")), "{key:?}");
     let (mut connection, issued) = pair.gateway_connection(SITE)?;
     let id = client.load_key(issued.key_pem.as_bytes()).await?;
     ensure!(id.len() == 40, "{id}");
@@ -149,12 +105,8 @@ async fn garbage_is_refused(pair: &mut Pair) -> Result<()> {
     let loaded = client.load_conn(&connection).await;
     ensure!(matches!(loaded, Err(Error::Invalid { .. })), "{loaded:?}");
     // And the connection is still of use.
-    client
-        .load_authority("root", pair.authority.certificate_pem().as_bytes())
-        .await?;
-    client
-        .load_certificate(issued.certificate_pem.as_bytes())
-        .await?;
+    client.load_authority("root", pair.authority.certificate_pem().as_bytes()).await?;
+    client.load_certificate(issued.certificate_pem.as_bytes()).await?;
     client.clear_credentials().await?;
     Ok(())
 }
@@ -164,39 +116,16 @@ async fn tunnel_is_listed(pair: &mut Pair) -> Result<()> {
     let list = gateway.list_sas().await?;
     ensure!(list.faults.is_empty() && list.sas.len() == 1, "{list:?}");
     let sa = &list.sas[0];
-    ensure!(
-        sa.name == "to-berlin.acme.example" && sa.state == IkeState::Established,
-        "{sa:?}"
-    );
-    ensure!(
-        sa.remote_id == SITE && sa.local_id == "gateway.example" && !sa.initiator,
-        "{sa:?}"
-    );
+    ensure!(sa.name == "to-berlin.acme.example" && sa.state == IkeState::Established, "{sa:?}");
+    ensure!(sa.remote_id == SITE && sa.local_id == "gateway.example" && !sa.initiator, "{sa:?}");
     ensure!(sa.remote_host.to_string() == charon::SITE, "{sa:?}");
-    ensure!(
-        sa.algorithms.to_string() == "AES_GCM_16_256/PRF_HMAC_SHA2_512/CURVE_25519",
-        "{sa:?}"
-    );
-    let [child] = &sa.children[..] else {
-        bail!("{sa:?}")
-    };
-    ensure!(
-        child.reqid == 101 && child.state == ChildState::Installed,
-        "{child:?}"
-    );
-    ensure!(
-        child.spi_in.is_some() && child.spi_out.is_some() && child.encap,
-        "{child:?}"
-    );
-    ensure!(
-        child.algorithms.to_string() == "AES_GCM_16_256",
-        "{child:?}"
-    );
+    ensure!(sa.algorithms.to_string() == "AES_GCM_16_256/PRF_HMAC_SHA2_512/CURVE_25519", "{sa:?}");
+    let [child] = &sa.children[..] else { bail!("{sa:?}") };
+    ensure!(child.reqid == 101 && child.state == ChildState::Installed, "{child:?}");
+    ensure!(child.spi_in.is_some() && child.spi_out.is_some() && child.encap, "{child:?}");
+    ensure!(child.algorithms.to_string() == "AES_GCM_16_256", "{child:?}");
     let selectors = format!("{:?} {:?}", child.local_ts, child.remote_ts);
-    ensure!(
-        selectors == "[Net(10.200.0.11/32)] [Net(192.168.0.0/16)]",
-        "{selectors}"
-    );
+    ensure!(selectors == "[Net(10.200.0.11/32)] [Net(192.168.0.0/16)]", "{selectors}");
     Ok(())
 }
 
@@ -204,28 +133,14 @@ async fn child_rekey_is_an_event(pair: &mut Pair) -> Result<()> {
     let mut events = Events::connect(&pair.gateway.socket()).await?;
     let (gateway, _site) = pair.up().await?;
     let up = wait_for(&mut events, EventKind::ChildUp).await?;
-    ensure!(
-        up.children.len() == 1 && up.children[0].reqid == 101,
-        "{up:?}"
-    );
+    ensure!(up.children.len() == 1 && up.children[0].reqid == 101, "{up:?}");
     gateway.rekey_child(up.children[0].unique_id).await?;
     let rekey = wait_for(&mut events, EventKind::ChildRekey).await?;
-    let [old, new] = &rekey.children[..] else {
-        bail!("{rekey:?}")
-    };
-    ensure!(
-        old.spi_in == up.children[0].spi_in && new.spi_in != old.spi_in,
-        "{rekey:?}"
-    );
-    ensure!(
-        new.reqid == 101 && rekey.ike == "to-berlin.acme.example",
-        "{rekey:?}"
-    );
+    let [old, new] = &rekey.children[..] else { bail!("{rekey:?}") };
+    ensure!(old.spi_in == up.children[0].spi_in && new.spi_in != old.spi_in, "{rekey:?}");
+    ensure!(new.reqid == 101 && rekey.ike == "to-berlin.acme.example", "{rekey:?}");
     // Perfect forward secrecy: from the first rekey on with a key exchange of its own.
-    ensure!(
-        new.algorithms.key_exchange.as_deref() == Some("CURVE_25519"),
-        "{new:?}"
-    );
+    ensure!(new.algorithms.key_exchange.as_deref() == Some("CURVE_25519"), "{new:?}");
     Ok(())
 }
 
@@ -235,19 +150,10 @@ async fn ike_rekey_keeps_reqid(pair: &mut Pair) -> Result<()> {
     let before = gateway.list_sas().await?.sas.remove(0);
     gateway.rekey_ike(before.unique_id).await?;
     let rekey = wait_for(&mut events, EventKind::IkeRekey).await?;
-    ensure!(
-        rekey.unique_id.is_some_and(|id| id != before.unique_id),
-        "{rekey:?}"
-    );
+    ensure!(rekey.unique_id.is_some_and(|id| id != before.unique_id), "{rekey:?}");
     let after = established(&gateway).await?;
-    ensure!(
-        after.children.len() == 1 && after.children[0].reqid == 101,
-        "{after:?}"
-    );
-    ensure!(
-        after.children[0].spi_in == before.children[0].spi_in,
-        "{after:?}"
-    );
+    ensure!(after.children.len() == 1 && after.children[0].reqid == 101, "{after:?}");
+    ensure!(after.children[0].spi_in == before.children[0].spi_in, "{after:?}");
     let id = established(&site).await?.unique_id;
     site.reauthenticate(id).await?;
     wait_for(&mut events, EventKind::IkeDown).await?;
@@ -264,11 +170,7 @@ async fn terminate_dead_peer(pair: &mut Pair) -> Result<()> {
     ensure!(matches!(child, Err(Error::Refused { .. })), "{child:?}");
     let asked = Instant::now();
     gateway.terminate_ike(sa.unique_id).await?;
-    ensure!(
-        asked.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        asked.elapsed()
-    );
+    ensure!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     let list = gateway.list_sas().await?;
     ensure!(list.sas.is_empty(), "{list:?}");
     Ok(())
@@ -283,13 +185,8 @@ async fn crashed_site_replaces(pair: &mut Pair) -> Result<()> {
     load(&site, pair.site_connection(SITE)?).await?;
     site.initiate("tunnel", Duration::from_secs(20)).await?;
     let list = gateway.list_sas().await?;
-    let [new] = &list.sas[..] else {
-        bail!("not one: {list:?}")
-    };
-    ensure!(
-        new.unique_id != old.unique_id && new.children[0].reqid == 101,
-        "{new:?}"
-    );
+    let [new] = &list.sas[..] else { bail!("not one: {list:?}") };
+    ensure!(new.unique_id != old.unique_id && new.children[0].reqid == 101, "{new:?}");
     Ok(())
 }
 
@@ -311,42 +208,26 @@ async fn stranger_is_refused(pair: &mut Pair) -> Result<()> {
     load(&site, (connection, foreign)).await?;
     let refused = site.initiate("stranger", Duration::from_secs(5)).await;
     ensure!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
-    ensure!(
-        pair.gateway
-            .log()
-            .contains("received end entity cert \"CN=berlin"),
-        "was not sent"
-    );
+    ensure!(pair.gateway.log().contains("received end entity cert \"CN=berlin"), "was not sent");
     let after = established(&gateway).await?;
     ensure!(after.unique_id == before.unique_id, "displaced: {after:?}");
-    ensure!(
-        after.children[0].spi_in == before.children[0].spi_in,
-        "displaced: {after:?}"
-    );
+    ensure!(after.children[0].spi_in == before.children[0].spi_in, "displaced: {after:?}");
     Ok(())
 }
 
 async fn revoked_is_refused(pair: &mut Pair) -> Result<()> {
-    let (gateway, site) = (
-        Client::connect(&pair.gateway.socket()).await?,
-        Client::connect(&pair.site.socket()).await?,
-    );
+    let (gateway, site) =
+        (Client::connect(&pair.gateway.socket()).await?, Client::connect(&pair.site.socket()).await?);
     load(&gateway, pair.gateway_connection(SITE)?).await?;
     let (connection, issued) = pair.site_connection(SITE)?;
     let serial = issued.serial.clone();
     load(&site, (connection, issued)).await?;
     let crl = pair.authority.revoke(&[], 1, days(-1, 30))?;
     gateway.load_crl(crl.as_bytes()).await?;
-    site.initiate("tunnel", PATIENCE)
-        .await
-        .context("not revoked yet")?;
-    gateway
-        .terminate_ike(established(&gateway).await?.unique_id)
-        .await?;
+    site.initiate("tunnel", PATIENCE).await.context("not revoked yet")?;
+    gateway.terminate_ike(established(&gateway).await?.unique_id).await?;
     let at = days(-1, 0).from;
-    let crl = pair
-        .authority
-        .revoke(&[Revoked { serial, at }], 2, days(-1, 30))?;
+    let crl = pair.authority.revoke(&[Revoked { serial, at }], 2, days(-1, 30))?;
     gateway.load_crl(crl.as_bytes()).await?;
     let refused = site.initiate("tunnel", PATIENCE).await;
     ensure!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
@@ -370,16 +251,9 @@ async fn killed_charon_fails_pending(pair: &mut Pair) -> Result<()> {
     let killed = Instant::now();
     pair.gateway.stop();
     let (pending, queued) = (pending.await?, queued.await?);
-    ensure!(
-        matches!(pending, Err(Error::Closed | Error::Io(_))),
-        "{pending:?}"
-    );
+    ensure!(matches!(pending, Err(Error::Closed | Error::Io(_))), "{pending:?}");
     ensure!(matches!(queued, Err(Error::Closed)), "{queued:?}");
-    ensure!(
-        killed.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        killed.elapsed()
-    );
+    ensure!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
     client.closed().await;
     Ok(())
 }
@@ -387,35 +261,23 @@ async fn killed_charon_fails_pending(pair: &mut Pair) -> Result<()> {
 async fn supervisor_reconnects(pair: &mut Pair) -> Result<()> {
     let mut supervisor = Supervisor::start(pair.gateway.socket());
     for _ in 0..2 {
-        let Notice::Connected(client) = notice(&mut supervisor).await? else {
-            bail!("no client")
-        };
+        let Notice::Connected(client) = notice(&mut supervisor).await? else { bail!("no client") };
         client.version().await?;
         let killed = Instant::now();
         pair.gateway.stop();
         let gone = notice(&mut supervisor).await?;
         ensure!(matches!(gone, Notice::Disconnected(_)), "{gone:?}");
-        ensure!(
-            killed.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            killed.elapsed()
-        );
+        ensure!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
         pair.gateway.start()?;
     }
-    let Notice::Connected(client) = notice(&mut supervisor).await? else {
-        bail!("no client")
-    };
+    let Notice::Connected(client) = notice(&mut supervisor).await? else { bail!("no client") };
     load(&client, pair.gateway_connection(SITE)?).await?;
     let site = Client::connect(&pair.site.socket()).await?;
     load(&site, pair.site_connection(SITE)?).await?;
     site.initiate("tunnel", PATIENCE).await?;
     loop {
         match notice(&mut supervisor).await? {
-            Notice::Event(Event {
-                kind: EventKind::ChildUp,
-                children,
-                ..
-            }) => {
+            Notice::Event(Event { kind: EventKind::ChildUp, children, .. }) => {
                 ensure!(children[0].reqid == 101, "{children:?}");
                 return Ok(());
             }
@@ -430,11 +292,7 @@ async fn dropped_call_is_harmless(pair: &mut Pair) -> Result<()> {
     let expected = gateway.version().await?;
     for microseconds in 0..200 {
         let _ = timeout(Duration::from_micros(microseconds * 10), gateway.list_sas()).await;
-        let _ = timeout(
-            Duration::from_micros(microseconds * 10),
-            gateway.list_conns(),
-        )
-        .await;
+        let _ = timeout(Duration::from_micros(microseconds * 10), gateway.list_conns()).await;
         ensure!(gateway.version().await? == expected);
     }
     ensure!(gateway.list_sas().await?.sas.len() == 1);
@@ -463,52 +321,24 @@ fn verify_in(directory: &std::path::Path) -> Result<()> {
     ensure!(Authority::from_pem(&good.certificate_pem, &good.key_pem).is_err());
     write_public(&path("ca"), authority.certificate_pem())?;
     write_private(&path("key"), &good.key_pem)?;
-    ensure!(
-        write_private(&path("key"), &good.key_pem).is_err(),
-        "a key was overwritten"
-    );
+    ensure!(write_private(&path("key"), &good.key_pem).is_err(), "a key was overwritten");
     let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(path("key"))?);
     ensure!(mode & 0o777 == 0o600, "{mode:o}");
-    let entry = Revoked {
-        serial: good.serial.clone(),
-        at: days(-1, 0).from,
-    };
+    let entry = Revoked { serial: good.serial.clone(), at: days(-1, 0).from };
     fs::write(path("empty-crl"), authority.revoke(&[], 1, days(-1, 1))?)?;
     fs::write(path("crl"), authority.revoke(&[entry], 2, days(-1, 1))?)?;
     let verify = |certificate: &str, crl: &str| -> Result<bool> {
         let (ca, file, crl) = (path("ca"), path("certificate"), path(crl));
         fs::write(&file, certificate)?;
         let mut pki = Command::new("pki");
-        pki.arg("--verify")
-            .arg("--in")
-            .arg(file)
-            .arg("--cacert")
-            .arg(ca)
-            .arg("--crl")
-            .arg(crl);
+        pki.arg("--verify").arg("--in").arg(file).arg("--cacert").arg(ca).arg("--crl").arg(crl);
         Ok(pki.output()?.status.success())
     };
-    ensure!(
-        verify(&good.certificate_pem, "empty-crl")?,
-        "a good certificate is refused"
-    );
-    ensure!(
-        !verify(&good.certificate_pem, "crl")?,
-        "a revoked certificate is accepted"
-    );
-    ensure!(
-        !verify(&expired.certificate_pem, "empty-crl")?,
-        "an expired one is accepted"
-    );
-    ensure!(
-        !verify(&foreign.certificate_pem, "empty-crl")?,
-        "another CA's is accepted"
-    );
-    let san = Command::new("pki")
-        .arg("--print")
-        .arg("--in")
-        .arg(path("certificate"))
-        .output()?;
+    ensure!(verify(&good.certificate_pem, "empty-crl")?, "a good certificate is refused");
+    ensure!(!verify(&good.certificate_pem, "crl")?, "a revoked certificate is accepted");
+    ensure!(!verify(&expired.certificate_pem, "empty-crl")?, "an expired one is accepted");
+    ensure!(!verify(&foreign.certificate_pem, "empty-crl")?, "another CA's is accepted");
+    let san = Command::new("pki").arg("--print").arg("--in").arg(path("certificate")).output()?;
     let printed = String::from_utf8_lossy(&san.stdout).into_owned();
     ensure!(printed.contains(SITE), "{printed}");
     Ok(())
@@ -523,15 +353,11 @@ async fn wait_for(events: &mut Events, kind: EventKind) -> Result<Event> {
             }
         }
     };
-    timeout(PATIENCE, next)
-        .await
-        .with_context(|| format!("no {kind:?}"))?
+    timeout(PATIENCE, next).await.with_context(|| format!("no {kind:?}"))?
 }
 
 async fn notice(supervisor: &mut Supervisor) -> Result<Notice> {
-    timeout(PATIENCE, supervisor.next())
-        .await
-        .context("no notice")
+    timeout(PATIENCE, supervisor.next()).await.context("no notice")
 }
 
 /// The one established IKE_SA, once there is one.

@@ -9,7 +9,7 @@ use gateway::{
     kernel::{
         clock::monotonic_ns,
         interface,
-        maps::Maps,
+        maps::{Counted, Maps},
         pins::{DEFAULT_DIRECTORY, Pins},
     },
     registry::{Assignment, Registry},
@@ -22,10 +22,16 @@ use serde_json::json;
 #[command(version)]
 struct Arguments {
     /// gatewayd's folder of pinned links and maps
-    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
+    #[arg(long, global = true, value_name = "DIR", env = "GATEWAY_PIN", default_value = DEFAULT_DIRECTORY)]
     pin: PathBuf,
     /// gatewayd's state folder
-    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/gateway")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "GATEWAY_STATE",
+        default_value = "/var/lib/gateway"
+    )]
     state: PathBuf,
     /// Print JSON
     #[arg(long, global = true)]
@@ -38,8 +44,10 @@ struct Arguments {
 enum Command {
     /// Is it well? Daemon, charon, faults and tunnels
     Status,
-    /// Packets passed and dropped for each customer, with reasons
+    /// Packets dropped for each customer, and why; `-` is for packets that are nobody's
     Drops,
+    /// Packets passed and connections opened for each customer
+    Counters,
     /// Connections
     Flows,
     /// All reasons for dropping a packet, with their numbers and meanings
@@ -63,6 +71,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     match arguments.command {
         Command::Status => status(arguments),
         Command::Drops => drops(arguments, &Maps::open(&pins)?),
+        Command::Counters => counters(arguments, &Maps::open(&pins)?),
         Command::Flows => flows(arguments, &Maps::open(&pins)?),
         Command::Reasons => {
             reasons(arguments.json);
@@ -82,7 +91,10 @@ fn status(arguments: &Arguments) -> Result<()> {
         .exists()
         .then(|| std::fs::read_to_string(format!("/proc/{}/comm", status.pid)).unwrap_or_default())
         .is_some_and(|name| name.trim() == "gatewayd");
-    println!("gatewayd  {}", if alive { format!("running, pid {}", status.pid) } else { "not running".into() });
+    println!(
+        "gatewayd  {}",
+        if alive { format!("running, pid {}", status.pid) } else { "not running".into() }
+    );
     println!("charon    {}", status.charon.as_deref().unwrap_or("not connected"));
     println!("XDP       {}", status.xdp);
     let mut table = table(["tunnel", "customer", "site", "state", "peer", "cipher"]);
@@ -109,52 +121,50 @@ fn status(arguments: &Arguments) -> Result<()> {
 }
 
 fn drops(arguments: &Arguments, maps: &Maps) -> Result<()> {
-    let names = Names::read(arguments)?;
-    let mut rows = Vec::new();
-    for number in 0..=maps.customer_limit() {
-        let counted = maps.counted(number)?;
-        if counted != Default::default() {
-            rows.push((names.customer(number), counted));
-        }
-    }
-    if arguments.json {
-        let list: Vec<_> = rows
-            .iter()
-            .map(|(customer, counted)| {
-                let dropped: BTreeMap<_, _> =
-                    counted.dropped.iter().map(|(reason, packets)| (reason.name(), packets)).collect();
-                json!({
-                    "customer": customer,
-                    "to_server": counted.passed[0],
-                    "to_site": counted.passed[1],
-                    "opened": counted.opened,
-                    "unknown_spi": counted.unknown_spi,
-                    "events_lost": counted.events_lost,
-                    "dropped": dropped,
-                })
-            })
-            .collect();
-        println!("{}", serde_json::to_string_pretty(&list)?);
-        return Ok(());
-    }
-    let mut table = table(["customer", "what", "packets", "meaning"]);
-    for (customer, counted) in rows {
-        let customer = customer.as_deref().unwrap_or("(nobody)");
-        let passed = [
-            ("to its server", counted.passed[0], ""),
-            ("to its sites", counted.passed[1], ""),
-            ("connections opened", counted.opened, ""),
-            ("ESP of an unknown SPI", counted.unknown_spi, "left to the kernel, which drops what it cannot decrypt"),
-        ];
-        for (what, packets, meaning) in passed.into_iter().filter(|(_, packets, _)| *packets != 0) {
-            table.add_row([customer.to_owned(), what.to_owned(), packets.to_string(), meaning.to_owned()]);
-        }
+    let mut list = Vec::new();
+    let mut table = table(["customer", "reason", "packets", "meaning"]);
+    for (customer, counted) in counted(arguments, maps)? {
         for (reason, packets) in &counted.dropped {
-            let row = [customer.to_owned(), reason.name().to_owned(), packets.to_string()];
-            table.add_row(row.into_iter().chain([reason.sentence().to_owned()]));
+            list.push(json!({ "customer": customer, "reason": reason.name(), "packets": packets }));
+            let customer = customer.as_deref().unwrap_or(NOBODY);
+            table.add_row([customer, reason.name(), &packets.to_string(), reason.sentence()]);
         }
     }
-    println!("{table}");
+    print(arguments, &list, &table)
+}
+
+fn counters(arguments: &Arguments, maps: &Maps) -> Result<()> {
+    let mut list = Vec::new();
+    let mut table = table(["customer", "to server", "to sites", "opened", "unknown SPI", "events lost"]);
+    for (customer, counted) in counted(arguments, maps)? {
+        let [to_server, to_sites] = counted.passed;
+        list.push(json!({
+            "customer": customer, "to_server": to_server, "to_sites": to_sites, "opened": counted.opened,
+            "unknown_spi": counted.unknown_spi, "events_lost": counted.events_lost,
+        }));
+        let numbers = [to_server, to_sites, counted.opened, counted.unknown_spi, counted.events_lost];
+        let customer = customer.as_deref().unwrap_or(NOBODY).to_owned();
+        table.add_row([customer].into_iter().chain(numbers.map(|number| number.to_string())));
+    }
+    print(arguments, &list, &table)
+}
+
+/// What is shown for packets that could not be attributed to a customer.
+const NOBODY: &str = "-";
+
+/// Customers for whom anything was counted.
+fn counted(arguments: &Arguments, maps: &Maps) -> Result<Vec<(Option<String>, Counted)>> {
+    let names = Names::read(arguments)?;
+    let all = (0..=maps.customer_limit()).map(|number| Ok((names.customer(number), maps.counted(number)?)));
+    all.filter(|row| !matches!(row, Ok((_, counted)) if *counted == Counted::default())).collect()
+}
+
+fn print(arguments: &Arguments, list: &[serde_json::Value], table: &Table) -> Result<()> {
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(list)?);
+    } else {
+        println!("{table}");
+    }
     Ok(())
 }
 
@@ -188,12 +198,7 @@ fn flows(arguments: &Arguments, maps: &Maps) -> Result<()> {
             format!("{} / {}", flow.bytes[0], flow.bytes[1]),
         ]);
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&list)?);
-    } else {
-        println!("{table}");
-    }
-    Ok(())
+    print(arguments, &list, &table)
 }
 
 fn reasons(as_json: bool) {

@@ -24,13 +24,13 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     policy: PathBuf,
     /// Folder for what must outlive a restart: the numbers of tunnels and customers
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/gateway")]
+    #[arg(long, value_name = "DIR", env = "GATEWAY_STATE", default_value = "/var/lib/gateway")]
     state: PathBuf,
     /// charon's VICI socket
     #[arg(long, value_name = "SOCKET", default_value = DEFAULT_SOCKET)]
     vici: PathBuf,
     /// Folder for pinned links and maps; a bpffs is mounted there if it is on none
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
+    #[arg(long, value_name = "DIR", env = "GATEWAY_PIN", default_value = DEFAULT_DIRECTORY)]
     pin: PathBuf,
     /// Only check the policies and the files they name
     #[arg(long)]

@@ -68,7 +68,8 @@ pub fn desired(
         connections: BTreeMap::new(),
     };
     for customer in policy.customers.values() {
-        let id = ids.customer(&customer.name).with_context(|| format!("customer {} has no id", customer.name))?;
+        let id =
+            ids.customer(&customer.name).with_context(|| format!("customer {} has no id", customer.name))?;
         desired.customers.insert(
             customer.server,
             layout::Customer { id: id.get(), generation: 0, port: customer.port, _reserved: 0 },

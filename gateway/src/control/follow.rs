@@ -51,7 +51,8 @@ pub fn follow(tunnels: &BTreeMap<TunnelId, DesiredTunnel>, sas: &[IkeSa]) -> Liv
             match stranger(id, tunnel, ike, child) {
                 Some(what) => live.strangers.push(Stranger { tunnel: id, unique_id: ike.unique_id, what }),
                 None => {
-                    if matches!(ike.state, IkeState::Established | IkeState::Rekeying) && child.state.is_up() {
+                    if matches!(ike.state, IkeState::Established | IkeState::Rekeying) && child.state.is_up()
+                    {
                         live.up.insert(id);
                     }
                     note_spis(&mut live, &mut shared, id, ike, child);

@@ -60,7 +60,8 @@ pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> 
     if let Some(charon) = charon {
         plan_removals(desired, charon, &mut actions);
     }
-    for (server, _) in observed.customers.iter().filter(|(server, _)| !desired.customers.contains_key(server)) {
+    for (server, _) in observed.customers.iter().filter(|(server, _)| !desired.customers.contains_key(server))
+    {
         actions.push(Action::RemoveCustomer(*server));
     }
     let generations = generations(desired, observed);
@@ -154,7 +155,8 @@ fn generations(desired: &Desired, observed: &Observed) -> BTreeMap<u32, u32> {
         let wanted: Vec<_> = desired.tunnels.iter().filter(|(_, t)| is(t.entry.customer)).collect();
         let there: Vec<_> = observed.tunnels.iter().filter(|(_, t)| is(t.customer)).collect();
         let newest = there.iter().map(|(_, tunnel)| tunnel.generation);
-        let newest = newest.chain(observed.customers.values().filter(|c| is(c.id)).map(|c| c.generation)).max();
+        let newest =
+            newest.chain(observed.customers.values().filter(|c| is(c.id)).map(|c| c.generation)).max();
         let same_server = observed.customers.get(server).is_some_and(|now| {
             *now == Customer { generation: now.generation, ..*customer } && Some(now.generation) == newest
         });

@@ -58,10 +58,7 @@ impl GatewayDocument {
         let text = source.text.clone().unwrap_or_default();
         let mut reader = Reader::new(&source);
         let root = reader.parse(&text);
-        let root = reader.root(
-            &root,
-            &["interfaces", "ipsec", "management", "limits", "timeouts"],
-        );
+        let root = reader.root(&root, &["interfaces", "ipsec", "management", "limits", "timeouts"]);
         let interfaces = read_interfaces(&mut reader, &root);
         let ipsec = read_ipsec(&mut reader, &root);
         let management = read_management(&mut reader, &root);
@@ -88,27 +85,13 @@ impl GatewayDocument {
             })
         };
         let value = if faults.is_empty() { value() } else { None };
-        (
-            Self {
-                cloud_lan,
-                identity,
-                tunnels,
-                customers,
-                limits,
-                value,
-                source,
-            },
-            faults,
-        )
+        (Self { cloud_lan, identity, tunnels, customers, limits, value, source }, faults)
     }
 
     /// The last good version.
     pub fn keep(gateway: &Gateway, path: &Path) -> Self {
         Self {
-            source: Source {
-                path: path.to_owned(),
-                text: None,
-            },
+            source: Source { path: path.to_owned(), text: None },
             cloud_lan: Some(kept(gateway.cloud_lan)),
             identity: Some(kept(gateway.ipsec.identity.clone())),
             tunnels: None,
@@ -128,9 +111,7 @@ impl CustomerDocument {
         let root = reader.root(&root, &["server", "port", "site"]);
         let server = reader.required(&root, "server", "server = \"10.200.0.11\"");
         let server = server.and_then(|value| reader.text(value, parse_address));
-        let port = reader
-            .optional(&root, "port")
-            .map(|value| read_port(&mut reader, value));
+        let port = reader.optional(&root, "port").map(|value| read_port(&mut reader, value));
         let port = port.unwrap_or(Some(DEFAULT_SERVER_PORT));
         let sites = reader.required(&root, "site", "[[site]]");
         let sites: Vec<SiteDocument> = match sites {
@@ -146,23 +127,11 @@ impl CustomerDocument {
                 name: name.clone(),
                 server: *server.as_ref()?.get_ref(),
                 port: port?,
-                sites: sites
-                    .iter()
-                    .map(SiteDocument::value)
-                    .collect::<Option<_>>()?,
+                sites: sites.iter().map(SiteDocument::value).collect::<Option<_>>()?,
             })
         };
         let value = if faults.is_empty() { value() } else { None };
-        (
-            Self {
-                name,
-                server,
-                sites,
-                value,
-                source,
-            },
-            faults,
-        )
+        (Self { name, server, sites, value, source }, faults)
     }
 
     /// The last good version.
@@ -173,10 +142,7 @@ impl CustomerDocument {
             lan: site.lan.iter().copied().map(kept).collect(),
         };
         Self {
-            source: Source {
-                path: path.to_owned(),
-                text: None,
-            },
+            source: Source { path: path.to_owned(), text: None },
             name: customer.name.clone(),
             server: Some(kept(customer.server)),
             sites: customer.sites.iter().map(site).collect(),
@@ -200,11 +166,7 @@ fn kept<T>(value: T) -> Spanned<T> {
     Spanned::new(0..0, value)
 }
 
-type Interfaces = (
-    Option<InterfaceName>,
-    Option<InterfaceName>,
-    Option<Spanned<Ipv4Net>>,
-);
+type Interfaces = (Option<InterfaceName>, Option<InterfaceName>, Option<Spanned<Ipv4Net>>);
 
 fn read_interfaces(reader: &mut Reader, root: &Table) -> Option<Interfaces> {
     let table = reader.required(root, "interfaces", "[interfaces]")?;
@@ -216,22 +178,12 @@ fn read_interfaces(reader: &mut Reader, root: &Table) -> Option<Interfaces> {
     if let (Some(internet), Some(lan)) = (&internet, &lan)
         && internet.get_ref() == lan.get_ref()
     {
-        let message = format!(
-            "{} is the internet interface as well",
-            quote(lan.get_ref().as_str())
-        );
-        reader.fault(
-            lan.span(),
-            Invalid::new(message, "two different interfaces"),
-        );
+        let message = format!("{} is the internet interface as well", quote(lan.get_ref().as_str()));
+        reader.fault(lan.span(), Invalid::new(message, "two different interfaces"));
     }
     let cloud_lan = reader.required(&table, "cloud_lan", "cloud_lan = \"10.200.0.0/24\"");
     let cloud_lan = cloud_lan.and_then(|value| reader.text(value, parse_cloud_lan));
-    Some((
-        internet.map(Spanned::into_inner),
-        lan.map(Spanned::into_inner),
-        cloud_lan,
-    ))
+    Some((internet.map(Spanned::into_inner), lan.map(Spanned::into_inner), cloud_lan))
 }
 
 fn parse_cloud_lan(text: &str) -> Result<Ipv4Net, Invalid> {
@@ -243,25 +195,15 @@ fn parse_cloud_lan(text: &str) -> Result<Ipv4Net, Invalid> {
     Ok(prefix)
 }
 
-type IpsecKeys = (
-    Option<Spanned<Identity>>,
-    Option<PathBuf>,
-    Option<PathBuf>,
-    Option<PathBuf>,
-);
+type IpsecKeys = (Option<Spanned<Identity>>, Option<PathBuf>, Option<PathBuf>, Option<PathBuf>);
 
 fn read_ipsec(reader: &mut Reader, root: &Table) -> Option<IpsecKeys> {
     let table = reader.required(root, "ipsec", "[ipsec]")?;
-    let table = reader.table(
-        table,
-        "[ipsec]",
-        &["identity", "certificate", "private_key", "authority"],
-    )?;
+    let table = reader.table(table, "[ipsec]", &["identity", "certificate", "private_key", "authority"])?;
     let identity = reader.required(&table, "identity", "identity = \"gateway.example\"");
     let identity = identity.and_then(|value| reader.text(value, str::parse));
     let mut path = |key: &str, file: &str| {
-        let value =
-            reader.required(&table, key, &format!("{key} = \"/etc/gateway/pki/{file}\""))?;
+        let value = reader.required(&table, key, &format!("{key} = \"/etc/gateway/pki/{file}\""))?;
         Some(reader.text(value, parse_path)?.into_inner())
     };
     Some((
@@ -284,10 +226,7 @@ fn parse_path(text: &str) -> Result<PathBuf, Invalid> {
         return Ok(path.to_owned());
     };
     let message = format!("the path {} {fault}", quote(text));
-    Err(Invalid::new(
-        message,
-        "a file's absolute path, such as `/etc/gateway/pki/gateway.crt`",
-    ))
+    Err(Invalid::new(message, "a file's absolute path, such as `/etc/gateway/pki/gateway.crt`"))
 }
 
 fn read_management(reader: &mut Reader, root: &Table) -> Vec<Management> {
@@ -304,16 +243,10 @@ fn read_management(reader: &mut Reader, root: &Table) -> Vec<Management> {
     let entries = reader.array(allow, "an array of tables");
     if entries.len() > MAX_MANAGEMENT {
         let message = format!("{} entries are too many", entries.len());
-        reader.fault(
-            allow.span(),
-            Invalid::new(message, format!("at most {MAX_MANAGEMENT}")),
-        );
+        reader.fault(allow.span(), Invalid::new(message, format!("at most {MAX_MANAGEMENT}")));
         return Vec::new();
     }
-    entries
-        .into_iter()
-        .filter_map(|entry| read_management_entry(reader, entry))
-        .collect()
+    entries.into_iter().filter_map(|entry| read_management_entry(reader, entry)).collect()
 }
 
 fn read_management_entry(reader: &mut Reader, entry: Value) -> Option<Management> {
@@ -326,30 +259,21 @@ fn read_management_entry(reader: &mut Reader, entry: Value) -> Option<Management
     let number = read_port(reader, port);
     let (from, protocol, number) = (from?, protocol?.into_inner(), number?);
     if protocol == Protocol::Udp && IKE_PORTS.contains(&u32::from(number)) {
-        let message = format!(
-            "UDP port {number} is IKE's, which is open already, within budgets for each source"
-        );
-        reader.fault(
-            port.span(),
-            Invalid::new(message, "another port, or no entry"),
-        );
+        let message =
+            format!("UDP port {number} is IKE's, which is open already, within budgets for each source");
+        reader.fault(port.span(), Invalid::new(message, "another port, or no entry"));
         return None;
     }
-    Some(Management {
-        from: from.into_inner(),
-        protocol,
-        port: number,
-    })
+    Some(Management { from: from.into_inner(), protocol, port: number })
 }
 
 fn parse_protocol(text: &str) -> Result<Protocol, Invalid> {
     match text {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
-        _ => Err(Invalid::new(
-            format!("{} is no protocol that can be allowed", quote(text)),
-            "`tcp` or `udp`",
-        )),
+        _ => {
+            Err(Invalid::new(format!("{} is no protocol that can be allowed", quote(text)), "`tcp` or `udp`"))
+        }
     }
 }
 
@@ -358,10 +282,7 @@ fn read_port(reader: &mut Reader, value: Value) -> Option<u16> {
     u16::try_from(port.into_inner()).ok()
 }
 
-fn read_limits(
-    reader: &mut Reader,
-    root: &Table,
-) -> (Limits, Option<Spanned<u32>>, Option<Spanned<u32>>) {
+fn read_limits(reader: &mut Reader, root: &Table) -> (Limits, Option<Spanned<u32>>, Option<Spanned<u32>>) {
     let default = Limits::default();
     let Some(table) = reader.optional(root, "limits") else {
         return (default, None, None);
@@ -376,9 +297,7 @@ fn read_limits(
     let tunnels = limit("tunnels", Limits::MAX_TUNNELS, " tunnels");
     let customers = limit("customers", Limits::MAX_TUNNELS, " customers");
     let flows = limit("flows", Limits::MAX_FLOWS, " flows");
-    let or = |limit: &Option<Spanned<u32>>, default| {
-        limit.as_ref().map_or(default, |limit| *limit.get_ref())
-    };
+    let or = |limit: &Option<Spanned<u32>>, default| limit.as_ref().map_or(default, |limit| *limit.get_ref());
     let limits = Limits {
         tunnels: or(&tunnels, default.tunnels),
         customers: or(&customers, default.customers),
@@ -400,9 +319,7 @@ fn read_timeouts(reader: &mut Reader, root: &Table) -> Timeouts {
         ("close", &mut timeouts.close),
     ];
     let known = states.each_ref().map(|(key, _)| *key);
-    let table = reader
-        .optional(root, "timeouts")
-        .and_then(|value| reader.table(value, "[timeouts]", &known));
+    let table = reader.optional(root, "timeouts").and_then(|value| reader.table(value, "[timeouts]", &known));
     let Some(table) = table else { return timeouts };
     for (key, timeout) in states {
         let value = reader.optional(&table, key);
@@ -419,24 +336,15 @@ fn read_sites(reader: &mut Reader, value: Value) -> Vec<SiteDocument> {
     if matches!(value.get_ref(), DeValue::Table(_)) {
         reader.fault(
             value.span(),
-            Invalid::new(
-                "`site` is one table, but a customer may have many",
-                "`[[site]]`",
-            ),
+            Invalid::new("`site` is one table, but a customer may have many", "`[[site]]`"),
         );
         return Vec::new();
     }
     let sites = reader.array(value, "tables, each headed by `[[site]]`");
     if sites.is_empty() && matches!(value.get_ref(), DeValue::Array(_)) {
-        reader.fault(
-            value.span(),
-            Invalid::new("the customer has no site", "at least one `[[site]]`"),
-        );
+        reader.fault(value.span(), Invalid::new("the customer has no site", "at least one `[[site]]`"));
     }
-    sites
-        .into_iter()
-        .filter_map(|site| read_site(reader, site))
-        .collect()
+    sites.into_iter().filter_map(|site| read_site(reader, site)).collect()
 }
 
 fn read_site(reader: &mut Reader, site: Value) -> Option<SiteDocument> {
@@ -447,47 +355,26 @@ fn read_site(reader: &mut Reader, site: Value) -> Option<SiteDocument> {
     let identity = identity.and_then(|value| reader.text(value, str::parse));
     let lan = reader.required(&table, "lan", "lan = [\"192.168.0.0/16\"]");
     let lan = lan.map_or_else(Vec::new, |lan| read_lan(reader, lan));
-    Some(SiteDocument {
-        name,
-        identity,
-        lan,
-    })
+    Some(SiteDocument { name, identity, lan })
 }
 
 fn read_lan(reader: &mut Reader, value: Value) -> Vec<Spanned<Ipv4Net>> {
-    let prefixes = reader.array(
-        value,
-        "an array of prefixes, such as `[\"192.168.0.0/16\"]`",
-    );
-    if matches!(value.get_ref(), DeValue::Array(_))
-        && !(1..=MAX_LAN_PREFIXES).contains(&prefixes.len())
-    {
+    let prefixes = reader.array(value, "an array of prefixes, such as `[\"192.168.0.0/16\"]`");
+    if matches!(value.get_ref(), DeValue::Array(_)) && !(1..=MAX_LAN_PREFIXES).contains(&prefixes.len()) {
         let message = format!("a site with {} prefixes", prefixes.len());
-        reader.fault(
-            value.span(),
-            Invalid::new(message, format!("1 to {MAX_LAN_PREFIXES} prefixes")),
-        );
+        reader.fault(value.span(), Invalid::new(message, format!("1 to {MAX_LAN_PREFIXES} prefixes")));
         return Vec::new();
     }
-    prefixes
-        .into_iter()
-        .filter_map(|prefix| reader.text(prefix, parse_prefix))
-        .collect()
+    prefixes.into_iter().filter_map(|prefix| reader.text(prefix, parse_prefix)).collect()
 }
 
 fn check_site_names(reader: &mut Reader, sites: &[SiteDocument]) {
     let mut first = BTreeMap::new();
     for name in sites.iter().filter_map(|site| site.name.as_ref()) {
         if let Some(span) = first.get(name.get_ref()).cloned() {
-            let message = format!(
-                "a second site `{}`, see {}",
-                name.get_ref(),
-                reader.source.place(span)
-            );
-            reader.fault(
-                name.span(),
-                Invalid::new(message, "a name that no other site of this customer has"),
-            );
+            let message = format!("a second site `{}`, see {}", name.get_ref(), reader.source.place(span));
+            reader
+                .fault(name.span(), Invalid::new(message, "a name that no other site of this customer has"));
         } else {
             first.insert(name.get_ref(), name.span());
         }
@@ -498,29 +385,16 @@ fn check_site_names(reader: &mut Reader, sites: &[SiteDocument]) {
 /// only other such prefixes in between.
 fn check_lans(reader: &mut Reader, sites: &[SiteDocument]) {
     let mut lans: Vec<&Spanned<Ipv4Net>> = sites.iter().flat_map(|site| &site.lan).collect();
-    lans.sort_by_key(|lan| {
-        (
-            lan.get_ref().network(),
-            lan.get_ref().prefix_len(),
-            lan.span().start,
-        )
-    });
+    lans.sort_by_key(|lan| (lan.get_ref().network(), lan.get_ref().prefix_len(), lan.span().start));
     let mut widest: Option<&Spanned<Ipv4Net>> = None;
     for lan in lans {
         match widest {
             Some(wide) if wide.get_ref().contains(lan.get_ref()) => {
                 // The one further down in the file is the one to be changed.
-                let (at, other) = if lan.span().start > wide.span().start {
-                    (lan, wide)
-                } else {
-                    (wide, lan)
-                };
+                let (at, other) =
+                    if lan.span().start > wide.span().start { (lan, wide) } else { (wide, lan) };
                 let place = reader.source.place(other.span());
-                let message = format!(
-                    "`{}` overlaps `{}`, see {place}",
-                    at.get_ref(),
-                    other.get_ref()
-                );
+                let message = format!("`{}` overlaps `{}`, see {place}", at.get_ref(), other.get_ref());
                 reader.fault(
                     at.span(),
                     Invalid::new(message, "prefixes that do not overlap within one customer"),

@@ -23,10 +23,7 @@ pub struct Invalid {
 
 impl Invalid {
     pub(super) fn new(message: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            expected: expected.into(),
-        }
+        Self { message: message.into(), expected: expected.into() }
     }
 }
 
@@ -71,11 +68,7 @@ impl fmt::Display for Fault {
         }
         writeln!(f, ": error: {}", self.message)?;
         if let (Some(Position { line, .. }), Some(excerpt)) = (self.position, &self.excerpt) {
-            let Excerpt {
-                text,
-                indent,
-                width,
-            } = excerpt;
+            let Excerpt { text, indent, width } = excerpt;
             writeln!(f, "{line:>5} | {text}")?;
             writeln!(f, "      | {:indent$}{:^<width$}", "", "")?;
         }
@@ -158,11 +151,7 @@ impl Source {
         let fault = self.fault(invalid.message, invalid.expected);
         let Some(text) = &self.text else { return fault };
         let (position, excerpt) = locate(text, span);
-        Fault {
-            position: Some(position),
-            excerpt: Some(excerpt),
-            ..fault
-        }
+        Fault { position: Some(position), excerpt: Some(excerpt), ..fault }
     }
 
     /// `file:line:column`, or what stands for it, to point to from another fault.
@@ -205,10 +194,9 @@ fn printable(text: &str) -> String {
     let visible = |c: char| match c {
         '\t' => ' ',
         // Cf: bidirectional overrides and zero-width characters.
-        '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{2069}'
-        | '\u{feff}' => '\u{fffd}',
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => {
+            '\u{fffd}'
+        }
         c if c.is_control() => '\u{fffd}',
         c => c,
     };
@@ -219,34 +207,14 @@ fn locate(text: &str, span: Range<usize>) -> (Position, Excerpt) {
     let start = text.floor_char_boundary(span.start);
     let end = text.floor_char_boundary(span.end).max(start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-    let line_end = text[start..]
-        .find('\n')
-        .map_or(text.len(), |newline| start + newline);
+    let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
     let before = text[line_start..start].chars().count();
     let marked = text[start..end.min(line_end).max(start)].chars().count();
-    let position = Position {
-        line: text[..line_start].matches('\n').count() + 1,
-        column: before + 1,
-    };
+    let position = Position { line: text[..line_start].matches('\n').count() + 1, column: before + 1 };
     // A long line is shown from a little before the mark.
-    let skip = if before > MAX_EXCERPT / 2 {
-        before - MAX_EXCERPT / 4
-    } else {
-        0
-    };
-    let shown: String = text[line_start..line_end]
-        .chars()
-        .skip(skip)
-        .take(MAX_EXCERPT)
-        .collect();
+    let skip = if before > MAX_EXCERPT / 2 { before - MAX_EXCERPT / 4 } else { 0 };
+    let shown: String = text[line_start..line_end].chars().skip(skip).take(MAX_EXCERPT).collect();
     let indent = before - skip;
     let width = marked.clamp(1, (MAX_EXCERPT - indent).max(1));
-    (
-        position,
-        Excerpt {
-            text: printable(&shown).trim_end().to_owned(),
-            indent,
-            width,
-        },
-    )
+    (position, Excerpt { text: printable(&shown).trim_end().to_owned(), indent, width })
 }

@@ -36,24 +36,13 @@ impl FromStr for Identity {
                 format!("the identity {shown} has capital letters"),
                 quote(&name.to_ascii_lowercase()),
             ));
-        } else if let Some(c) = name
-            .chars()
-            .find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-' | '.'))
-        {
-            format!(
-                "the identity {shown} contains {c:?}, and an identity must name exactly one peer"
-            )
+        } else if let Some(c) = name.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-' | '.')) {
+            format!("the identity {shown} contains {c:?}, and an identity must name exactly one peer")
         } else if !name.split('.').all(is_label) {
-            format!(
-                "the identity {shown} has an empty or too long label, or one with a `-` at its end"
-            )
+            format!("the identity {shown} has an empty or too long label, or one with a `-` at its end")
         } else if !name.contains('.') {
             format!("the identity {shown} is not fully qualified")
-        } else if !name
-            .rsplit('.')
-            .next()
-            .is_some_and(|top| top.contains(|c: char| c.is_ascii_lowercase()))
-        {
+        } else if !name.rsplit('.').next().is_some_and(|top| top.contains(|c: char| c.is_ascii_lowercase())) {
             format!("the identity {shown} is an address or ends like one")
         } else {
             return Ok(Self(name.to_owned()));

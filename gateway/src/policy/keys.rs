@@ -29,10 +29,7 @@ pub(super) type Value<'t> = &'t Spanned<DeValue<'t>>;
 impl<'s> Reader<'s> {
     /// A reader for the file's text.
     pub fn new(source: &'s Source) -> Self {
-        Self {
-            source,
-            faults: Vec::new(),
-        }
+        Self { source, faults: Vec::new() }
     }
 
     /// Reports a fault at these bytes.
@@ -48,58 +45,34 @@ impl<'s> Reader<'s> {
                 Some((message, expected)) => (message, expected),
                 None => (error.message(), "TOML (https://toml.io)"),
             };
-            self.fault(
-                error.span().unwrap_or(0..0),
-                Invalid::new(message, expected),
-            );
+            self.fault(error.span().unwrap_or(0..0), Invalid::new(message, expected));
         }
         root
     }
 
     /// The file's top level.
     pub fn root<'t>(&mut self, root: &'t Spanned<DeTable<'t>>, known: &[&str]) -> Table<'t> {
-        let table = Table {
-            keys: root.get_ref(),
-            span: 0..0,
-            name: "this file",
-        };
+        let table = Table { keys: root.get_ref(), span: 0..0, name: "this file" };
         self.check_keys(&table, known);
         table
     }
 
     /// A value that must be a table.
-    pub fn table<'t>(
-        &mut self,
-        value: Value<'t>,
-        name: &'static str,
-        known: &[&str],
-    ) -> Option<Table<'t>> {
+    pub fn table<'t>(&mut self, value: Value<'t>, name: &'static str, known: &[&str]) -> Option<Table<'t>> {
         let DeValue::Table(keys) = value.get_ref() else {
             self.wrong_type(value, "a table");
             return None;
         };
-        let table = Table {
-            keys,
-            span: value.span(),
-            name,
-        };
+        let table = Table { keys, span: value.span(), name };
         self.check_keys(&table, known);
         Some(table)
     }
 
     /// The value of a key that must be there.
-    pub fn required<'t>(
-        &mut self,
-        table: &Table<'t>,
-        key: &str,
-        example: &str,
-    ) -> Option<Value<'t>> {
+    pub fn required<'t>(&mut self, table: &Table<'t>, key: &str, example: &str) -> Option<Value<'t>> {
         let value = self.optional(table, key);
         if value.is_none() {
-            let invalid = Invalid::new(
-                format!("{} has no `{key}`", table.name),
-                format!("`{example}`"),
-            );
+            let invalid = Invalid::new(format!("{} has no `{key}`", table.name), format!("`{example}`"));
             self.fault(table.span.clone(), invalid);
         }
         value
@@ -130,30 +103,19 @@ impl<'s> Reader<'s> {
     }
 
     /// An integer in `range`, which counts `unit`.
-    pub fn number(
-        &mut self,
-        value: Value,
-        range: RangeInclusive<u32>,
-        unit: &str,
-    ) -> Option<Spanned<u32>> {
+    pub fn number(&mut self, value: Value, range: RangeInclusive<u32>, unit: &str) -> Option<Spanned<u32>> {
         let DeValue::Integer(integer) = value.get_ref() else {
             self.wrong_type(value, "an integer");
             return None;
         };
         // Digits beyond i128 are out of range as well.
         let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
-        match number
-            .and_then(|n| u32::try_from(n).ok())
-            .filter(|n| range.contains(n))
-        {
+        match number.and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n)) {
             Some(number) => Some(Spanned::new(value.span(), number)),
             None => {
                 let (low, high) = range.into_inner();
                 let message = format!("{} is out of range", quote(&integer.to_string()));
-                self.fault(
-                    value.span(),
-                    Invalid::new(message, format!("{low} to {high}{unit}")),
-                );
+                self.fault(value.span(), Invalid::new(message, format!("{low} to {high}{unit}")));
                 None
             }
         }
@@ -180,10 +142,7 @@ impl<'s> Reader<'s> {
             DeValue::Array(_) => "an array",
             DeValue::Table(_) => "a table",
         };
-        self.fault(
-            value.span(),
-            Invalid::new(format!("this is {found}"), expected),
-        );
+        self.fault(value.span(), Invalid::new(format!("this is {found}"), expected));
     }
 
     fn check_keys(&mut self, table: &Table, known: &[&str]) {

@@ -21,11 +21,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            tunnels: 1024,
-            customers: 1024,
-            flows: 262_144,
-        }
+        Self { tunnels: 1024, customers: 1024, flows: 262_144 }
     }
 }
 

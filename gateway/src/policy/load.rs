@@ -40,14 +40,8 @@ pub fn load(dir: &Path) -> Result<Policy, Faults> {
     let gateway = files.gateway.and_then(|gateway| gateway.value);
     match gateway {
         Some(gateway) if faults.is_empty() => {
-            let customers = files
-                .customers
-                .into_values()
-                .filter_map(|customer| customer.value);
-            Ok(Policy {
-                gateway,
-                customers: customers.map(|c| (c.name.clone(), c)).collect(),
-            })
+            let customers = files.customers.into_values().filter_map(|customer| customer.value);
+            Ok(Policy { gateway, customers: customers.map(|c| (c.name.clone(), c)).collect() })
         }
         _ => Err(faults),
     }
@@ -62,10 +56,7 @@ pub fn load_keeping(dir: &Path, last_good: Option<&Policy>) -> Reload {
     let mut faults = files.all_faults();
     let names = files.names(last_good);
     let last_gateway = last_good.map(|policy| &policy.gateway);
-    let fresh = files
-        .gateway
-        .clone()
-        .filter(|gateway| gateway.value.is_some());
+    let fresh = files.gateway.clone().filter(|gateway| gateway.value.is_some());
     let kept = last_gateway.map(|gateway| GatewayDocument::keep(gateway, &files.gateway_path));
 
     for (gateway, gateway_kept) in [(fresh, false), (kept, true)] {
@@ -76,31 +67,16 @@ pub fn load_keeping(dir: &Path, last_good: Option<&Policy>) -> Reload {
         let Some(customers) = settle(&files, &gateway, &names, last_good, &mut faults) else {
             continue;
         };
-        let kept = names
-            .iter()
-            .filter(|name| files.differs(name, customers.get(*name)))
-            .cloned();
+        let kept = names.iter().filter(|name| files.differs(name, customers.get(*name))).cloned();
         return Reload {
             gateway_kept,
-            kept: kept
-                .clone()
-                .filter(|name| customers.contains_key(name))
-                .collect(),
+            kept: kept.clone().filter(|name| customers.contains_key(name)).collect(),
             refused: kept.filter(|name| !customers.contains_key(name)).collect(),
-            policy: Some(Policy {
-                gateway: value,
-                customers,
-            }),
+            policy: Some(Policy { gateway: value, customers }),
             faults,
         };
     }
-    Reload {
-        policy: None,
-        faults,
-        gateway_kept: false,
-        kept: BTreeSet::new(),
-        refused: names,
-    }
+    Reload { policy: None, faults, gateway_kept: false, kept: BTreeSet::new(), refused: names }
 }
 
 /// Takes back changed customers until no conflict is left. `None` if one is left that no customer
@@ -117,43 +93,23 @@ fn settle(
         last(name).map(|customer| CustomerDocument::keep(customer, &files.customer_path(name)))
     };
     let changed = |customer: &CustomerDocument| customer.value.as_ref() != last(&customer.name);
-    let read = |name| {
-        files
-            .customers
-            .get(name)
-            .filter(|customer| customer.value.is_some())
-            .cloned()
-    };
+    let read = |name| files.customers.get(name).filter(|customer| customer.value.is_some()).cloned();
 
-    let mut customers: Vec<CustomerDocument> = names
-        .iter()
-        .filter_map(|name| read(name).or_else(|| keep(name)))
-        .collect();
+    let mut customers: Vec<CustomerDocument> =
+        names.iter().filter_map(|name| read(name).or_else(|| keep(name))).collect();
     loop {
         // The conflicts are to be found with those that were here last.
         customers.sort_by_key(|customer| {
-            (
-                changed(customer),
-                last(&customer.name).is_none(),
-                customer.name.clone(),
-            )
+            (changed(customer), last(&customer.name).is_none(), customer.name.clone())
         });
         let found = conflicts(gateway, &customers.iter().collect::<Vec<_>>());
         if found.is_empty() {
             let values = customers.into_iter().filter_map(|customer| customer.value);
-            return Some(
-                values
-                    .map(|customer| (customer.name.clone(), customer))
-                    .collect(),
-            );
+            return Some(values.map(|customer| (customer.name.clone(), customer)).collect());
         }
-        let parties: BTreeSet<&CustomerName> = found
-            .iter()
-            .flat_map(|conflict| &conflict.parties)
-            .collect();
-        let (yielding, mut staying): (Vec<_>, Vec<_>) = customers
-            .into_iter()
-            .partition(|customer| changed(customer) && parties.contains(&customer.name));
+        let parties: BTreeSet<&CustomerName> = found.iter().flat_map(|conflict| &conflict.parties).collect();
+        let (yielding, mut staying): (Vec<_>, Vec<_>) =
+            customers.into_iter().partition(|customer| changed(customer) && parties.contains(&customer.name));
         faults.extend(
             found
                 .iter()
@@ -203,8 +159,7 @@ impl Files {
         if let Ok(others) = toml_files(&self.dir) {
             for path in others.into_iter().filter(|path| *path != self.gateway_path) {
                 let expected = "gateway.toml here, and customers' files in customers/";
-                self.faults
-                    .push(Source { path, text: None }.fault("this file is not read", expected));
+                self.faults.push(Source { path, text: None }.fault("this file is not read", expected));
             }
         }
         match read_text(&self.gateway_path) {
@@ -224,11 +179,8 @@ impl Files {
             Err(error) => {
                 let fault = format!("the directory cannot be read: {error}");
                 self.faults.push(
-                    Source {
-                        path: dir,
-                        text: None,
-                    }
-                    .fault(fault, "a directory with a file for each customer"),
+                    Source { path: dir, text: None }
+                        .fault(fault, "a directory with a file for each customer"),
                 );
                 self.unlisted = true;
                 return;
@@ -245,8 +197,7 @@ impl Files {
             Ok(name) => name,
             Err(invalid) => {
                 let expected = format!("a file name of {}, and `.toml`", invalid.expected);
-                self.faults
-                    .push(Source { path, text: None }.fault(invalid.message, expected));
+                self.faults.push(Source { path, text: None }.fault(invalid.message, expected));
                 return;
             }
         };
@@ -267,11 +218,7 @@ impl Files {
         faults.extend(self.faults.iter().cloned());
         if let Some(gateway) = &self.gateway {
             let customers: Vec<&CustomerDocument> = self.customers.values().collect();
-            faults.extend(
-                conflicts(gateway, &customers)
-                    .into_iter()
-                    .map(|conflict| conflict.fault),
-            );
+            faults.extend(conflicts(gateway, &customers).into_iter().map(|conflict| conflict.fault));
         }
         faults
     }
@@ -287,10 +234,7 @@ impl Files {
 
     /// Whether `customer` is not what the file says.
     fn differs(&self, name: &CustomerName, customer: Option<&Customer>) -> bool {
-        let value = self
-            .customers
-            .get(name)
-            .and_then(|document| document.value.as_ref());
+        let value = self.customers.get(name).and_then(|document| document.value.as_ref());
         value.is_none() || value != customer
     }
 
@@ -305,9 +249,7 @@ fn toml_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.extension() == Some(OsStr::new("toml")) {
             paths.push(path);
         }
@@ -317,49 +259,27 @@ fn toml_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn read_text(path: &Path) -> Result<Source, Fault> {
-    let source = Source {
-        path: path.to_owned(),
-        text: None,
-    };
+    let source = Source { path: path.to_owned(), text: None };
     let expected = "a policy file that gatewayd may read";
-    let cannot =
-        |error: std::io::Error| source.fault(format!("the file cannot be read: {error}"), expected);
+    let cannot = |error: std::io::Error| source.fault(format!("the file cannot be read: {error}"), expected);
     // Opening a FIFO or a terminal must not block.
-    let file: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(cannot)?;
+    let file: File =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(cannot)?;
     if !file.metadata().map_err(cannot)?.is_file() {
-        return Err(source.fault(
-            "this is not a regular file",
-            "a regular file, or a link to one",
-        ));
+        return Err(source.fault("this is not a regular file", "a regular file, or a link to one"));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(cannot)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(source.fault(
-            "the file is larger than 1 MiB",
-            "a policy file of at most 1 MiB",
-        ));
+        return Err(source.fault("the file is larger than 1 MiB", "a policy file of at most 1 MiB"));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(Source {
-            text: Some(text.into()),
-            ..source
-        }),
+        Ok(text) => Ok(Source { text: Some(text.into()), ..source }),
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
-            let source = Source {
-                text: Some(text.into()),
-                ..source
-            };
-            let invalid =
-                super::Invalid::new("the file is not UTF-8 from here on", "a text file in UTF-8");
+            let source = Source { text: Some(text.into()), ..source };
+            let invalid = super::Invalid::new("the file is not UTF-8 from here on", "a text file in UTF-8");
             Err(source.fault_at(valid..valid, invalid))
         }
     }

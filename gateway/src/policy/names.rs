@@ -59,20 +59,12 @@ impl FromStr for InterfaceName {
 
     /// The kernel's rule (dev_valid_name, net/core/dev.c), narrowed to ASCII that can be printed.
     fn from_str(name: &str) -> Result<Self, Invalid> {
-        let expected =
-            "1 to 15 printable ASCII characters without spaces, `/` and `:`, such as `eth0`";
+        let expected = "1 to 15 printable ASCII characters without spaces, `/` and `:`, such as `eth0`";
         let fault = if name.is_empty() {
             "an interface's name is empty".to_owned()
         } else if name.len() > MAX_INTERFACE_NAME {
-            format!(
-                "the interface's name {} has {} bytes",
-                quote(name),
-                name.len()
-            )
-        } else if let Some(c) = name
-            .chars()
-            .find(|c| !c.is_ascii_graphic() || "/:".contains(*c))
-        {
+            format!("the interface's name {} has {} bytes", quote(name), name.len())
+        } else if let Some(c) = name.chars().find(|c| !c.is_ascii_graphic() || "/:".contains(*c)) {
             format!("the interface's name {} contains {c:?}", quote(name))
         } else if name == "." || name == ".." {
             format!("{} cannot be an interface's name", quote(name))
@@ -92,11 +84,7 @@ fn check_name(what: &str, name: &str) -> Result<String, Invalid> {
     } else if name.starts_with('-') || name.ends_with('-') {
         format!("the {what}'s name {} begins or ends with `-`", quote(name))
     } else if name.len() > MAX_NAME {
-        format!(
-            "the {what}'s name {} has {} characters",
-            quote(name),
-            name.len()
-        )
+        format!("the {what}'s name {} has {} characters", quote(name), name.len())
     } else {
         return Ok(name.to_owned());
     };

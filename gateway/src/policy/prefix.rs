@@ -10,26 +10,11 @@ const MIN_PREFIX_LENGTH: u8 = 8;
 
 /// Prefixes in which no host has its address (RFC 6890).
 const SPECIAL: [(Ipv4Net, &str); 5] = [
-    (
-        Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8),
-        "`this network` (RFC 1122)",
-    ),
-    (
-        Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
-        "loopback",
-    ),
-    (
-        Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
-        "link-local",
-    ),
-    (
-        Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4),
-        "multicast",
-    ),
-    (
-        Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4),
-        "reserved or broadcast",
-    ),
+    (Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8), "`this network` (RFC 1122)"),
+    (Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8), "loopback"),
+    (Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16), "link-local"),
+    (Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4), "multicast"),
+    (Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4), "reserved or broadcast"),
 ];
 
 /// A prefix of unicast addresses, /8 to /32, with no host bits set.
@@ -38,10 +23,7 @@ pub(super) fn parse_prefix(text: &str) -> Result<Ipv4Net, Invalid> {
     let shown = quote(text);
     let Ok(prefix) = text.parse::<Ipv4Net>() else {
         if text.parse::<Ipv6Net>().is_ok() || text.parse::<Ipv6Addr>().is_ok() {
-            return Err(Invalid::new(
-                format!("{shown} is IPv6, which is not supported yet"),
-                example,
-            ));
+            return Err(Invalid::new(format!("{shown} is IPv6, which is not supported yet"), example));
         }
         if text.parse::<Ipv4Addr>().is_ok() {
             return Err(Invalid::new(
@@ -49,34 +31,18 @@ pub(super) fn parse_prefix(text: &str) -> Result<Ipv4Net, Invalid> {
                 format!("`{text}/32` for this one address, or {example}"),
             ));
         }
-        return Err(Invalid::new(
-            format!("{shown} is not an IPv4 prefix"),
-            example,
-        ));
+        return Err(Invalid::new(format!("{shown} is not an IPv4 prefix"), example));
     };
     if prefix.prefix_len() < MIN_PREFIX_LENGTH {
-        return Err(Invalid::new(
-            format!("{shown} is too wide"),
-            "a prefix length from 8 to 32",
-        ));
+        return Err(Invalid::new(format!("{shown} is too wide"), "a prefix length from 8 to 32"));
     }
-    if let Some((_, name)) = SPECIAL
-        .iter()
-        .find(|(special, _)| overlap(special, &prefix))
-    {
-        return Err(Invalid::new(
-            format!("{shown} is {name}: no host has such an address"),
-            example,
-        ));
+    if let Some((_, name)) = SPECIAL.iter().find(|(special, _)| overlap(special, &prefix)) {
+        return Err(Invalid::new(format!("{shown} is {name}: no host has such an address"), example));
     }
     if prefix.trunc() != prefix {
         return Err(Invalid::new(
             format!("{shown} has host bits set"),
-            format!(
-                "`{}`, or `{}/32` for this one address",
-                prefix.trunc(),
-                prefix.addr()
-            ),
+            format!("`{}`, or `{}/32` for this one address", prefix.trunc(), prefix.addr()),
         ));
     }
     Ok(prefix)
@@ -93,14 +59,10 @@ pub(super) fn parse_address(text: &str) -> Result<Ipv4Addr, Invalid> {
         };
         return Err(Invalid::new(fault, example));
     };
-    match SPECIAL
-        .iter()
-        .find(|(special, _)| special.contains(&address))
-    {
-        Some((_, name)) => Err(Invalid::new(
-            format!("{shown} is {name}: no host has such an address"),
-            example,
-        )),
+    match SPECIAL.iter().find(|(special, _)| special.contains(&address)) {
+        Some((_, name)) => {
+            Err(Invalid::new(format!("{shown} is {name}: no host has such an address"), example))
+        }
         None => Ok(address),
     }
 }

@@ -14,34 +14,16 @@ const GROUP_WRITE: u32 = 0o020;
 /// Whether certificate, key and authority can be read, and the key by nobody it is not meant for.
 /// Their content is strongSwan's to judge.
 pub fn check_secrets(gateway: &Gateway) -> Faults {
-    let Ipsec {
-        identity: _,
-        certificate,
-        private_key,
-        authority,
-    } = &gateway.ipsec;
+    let Ipsec { identity: _, certificate, private_key, authority } = &gateway.ipsec;
     let mut faults = Faults::default();
     check(certificate, "the gateway's certificate", None, &mut faults);
-    check(
-        private_key,
-        "the gateway's private key",
-        Some(OTHERS | GROUP_WRITE),
-        &mut faults,
-    );
-    check(
-        authority,
-        "the certificate authority's certificate",
-        None,
-        &mut faults,
-    );
+    check(private_key, "the gateway's private key", Some(OTHERS | GROUP_WRITE), &mut faults);
+    check(authority, "the certificate authority's certificate", None, &mut faults);
     faults
 }
 
 fn check(path: &Path, what: &str, forbidden: Option<u32>, faults: &mut Faults) {
-    let source = Source {
-        path: path.to_owned(),
-        text: None,
-    };
+    let source = Source { path: path.to_owned(), text: None };
     let metadata = match File::open(path).and_then(|file| file.metadata()) {
         Ok(metadata) => metadata,
         Err(error) => {

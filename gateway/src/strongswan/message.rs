@@ -78,9 +78,7 @@ fn check(message: &[u8]) -> Result<(), Error> {
                 depth += 1;
             }
             (SECTION_END, false) => {
-                depth = depth
-                    .checked_sub(1)
-                    .ok_or_else(|| Error::malformed("unopened section"))?;
+                depth = depth.checked_sub(1).ok_or_else(|| Error::malformed("unopened section"))?;
             }
             (KEY_VALUE, false) => {
                 rest.skip_name()?;
@@ -93,9 +91,7 @@ fn check(message: &[u8]) -> Result<(), Error> {
             (LIST_ITEM, true) => rest.skip_value()?,
             (LIST_END, true) => in_list = false,
             _ => {
-                return Err(Error::malformed(format!(
-                    "element type {element} out of place"
-                )));
+                return Err(Error::malformed(format!("element type {element} out of place")));
             }
         }
     }
@@ -115,9 +111,7 @@ impl Cursor<'_> {
     }
 
     fn skip_name(&mut self) -> Result<(), Error> {
-        let length = self
-            .byte()
-            .ok_or_else(|| Error::malformed("name cut short"))?;
+        let length = self.byte().ok_or_else(|| Error::malformed("name cut short"))?;
         self.skip(usize::from(length))
     }
 
@@ -129,10 +123,7 @@ impl Cursor<'_> {
     }
 
     fn skip(&mut self, bytes: usize) -> Result<(), Error> {
-        self.0 = self
-            .0
-            .get(bytes..)
-            .ok_or_else(|| Error::malformed("length beyond the message"))?;
+        self.0 = self.0.get(bytes..).ok_or_else(|| Error::malformed("length beyond the message"))?;
         Ok(())
     }
 }
@@ -174,10 +165,7 @@ mod tests {
     }
 
     fn is_malformed(bytes: &'static [u8]) -> bool {
-        matches!(
-            Message::parse(Bytes::from_static(bytes)),
-            Err(Error::Malformed(_))
-        )
+        matches!(Message::parse(Bytes::from_static(bytes)), Err(Error::Malformed(_)))
     }
 
     #[test]
@@ -199,19 +187,10 @@ mod tests {
     fn elements_out_of_place_are_malformed() {
         assert!(is_malformed(b"\x02"), "section end without start");
         assert!(is_malformed(b"\x05\x00\x01x"), "item outside a list");
-        assert!(
-            is_malformed(b"\x04\x01l\x03\x01k\x00\x00\x06"),
-            "key/value in a list"
-        );
-        assert!(
-            is_malformed(b"\x04\x01l\x04\x01m\x06\x06"),
-            "list in a list"
-        );
+        assert!(is_malformed(b"\x04\x01l\x03\x01k\x00\x00\x06"), "key/value in a list");
+        assert!(is_malformed(b"\x04\x01l\x04\x01m\x06\x06"), "list in a list");
         assert!(is_malformed(b"\x07"), "unknown element");
-        assert!(
-            is_malformed(b"\x03\x01k\xff\xffshort"),
-            "value beyond the message"
-        );
+        assert!(is_malformed(b"\x03\x01k\xff\xffshort"), "value beyond the message");
     }
 
     #[test]
@@ -221,12 +200,7 @@ mod tests {
             bytes.extend(vec![SECTION_END; depth]);
             Message::parse(bytes.into())
         };
-        assert!(
-            nested(MAX_DEPTH)
-                .unwrap()
-                .decode::<BTreeMap<String, IgnoredAny>>()
-                .is_ok()
-        );
+        assert!(nested(MAX_DEPTH).unwrap().decode::<BTreeMap<String, IgnoredAny>>().is_ok());
         assert!(nested(MAX_DEPTH + 1).is_err());
         // Would overflow the stack of a decoder that recurses.
         assert!(nested(100_000).is_err());
@@ -305,14 +279,7 @@ mod tests {
         if let Ok(raw) = message.decode::<RawIkeSa<'_>>() {
             let _ = raw.parse("site", &mut Vec::new());
         }
-        for event in [
-            "ike-updown",
-            "child-updown",
-            "ike-rekey",
-            "child-rekey",
-            "ike-update",
-            "x",
-        ] {
+        for event in ["ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update", "x"] {
             let _ = Event::decode(event, &message);
         }
     }

@@ -74,10 +74,7 @@ impl Client {
     /// Connects to charon's socket. Must be called in a tokio runtime.
     pub async fn connect(path: &Path) -> Result<Self, Error> {
         let transport = Transport::connect(path, &["list-sa", "list-conn"]).await?;
-        Ok(Self {
-            transport,
-            path: path.to_owned(),
-        })
+        Ok(Self { transport, path: path.to_owned() })
     }
 
     /// Returns as soon as the connection is gone, whether or not a command is under way.
@@ -87,9 +84,7 @@ impl Client {
 
     /// charon's version.
     pub async fn version(&self) -> Result<Version, Error> {
-        self.call("version", Vec::new(), COMMAND_TIMEOUT)
-            .await?
-            .decode()
+        self.call("version", Vec::new(), COMMAND_TIMEOUT).await?.decode()
     }
 
     /// Loads a CA certificate (PEM or DER) under a name; an authority of that name is replaced.
@@ -100,14 +95,8 @@ impl Client {
         }
         check_name("authority", name)?;
         check_blob("CA certificate", certificate)?;
-        let authority = BTreeMap::from([(
-            name,
-            Authority {
-                cacert: Blob(certificate),
-            },
-        )]);
-        self.order("load-authority", &authority, COMMAND_TIMEOUT)
-            .await
+        let authority = BTreeMap::from([(name, Authority { cacert: Blob(certificate) })]);
+        self.order("load-authority", &authority, COMMAND_TIMEOUT).await
     }
 
     /// Loads a certificate (PEM or DER). Not needed for those a [`Connection`] holds.
@@ -122,12 +111,7 @@ impl Client {
         self.load_x509("X509_CRL", crl).await?;
         // charon 5.9.8 keeps the replaced CRL in its cache of verified certificates, finds it there first
         // and takes its word: what the new one revokes would still be accepted.
-        self.order(
-            "flush-certs",
-            &BTreeMap::from([("type", "X509_CRL")]),
-            COMMAND_TIMEOUT,
-        )
-        .await
+        self.order("flush-certs", &BTreeMap::from([("type", "X509_CRL")]), COMMAND_TIMEOUT).await
     }
 
     async fn load_x509(&self, kind: &'static str, data: &[u8]) -> Result<(), Error> {
@@ -138,11 +122,7 @@ impl Client {
             data: Blob<'a>,
         }
         check_blob(kind, data)?;
-        let certificate = Certificate {
-            r#type: kind,
-            flag: "NONE",
-            data: Blob(data),
-        };
+        let certificate = Certificate { r#type: kind, flag: "NONE", data: Blob(data) };
         self.order("load-cert", &certificate, COMMAND_TIMEOUT).await
     }
 
@@ -154,10 +134,7 @@ impl Client {
             data: Blob<'a>,
         }
         check_blob("private key", key)?;
-        let arguments = message::encode(&Key {
-            r#type: "any",
-            data: Blob(key),
-        })?;
+        let arguments = message::encode(&Key { r#type: "any", data: Blob(key) })?;
         let reply = self.call("load-key", arguments, COMMAND_TIMEOUT).await?;
         Reply::decode("load-key", &reply)?
             .id
@@ -168,8 +145,7 @@ impl Client {
     /// Unloads a private key by the id that [`Client::load_key`] returned.
     pub async fn unload_key(&self, id: &str) -> Result<(), Error> {
         check_name("key id", id)?;
-        self.order("unload-key", &BTreeMap::from([("id", id)]), COMMAND_TIMEOUT)
-            .await
+        self.order("unload-key", &BTreeMap::from([("id", id)]), COMMAND_TIMEOUT).await
     }
 
     /// Forgets all certificates, CRLs and keys that were loaded over VICI. Connections and SAs stay.
@@ -192,21 +168,14 @@ impl Client {
 
     /// Loads a connection. One of that name is replaced if it differs; its SAs stay as they are.
     pub async fn load_conn(&self, connection: &Connection) -> Result<(), Error> {
-        let reply = self
-            .call("load-conn", connection.encode()?, COMMAND_TIMEOUT)
-            .await?;
+        let reply = self.call("load-conn", connection.encode()?, COMMAND_TIMEOUT).await?;
         Reply::decode("load-conn", &reply).map(drop)
     }
 
     /// Unloads a connection. Its SAs stay: terminate them too.
     pub async fn unload_conn(&self, name: &str) -> Result<(), Error> {
         check_name("connection", name)?;
-        self.order(
-            "unload-conn",
-            &BTreeMap::from([("name", name)]),
-            COMMAND_TIMEOUT,
-        )
-        .await
+        self.order("unload-conn", &BTreeMap::from([("name", name)]), COMMAND_TIMEOUT).await
     }
 
     /// All IKE_SAs with their CHILD_SAs. Waits for SAs that charon is working on, so that none is missing.
@@ -219,9 +188,7 @@ impl Client {
                     Err(fault) => list.faults.push(fault),
                 },
                 // Well formed, as the transport checked, but no SA.
-                Err(error) => list
-                    .faults
-                    .push(Fault::new("(unreadable)", error.to_string())),
+                Err(error) => list.faults.push(Fault::new("(unreadable)", error.to_string())),
             }
             Ok(list.sas.len() + list.faults.len())
         })
@@ -233,12 +200,7 @@ impl Client {
     pub async fn terminate_ike(&self, unique_id: u32) -> Result<(), Error> {
         // Waiting and then forcing would end in "failed" though it worked (controller.c, terminate_ike).
         let timeout_ms = TERMINATE_AT_ONCE;
-        let arguments = Terminate {
-            ike_id: Some(unique_id),
-            child_id: None,
-            force: true,
-            timeout_ms,
-        };
+        let arguments = Terminate { ike_id: Some(unique_id), child_id: None, force: true, timeout_ms };
         self.order("terminate", &arguments, LIST_TIMEOUT).await
     }
 
@@ -246,14 +208,8 @@ impl Client {
     /// IKE_SA, which cannot fail that way.
     pub async fn terminate_child(&self, unique_id: u32) -> Result<(), Error> {
         let timeout_ms = milliseconds(TERMINATE_WAIT);
-        let arguments = Terminate {
-            ike_id: None,
-            child_id: Some(unique_id),
-            force: false,
-            timeout_ms,
-        };
-        self.order_aside("terminate", &arguments, TERMINATE_WAIT)
-            .await
+        let arguments = Terminate { ike_id: None, child_id: Some(unique_id), force: false, timeout_ms };
+        self.order_aside("terminate", &arguments, TERMINATE_WAIT).await
     }
 
     /// Brings a child up and waits for it. `timeout`: at least 1 ms.
@@ -265,39 +221,23 @@ impl Client {
             timeout_ms: i32,
         }
         check_name("child", child)?;
-        let arguments = Initiate {
-            child,
-            timeout_ms: milliseconds(timeout),
-        };
+        let arguments = Initiate { child, timeout_ms: milliseconds(timeout) };
         self.order_aside("initiate", &arguments, timeout).await
     }
 
     /// Starts rekeying a CHILD_SA; does not wait for it.
     pub async fn rekey_child(&self, unique_id: u32) -> Result<(), Error> {
-        self.rekey(&Rekey {
-            child_id: Some(unique_id),
-            ..Rekey::default()
-        })
-        .await
+        self.rekey(&Rekey { child_id: Some(unique_id), ..Rekey::default() }).await
     }
 
     /// Starts rekeying an IKE_SA; does not wait for it.
     pub async fn rekey_ike(&self, unique_id: u32) -> Result<(), Error> {
-        self.rekey(&Rekey {
-            ike_id: Some(unique_id),
-            ..Rekey::default()
-        })
-        .await
+        self.rekey(&Rekey { ike_id: Some(unique_id), ..Rekey::default() }).await
     }
 
     /// Starts reauthentication of an IKE_SA, which replaces its children; does not wait for it.
     pub async fn reauthenticate(&self, unique_id: u32) -> Result<(), Error> {
-        self.rekey(&Rekey {
-            ike_id: Some(unique_id),
-            reauth: Some(true),
-            ..Rekey::default()
-        })
-        .await
+        self.rekey(&Rekey { ike_id: Some(unique_id), reauth: Some(true), ..Rekey::default() }).await
     }
 
     async fn rekey(&self, arguments: &Rekey) -> Result<(), Error> {
@@ -311,9 +251,7 @@ impl Client {
         arguments: &T,
         timeout: Duration,
     ) -> Result<(), Error> {
-        let reply = self
-            .call(command, message::encode(arguments)?, timeout)
-            .await?;
+        let reply = self.call(command, message::encode(arguments)?, timeout).await?;
         Reply::decode(command, &reply).map(drop)
     }
 
@@ -325,13 +263,8 @@ impl Client {
         charon_waits: Duration,
     ) -> Result<(), Error> {
         let transport = Transport::connect(&self.path, &[]).await?;
-        let aside = Self {
-            transport,
-            path: PathBuf::new(),
-        };
-        aside
-            .order(command, arguments, charon_waits + ANSWER_SLACK)
-            .await
+        let aside = Self { transport, path: PathBuf::new() };
+        aside.order(command, arguments, charon_waits + ANSWER_SLACK).await
     }
 
     async fn call(
@@ -341,15 +274,7 @@ impl Client {
         timeout: Duration,
     ) -> Result<Message, Error> {
         let (reply, answer) = oneshot::channel();
-        self.transport
-            .send(Request {
-                command,
-                message,
-                stream: None,
-                timeout,
-                reply,
-            })
-            .await?;
+        self.transport.send(Request { command, message, stream: None, timeout, reply }).await?;
         answer.await.map_err(|_| Error::Closed)?
     }
 
@@ -364,19 +289,11 @@ impl Client {
         let (reply, answer) = oneshot::channel();
         let stream = Some((event, sink));
         let message = Vec::new();
-        let request = Request {
-            command,
-            message,
-            stream,
-            timeout: LIST_TIMEOUT,
-            reply,
-        };
+        let request = Request { command, message, stream, timeout: LIST_TIMEOUT, reply };
         self.transport.send(request).await?;
         while let Some(message) = messages.recv().await {
             if visit(message)? > MAX_LISTED {
-                return Err(Error::malformed(format!(
-                    "{command} lists more than {MAX_LISTED}"
-                )));
+                return Err(Error::malformed(format!("{command} lists more than {MAX_LISTED}")));
             }
         }
         answer.await.map_err(|_| Error::Closed)?.map(drop)
@@ -423,11 +340,7 @@ impl<'a> Reply<'a> {
             return Ok(reply);
         }
         let reason = reply.errmsg.unwrap_or("no reason given");
-        let reason = reason
-            .chars()
-            .take(200)
-            .filter(|c| !c.is_control())
-            .collect();
+        let reason = reason.chars().take(200).filter(|c| !c.is_control()).collect();
         Err(Error::Refused { command, reason })
     }
 }

@@ -174,10 +174,7 @@ impl IkeState {
     /// Whether the peer has proved its identity.
     #[must_use]
     pub fn is_authenticated(self) -> bool {
-        matches!(
-            self,
-            Self::Established | Self::Rekeying | Self::Rekeyed | Self::Deleting
-        )
+        matches!(self, Self::Established | Self::Rekeying | Self::Rekeyed | Self::Deleting)
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -296,11 +293,7 @@ impl RawIkeSa<'_> {
     pub(super) fn children(&self) -> impl Iterator<Item = Result<ChildSa, Fault>> {
         let too_many = (self.child_sas.len() > MAX_ITEMS)
             .then(|| Err(Fault::new("child-sas", format!("more than {MAX_ITEMS}"))));
-        self.child_sas
-            .values()
-            .take(MAX_ITEMS)
-            .map(RawChildSa::parse)
-            .chain(too_many)
+        self.child_sas.values().take(MAX_ITEMS).map(RawChildSa::parse).chain(too_many)
     }
 
     /// The IKE_SA; faults of its children go to `faults`.
@@ -326,8 +319,7 @@ impl RawIkeSa<'_> {
                     prf: optional_text("prf-alg", self.prf_alg)?,
                     key_exchange: optional_text("dh-group", self.dh_group)?,
                 },
-                established: optional_number("established", self.established)?
-                    .map(Duration::from_secs),
+                established: optional_number("established", self.established)?.map(Duration::from_secs),
                 children: Vec::new(),
             })
         };
@@ -376,10 +368,7 @@ impl RawChildSa<'_> {
 
 impl Fault {
     pub(super) fn new(name: &str, reason: impl Into<String>) -> Self {
-        Self {
-            name: name.chars().take(64).collect(),
-            reason: reason.into(),
-        }
+        Self { name: name.chars().take(64).collect(), reason: reason.into() }
     }
 }
 
@@ -395,18 +384,12 @@ fn optional_text(key: &str, value: Option<&str>) -> Result<Option<String>, Strin
     match value {
         Some(value) if value.len() > MAX_TEXT_BYTES => Err(format!("{key} is too long")),
         // They end up in logs and terminals.
-        Some(value) if value.chars().any(char::is_control) => {
-            Err(format!("{key} holds control characters"))
-        }
+        Some(value) if value.chars().any(char::is_control) => Err(format!("{key} holds control characters")),
         value => Ok(value.map(str::to_owned)),
     }
 }
 
-fn known<T>(
-    key: &str,
-    value: Option<&str>,
-    parse: impl Fn(&str) -> Option<T>,
-) -> Result<T, String> {
+fn known<T>(key: &str, value: Option<&str>, parse: impl Fn(&str) -> Option<T>) -> Result<T, String> {
     let value = value.ok_or_else(|| format!("{key} is missing"))?;
     parse(value).ok_or_else(|| format!("{key} is {:?}", shown(value)))
 }
@@ -415,10 +398,7 @@ fn number<T: std::str::FromStr>(key: &str, value: Option<&str>) -> Result<T, Str
     known(key, value, |value| value.parse().ok())
 }
 
-fn optional_number<T: std::str::FromStr>(
-    key: &str,
-    value: Option<&str>,
-) -> Result<Option<T>, String> {
+fn optional_number<T: std::str::FromStr>(key: &str, value: Option<&str>) -> Result<Option<T>, String> {
     value.map(|value| number(key, Some(value))).transpose()
 }
 
@@ -426,13 +406,9 @@ fn optional_number<T: std::str::FromStr>(
 fn optional_hex(key: &str, value: Option<&str>) -> Result<Option<u32>, String> {
     let parse = |value: &str| {
         let digits = value.len() == 8 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
-        digits
-            .then(|| u32::from_str_radix(value, 16).ok())
-            .flatten()
+        digits.then(|| u32::from_str_radix(value, 16).ok()).flatten()
     };
-    value
-        .map(|value| known(key, Some(value), parse))
-        .transpose()
+    value.map(|value| known(key, Some(value), parse)).transpose()
 }
 
 fn yes(value: Option<&str>) -> bool {
@@ -496,15 +472,9 @@ mod tests {
     #[test]
     fn spis_and_marks_are_hex() {
         let child = child().parse().unwrap();
-        assert_eq!(
-            (child.spi_in, child.spi_out),
-            (Some(0xc0ff_ee01), Some(0xabc))
-        );
+        assert_eq!((child.spi_in, child.spi_out), (Some(0xc0ff_ee01), Some(0xabc)));
         assert_eq!((child.mark_in, child.mark_out), (101, 0));
-        assert!(matches!(
-            &child.local_ts[..],
-            [TrafficSelector::Net(_), TrafficSelector::Other(_)]
-        ));
+        assert!(matches!(&child.local_ts[..], [TrafficSelector::Net(_), TrafficSelector::Other(_)]));
     }
 
     #[test]
@@ -524,10 +494,7 @@ mod tests {
             raw.child_sas.values_mut().for_each(change);
             let mut faults = Vec::new();
             let sa = raw.parse("site", &mut faults).unwrap();
-            assert!(
-                sa.children.is_empty() && faults.len() == 1,
-                "{sa:?} {faults:?}"
-            );
+            assert!(sa.children.is_empty() && faults.len() == 1, "{sa:?} {faults:?}");
         }
     }
 

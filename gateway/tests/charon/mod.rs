@@ -32,10 +32,11 @@ pub fn missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("not root: no network namespaces".into());
     }
-    [CHARON, LIBIPSEC, "/usr/bin/pki", "/dev/net/tun"]
-        .into_iter()
-        .find(|path| !Path::new(path).exists())
-        .map(|path| format!("{path} is absent (Debian: strongswan-charon, strongswan-pki, libcharon-extra-plugins)"))
+    [CHARON, LIBIPSEC, "/usr/bin/pki", "/dev/net/tun"].into_iter().find(|path| !Path::new(path).exists()).map(
+        |path| {
+            format!("{path} is absent (Debian: strongswan-charon, strongswan-pki, libcharon-extra-plugins)")
+        },
+    )
 }
 
 /// A gateway and a site on one wire. Everything goes when dropped.
@@ -56,29 +57,17 @@ pub struct Charon {
 impl Pair {
     pub fn start() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "vici{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("vici{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&name);
         fs::create_dir(&directory)?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
         let authority = Authority::new("test root", days(-1, 30))?;
         let gateway = Charon::new(format!("{name}g"), &directory)?;
         let site = Charon::new(format!("{name}s"), &directory)?;
-        let mut pair = Self {
-            directory,
-            gateway,
-            site,
-            authority,
-        };
+        let mut pair = Self { directory, gateway, site, authority };
         let (g, s) = (pair.gateway.namespace.clone(), pair.site.namespace.clone());
-        ip(&format!(
-            "link add e0 netns {g} type veth peer name e0 netns {s}"
-        ))?;
-        for (namespace, address, inner) in [(&g, GATEWAY, "10.200.0.11"), (&s, SITE, "192.168.0.1")]
-        {
+        ip(&format!("link add e0 netns {g} type veth peer name e0 netns {s}"))?;
+        for (namespace, address, inner) in [(&g, GATEWAY, "10.200.0.11"), (&s, SITE, "192.168.0.1")] {
             // kernel-libipsec insists on an address of ours within the local traffic selector.
             ip(&format!("-n {namespace} addr add {inner}/32 dev lo"))?;
             ip(&format!("-n {namespace} addr add {address}/24 dev e0"))?;
@@ -105,19 +94,14 @@ impl Pair {
         let issued = self.authority.issue(site, days(-1, 30))?;
         let mut connection = self.connection(site, &issued, "gateway.example");
         connection.remote_addrs = vec![GATEWAY.parse()?];
-        connection
-            .children
-            .push(tunnel("192.168.0.0/16", "10.200.0.11/32")?);
+        connection.children.push(tunnel("192.168.0.0/16", "10.200.0.11/32")?);
         Ok((connection, issued))
     }
 
     fn connection(&self, identity: &str, issued: &Issued, remote: &str) -> Connection {
         Connection::new(
             "home",
-            Local {
-                identity: identity.into(),
-                certificate: issued.certificate_pem.clone().into_bytes(),
-            },
+            Local { identity: identity.into(), certificate: issued.certificate_pem.clone().into_bytes() },
             Remote {
                 identity: remote.into(),
                 authority: self.authority.certificate_pem().into(),
@@ -159,11 +143,7 @@ impl Charon {
         fs::write(directory.join("strongswan.conf"), config(&directory))?;
         ip(&format!("netns add {namespace}"))?;
         ip(&format!("-n {namespace} link set lo up"))?;
-        Ok(Self {
-            namespace,
-            directory,
-            process: None,
-        })
+        Ok(Self { namespace, directory, process: None })
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -176,15 +156,9 @@ impl Charon {
 
     /// Starts charon and waits for its socket.
     pub fn start(&mut self) -> Result<()> {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.directory.join("log"))?;
+        let log = fs::File::options().create(true).append(true).open(self.directory.join("log"))?;
         // `ip netns exec` gives it a mount namespace, so this bind is private.
-        let script = format!(
-            "mount --bind {} /run && exec {CHARON}",
-            self.directory.display()
-        );
+        let script = format!("mount --bind {} /run && exec {CHARON}", self.directory.display());
         let process = Command::new("ip")
             .args(["netns", "exec", &self.namespace, "sh", "-c", &script])
             .env("STRONGSWAN_CONF", self.directory.join("strongswan.conf"))
@@ -197,11 +171,7 @@ impl Charon {
         let deadline = Instant::now() + Duration::from_secs(20);
         // The socket's file outlives a killed charon: only an accepted connection counts.
         while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
-            ensure!(
-                Instant::now() < deadline,
-                "charon does not come up:\n{}",
-                self.log()
-            );
+            ensure!(Instant::now() < deadline, "charon does not come up:\n{}", self.log());
             sleep(Duration::from_millis(20));
         }
         Ok(())
@@ -232,18 +202,11 @@ pub async fn load(client: &Client, (connection, issued): (Connection, Issued)) -
 /// From so many days from now to so many.
 pub fn days(from: i64, until: i64) -> Validity {
     let now = OffsetDateTime::now_utc();
-    Validity {
-        from: now + time::Duration::days(from),
-        until: now + time::Duration::days(until),
-    }
+    Validity { from: now + time::Duration::days(from), until: now + time::Duration::days(until) }
 }
 
 fn tunnel(local: &str, remote: &str) -> Result<Tunnel> {
-    Ok(Tunnel::new(
-        "tunnel",
-        vec![local.parse()?],
-        vec![remote.parse()?],
-    ))
+    Ok(Tunnel::new("tunnel", vec![local.parse()?], vec![remote.parse()?]))
 }
 
 fn config(directory: &Path) -> String {
@@ -260,15 +223,9 @@ fn config(directory: &Path) -> String {
 }
 
 fn ip(arguments: &str) -> Result<()> {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .context("ip")?;
+    let output = Command::new("ip").args(arguments.split(' ')).output().context("ip")?;
     if !output.status.success() {
-        bail!(
-            "ip {arguments}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }
