@@ -2,10 +2,7 @@
 use anyhow::{Result, ensure};
 use aya_build::{Package, Toolchain};
 
-const LINKER: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../target/tools/bin/bpf-linker"
-);
+const LINKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/bin/bpf-linker");
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway-ebpf");
 
 fn main() -> Result<()> {
@@ -17,11 +14,7 @@ fn main() -> Result<()> {
     // SAFETY: a build script's main is single-threaded here. `-Z build-std` needs it on a stable rustc.
     unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") };
     aya_build::build_ebpf(
-        [Package {
-            name: "gateway-ebpf",
-            root_dir: PROGRAMS,
-            ..Default::default()
-        }],
+        [Package { name: "gateway-ebpf", root_dir: PROGRAMS, ..Default::default() }],
         Toolchain::Custom(env!("CARGO_PKG_RUST_VERSION")),
     )
 }
