@@ -27,7 +27,7 @@ const SITE: &str = "berlin.acme.example";
 type Test = fn() -> Result<()>;
 
 fn main() -> std::process::ExitCode {
-    let tests: [(&str, Test); 13] = [
+    let tests: [(&str, Test); 14] = [
         ("version_is_charons", || run(version_is_charons)),
         ("connections_are_loaded_listed_and_unloaded", || {
             run(connections_are_loaded)
@@ -59,6 +59,9 @@ fn main() -> std::process::ExitCode {
             "pending_command_fails_at_once_when_charon_is_killed",
             || run(killed_charon_fails_pending),
         ),
+        ("hung_charon_times_out_and_the_connection_closes", || {
+            run(hung_charon_times_out)
+        }),
         ("supervisor_reconnects_after_charon_was_killed", || {
             run(supervisor_reconnects)
         }),
@@ -381,6 +384,18 @@ async fn killed_charon_fails_pending(pair: &mut Pair) -> Result<()> {
         killed.elapsed()
     );
     client.closed().await;
+    Ok(())
+}
+
+async fn hung_charon_times_out(pair: &mut Pair) -> Result<()> {
+    let client = Client::connect(&pair.gateway.socket()).await?;
+    pair.gateway.signal(Signal::SIGSTOP)?;
+    let answer = timeout(Duration::from_secs(12), client.version()).await?;
+    ensure!(matches!(answer, Err(Error::Timeout { .. })), "{answer:?}");
+    // Its late answer must not be taken for the next one's.
+    pair.gateway.signal(Signal::SIGCONT)?;
+    timeout(PATIENCE, client.closed()).await?;
+    ensure!(matches!(client.list_sas().await, Err(Error::Closed)));
     Ok(())
 }
 
