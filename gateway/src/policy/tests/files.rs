@@ -23,9 +23,9 @@ fn example_is_without_faults() {
 fn connection_name_can_be_taken_apart() {
     let (customer, site) = ("acme".parse().unwrap(), "berlin".parse().unwrap());
     let name = connection_name(&customer, &site);
-    assert_eq!(name, "acme/berlin");
+    assert_eq!(name, "acme.berlin");
     assert_eq!(parse_connection_name(&name), Some((customer, site)));
-    for other in ["acme", "acme/berlin/x", "/berlin", "acme/", "ACME/berlin"] {
+    for other in ["acme", "acme.berlin.x", ".berlin", "acme.", "ACME.berlin", "acme/berlin"] {
         assert_eq!(parse_connection_name(other), None, "{other}");
     }
 }
