@@ -199,6 +199,6 @@ impl Default for Ids {
 
 impl std::fmt::Display for TunnelName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.0, self.1)
+        write!(f, "{}.{}", self.0, self.1)
     }
 }
