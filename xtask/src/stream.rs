@@ -32,10 +32,18 @@ pub fn copy(mut from: impl Read, to: &mut dyn Write, end: &str) -> io::Result<Op
 
 /// How many of the bytes are output for sure, and the status if the mark is complete.
 fn split(bytes: &[u8], mark: &[u8]) -> (usize, Option<i32>) {
-    for start in bytes.iter().enumerate().filter(|(_, byte)| **byte == 0).map(|(index, _)| index) {
+    for start in bytes
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == 0)
+        .map(|(index, _)| index)
+    {
         let rest = &bytes[start..];
         if let Some(number) = rest.strip_prefix(mark) {
-            let line = number.iter().position(|byte| *byte == b'\n').map(|end| &number[..end]);
+            let line = number
+                .iter()
+                .position(|byte| *byte == b'\n')
+                .map(|end| &number[..end]);
             let status = line.and_then(|line| std::str::from_utf8(line).ok()?.trim().parse().ok());
             return (start, status);
         }
@@ -55,7 +63,9 @@ mod tests {
 
     impl Read for Drip<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let Some((first, rest)) = self.0.split_first() else { return Ok(0) };
+            let Some((first, rest)) = self.0.split_first() else {
+                return Ok(0);
+            };
             (buffer[0], self.0) = (*first, rest);
             Ok(1)
         }
