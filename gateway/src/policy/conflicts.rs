@@ -1,10 +1,10 @@
 //! Rules that concern several files.
 use std::collections::BTreeMap;
 
-use super::CustomerName;
 use super::document::{CustomerDocument, GatewayDocument};
 use super::fault::{Fault, Invalid};
 use super::prefix::overlap;
+use super::{CustomerName, Limits};
 
 /// Documents that cannot all be in force.
 pub(super) struct Conflict {
@@ -26,7 +26,10 @@ pub(super) fn conflicts(
     }
     check_servers_differ(customers, &mut conflicts);
     check_identities_differ(gateway, customers, &mut conflicts);
-    check_limits(gateway, customers, &mut conflicts);
+    // Limits that could not be read say nothing.
+    if let Some(limits) = gateway.value.as_ref().map(|value| value.limits) {
+        check_limits(gateway, limits, customers, &mut conflicts);
+    }
     conflicts
 }
 
@@ -153,6 +156,7 @@ fn check_identities_differ(
 
 fn check_limits(
     gateway: &GatewayDocument,
+    limits: Limits,
     customers: &[&CustomerDocument],
     conflicts: &mut Vec<Conflict>,
 ) {
@@ -169,7 +173,7 @@ fn check_limits(
         }
     };
     // usize is 64 bits wide wherever eBPF runs.
-    let max_customers = gateway.limits.customers as usize;
+    let max_customers = limits.customers as usize;
     if customers.len() > max_customers {
         let parties = customers[max_customers..]
             .iter()
@@ -179,7 +183,7 @@ fn check_limits(
             &gateway.customers,
             "customers",
             customers.len(),
-            gateway.limits.customers,
+            limits.customers,
         );
         conflicts.push(Conflict { parties, fault });
     }
@@ -187,12 +191,12 @@ fn check_limits(
     let mut parties = Vec::new();
     for customer in customers {
         tunnels += customer.sites.len();
-        if tunnels > gateway.limits.tunnels as usize {
+        if tunnels > limits.tunnels as usize {
             parties.push(customer.name.clone());
         }
     }
     if !parties.is_empty() {
-        let fault = fault(&gateway.tunnels, "tunnels", tunnels, gateway.limits.tunnels);
+        let fault = fault(&gateway.tunnels, "tunnels", tunnels, limits.tunnels);
         conflicts.push(Conflict { parties, fault });
     }
 }

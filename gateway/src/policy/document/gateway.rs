@@ -25,7 +25,6 @@ pub(in crate::policy) struct GatewayDocument {
     /// Bytes of the limits that are written down.
     pub tunnels: Option<Spanned<u32>>,
     pub customers: Option<Spanned<u32>>,
-    pub limits: Limits,
     /// `None` if the file has any fault.
     pub value: Option<Gateway>,
 }
@@ -72,7 +71,6 @@ impl GatewayDocument {
                 identity,
                 tunnels,
                 customers,
-                limits,
                 value,
                 source,
             },
@@ -91,7 +89,6 @@ impl GatewayDocument {
             identity: Some(kept(gateway.ipsec.identity.clone())),
             tunnels: None,
             customers: None,
-            limits: gateway.limits,
             value: Some(gateway.clone()),
         }
     }

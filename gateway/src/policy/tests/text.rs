@@ -73,21 +73,15 @@ policies/gateway.toml:4:1: error: [interfaces] has no key `cloud-lan`, did you m
 }
 
 #[test]
-fn several_syntax_errors_are_all_printed() {
+fn several_syntax_errors_are_printed_without_guesses() {
     let dir = Dir::new();
     dir.write("customers/acme.toml", "server = \nport 80\n[[site]\n");
-    let places: Vec<String> = dir
-        .faults()
-        .iter()
-        .map(|fault| fault.split(": ").next().unwrap().to_owned())
-        .collect();
-    for line in 1..=3 {
-        let here = format!("customers/acme.toml:{line}:");
-        assert!(
-            places.iter().any(|place| place.starts_with(&here)),
-            "{here} is not in {places:?}"
-        );
-    }
+    let expected = [
+        "customers/acme.toml:1:10: string values must be quoted",
+        "customers/acme.toml:2:6: key with no value",
+        "customers/acme.toml:3:8: unclosed array table",
+    ];
+    assert_eq!(dir.faults(), expected);
 }
 
 #[test]
