@@ -1,5 +1,7 @@
 //! The printed faults, to the letter.
-use super::{Dir, GATEWAY};
+use std::fs;
+
+use super::{Dir, GATEWAY, example};
 
 fn printed(dir: &Dir) -> String {
     let faults = dir.load().unwrap_err();
@@ -138,4 +140,33 @@ fn thousands_of_faults_in_a_file_are_bounded() {
         faults[0],
         "customers/acme.toml: 19938 more faults are not shown"
     );
+}
+
+#[test]
+fn documented_report_is_what_is_printed() {
+    let docs = fs::read_to_string(example().join("../docs/policies.md")).unwrap();
+    let between = |start: &str| {
+        docs.split(start)
+            .nth(1)
+            .unwrap()
+            .split("\n```")
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let dir = Dir::new();
+    for file in [
+        "gateway",
+        "customers/acme",
+        "customers/globex",
+        "customers/initech",
+    ] {
+        let file = format!("{file}.toml");
+        dir.write(&file, fs::read(example().join(&file)).unwrap());
+    }
+    dir.write(
+        "customers/umbrella.toml",
+        between("umbrella.toml`\n\n```toml\n") + "\n",
+    );
+    assert_eq!(printed(&dir), between("the report is:\n\n```\n"));
 }
