@@ -42,8 +42,8 @@ pub fn can_test_run() -> Result<(), String> {
         instructions: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
     };
-    let program = bpf(BPF_PROG_LOAD, &mut load)
-        .map_err(|error| format!("cannot load eBPF programs: {error}"))?;
+    let program =
+        bpf(BPF_PROG_LOAD, &mut load).map_err(|error| format!("cannot load eBPF programs: {error}"))?;
     let frame = [0_u8; 64];
     // SAFETY: all fields are integers.
     let mut run: TestRun = unsafe { zeroed() };
@@ -53,8 +53,7 @@ pub fn can_test_run() -> Result<(), String> {
     run.repeat = 1;
     let ran = bpf(BPF_PROG_TEST_RUN, &mut run);
     let _ = nix::unistd::close(program);
-    ran.map(|_| ())
-        .map_err(|error| format!("cannot run eBPF programs for testing: {error}"))
+    ran.map(|_| ()).map_err(|error| format!("cannot run eBPF programs for testing: {error}"))
 }
 
 fn bpf<T>(command: u32, attributes: &mut T) -> Result<i32, Errno> {

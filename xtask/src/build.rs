@@ -12,11 +12,7 @@ use crate::{
 pub fn all() -> Result<PathBuf> {
     let pinned = Pinned::read()?;
     let packages = ["-p", "gateway", "-p", "gateway-tests"];
-    command::run(
-        command::pinned(&pinned, "cargo")
-            .arg("build")
-            .args(packages),
-    )?;
+    command::run(command::pinned(&pinned, "cargo").arg("build").args(packages))?;
     Ok(project::target().join("debug"))
 }
 
@@ -24,22 +20,11 @@ pub fn all() -> Result<PathBuf> {
 pub fn replay() -> Result<PathBuf> {
     let pinned = Pinned::read()?;
     let mut build = command::pinned(&pinned, "cargo");
-    build.args([
-        "test",
-        "-p",
-        "gateway-tests",
-        "--test",
-        "replay",
-        "--no-run",
-    ]);
-    build
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(std::process::Stdio::inherit());
+    build.args(["test", "-p", "gateway-tests", "--test", "replay", "--no-run"]);
+    build.arg("--message-format=json-render-diagnostics").stderr(std::process::Stdio::inherit());
     let messages = command::output(&mut build)?;
     let executable = messages.lines().rev().find_map(executable);
-    executable
-        .map(PathBuf::from)
-        .context("cargo named no executable of the replay test")
+    executable.map(PathBuf::from).context("cargo named no executable of the replay test")
 }
 
 /// The executable in one of cargo's JSON messages. cargo writes them without blanks, and our own

@@ -17,10 +17,8 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command.current_dir(project::root());
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        if matches!(
-            &*text,
-            "CARGO" | "RUSTUP_TOOLCHAIN" | "RUST_RECURSION_COUNT"
-        ) || text.starts_with("CARGO_MANIFEST_")
+        if matches!(&*text, "CARGO" | "RUSTUP_TOOLCHAIN" | "RUST_RECURSION_COUNT")
+            || text.starts_with("CARGO_MANIFEST_")
             || text.starts_with("CARGO_PKG_")
         {
             command.env_remove(name);
@@ -48,11 +46,7 @@ pub fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| cannot_start(command))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{}: {}",
-            show(command),
-            stderr.trim().lines().last().unwrap_or("failed")
-        );
+        bail!("{}: {}", show(command), stderr.trim().lines().last().unwrap_or("failed"));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -73,10 +67,7 @@ pub fn cannot_start(command: &Command) -> String {
 /// The command as one would type it, shortened.
 fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let line = words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ");
+    let line = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(160) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
@@ -108,19 +99,13 @@ mod tests {
     #[test]
     fn quoted_word_comes_back_from_the_shell_unchanged() {
         let word = "a 'b' \"$c\" \\ *\n`d`";
-        let echoed = output(
-            command("sh")
-                .arg("-c")
-                .arg(format!("printf %s {}", quoted(word))),
-        )
-        .unwrap();
+        let echoed = output(command("sh").arg("-c").arg(format!("printf %s {}", quoted(word)))).unwrap();
         assert_eq!(echoed, word);
     }
 
     #[test]
     fn failing_command_is_an_error_with_its_last_words() {
-        let error = output(command("sh").args(["-c", "echo first >&2; echo last >&2; exit 3"]))
-            .unwrap_err();
+        let error = output(command("sh").args(["-c", "echo first >&2; echo last >&2; exit 3"])).unwrap_err();
         assert!(error.to_string().ends_with(": last"), "{error}");
     }
 }

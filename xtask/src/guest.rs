@@ -52,40 +52,24 @@ pub struct Guest {
 
 impl Guest {
     /// Starts a machine that runs `command` in our working directory.
-    pub fn start(
-        machine: &Machine,
-        kernel: &Kernel,
-        command: &[String],
-        terminal: bool,
-    ) -> Result<Self> {
+    pub fn start(machine: &Machine, kernel: &Kernel, command: &[String], terminal: bool) -> Result<Self> {
         let directory = Directory::create()?;
         let end = format!("{:x}", unique());
         write_files(&directory.path, kernel, command, terminal, &end)?;
         let mut virtiofsd = serve(&directory.path)?;
-        wait_for(
-            &directory.path.join("fs.sock"),
-            &mut virtiofsd.0,
-            &directory.path,
-        )?;
+        wait_for(&directory.path.join("fs.sock"), &mut virtiofsd.0, &directory.path)?;
         let mut qemu = boot(machine, kernel, &directory.path, terminal)?;
         let mut connect = |name: &str| {
             let path = directory.path.join(name);
             wait_for(&path, &mut qemu, &directory.path)?;
-            UnixStream::connect(&path)
-                .with_context(|| format!("cannot reach QEMU at {}", path.display()))
+            UnixStream::connect(&path).with_context(|| format!("cannot reach QEMU at {}", path.display()))
         };
         // QEMU waits for each of these in turn before it starts the guest.
-        let sockets =
-            connect("control.sock").and_then(|control| Ok((control, connect("output.sock")?)));
+        let sockets = connect("control.sock").and_then(|control| Ok((control, connect("output.sock")?)));
         match sockets {
-            Ok((control, output)) => Ok(Self {
-                control,
-                output,
-                end,
-                qemu,
-                _virtiofsd: virtiofsd,
-                directory,
-            }),
+            Ok((control, output)) => {
+                Ok(Self { control, output, end, qemu, _virtiofsd: virtiofsd, directory })
+            }
             Err(error) => {
                 drop(Helper(qemu));
                 Err(error)
@@ -177,22 +161,12 @@ fn write_files(
     let mut script = String::from(
         "#!/bin/sh\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8\n",
     );
-    for name in [
-        "CI",
-        "NO_COLOR",
-        "CLICOLOR_FORCE",
-        "RUST_BACKTRACE",
-        "RUST_LOG",
-        "TERM",
-    ] {
+    for name in ["CI", "NO_COLOR", "CLICOLOR_FORCE", "RUST_BACKTRACE", "RUST_LOG", "TERM"] {
         if let Ok(value) = env::var(name) {
             script += &format!("export {name}={}\n", quoted(&value));
         }
     }
-    script += &format!(
-        "export COLUMNS={columns}\ncd {} || exit\nexec",
-        quoted(&here.to_string_lossy())
-    );
+    script += &format!("export COLUMNS={columns}\ncd {} || exit\nexec", quoted(&here.to_string_lossy()));
     for word in command {
         script += &format!(" {}", quoted(word));
     }
@@ -201,8 +175,7 @@ fn write_files(
 }
 
 fn executable(path: &Path, text: &str) -> Result<()> {
-    let mut file =
-        fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     file.write_all(text.as_bytes())?;
     file.set_permissions(fs::Permissions::from_mode(0o755))?;
     Ok(())
@@ -211,10 +184,7 @@ fn executable(path: &Path, text: &str) -> Result<()> {
 /// A command that dies with us and that Ctrl-C in our terminal does not reach.
 fn attached(program: &str) -> Command {
     let mut attached = command("setpriv");
-    attached
-        .args(["--pdeathsig", "KILL", "--", program])
-        .stdin(Stdio::null())
-        .process_group(0);
+    attached.args(["--pdeathsig", "KILL", "--", program]).stdin(Stdio::null()).process_group(0);
     attached
 }
 
@@ -228,28 +198,13 @@ fn serve(directory: &Path) -> Result<Helper> {
         // QEMU's own, until version 7.
         let source = format!("source={}", root.display());
         serve.args(["/usr/lib/qemu/virtiofsd", &socket, "-o", &source]);
-        serve.args([
-            "-o",
-            "cache=always",
-            "-o",
-            "sandbox=chroot",
-            "-o",
-            "no_posix_lock",
-        ]);
+        serve.args(["-o", "cache=always", "-o", "sandbox=chroot", "-o", "no_posix_lock"]);
     } else {
         let program = find("virtiofsd").unwrap_or_else(|| "/usr/libexec/virtiofsd".into());
-        serve
-            .arg(program)
-            .arg(&socket)
-            .arg("--shared-dir")
-            .arg(&root);
+        serve.arg(program).arg(&socket).arg("--shared-dir").arg(&root);
         serve.args(["--cache", "always", "--sandbox", "chroot"]);
     }
-    let child = serve
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .context("cannot start virtiofsd")?;
+    let child = serve.stdout(log.try_clone()?).stderr(log).spawn().context("cannot start virtiofsd")?;
     Ok(Helper(child))
 }
 
@@ -262,51 +217,18 @@ fn boot(machine: &Machine, kernel: &Kernel, directory: &Path, terminal: bool) ->
          mitigations=off random.trust_cpu=on tsc=reliable no_timer_check nokaslr apparmor=0 audit=0"
     );
     let mut qemu = attached("qemu-system-x86_64");
-    qemu.args([
-        "-accel",
-        &machine.accelerator,
-        "-cpu",
-        "max",
-        "-M",
-        "q35",
-        "-no-reboot",
-    ])
-    .args(["-smp", &machine.cpus.to_string(), "-m", &memory])
-    .args([
-        "-display",
-        "none",
-        "-vga",
-        "none",
-        "-nodefaults",
-        "-net",
-        "none",
-    ])
-    // virtiofsd reads the guest's memory.
-    .args([
-        "-object",
-        &format!("memory-backend-memfd,id=memory,size={memory},share=on"),
-    ])
-    .args(["-numa", "node,memdev=memory"])
-    .args(["-chardev", &format!("socket,id=fs,path={at}/fs.sock")])
-    .args([
-        "-device",
-        "vhost-user-fs-pci,chardev=fs,tag=host,queue-size=1024",
-    ])
-    .args([
-        "-chardev",
-        &format!("file,id=console,path={at}/console.log"),
-        "-serial",
-        "chardev:console",
-    ])
-    .args(["-device", "virtio-serial-pci"])
-    .args([
-        "-chardev",
-        &format!("socket,id=control,path={at}/control.sock,server=on,wait=on"),
-    ])
-    .args([
-        "-chardev",
-        &format!("socket,id=output,path={at}/output.sock,server=on,wait=on"),
-    ]);
+    qemu.args(["-accel", &machine.accelerator, "-cpu", "max", "-M", "q35", "-no-reboot"])
+        .args(["-smp", &machine.cpus.to_string(), "-m", &memory])
+        .args(["-display", "none", "-vga", "none", "-nodefaults", "-net", "none"])
+        // virtiofsd reads the guest's memory.
+        .args(["-object", &format!("memory-backend-memfd,id=memory,size={memory},share=on")])
+        .args(["-numa", "node,memdev=memory"])
+        .args(["-chardev", &format!("socket,id=fs,path={at}/fs.sock")])
+        .args(["-device", "vhost-user-fs-pci,chardev=fs,tag=host,queue-size=1024"])
+        .args(["-chardev", &format!("file,id=console,path={at}/console.log"), "-serial", "chardev:console"])
+        .args(["-device", "virtio-serial-pci"])
+        .args(["-chardev", &format!("socket,id=control,path={at}/control.sock,server=on,wait=on")])
+        .args(["-chardev", &format!("socket,id=output,path={at}/output.sock,server=on,wait=on")]);
     // The console comes first: hvc0 is port 0.
     if terminal {
         qemu.args(["-device", "virtconsole,chardev=output"]);
@@ -317,10 +239,7 @@ fn boot(machine: &Machine, kernel: &Kernel, directory: &Path, terminal: bool) ->
         .arg("-kernel")
         .arg(&kernel.image)
         .args(["-append", &append]);
-    qemu.stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .context("cannot start QEMU")
+    qemu.stdout(log.try_clone()?).stderr(log).spawn().context("cannot start QEMU")
 }
 
 /// Waits until a helper has made its socket.
@@ -328,17 +247,10 @@ fn wait_for(socket: &Path, helper: &mut Child, directory: &Path) -> Result<()> {
     let begun = Instant::now();
     while !socket.exists() {
         if let Some(status) = helper.try_wait()? {
-            bail!(
-                "a helper of the virtual machine ended ({status}):\n{}",
-                last_words(directory)
-            );
+            bail!("a helper of the virtual machine ended ({status}):\n{}", last_words(directory));
         }
         if begun.elapsed() > HELPER_START {
-            bail!(
-                "no {} after {HELPER_START:?}:\n{}",
-                socket.display(),
-                last_words(directory)
-            );
+            bail!("no {} after {HELPER_START:?}:\n{}", socket.display(), last_words(directory));
         }
         sleep(Duration::from_millis(5));
     }
@@ -364,9 +276,6 @@ fn last_words(directory: &Path) -> String {
 
 /// A number no other run has.
 fn unique() -> u128 {
-    let time = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_nanos();
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     (time << 24) | u128::from(std::process::id() & 0xff_ffff)
 }

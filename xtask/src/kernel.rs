@@ -38,11 +38,7 @@ pub fn installed() -> Option<Kernel> {
         .map(|entry| entry.path())
         .find(|path| image_version(path).is_some())?;
     let version = image_version(&image)?;
-    Some(Kernel {
-        version,
-        image,
-        modules: directory.join("lib/modules"),
-    })
+    Some(Kernel { version, image, modules: directory.join("lib/modules") })
 }
 
 /// An error if there is no way to get one here.
@@ -62,10 +58,7 @@ pub fn may_install() -> Result<()> {
 
 /// Downloads and unpacks the newest.
 pub fn install() -> Result<()> {
-    let step = Step::start(
-        "kernel",
-        format!("the virtual machine's kernel, Linux {SERIES}"),
-    )?;
+    let step = Step::start("kernel", format!("the virtual machine's kernel, Linux {SERIES}"))?;
     let partial = project::tools().join("kernel.partial");
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial)?;
@@ -77,15 +70,9 @@ pub fn install() -> Result<()> {
         ensure!(error.kind() == ErrorKind::AlreadyExists, error);
     }
     let modules = partial.join("lib/modules");
-    let version = fs::read_dir(&modules)?
-        .next()
-        .context("no modules in the package")??
-        .file_name();
+    let version = fs::read_dir(&modules)?.next().context("no modules in the package")??.file_name();
     step.run(command("depmod").arg("-b").arg(&partial).arg(&version))?;
-    unpack_overlay(
-        &modules,
-        &modules.join(&version).join("kernel/fs/overlayfs"),
-    )?;
+    unpack_overlay(&modules, &modules.join(&version).join("kernel/fs/overlayfs"))?;
     let _ = fs::remove_dir_all(directory());
     fs::rename(&partial, directory())?;
     step.done();
@@ -97,19 +84,10 @@ pub fn install() -> Result<()> {
 fn download(step: &Step, into: &Path) -> Result<PathBuf> {
     let attempt = || -> Result<PathBuf> {
         let name = newest()?;
-        step.run(
-            packages::apt_get()
-                .current_dir(into)
-                .arg("download")
-                .arg(&name),
-        )
-        .with_context(|| format!("cannot download {name}"))?;
-        let mut files = fs::read_dir(into)?
-            .filter_map(Result::ok)
-            .map(|entry| entry.path());
-        files
-            .find(|path| path.extension().is_some_and(|end| end == "deb"))
-            .context("apt-get left no .deb")
+        step.run(packages::apt_get().current_dir(into).arg("download").arg(&name))
+            .with_context(|| format!("cannot download {name}"))?;
+        let mut files = fs::read_dir(into)?.filter_map(Result::ok).map(|entry| entry.path());
+        files.find(|path| path.extension().is_some_and(|end| end == "deb")).context("apt-get left no .deb")
     };
     attempt().or_else(|error| {
         if !nix::unistd::geteuid().is_root() {
@@ -122,16 +100,9 @@ fn download(step: &Step, into: &Path) -> Result<PathBuf> {
 
 /// The newest package's name in apt's lists.
 fn newest() -> Result<String> {
-    let listed =
-        output(command("apt-cache").args(["search", "--names-only", "^linux-image-6[.]12[.]"]))?;
-    let names = listed
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(name, _)| name);
-    let Some(name) = names
-        .filter(|name| release(name).is_some())
-        .max_by_key(|name| release(name))
-    else {
+    let listed = output(command("apt-cache").args(["search", "--names-only", "^linux-image-6[.]12[.]"]))?;
+    let names = listed.lines().filter_map(|line| line.split_once(' ')).map(|(name, _)| name);
+    let Some(name) = names.filter(|name| release(name).is_some()).max_by_key(|name| release(name)) else {
         bail!(
             "apt knows no package linux-image-{SERIES}.*+debNN-amd64 (Debian 12: in its security suite; \
              Debian 13: its own kernel): add that suite to /etc/apt/sources.list and run this again"
@@ -143,9 +114,7 @@ fn newest() -> Result<String> {
 /// The numbers of `linux-image-6.12.117+deb12-amd64`: (117, 12); nothing for debug symbols, unsigned,
 /// cloud and real-time kernels.
 fn release(package: &str) -> Option<(u32, u32)> {
-    let rest = package
-        .strip_prefix("linux-image-6.12.")?
-        .strip_suffix("-amd64")?;
+    let rest = package.strip_prefix("linux-image-6.12.")?.strip_suffix("-amd64")?;
     let (patch, debian) = rest.split_once("+deb")?;
     Some((patch.parse().ok()?, debian.parse().ok()?))
 }
@@ -159,24 +128,13 @@ fn unpack_overlay(modules: &Path, from: &Path) -> Result<()> {
     }
     let packed = from.join("overlay.ko.xz");
     let file = fs::File::create(to)?;
-    let status = command("xz")
-        .arg("-dc")
-        .arg(&packed)
-        .stdout(file)
-        .stdin(Stdio::null())
-        .status()?;
+    let status = command("xz").arg("-dc").arg(&packed).stdout(file).stdin(Stdio::null()).status()?;
     ensure!(status.success(), "cannot unpack {}", packed.display());
     Ok(())
 }
 
 fn image_version(image: &Path) -> Option<String> {
-    Some(
-        image
-            .file_name()?
-            .to_str()?
-            .strip_prefix("vmlinuz-")?
-            .to_owned(),
-    )
+    Some(image.file_name()?.to_str()?.strip_prefix("vmlinuz-")?.to_owned())
 }
 
 fn directory() -> PathBuf {
@@ -190,15 +148,9 @@ mod tests {
     #[test]
     fn only_plain_signed_kernels_count_and_by_number() {
         assert_eq!(release("linux-image-6.12.117+deb12-amd64"), Some((117, 12)));
-        assert!(
-            release("linux-image-6.12.117+deb12-amd64")
-                > release("linux-image-6.12.94+deb12-amd64")
-        );
+        assert!(release("linux-image-6.12.117+deb12-amd64") > release("linux-image-6.12.94+deb12-amd64"));
         for other in ["cloud-amd64", "rt-amd64", "amd64-dbg", "amd64-unsigned"] {
-            assert_eq!(
-                release(&format!("linux-image-6.12.117+deb12-{other}")),
-                None
-            );
+            assert_eq!(release(&format!("linux-image-6.12.117+deb12-{other}")), None);
         }
     }
 }

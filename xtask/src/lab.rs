@@ -87,10 +87,7 @@ pub fn test(
 
 /// Set-up for the lab, and the decision where it runs, which is said.
 pub fn prepare(choice: Choice) -> Result<Place> {
-    let lab = Needs {
-        lab: true,
-        ..Needs::default()
-    };
+    let lab = Needs { lab: true, ..Needs::default() };
     // Ask the kernel before set-up if we already can, so that all that is missing is named at once.
     let vm = choice.vm || (!choice.native && find("ip").is_some() && native_fault().is_some());
     setup::ensure(Needs { vm, ..lab })?;
@@ -99,19 +96,13 @@ pub fn prepare(choice: Choice) -> Result<Place> {
         Some(fault) if choice.native => bail!("the lab cannot run natively: {fault}"),
         None if choice.native => (Place::Native, "as you asked".to_owned()),
         Some(fault) => (Place::Vm, fault),
-        None => (
-            Place::Native,
-            "we are root and this kernel has ESP".to_owned(),
-        ),
+        None => (Place::Native, "we are root and this kernel has ESP".to_owned()),
     };
     match place {
         Place::Vm => eprintln!("The lab runs in a virtual machine: {why}."),
         Place::Native => eprintln!("The lab runs natively: {why}."),
     }
-    setup::ensure(Needs {
-        vm: place == Place::Vm,
-        ..lab
-    })?;
+    setup::ensure(Needs { vm: place == Place::Vm, ..lab })?;
     Ok(place)
 }
 
@@ -122,10 +113,7 @@ pub fn native_fault() -> Option<String> {
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     if kernel_version(&release) < (6, 6) {
-        return Some(format!(
-            "this kernel, Linux {}, is older than 6.6, which brought TCX",
-            release.trim()
-        ));
+        return Some(format!("this kernel, Linux {}, is older than 6.6, which brought TCX", release.trim()));
     }
     // In a network namespace of its own, which ends with it.
     let add = "ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 1 mode tunnel \
@@ -141,33 +129,22 @@ pub fn native_fault() -> Option<String> {
                 said.trim().lines().last().unwrap_or("no reason given")
             ))
         }
-        Err(error) => Some(format!(
-            "whether this kernel has ESP could not be tried ({error})"
-        )),
+        Err(error) => Some(format!("whether this kernel has ESP could not be tried ({error})")),
     }
 }
 
 /// Major and minor version, (0, 0) if there is none.
 fn kernel_version(release: &str) -> (u32, u32) {
-    let mut numbers = release
-        .split(['.', '-', '+'])
-        .map_while(|number| number.trim().parse().ok());
+    let mut numbers = release.split(['.', '-', '+']).map_while(|number| number.trim().parse().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn words(directory: &Path, verb: &str) -> Vec<String> {
     let path = |path: &Path| path.to_string_lossy().into_owned();
     let policies = path(&project::root().join("policies"));
-    [
-        path(&directory.join("lab")).as_str(),
-        verb,
-        "--bin-dir",
-        &path(directory),
-        "--policy",
-        &policies,
-    ]
-    .map(str::to_owned)
-    .to_vec()
+    [path(&directory.join("lab")).as_str(), verb, "--bin-dir", &path(directory), "--policy", &policies]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 /// In mount and PID namespaces of its own, so that no process or mount of it can outlive it, even if we
@@ -175,15 +152,7 @@ fn words(directory: &Path, verb: &str) -> Vec<String> {
 fn native(lab: &[String], output: Option<&mut (dyn Write + Send)>) -> Result<i32> {
     let mut unshare = command("setpriv");
     unshare
-        .args([
-            "--pdeathsig",
-            "KILL",
-            "--",
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-        ])
+        .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private"])
         .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
         .args(lab);
     let mut signals = Signals::take()?;
@@ -193,24 +162,15 @@ fn native(lab: &[String], output: Option<&mut (dyn Write + Send)>) -> Result<i32
     };
     // The shell joins both outputs in one pipe.
     let mut joined = Command::new("sh");
-    joined
-        .args(["-c", "exec \"$@\" 2>&1", "sh"])
-        .arg(unshare.get_program())
-        .args(unshare.get_args());
-    joined
-        .current_dir(project::root())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+    joined.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(unshare.get_program()).args(unshare.get_args());
+    joined.current_dir(project::root()).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = joined.spawn().with_context(|| cannot_start(&joined))?;
     let pipe = child.stdout.take().context("no pipe")?;
     thread::scope(|scope| {
         // The stream has no end mark: it is copied to its end.
         let copying = scope.spawn(move || stream::copy(pipe, to, "no mark"));
         let status = watch(&mut child, &mut signals);
-        copying
-            .join()
-            .expect("copying does not panic")
-            .context("cannot pass on the output")?;
+        copying.join().expect("copying does not panic").context("cannot pass on the output")?;
         status
     })
 }
@@ -220,9 +180,7 @@ fn watch(child: &mut Child, signals: &mut Signals) -> Result<i32> {
     use std::os::unix::process::ExitStatusExt as _;
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
+            return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
         }
         while let Some(received) = signals.next() {
             if !received.from_terminal && received.signal != Signal::SIGWINCH {
@@ -237,10 +195,7 @@ fn watch(child: &mut Child, signals: &mut Signals) -> Result<i32> {
 fn lab_of(unshare: &Child) -> Pid {
     let id = unshare.id();
     let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-    let lab = children
-        .split_whitespace()
-        .next()
-        .and_then(|child| child.parse().ok());
+    let lab = children.split_whitespace().next().and_then(|child| child.parse().ok());
     Pid::from_raw(lab.unwrap_or(id as i32))
 }
 

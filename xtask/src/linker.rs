@@ -16,13 +16,8 @@ use crate::{
 
 /// Whether the linker is there, of the pinned version, for the pinned toolchain.
 pub fn installed(pinned: &Pinned) -> bool {
-    let links_work = fs::read_dir(prefix().join("lib")).is_ok_and(|links| {
-        links
-            .filter_map(Result::ok)
-            .filter(|link| link.path().exists())
-            .count()
-            >= 2
-    });
+    let links_work = fs::read_dir(prefix().join("lib"))
+        .is_ok_and(|links| links.filter_map(Result::ok).filter(|link| link.path().exists()).count() >= 2);
     links_work
         && project::tools().join("bin/bpf-linker").exists()
         && fs::read_to_string(stamp()).is_ok_and(|built| built == identity(pinned))
@@ -37,23 +32,9 @@ pub fn install(pinned: &Pinned) -> Result<()> {
         pinned_command(pinned, "cargo")
             .env("LLVM_PREFIX", prefix())
             .env("CARGO_TARGET_DIR", project::tools().join("build"))
-            .envs([
-                ("CARGO_TERM_PROGRESS_WHEN", "always"),
-                ("CARGO_TERM_PROGRESS_WIDTH", "60"),
-            ])
-            .args([
-                "install",
-                "bpf-linker",
-                "--locked",
-                "--force",
-                "--no-default-features",
-            ])
-            .args([
-                "--version",
-                &pinned.bpf_linker,
-                "--features",
-                &format!("llvm-{major}"),
-            ])
+            .envs([("CARGO_TERM_PROGRESS_WHEN", "always"), ("CARGO_TERM_PROGRESS_WIDTH", "60")])
+            .args(["install", "bpf-linker", "--locked", "--force", "--no-default-features"])
+            .args(["--version", &pinned.bpf_linker, "--features", &format!("llvm-{major}")])
             .arg("--root")
             .arg(project::tools()),
     )
@@ -66,8 +47,7 @@ pub fn install(pinned: &Pinned) -> Result<()> {
 /// Makes an LLVM "installation" of links to the toolchain's libLLVM, and returns LLVM's major version.
 /// It stays: its lib directory is the linker's run-time search path.
 fn link_llvm(pinned: &Pinned) -> Result<String> {
-    let toolchain =
-        project::toolchain(&pinned.rust).context("the pinned toolchain is not installed")?;
+    let toolchain = project::toolchain(&pinned.rust).context("the pinned toolchain is not installed")?;
     let library = fs::read_dir(toolchain.join("lib"))?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
@@ -99,12 +79,7 @@ fn stamp() -> PathBuf {
 
 /// What a built linker depends on: both versions, and where it looks for LLVM.
 fn identity(pinned: &Pinned) -> String {
-    format!(
-        "bpf-linker {}, Rust {}, {}\n",
-        pinned.bpf_linker,
-        pinned.rust,
-        prefix().display()
-    )
+    format!("bpf-linker {}, Rust {}, {}\n", pinned.bpf_linker, pinned.rust, prefix().display())
 }
 
 #[cfg(test)]
@@ -114,10 +89,7 @@ mod tests {
     #[test]
     fn soname_tells_the_llvm_version() {
         let (name, major) = soname(Path::new("/x/lib/libLLVM.so.22.1-rust-1.98.0-stable")).unwrap();
-        assert_eq!(
-            (name.as_str(), major.as_str()),
-            ("libLLVM.so.22.1-rust-1.98.0-stable", "22")
-        );
+        assert_eq!((name.as_str(), major.as_str()), ("libLLVM.so.22.1-rust-1.98.0-stable", "22"));
         assert!(soname(Path::new("/x/lib/libLLVM-22-rust-1.98.0-stable.so")).is_none());
     }
 }

@@ -26,11 +26,7 @@ use clap::{Parser, Subcommand};
 /// Start with `cargo xtask run`, which brings up a whole gateway with customers, tunnels and attackers, and
 /// `cargo xtask test`. Every command first installs what it needs and is missing, and says what that is.
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    arg_required_else_help = true
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
 #[command(after_help = "Examples:
   cargo xtask run                  the lab: tunnels come up, requests pass, attacks fail
   cargo xtask run --shell          the same, then a shell on the gateway:
@@ -132,43 +128,21 @@ fn main() -> ExitCode {
 /// Returns the exit status.
 fn run(task: Task) -> Result<i32> {
     match task {
-        Task::Run {
-            choice,
-            then,
-            machine,
-        } => lab::run(choice, then, &machine),
-        Task::Test {
-            filter,
-            only,
-            choice,
-            machine,
-        } => test::run(&only, filter.as_deref(), choice, &machine).map(|passed| i32::from(!passed)),
+        Task::Run { choice, then, machine } => lab::run(choice, then, &machine),
+        Task::Test { filter, only, choice, machine } => {
+            test::run(&only, filter.as_deref(), choice, &machine).map(|passed| i32::from(!passed))
+        }
         Task::Lint { fix } => {
             let checks = lint::run(fix)?;
             for check in &checks {
-                println!(
-                    "{:<14} {}",
-                    check.name,
-                    if check.passed { "passed" } else { "FAILED" }
-                );
+                println!("{:<14} {}", check.name, if check.passed { "passed" } else { "FAILED" });
             }
             Ok(i32::from(!checks.iter().all(|check| check.passed)))
         }
-        Task::Vm {
-            tty,
-            machine,
-            command,
-        } => {
-            setup::ensure(setup::Needs {
-                vm: true,
-                ..Default::default()
-            })?;
+        Task::Vm { tty, machine, command } => {
+            setup::ensure(setup::Needs { vm: true, ..Default::default() })?;
             let mut stdout = std::io::stdout();
-            let console = if tty {
-                vm::Console::Terminal
-            } else {
-                vm::Console::Output(&mut stdout)
-            };
+            let console = if tty { vm::Console::Terminal } else { vm::Console::Output(&mut stdout) };
             vm::run(&machine, &command, console)
         }
         Task::Build => {
@@ -176,11 +150,7 @@ fn run(task: Task) -> Result<i32> {
             build::all().map(|_| 0)
         }
         Task::Setup { lab, vm, lint, all } => {
-            let needs = setup::Needs {
-                lab: lab || all,
-                vm: vm || all,
-                lint: lint || all,
-            };
+            let needs = setup::Needs { lab: lab || all, vm: vm || all, lint: lint || all };
             if !setup::ensure(needs)? {
                 eprintln!("Everything is there already.");
             }

@@ -12,11 +12,7 @@ use crate::{
 pub type Package = (&'static str, &'static str);
 
 /// For compiling.
-pub const BUILD: &[Package] = &[
-    ("gcc", "cc"),
-    ("libc6-dev", "/usr/include/stdio.h"),
-    ("git", "git"),
-];
+pub const BUILD: &[Package] = &[("gcc", "cc"), ("libc6-dev", "/usr/include/stdio.h"), ("git", "git")];
 
 /// For the lab, on the machine it runs on; the virtual machine sees the host's.
 pub const LAB: &[Package] = &[
@@ -26,10 +22,7 @@ pub const LAB: &[Package] = &[
     ("ethtool", "ethtool"),
     ("iproute2", "ip"),
     ("iptables", "iptables"),
-    (
-        "libstrongswan-standard-plugins",
-        "/usr/lib/ipsec/plugins/libstrongswan-curve25519.so",
-    ),
+    ("libstrongswan-standard-plugins", "/usr/lib/ipsec/plugins/libstrongswan-curve25519.so"),
     ("nftables", "nft"),
     ("strongswan-charon", "/usr/lib/ipsec/charon"),
     ("strongswan-pki", "pki"),
@@ -53,8 +46,7 @@ pub fn missing(wanted: &[Package]) -> Result<Vec<&'static str>> {
         let absent: Vec<_> = wanted
             .iter()
             .filter(|(_, proof)| {
-                find(proof.trim_start_matches('/')).is_none()
-                    && !std::path::Path::new(proof).exists()
+                find(proof.trim_start_matches('/')).is_none() && !std::path::Path::new(proof).exists()
             })
             .map(|(package, proof)| format!("{proof} (Debian: {package})"))
             .collect();
@@ -70,24 +62,15 @@ pub fn missing(wanted: &[Package]) -> Result<Vec<&'static str>> {
     missing.sort_unstable();
     missing.dedup();
     let installed = statuses(&missing);
-    missing.retain(|package| {
-        !installed
-            .lines()
-            .any(|line| line == format!("{package} installed"))
-    });
+    missing.retain(|package| !installed.lines().any(|line| line == format!("{package} installed")));
     Ok(missing)
 }
 
 /// "NAME STATUS" lines. dpkg-query fails when it does not know one of the names, hence no check.
 fn statuses(packages: &[&str]) -> String {
     let mut query = command("dpkg-query");
-    query
-        .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
-        .args(packages);
-    query
-        .output()
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .unwrap_or_default()
+    query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(packages);
+    query.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
 /// Whether `dpkg` was interrupted: apt refuses to do anything before it is told to go on.
@@ -114,12 +97,8 @@ pub fn install(packages: &[&str]) -> Result<()> {
         step.run(noninteractive("dpkg").args(["--configure", "-a"]))?;
     }
     update(&step);
-    step.run(
-        apt_get()
-            .args(["install", "-y", "--no-install-recommends"])
-            .args(packages),
-    )
-    .with_context(|| format!("cannot install the Debian packages {}", packages.join(" ")))?;
+    step.run(apt_get().args(["install", "-y", "--no-install-recommends"]).args(packages))
+        .with_context(|| format!("cannot install the Debian packages {}", packages.join(" ")))?;
     step.done();
     Ok(())
 }
@@ -138,8 +117,6 @@ pub fn apt_get() -> Command {
 
 fn noninteractive(program: &str) -> Command {
     let mut command = command(program);
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("LC_ALL", "C.UTF-8");
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8");
     command
 }

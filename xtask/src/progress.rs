@@ -29,18 +29,13 @@ impl Step {
     pub fn start(name: &str, title: impl Into<String>) -> Result<Self> {
         let title = title.into();
         let directory = project::tools().join("log");
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
+        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let log = directory.join(format!("{name}.log"));
         File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         if !stderr().is_terminal() {
             eprintln!("  {title} …");
         }
-        Ok(Self {
-            title,
-            log,
-            started: Instant::now(),
-        })
+        Ok(Self { title, log, started: Instant::now() })
     }
 
     /// Runs a command to its end and shows how it goes on.
@@ -63,11 +58,7 @@ impl Step {
                 self.redraw();
             } else if said.elapsed() >= QUIET {
                 said = Instant::now();
-                eprintln!(
-                    "    {} s: {}",
-                    self.started.elapsed().as_secs(),
-                    self.last_line()
-                );
+                eprintln!("    {} s: {}", self.started.elapsed().as_secs(), self.last_line());
             }
         };
         if status.success() {
@@ -75,31 +66,18 @@ impl Step {
         }
         self.clear();
         let log = fs::read(&self.log).unwrap_or_default();
-        bail!(
-            "{} (log: {})",
-            reason(&String::from_utf8_lossy(&log)),
-            self.log.display()
-        )
+        bail!("{} (log: {})", reason(&String::from_utf8_lossy(&log)), self.log.display())
     }
 
     /// Ends the step's line.
     pub fn done(self) {
         self.clear();
-        eprintln!(
-            "  {}: done in {} s",
-            self.title,
-            self.started.elapsed().as_secs_f32().ceil()
-        );
+        eprintln!("  {}: done in {} s", self.title, self.started.elapsed().as_secs_f32().ceil());
     }
 
     fn redraw(&self) {
         let width = terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0));
-        let line = format!(
-            "  {}  {} s  {}",
-            self.title,
-            self.started.elapsed().as_secs(),
-            self.last_line()
-        );
+        let line = format!("  {}  {} s  {}", self.title, self.started.elapsed().as_secs(), self.last_line());
         let line: String = line.chars().take(width.saturating_sub(1)).collect();
         eprint!("\r{line}\x1b[K");
         let _ = stderr().flush();
@@ -126,14 +104,8 @@ impl Step {
 
 /// The last line that says something; a carriage return ends a line too (progress bars).
 fn last_line(text: &str) -> String {
-    let line = text
-        .split(['\n', '\r'])
-        .map(str::trim)
-        .rfind(|line| !line.is_empty());
-    line.unwrap_or_default()
-        .chars()
-        .filter(|character| !character.is_control())
-        .collect()
+    let line = text.split(['\n', '\r']).map(str::trim).rfind(|line| !line.is_empty());
+    line.unwrap_or_default().chars().filter(|character| !character.is_control()).collect()
 }
 
 /// Why a command failed, from its output: no network before anything else, then its first error.
@@ -150,17 +122,11 @@ fn reason(log: &str) -> String {
     ];
     let found = |line: &&str| NO_NETWORK.iter().any(|words| line.contains(words));
     if let Some(line) = log.lines().find(found) {
-        return format!(
-            "no network, or what is needed cannot be reached through it: {}",
-            line.trim()
-        );
+        return format!("no network, or what is needed cannot be reached through it: {}", line.trim());
     }
-    let error = |line: &&str| {
-        line.starts_with("E:") || line.starts_with("error") || line.starts_with("fatal")
-    };
-    log.lines()
-        .find(error)
-        .map_or_else(|| last_line(log), |line| line.trim().to_owned())
+    let error =
+        |line: &&str| line.starts_with("E:") || line.starts_with("error") || line.starts_with("fatal");
+    log.lines().find(error).map_or_else(|| last_line(log), |line| line.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -175,13 +141,9 @@ mod tests {
 
     #[test]
     fn reason_prefers_a_missing_network_to_what_follows_from_it() {
-        let log =
-            "Err:1 host\n  Temporary failure resolving 'host'\nE: Unable to locate package x\n";
+        let log = "Err:1 host\n  Temporary failure resolving 'host'\nE: Unable to locate package x\n";
         assert!(reason(log).starts_with("no network"));
-        assert_eq!(
-            reason("E: Unable to locate package x\nbye\n"),
-            "E: Unable to locate package x"
-        );
+        assert_eq!(reason("E: Unable to locate package x\nbye\n"), "E: Unable to locate package x");
         assert_eq!(reason("a\nb\n"), "b");
     }
 }

@@ -8,9 +8,7 @@ use anyhow::{Context as _, Result};
 
 /// The repository's root.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask/ lies in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the repository")
 }
 
 /// `target/`, whatever `CARGO_TARGET_DIR` says: `.cargo/config.toml` names the linker in it.
@@ -39,8 +37,7 @@ impl Pinned {
         let path = root().join("Cargo.toml");
         let manifest =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let get =
-            |key| value(&manifest, key).with_context(|| format!("no {key} in {}", path.display()));
+        let get = |key| value(&manifest, key).with_context(|| format!("no {key} in {}", path.display()));
         Ok(Self {
             rust: get("rust-version")?,
             bpf_linker: get("bpf-linker")?,

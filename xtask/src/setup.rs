@@ -63,22 +63,14 @@ pub fn ensure(needs: Needs) -> Result<bool> {
 fn missing<'a>(pinned: &'a Pinned, needs: Needs) -> Result<Vec<Item<'a>>> {
     let mut items: Vec<Item<'a>> = Vec::new();
     let mut add = |what: String, seconds: u32, install: Box<dyn FnOnce() -> Result<()> + 'a>| {
-        items.push(Item {
-            what,
-            seconds,
-            install,
-        });
+        items.push(Item { what, seconds, install });
     };
 
     let debian = packages::missing(&wanted(needs))?;
     if !debian.is_empty() {
         packages::may_install(&debian)?;
         let what = format!("Debian packages, system-wide: {}", debian.join(" "));
-        add(
-            what,
-            10 + 3 * debian.len() as u32,
-            Box::new(move || packages::install(&debian)),
-        );
+        add(what, 10 + 3 * debian.len() as u32, Box::new(move || packages::install(&debian)));
     }
     if !toolchain_installed(pinned) {
         if command::find("rustup").is_none() {
@@ -97,8 +89,7 @@ fn missing<'a>(pinned: &'a Pinned, needs: Needs) -> Result<Vec<Item<'a>>> {
     }
     if needs.vm && kernel::installed().is_none() {
         kernel::may_install()?;
-        let what =
-            "the virtual machine's kernel from Debian, 107 MB, unpacked in target/tools".to_owned();
+        let what = "the virtual machine's kernel from Debian, 107 MB, unpacked in target/tools".to_owned();
         add(what, 15, Box::new(kernel::install));
     }
     if needs.lint && !deny_installed(pinned) {
@@ -117,15 +108,9 @@ fn wanted(needs: Needs) -> Vec<Package> {
 
 fn toolchain_installed(pinned: &Pinned) -> bool {
     project::toolchain(&pinned.rust).is_some_and(|toolchain| {
-        [
-            "bin/rustc",
-            "bin/cargo",
-            "bin/cargo-clippy",
-            "bin/rustfmt",
-            "lib/rustlib/src/rust/library/core",
-        ]
-        .iter()
-        .all(|part| toolchain.join(part).exists())
+        ["bin/rustc", "bin/cargo", "bin/cargo-clippy", "bin/rustfmt", "lib/rustlib/src/rust/library/core"]
+            .iter()
+            .all(|part| toolchain.join(part).exists())
     })
 }
 
@@ -134,14 +119,7 @@ fn install_toolchain(pinned: &Pinned) -> Result<()> {
     let rustup = command::find("rustup").context("rustup is not here")?;
     step.run(
         command::command(rustup)
-            .args([
-                "toolchain",
-                "install",
-                &pinned.rust,
-                "--no-self-update",
-                "--profile",
-                "minimal",
-            ])
+            .args(["toolchain", "install", &pinned.rust, "--no-self-update", "--profile", "minimal"])
             .args(["--component", "rust-src,clippy,rustfmt"]),
     )
     .with_context(|| format!("cannot install Rust {}", pinned.rust))?;
@@ -153,8 +131,7 @@ fn install_toolchain(pinned: &Pinned) -> Result<()> {
 fn deny_installed(pinned: &Pinned) -> bool {
     let line = format!("\"cargo-deny {} ", pinned.cargo_deny);
     project::tools().join("bin/cargo-deny").exists()
-        && fs::read_to_string(project::tools().join(".crates.toml"))
-            .is_ok_and(|noted| noted.contains(&line))
+        && fs::read_to_string(project::tools().join(".crates.toml")).is_ok_and(|noted| noted.contains(&line))
 }
 
 /// Unoptimised: it then builds in half the time and still checks our few hundred crates in a second.
@@ -164,10 +141,7 @@ fn install_deny(pinned: &Pinned) -> Result<()> {
         pinned_command(pinned, "cargo")
             .env("CARGO_TARGET_DIR", project::tools().join("build"))
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
-            .envs([
-                ("CARGO_TERM_PROGRESS_WHEN", "always"),
-                ("CARGO_TERM_PROGRESS_WIDTH", "60"),
-            ])
+            .envs([("CARGO_TERM_PROGRESS_WHEN", "always"), ("CARGO_TERM_PROGRESS_WIDTH", "60")])
             .args([
                 "install",
                 "cargo-deny",

@@ -23,12 +23,7 @@ pub struct Received {
 impl Signals {
     /// Takes them; call it before other threads are started.
     pub fn take() -> Result<Self> {
-        let mask = SigSet::from_iter([
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGWINCH,
-        ]);
+        let mask = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGWINCH]);
         mask.thread_block()?;
         let queue = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         Ok(Self { mask, queue })
@@ -40,10 +35,7 @@ impl Signals {
         const SI_KERNEL: i32 = 0x80;
         let information = self.queue.read_signal().ok()??;
         let signal = Signal::try_from(information.ssi_signo as i32).ok()?;
-        Some(Received {
-            signal,
-            from_terminal: information.ssi_code == SI_KERNEL,
-        })
+        Some(Received { signal, from_terminal: information.ssi_code == SI_KERNEL })
     }
 }
 

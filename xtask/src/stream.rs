@@ -32,18 +32,10 @@ pub fn copy(mut from: impl Read, to: &mut dyn Write, end: &str) -> io::Result<Op
 
 /// How many of the bytes are output for sure, and the status if the mark is complete.
 fn split(bytes: &[u8], mark: &[u8]) -> (usize, Option<i32>) {
-    for start in bytes
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == 0)
-        .map(|(index, _)| index)
-    {
+    for start in bytes.iter().enumerate().filter(|(_, byte)| **byte == 0).map(|(index, _)| index) {
         let rest = &bytes[start..];
         if let Some(number) = rest.strip_prefix(mark) {
-            let line = number
-                .iter()
-                .position(|byte| *byte == b'\n')
-                .map(|end| &number[..end]);
+            let line = number.iter().position(|byte| *byte == b'\n').map(|end| &number[..end]);
             let status = line.and_then(|line| std::str::from_utf8(line).ok()?.trim().parse().ok());
             return (start, status);
         }

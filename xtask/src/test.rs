@@ -61,39 +61,25 @@ struct Outcome {
 
 impl Outcome {
     fn skipped(why: String) -> Self {
-        Self {
-            counts: Counts {
-                skipped: 1,
-                ..Counts::default()
-            },
-            note: Some(why),
-        }
+        Self { counts: Counts { skipped: 1, ..Counts::default() }, note: Some(why) }
     }
 
     fn failed(mut counts: Counts, why: String) -> Self {
         counts.failed = counts.failed.max(1);
-        Self {
-            counts,
-            note: Some(why),
-        }
+        Self { counts, note: Some(why) }
     }
 
     /// Judges a run by its exit status and by what it counted: a failure nobody counted is one all the same,
     /// and so is a run without tests, unless a filter may have left none.
     fn of(status: i32, counts: Counts, filtered: bool) -> Self {
         match counts {
-            _ if status != 0 && counts.failed == 0 => {
-                Self::failed(counts, format!("exit status {status}"))
+            _ if status != 0 && counts.failed == 0 => Self::failed(counts, format!("exit status {status}")),
+            _ if status == 0 && counts.failed != 0 => {
+                Self { counts, note: Some("failed with exit status 0".to_owned()) }
             }
-            _ if status == 0 && counts.failed != 0 => Self {
-                counts,
-                note: Some("failed with exit status 0".to_owned()),
-            },
-            Counts {
-                passed: 0,
-                failed: 0,
-                ..
-            } if !filtered => Self::failed(counts, "no test was executed".to_owned()),
+            Counts { passed: 0, failed: 0, .. } if !filtered => {
+                Self::failed(counts, "no test was executed".to_owned())
+            }
             _ => Self { counts, note: None },
         }
     }
@@ -101,24 +87,12 @@ impl Outcome {
 
 /// Runs the stages (all without `only`; with a filter, those that can be filtered) and returns whether all
 /// passed.
-pub fn run(
-    only: &[Stage],
-    filter: Option<&str>,
-    choice: Choice,
-    machine: &Machine,
-) -> Result<bool> {
+pub fn run(only: &[Stage], filter: Option<&str>, choice: Choice, machine: &Machine) -> Result<bool> {
     let wanted = |stage: &Stage| {
-        if only.is_empty() {
-            filter.is_none() || *stage != Stage::Lint
-        } else {
-            only.contains(stage)
-        }
+        if only.is_empty() { filter.is_none() || *stage != Stage::Lint } else { only.contains(stage) }
     };
     let stages: Vec<_> = Stage::ALL.into_iter().filter(wanted).collect();
-    setup::ensure(Needs {
-        lint: stages.contains(&Stage::Lint),
-        ..Needs::default()
-    })?;
+    setup::ensure(Needs { lint: stages.contains(&Stage::Lint), ..Needs::default() })?;
     let mut table = Vec::new();
     for (number, stage) in stages.iter().enumerate() {
         eprintln!("\n=== {}/{}: {}", number + 1, stages.len(), stage.title());
@@ -129,8 +103,7 @@ pub fn run(
             Stage::Lab => end_to_end(filter, choice, machine),
             Stage::Lint => lint(),
         };
-        let outcome =
-            result.unwrap_or_else(|error| Outcome::failed(Counts::default(), format!("{error:#}")));
+        let outcome = result.unwrap_or_else(|error| Outcome::failed(Counts::default(), format!("{error:#}")));
         table.push((*stage, outcome, begun.elapsed()));
     }
     Ok(report(&table))
@@ -141,20 +114,12 @@ fn host(filter: Option<&str>) -> Result<Outcome> {
     let mut all = Counter::default();
     let mut status = 0;
     // Of gateway-tests the library only: the rest are stages of their own.
-    let crates: [&[&str]; 2] = [
-        &["-p", "gateway-common", "-p", "gateway", "-p", "xtask"],
-        &["-p", "gateway-tests", "--lib"],
-    ];
+    let crates: [&[&str]; 2] =
+        [&["-p", "gateway-common", "-p", "gateway", "-p", "xtask"], &["-p", "gateway-tests", "--lib"]];
     for packages in crates {
         let mut cargo = pinned_command(&pinned, "cargo");
-        cargo
-            .args(["test", "--no-fail-fast"])
-            .args(packages)
-            .args(filter);
-        let mut child = cargo
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| cannot_start(&cargo))?;
+        cargo.args(["test", "--no-fail-fast"]).args(packages).args(filter);
+        let mut child = cargo.stdout(Stdio::piped()).spawn().with_context(|| cannot_start(&cargo))?;
         stream::copy(child.stdout.take().context("no pipe")?, &mut all, "no mark")?;
         let ended = child.wait()?;
         if !ended.success() {
@@ -173,38 +138,22 @@ fn replay(filter: Option<&str>, machine: &Machine) -> Result<Outcome> {
             return Ok(Outcome::skipped(format!("needs root ({fault})")));
         }
         eprintln!("The replay runs in a virtual machine: here it {fault}.");
-        setup::ensure(Needs {
-            vm: true,
-            ..Needs::default()
-        })?;
+        setup::ensure(Needs { vm: true, ..Needs::default() })?;
     }
     let executable = build::replay()?;
     // Where cargo would run it.
     let directory = project::root().join("tests");
     let status = if fault.is_err() {
-        let mut words = [
-            "env",
-            "-C",
-            &directory.to_string_lossy(),
-            &executable.to_string_lossy(),
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let mut words = ["env", "-C", &directory.to_string_lossy(), &executable.to_string_lossy()]
+            .map(str::to_owned)
+            .to_vec();
         words.extend(filter.map(str::to_owned));
         vm::run(machine, &words, Console::Output(&mut counter))?
     } else {
         let mut replay = crate::command::command(&executable);
-        replay
-            .current_dir(&directory)
-            .args(filter)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+        replay.current_dir(&directory).args(filter).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = replay.spawn().with_context(|| cannot_start(&replay))?;
-        stream::copy(
-            child.stdout.take().context("no pipe")?,
-            &mut counter,
-            "no mark",
-        )?;
+        stream::copy(child.stdout.take().context("no pipe")?, &mut counter, "no mark")?;
         child.wait()?.code().unwrap_or(1)
     };
     Ok(Outcome::of(status, counter.counts, filter.is_some()))
@@ -212,9 +161,7 @@ fn replay(filter: Option<&str>, machine: &Machine) -> Result<Outcome> {
 
 fn end_to_end(filter: Option<&str>, choice: Choice, machine: &Machine) -> Result<Outcome> {
     if !nix::unistd::geteuid().is_root() {
-        return Ok(Outcome::skipped(
-            "needs root, for namespaces and for the virtual machine".to_owned(),
-        ));
+        return Ok(Outcome::skipped("needs root, for namespaces and for the virtual machine".to_owned()));
     }
     if cfg!(not(target_arch = "x86_64")) && lab::native_fault().is_some() {
         return Ok(Outcome::skipped(
@@ -229,28 +176,15 @@ fn end_to_end(filter: Option<&str>, choice: Choice, machine: &Machine) -> Result
 
 fn lint() -> Result<Outcome> {
     let checks = lint::run(false)?;
-    let failed: Vec<_> = checks
-        .iter()
-        .filter(|check| !check.passed)
-        .map(|check| check.name)
-        .collect();
-    let counts = Counts {
-        passed: (checks.len() - failed.len()) as u64,
-        failed: failed.len() as u64,
-        skipped: 0,
-    };
-    Ok(Outcome {
-        counts,
-        note: (!failed.is_empty()).then(|| failed.join("; ")),
-    })
+    let failed: Vec<_> = checks.iter().filter(|check| !check.passed).map(|check| check.name).collect();
+    let counts =
+        Counts { passed: (checks.len() - failed.len()) as u64, failed: failed.len() as u64, skipped: 0 };
+    Ok(Outcome { counts, note: (!failed.is_empty()).then(|| failed.join("; ")) })
 }
 
 /// Prints the table and the last line; whether nothing failed.
 fn report(table: &[(Stage, Outcome, Duration)]) -> bool {
-    println!(
-        "\n{:<14} {:>7} {:>7} {:>8} {:>7}",
-        "stage", "passed", "failed", "skipped", "time"
-    );
+    println!("\n{:<14} {:>7} {:>7} {:>8} {:>7}", "stage", "passed", "failed", "skipped", "time");
     let mut sum = Counts::default();
     for (stage, Outcome { counts, note }, time) in table {
         println!(
@@ -268,10 +202,7 @@ fn report(table: &[(Stage, Outcome, Duration)]) -> bool {
         println!("No test was executed.");
         sum.failed = 1;
     }
-    println!(
-        "\n{} passed, {} failed, {} skipped",
-        sum.passed, sum.failed, sum.skipped
-    );
+    println!("\n{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
     sum.failed == 0
 }
 
@@ -287,17 +218,9 @@ impl Counts {
         let (_, result) = line.split_once("test result: ")?;
         let number = |what: &str| {
             let (before, _) = result.split_once(&format!(" {what}"))?;
-            before
-                .rsplit(|character: char| !character.is_ascii_digit())
-                .next()?
-                .parse()
-                .ok()
+            before.rsplit(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
         };
-        Some(Self {
-            passed: number("passed")?,
-            failed: number("failed")?,
-            skipped: number("ignored")?,
-        })
+        Some(Self { passed: number("passed")?, failed: number("failed")?, skipped: number("ignored")? })
     }
 }
 
@@ -335,12 +258,9 @@ impl Write for Counter {
 mod tests {
     use super::*;
 
-    const RESULT: &str = "test result: FAILED. 12 passed; 3 failed; 4 ignored; 0 measured; 9 filtered out; finished in 0.01s";
-    const COUNTS: Counts = Counts {
-        passed: 12,
-        failed: 3,
-        skipped: 4,
-    };
+    const RESULT: &str =
+        "test result: FAILED. 12 passed; 3 failed; 4 ignored; 0 measured; 9 filtered out; finished in 0.01s";
+    const COUNTS: Counts = Counts { passed: 12, failed: 3, skipped: 4 };
 
     #[test]
     fn results_are_read_in_colour_too() {
@@ -357,44 +277,14 @@ mod tests {
         for piece in output.as_bytes().chunks(7) {
             counter.write_all(piece).unwrap();
         }
-        assert_eq!(
-            counter.counts,
-            Counts {
-                passed: 24,
-                failed: 6,
-                skipped: 8
-            }
-        );
+        assert_eq!(counter.counts, Counts { passed: 24, failed: 6, skipped: 8 });
     }
 
     #[test]
     fn run_without_tests_or_with_uncounted_failure_fails() {
         assert_eq!(Outcome::of(0, Counts::default(), false).counts.failed, 1);
         assert_eq!(Outcome::of(0, Counts::default(), true).counts.failed, 0);
-        assert_eq!(
-            Outcome::of(
-                101,
-                Counts {
-                    passed: 5,
-                    ..Counts::default()
-                },
-                false
-            )
-            .counts
-            .failed,
-            1
-        );
-        assert!(
-            Outcome::of(
-                0,
-                Counts {
-                    passed: 5,
-                    ..Counts::default()
-                },
-                false
-            )
-            .note
-            .is_none()
-        );
+        assert_eq!(Outcome::of(101, Counts { passed: 5, ..Counts::default() }, false).counts.failed, 1);
+        assert!(Outcome::of(0, Counts { passed: 5, ..Counts::default() }, false).note.is_none());
     }
 }

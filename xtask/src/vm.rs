@@ -42,22 +42,13 @@ pub struct Machine {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
     /// QEMU's -accel, e.g. "tcg,thread=multi"; found out by a trial once a boot
-    #[arg(
-        long = "accel",
-        value_name = "ACCELERATOR",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long = "accel", value_name = "ACCELERATOR", default_value = "", hide_default_value = true)]
     pub accelerator: String,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self {
-            memory_mib: 3072,
-            cpus: 2,
-            accelerator: String::new(),
-        }
+        Self { memory_mib: 3072, cpus: 2, accelerator: String::new() }
     }
 }
 
@@ -75,8 +66,8 @@ pub fn run(machine: &Machine, command: &[String], console: Console<'_>) -> Resul
         nix::unistd::geteuid().is_root(),
         "the virtual machine needs root, since it shows this machine's files to the guest: run this with sudo"
     );
-    let kernel = kernel::installed()
-        .context("the guest's kernel is not there: run `cargo xtask setup --vm`")?;
+    let kernel =
+        kernel::installed().context("the guest's kernel is not there: run `cargo xtask setup --vm`")?;
     let mut machine = machine.clone();
     if machine.accelerator.is_empty() {
         machine.accelerator = accelerator(&machine, &kernel)?;
@@ -86,11 +77,7 @@ pub fn run(machine: &Machine, command: &[String], console: Console<'_>) -> Resul
         kernel.version,
         machine.cpus,
         machine.memory_mib,
-        if machine.accelerator.starts_with("kvm") {
-            "KVM"
-        } else {
-            "emulated (KVM cannot be used here)"
-        },
+        if machine.accelerator.starts_with("kvm") { "KVM" } else { "emulated (KVM cannot be used here)" },
     );
     supervise(&machine, &kernel, command, console, BOOT_LIMIT)
 }
@@ -165,10 +152,7 @@ fn watch(
             }
             Ok(Event::Ended(status)) => match status.context("cannot pass on the output")? {
                 Some(status) => return Ok(status),
-                None => bail!(
-                    "the virtual machine died; its last words:\n{}",
-                    guest.last_words()
-                ),
+                None => bail!("the virtual machine died; its last words:\n{}", guest.last_words()),
             },
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
@@ -182,14 +166,8 @@ fn watch(
                 signal if !started || asked_to_stop.is_some() => return Ok(128 + signal as i32),
                 signal => {
                     asked_to_stop = Some((signal, Instant::now()));
-                    writeln!(
-                        guest.control,
-                        "{}",
-                        signal.as_str().trim_start_matches("SIG")
-                    )?;
-                    eprintln!(
-                        "Told the command to stop; once more ends the virtual machine at once."
-                    );
+                    writeln!(guest.control, "{}", signal.as_str().trim_start_matches("SIG"))?;
+                    eprintln!("Told the command to stop; once more ends the virtual machine at once.");
                 }
             }
         }
@@ -249,45 +227,22 @@ impl Drop for Raw {
 /// kept until this machine boots again.
 fn accelerator(machine: &Machine, kernel: &Kernel) -> Result<String> {
     const EMULATION: &str = "tcg,thread=multi";
-    if fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_err()
-    {
+    if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return Ok(EMULATION.to_owned());
     }
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let cache = project::tools().join("accelerator");
-    if let Some((accelerator, of_boot)) = fs::read_to_string(&cache)
-        .unwrap_or_default()
-        .split_once(' ')
-    {
+    if let Some((accelerator, of_boot)) = fs::read_to_string(&cache).unwrap_or_default().split_once(' ') {
         if of_boot == boot {
             return Ok(accelerator.to_owned());
         }
     }
-    eprintln!(
-        "Trying whether KVM runs a virtual machine here (at most {} s, once) …",
-        PROBE_LIMIT.as_secs()
-    );
-    let trial = Machine {
-        accelerator: "kvm".to_owned(),
-        ..machine.clone()
-    };
-    let works = supervise(
-        &trial,
-        kernel,
-        &["true".to_owned()],
-        Console::Output(&mut io::sink()),
-        PROBE_LIMIT,
-    );
+    eprintln!("Trying whether KVM runs a virtual machine here (at most {} s, once) …", PROBE_LIMIT.as_secs());
+    let trial = Machine { accelerator: "kvm".to_owned(), ..machine.clone() };
+    let works =
+        supervise(&trial, kernel, &["true".to_owned()], Console::Output(&mut io::sink()), PROBE_LIMIT);
     ensure!(!matches!(works, Ok(129..)), "interrupted");
-    let accelerator = if matches!(works, Ok(0)) {
-        "kvm"
-    } else {
-        EMULATION
-    };
+    let accelerator = if matches!(works, Ok(0)) { "kvm" } else { EMULATION };
     fs::write(&cache, format!("{accelerator} {boot}"))?;
     Ok(accelerator.to_owned())
 }

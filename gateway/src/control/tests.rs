@@ -158,7 +158,7 @@ fn a_tunnel_is_up_only_with_its_sites_identity() {
         sa("globex.springfield", "springfield.globex.example", id.get()),
         sa("somebody", "berlin.acme.example", id.get()),
     ] {
-        let live = follow(&desired.tunnels, &[stranger.clone()]);
+        let live = follow(&desired.tunnels, std::slice::from_ref(&stranger));
         assert!(live.up.is_empty() && live.inbound.is_empty(), "{stranger:?}");
         assert_eq!(live.strangers.len(), 1);
         // Even beside the right one.

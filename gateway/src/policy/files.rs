@@ -57,7 +57,7 @@ impl Files {
                 self.gateway = Some(gateway);
                 self.faults.extend(faults);
             }
-            Err(fault) => self.faults.push(fault),
+            Err(fault) => self.faults.push(*fault),
         }
     }
 
@@ -97,7 +97,7 @@ impl Files {
                 self.customers.insert(name, customer);
                 self.faults.extend(faults);
             }
-            Err(fault) => self.faults.push(fault),
+            Err(fault) => self.faults.push(*fault),
         }
     }
 
@@ -128,20 +128,23 @@ fn toml_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn read_text(path: &Path) -> Result<Source, Fault> {
+fn read_text(path: &Path) -> Result<Source, Box<Fault>> {
     let source = Source { path: path.to_owned(), text: None };
     let expected = "a policy file that gatewayd may read";
-    let cannot = |error: std::io::Error| source.fault(format!("the file cannot be read: {error}"), expected);
+    let cannot =
+        |error: std::io::Error| Box::new(source.fault(format!("the file cannot be read: {error}"), expected));
     // Opening a FIFO or a terminal must not block.
     let file: File =
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(cannot)?;
     if !file.metadata().map_err(cannot)?.is_file() {
-        return Err(source.fault("this is not a regular file", "a regular file, or a link to one"));
+        let fault = source.fault("this is not a regular file", "a regular file, or a link to one");
+        return Err(fault.into());
     }
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(source.fault("the file is larger than 1 MiB", "a policy file of at most 1 MiB"));
+        let fault = source.fault("the file is larger than 1 MiB", "a policy file of at most 1 MiB");
+        return Err(fault.into());
     }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Source { text: Some(text.into()), ..source }),
@@ -150,7 +153,7 @@ fn read_text(path: &Path) -> Result<Source, Fault> {
             let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
             let source = Source { text: Some(text.into()), ..source };
             let invalid = Invalid::new("the file is not UTF-8 from here on", "a text file in UTF-8");
-            Err(source.fault_at(valid..valid, invalid))
+            Err(source.fault_at(valid..valid, invalid).into())
         }
     }
 }

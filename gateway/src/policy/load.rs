@@ -76,7 +76,7 @@ impl LastGood<'_> {
     }
 
     fn has_changed(&self, customer: &CustomerDocument) -> bool {
-        customer.value.as_ref() != self.customer(&customer.name)
+        customer.value.is_none() || customer.value.as_ref() != self.customer(&customer.name)
     }
 
     /// Unchanged customers first, new ones last: a conflict is the fault of the later.

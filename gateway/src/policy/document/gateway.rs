@@ -25,7 +25,6 @@ pub(in crate::policy) struct GatewayDocument {
     /// Bytes of the limits that are written down.
     pub tunnels: Option<Spanned<u32>>,
     pub customers: Option<Spanned<u32>>,
-    pub limits: Limits,
     /// `None` if the file has any fault.
     pub value: Option<Gateway>,
 }
@@ -63,7 +62,7 @@ impl GatewayDocument {
             })
         };
         let value = if faults.is_empty() { value() } else { None };
-        (Self { cloud_lan, identity, tunnels, customers, limits, value, source }, faults)
+        (Self { cloud_lan, identity, tunnels, customers, value, source }, faults)
     }
 
     /// The last good version.
@@ -74,7 +73,6 @@ impl GatewayDocument {
             identity: Some(kept(gateway.ipsec.identity.clone())),
             tunnels: None,
             customers: None,
-            limits: gateway.limits,
             value: Some(gateway.clone()),
         }
     }
