@@ -92,10 +92,11 @@ fn clippy_ebpf(pinned: &Pinned, fix: bool) -> Command {
         "build-std=core",
     ];
     let mut command = clippy(pinned, fix, &what, false);
-    command.env("RUSTC_BOOTSTRAP", "1").env(
-        "CARGO_ENCODED_RUSTFLAGS",
-        "--cfg=bpf_target_arch=\"x86_64\"",
-    );
+    // As aya-build does: aya-ebpf reads the host's architecture, whose registers programs see, from it.
+    let architecture = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
+    command
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", architecture);
     command
 }
 
