@@ -1,0 +1,475 @@
+//! A connection as charon is told it: one peer, its authentication and its children.
+//!
+//! Everything is sent explicitly where a different default would change what gets through. Names and
+//! identities are held to plain characters, since charon gives others a meaning (`%any`, `*`, `#…`).
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::{
+    Error,
+    message::{self, Blob, MAX_VALUE_BYTES},
+};
+
+/// IKE proposals, preferred first: AES256-GCM, then AES256-CBC with HMAC-SHA-512 for routers that need it.
+pub const IKE_PROPOSALS: [&str; 2] = [
+    "aes256gcm16-prfsha512-curve25519",
+    "aes256-sha512-prfsha512-curve25519",
+];
+
+/// ESP proposals in the same order. The group gives perfect forward secrecy when a CHILD_SA is rekeyed; the
+/// first one, made with its IKE_SA, takes its keys from IKE's exchange and has none (RFC 7296, 1.2).
+pub const ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-curve25519", "aes256-sha512-curve25519"];
+
+/// Marks from here on mean something else to charon (`MARK_UNIQUE`, `MARK_SAME` in ipsec_types.h).
+const FIRST_RESERVED_MARK: u32 = 0xffff_fffd;
+
+/// The other keys of a message that holds a connection's section under its name (see `events`).
+const RESERVED_NAMES: [&str; 5] = [
+    "up",
+    "local-host",
+    "local-port",
+    "remote-host",
+    "remote-port",
+];
+
+/// One IKEv2 connection, authenticated by certificates on both sides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// Letters, digits, `.`, `_`, `-`; at most 128.
+    pub name: String,
+    /// Our outer addresses; empty: any.
+    pub local_addrs: Vec<IpAddr>,
+    /// The peer's outer addresses; empty: any, and the peer has to initiate.
+    pub remote_addrs: Vec<IpAddr>,
+    /// We.
+    pub local: Local,
+    /// The peer.
+    pub remote: Remote,
+    /// IKE proposals, preferred first.
+    pub proposals: Vec<String>,
+    /// ESP in UDP even without NAT.
+    pub encap: bool,
+    /// What becomes of an older IKE_SA of the same peer.
+    pub unique: Unique,
+    /// Silence after which the peer is probed; zero: never. It is given up after charon's
+    /// retransmissions (`charon.retransmit_*`, 165 s by default).
+    pub dpd_delay: Duration,
+    /// Age at which the IKE_SA is rekeyed; it is deleted when 10 % over it.
+    pub rekey_time: Duration,
+    /// Age at which the peer must authenticate again; `None`: never. It breaks before it makes: about
+    /// 130 ms without policies. Without it an expired certificate stays in use as long as its IKE_SA is
+    /// rekeyed.
+    pub reauth_time: Option<Duration>,
+    /// How often to try to connect, each with all retransmissions; 0: forever.
+    pub keying_tries: u32,
+    /// Tunnels, at least one.
+    pub children: Vec<Child>,
+}
+
+/// How we authenticate. The private key is loaded with [`Client::load_key`](super::Client::load_key).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// A DNS name that the certificate carries as subjectAltName.
+    pub identity: String,
+    /// PEM or DER.
+    pub certificate: Vec<u8>,
+}
+
+/// Whom we accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// A DNS name that the peer's certificate must carry as subjectAltName. No wildcards.
+    pub identity: String,
+    /// The CA that must have issued the peer's certificate. PEM or DER.
+    pub authority: Vec<u8>,
+    /// How much must be known about revocation.
+    pub revocation: Revocation,
+}
+
+/// What a missing CRL means. A certificate that a loaded CRL lists is refused in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Revocation {
+    /// No CRL: accepted.
+    #[default]
+    Relaxed,
+    /// No valid CRL: refused.
+    Strict,
+}
+
+/// What happens when the same identity connects once more.
+///
+/// charon applies it after authentication, to IKE_SAs of the same connection whose two identities are equal
+/// in type and content (`check_uniqueness` in ike_sa_manager.c). So no other identity can displace an SA.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unique {
+    /// The new one replaces the old: at once if the peer says INITIAL_CONTACT, which a peer that crashed
+    /// does; else after 10 s from the same address (taken for reauthentication), else by a DELETE.
+    /// The gateway's choice: a site that comes back must not find itself locked out.
+    #[default]
+    Replace,
+    /// Only INITIAL_CONTACT replaces: two SAs of one site may live side by side with one reqid.
+    No,
+}
+
+/// One tunnel: a CHILD_SA configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// As a connection's name. Events and `list-sas` show it.
+    pub name: String,
+    /// What is reached on our side, at least one.
+    pub local_ts: Vec<IpNet>,
+    /// What is reached on the peer's side, at least one.
+    pub remote_ts: Vec<IpNet>,
+    /// ESP proposals, preferred first.
+    pub esp_proposals: Vec<String>,
+    /// Fixed reqid (not 0), the same over rekeying and reconnecting; `None`: charon chooses.
+    pub reqid: Option<u32>,
+    /// XFRM mark: on all policies, set on packets that were decrypted, and demanded of packets to encrypt.
+    /// The inbound SA itself is found without it, since ESP arrives unmarked.
+    pub mark: Option<u32>,
+    /// What to do when loaded.
+    pub start_action: Action,
+    /// What to do when the peer is found dead.
+    pub dpd_action: Action,
+    /// What to do when the peer closes the CHILD_SA.
+    pub close_action: Action,
+    /// Age at which it is rekeyed; it is deleted when 10 % over it.
+    pub rekey_time: Duration,
+    /// Packets that may overtake each other without being dropped as replayed.
+    pub replay_window: u32,
+}
+
+/// What to do with a child.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing; an SA goes.
+    #[default]
+    None,
+    /// Trap policies: traffic waits for the tunnel instead of leaving in plaintext.
+    Trap,
+    /// Connect.
+    Start,
+}
+
+impl Connection {
+    /// With this project's proposals and defaults fit for the gateway's side: any peer address, no
+    /// initiating, 30 s dead-peer detection, IKE rekeyed every 4 h.
+    #[must_use]
+    pub fn new(name: impl Into<String>, local: Local, remote: Remote) -> Self {
+        Self {
+            name: name.into(),
+            local_addrs: Vec::new(),
+            remote_addrs: Vec::new(),
+            local,
+            remote,
+            proposals: IKE_PROPOSALS.map(str::to_owned).to_vec(),
+            encap: false,
+            unique: Unique::default(),
+            dpd_delay: Duration::from_secs(30),
+            rekey_time: Duration::from_secs(4 * 3600),
+            reauth_time: None,
+            keying_tries: 1,
+            children: Vec::new(),
+        }
+    }
+
+    /// The `load-conn` message, after checking every field.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
+        self.check()?;
+        message::encode(&BTreeMap::from([(self.name.as_str(), self.wire())]))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        check_name("connection", &self.name)?;
+        check_identity("local identity", &self.local.identity)?;
+        check_identity("remote identity", &self.remote.identity)?;
+        check_blob("certificate", &self.local.certificate)?;
+        check_blob("authority", &self.remote.authority)?;
+        check_proposals("proposals", &self.proposals)?;
+        check_time("rekey_time", self.rekey_time)?;
+        if let Some(reauth_time) = self.reauth_time {
+            check_time("reauth_time", reauth_time)?;
+        }
+        if self.children.is_empty() {
+            return Err(Error::invalid("children", "", "at least one"));
+        }
+        for (index, child) in self.children.iter().enumerate() {
+            child.check()?;
+            if self
+                .children
+                .iter()
+                .take(index)
+                .any(|other| other.name == child.name)
+            {
+                return Err(Error::invalid("child", &child.name, "once in a connection"));
+            }
+        }
+        Ok(())
+    }
+
+    fn wire(&self) -> WireConnection<'_> {
+        WireConnection {
+            version: 2,
+            local_addrs: addresses(&self.local_addrs),
+            remote_addrs: addresses(&self.remote_addrs),
+            proposals: &self.proposals,
+            encap: self.encap,
+            mobike: false,
+            fragmentation: "yes",
+            unique: match self.unique {
+                Unique::Replace => "replace",
+                Unique::No => "no",
+            },
+            // Both: a peer must not need to know our certificate, nor we its.
+            send_certreq: true,
+            send_cert: "always",
+            dpd_delay: seconds(self.dpd_delay),
+            rekey_time: seconds(self.rekey_time),
+            reauth_time: self.reauth_time.map_or_else(|| "0s".into(), seconds),
+            keyingtries: self.keying_tries,
+            local: WireLocal {
+                auth: "pubkey",
+                id: fqdn(&self.local.identity),
+                certs: [Blob(&self.local.certificate)],
+            },
+            remote: WireRemote {
+                auth: "pubkey",
+                id: fqdn(&self.remote.identity),
+                cacerts: [Blob(&self.remote.authority)],
+                revocation: match self.remote.revocation {
+                    Revocation::Relaxed => "relaxed",
+                    Revocation::Strict => "strict",
+                },
+            },
+            children: self
+                .children
+                .iter()
+                .map(|c| (c.name.as_str(), c.wire()))
+                .collect(),
+        }
+    }
+}
+
+impl Child {
+    /// With this project's proposals; waits for the peer, gives up dead peers, rekeys every hour.
+    #[must_use]
+    pub fn new(name: impl Into<String>, local_ts: Vec<IpNet>, remote_ts: Vec<IpNet>) -> Self {
+        Self {
+            name: name.into(),
+            local_ts,
+            remote_ts,
+            esp_proposals: ESP_PROPOSALS.map(str::to_owned).to_vec(),
+            reqid: None,
+            mark: None,
+            start_action: Action::None,
+            dpd_action: Action::None,
+            close_action: Action::None,
+            rekey_time: Duration::from_secs(3600),
+            replay_window: 128,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        check_name("child", &self.name)?;
+        check_proposals("esp_proposals", &self.esp_proposals)?;
+        check_time("rekey_time", self.rekey_time)?;
+        if self.local_ts.is_empty() || self.remote_ts.is_empty() {
+            return Err(Error::invalid(
+                "traffic selectors",
+                &self.name,
+                "at least one on each side",
+            ));
+        }
+        if self.reqid == Some(0) {
+            return Err(Error::invalid("reqid", "0", "not 0, which means any"));
+        }
+        if self
+            .mark
+            .is_some_and(|mark| mark == 0 || mark >= FIRST_RESERVED_MARK)
+        {
+            return Err(Error::invalid("mark", &self.name, "1 to 0xfffffffc"));
+        }
+        Ok(())
+    }
+
+    fn wire(&self) -> WireChild<'_> {
+        // The whole mark, all bits.
+        let mark = self.mark.map(|mark| format!("{mark:#x}/0xffffffff"));
+        WireChild {
+            mode: "tunnel",
+            policies: true,
+            local_ts: self.local_ts.iter().map(IpNet::to_string).collect(),
+            remote_ts: self.remote_ts.iter().map(IpNet::to_string).collect(),
+            esp_proposals: &self.esp_proposals,
+            reqid: self.reqid,
+            mark_in: mark.clone(),
+            mark_in_sa: false,
+            set_mark_in: mark.clone(),
+            mark_out: mark,
+            start_action: self.start_action.keyword(),
+            dpd_action: self.dpd_action.keyword(),
+            close_action: self.close_action.keyword(),
+            rekey_time: seconds(self.rekey_time),
+            replay_window: self.replay_window,
+            // So that path-MTU discovery of the inner connection works.
+            copy_df: true,
+            hw_offload: "no",
+        }
+    }
+}
+
+impl Action {
+    fn keyword(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Trap => "trap",
+            Self::Start => "start",
+        }
+    }
+}
+
+/// Names of connections and children: no character that VICI, charon or a terminal gives a meaning.
+pub(super) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if name.is_empty() || name.len() > 128 || !name.bytes().all(plain) {
+        return Err(Error::invalid(
+            field,
+            name,
+            "1 to 128 letters, digits, `.`, `_`, `-`",
+        ));
+    }
+    if RESERVED_NAMES.contains(&name) {
+        return Err(Error::invalid(field, name, "not a key of VICI events"));
+    }
+    Ok(())
+}
+
+/// A value of raw bytes that fits.
+pub(super) fn check_blob(field: &'static str, blob: &[u8]) -> Result<(), Error> {
+    if blob.is_empty() || blob.len() > MAX_VALUE_BYTES {
+        return Err(Error::invalid(
+            field,
+            &format!("{} bytes", blob.len()),
+            "1 to 65535 bytes",
+        ));
+    }
+    Ok(())
+}
+
+/// A host name: charon would take `*` and `%any` for wildcards and `#` for hex.
+fn check_identity(field: &'static str, identity: &str) -> Result<(), Error> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if identity.len() > 253 || !identity.split('.').all(label) {
+        return Err(Error::invalid(
+            field,
+            identity,
+            "a host name without wildcards",
+        ));
+    }
+    Ok(())
+}
+
+fn check_proposals(field: &'static str, proposals: &[String]) -> Result<(), Error> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let bad = |proposal: &&String| {
+        proposal.is_empty() || proposal.len() > 256 || !proposal.bytes().all(plain)
+    };
+    if proposals.is_empty() || proposals.len() > 16 {
+        return Err(Error::invalid(field, "", "1 to 16 proposals"));
+    }
+    match proposals.iter().find(bad) {
+        Some(proposal) => Err(Error::invalid(field, proposal, "algorithms joined by `-`")),
+        None => Ok(()),
+    }
+}
+
+fn check_time(field: &'static str, time: Duration) -> Result<(), Error> {
+    if time < Duration::from_secs(1) {
+        return Err(Error::invalid(field, &format!("{time:?}"), "at least 1 s"));
+    }
+    Ok(())
+}
+
+/// Forces the identity's type: a bare name like `10.0.0.1` would be an address to charon.
+fn fqdn(identity: &str) -> String {
+    format!("fqdn:{identity}")
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{}s", time.as_secs())
+}
+
+fn addresses(addresses: &[IpAddr]) -> Vec<String> {
+    match addresses {
+        [] => vec!["%any".into()],
+        some => some.iter().map(IpAddr::to_string).collect(),
+    }
+}
+
+/// Keys of swanctl.conf(5), section connections.<conn>.
+#[derive(Debug, Serialize)]
+struct WireConnection<'a> {
+    version: u8,
+    local_addrs: Vec<String>,
+    remote_addrs: Vec<String>,
+    proposals: &'a [String],
+    encap: bool,
+    mobike: bool,
+    fragmentation: &'static str,
+    unique: &'static str,
+    send_certreq: bool,
+    send_cert: &'static str,
+    dpd_delay: String,
+    rekey_time: String,
+    reauth_time: String,
+    keyingtries: u32,
+    local: WireLocal<'a>,
+    remote: WireRemote<'a>,
+    children: BTreeMap<&'a str, WireChild<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct WireLocal<'a> {
+    auth: &'static str,
+    id: String,
+    certs: [Blob<'a>; 1],
+}
+
+#[derive(Debug, Serialize)]
+struct WireRemote<'a> {
+    auth: &'static str,
+    id: String,
+    cacerts: [Blob<'a>; 1],
+    revocation: &'static str,
+}
+
+/// Keys of swanctl.conf(5), section connections.<conn>.children.<child>.
+#[derive(Debug, Serialize)]
+struct WireChild<'a> {
+    mode: &'static str,
+    policies: bool,
+    local_ts: Vec<String>,
+    remote_ts: Vec<String>,
+    esp_proposals: &'a [String],
+    reqid: Option<u32>,
+    mark_in: Option<String>,
+    mark_in_sa: bool,
+    set_mark_in: Option<String>,
+    mark_out: Option<String>,
+    start_action: &'static str,
+    dpd_action: &'static str,
+    close_action: &'static str,
+    rekey_time: String,
+    replay_window: u32,
+    copy_df: bool,
+    hw_offload: &'static str,
+}

@@ -1,0 +1,211 @@
+//! Events: hints that SAs changed.
+
+use std::{collections::BTreeMap, collections::VecDeque, marker::PhantomData, path::Path};
+
+use serde::{
+    Deserialize,
+    de::{MapAccess, Visitor},
+};
+
+use super::{
+    ChildSa, Error,
+    message::Message,
+    packet::Packet,
+    sa::{RawChildSa, RawIkeSa},
+    transport::{self, Frames},
+};
+
+/// The events we ask for.
+const REGISTERED: [&str; 5] = [
+    "ike-updown",
+    "child-updown",
+    "ike-rekey",
+    "child-rekey",
+    "ike-update",
+];
+
+/// A connection that receives events. It must be read without pause: charon queues without bound.
+#[derive(Debug)]
+pub struct Events {
+    frames: Frames,
+    /// Came while others were being registered.
+    early: VecDeque<Event>,
+}
+
+/// Something happened to an IKE_SA or its children.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// The connection's name.
+    pub ike: String,
+    /// The IKE_SA's number, after a rekey that of the new one.
+    pub unique_id: Option<u32>,
+    /// The children concerned, as far as they could be read; for [`EventKind::ChildRekey`] the old one,
+    /// then the new one. IKE events name none.
+    pub children: Vec<ChildSa>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// An IKE_SA was established.
+    IkeUp,
+    /// An IKE_SA goes; its children go without events of their own.
+    IkeDown,
+    /// An IKE_SA was replaced and handed its children on.
+    IkeRekey,
+    /// A peer's outer address or port changes (NAT rebinding), and so do the kernel's SAs.
+    IkeUpdate,
+    /// A CHILD_SA is up.
+    ChildUp,
+    /// A CHILD_SA goes; comes before the kernel forgets it.
+    ChildDown,
+    /// A CHILD_SA was replaced.
+    ChildRekey,
+}
+
+impl Events {
+    /// Connects and registers.
+    pub async fn connect(path: &Path) -> Result<Self, Error> {
+        let mut frames = transport::open(path).await?;
+        let mut early = VecDeque::new();
+        for event in REGISTERED {
+            transport::register(&mut frames, event, |name, message| {
+                early.push_back(Event::decode(&name, &message)?);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(Self { frames, early })
+    }
+
+    /// The next event. Safe to cancel. After an error the connection is of no more use.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        if let Some(event) = self.early.pop_front() {
+            return Ok(event);
+        }
+        match transport::next(&mut self.frames).await? {
+            Packet::Event { name, message } => Event::decode(&name, &message),
+            other => Err(Error::malformed(format!("{other:?} instead of an event"))),
+        }
+    }
+}
+
+impl Event {
+    pub(super) fn decode(name: &str, message: &Message) -> Result<Self, Error> {
+        match name {
+            "ike-updown" => updown(message, EventKind::IkeUp, EventKind::IkeDown),
+            "child-updown" => updown(message, EventKind::ChildUp, EventKind::ChildDown),
+            "ike-update" => updown(message, EventKind::IkeUpdate, EventKind::IkeUpdate),
+            "ike-rekey" => {
+                let root: Root<'_, RekeyedIke<'_>> = message.decode()?;
+                let unique_id = root.section.new.unique_id();
+                Self::new(EventKind::IkeRekey, root.name, unique_id, Vec::new())
+            }
+            "child-rekey" => {
+                let root: Root<'_, IkeOfRekeyedChild<'_>> = message.decode()?;
+                let pairs = root
+                    .section
+                    .child_sas
+                    .values()
+                    .flat_map(|pair| [&pair.old, &pair.new]);
+                let children = pairs
+                    .filter_map(|child| child.parse().ok())
+                    .take(2)
+                    .collect();
+                let unique_id = root.section.uniqueid.and_then(|id| id.parse().ok());
+                Self::new(EventKind::ChildRekey, root.name, unique_id, children)
+            }
+            other => Err(Error::malformed(format!(
+                "event {other:?} was not asked for"
+            ))),
+        }
+    }
+
+    fn new(
+        kind: EventKind,
+        ike: &str,
+        unique_id: Option<u32>,
+        children: Vec<ChildSa>,
+    ) -> Result<Self, Error> {
+        if ike.chars().any(char::is_control) {
+            return Err(Error::malformed("control characters in a name"));
+        }
+        Ok(Self {
+            kind,
+            ike: ike.to_owned(),
+            unique_id,
+            children,
+        })
+    }
+}
+
+fn updown(message: &Message, up: EventKind, down: EventKind) -> Result<Event, Error> {
+    let root: Root<'_, RawIkeSa<'_>> = message.decode()?;
+    let children = root.section.children().flatten().collect();
+    let kind = if root.up { up } else { down };
+    Event::new(kind, root.name, root.section.unique_id(), children)
+}
+
+#[derive(Debug, Deserialize)]
+struct RekeyedIke<'a> {
+    #[serde(borrow)]
+    new: RawIkeSa<'a>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct IkeOfRekeyedChild<'a> {
+    uniqueid: Option<&'a str>,
+    #[serde(borrow)]
+    child_sas: BTreeMap<&'a str, RekeyedChild<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RekeyedChild<'a> {
+    #[serde(borrow)]
+    old: RawChildSa<'a>,
+    #[serde(borrow)]
+    new: RawChildSa<'a>,
+}
+
+/// An event's message: some key/values and one section, named after the connection.
+#[derive(Debug)]
+struct Root<'a, T> {
+    up: bool,
+    name: &'a str,
+    section: T,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Root<'de, T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RootVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for RootVisitor<T> {
+            type Value = Root<'de, T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an event")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut up = false;
+                let mut found = None;
+                while let Some(key) = map.next_key::<&str>()? {
+                    match key {
+                        "up" => up = map.next_value::<&str>()? == "yes",
+                        "local-host" | "local-port" | "remote-host" | "remote-port" => {
+                            map.next_value::<&str>()?;
+                        }
+                        name if found.is_none() => found = Some((name, map.next_value()?)),
+                        _ => return Err(serde::de::Error::custom("more than one section")),
+                    }
+                }
+                let (name, section) =
+                    found.ok_or_else(|| serde::de::Error::custom("no section"))?;
+                Ok(Root { up, name, section })
+            }
+        }
+        deserializer.deserialize_map(RootVisitor(PhantomData))
+    }
+}

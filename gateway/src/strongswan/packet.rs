@@ -1,0 +1,95 @@
+//! The packet layer: one packet in each frame, a type byte, for some a name, then a message.
+
+use tokio_util::{
+    bytes::{Buf, BufMut, Bytes, BytesMut},
+    codec::LengthDelimitedCodec,
+};
+
+use super::{Error, message::Message};
+
+/// Largest frame either side may send, without its length field (README, "Transport protocol").
+pub(super) const MAX_FRAME_BYTES: usize = 512 * 1024;
+
+const CMD_REQUEST: u8 = 0;
+const CMD_RESPONSE: u8 = 1;
+const CMD_UNKNOWN: u8 = 2;
+const EVENT_REGISTER: u8 = 3;
+const EVENT_CONFIRM: u8 = 5;
+const EVENT_UNKNOWN: u8 = 6;
+const EVENT: u8 = 7;
+
+/// What charon may send.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Packet {
+    Response(Message),
+    UnknownCommand,
+    EventConfirm,
+    UnknownEvent,
+    Event { name: String, message: Message },
+}
+
+/// Frames: a length of 32 bits in network order, then the packet.
+pub(super) fn codec() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder()
+        .length_field_type::<u32>()
+        .max_frame_length(MAX_FRAME_BYTES)
+        .new_codec()
+}
+
+/// A command with its encoded arguments.
+pub(super) fn request(command: &str, message: &[u8]) -> Result<Bytes, Error> {
+    named(CMD_REQUEST, command, message)
+}
+
+/// Asks for an event from now on.
+pub(super) fn register(event: &str) -> Result<Bytes, Error> {
+    named(EVENT_REGISTER, event, &[])
+}
+
+fn named(kind: u8, name: &str, message: &[u8]) -> Result<Bytes, Error> {
+    let length = u8::try_from(name.len())
+        .map_err(|_| Error::invalid("command", name, "at most 255 bytes"))?;
+    if 2 + name.len() + message.len() > MAX_FRAME_BYTES {
+        return Err(Error::invalid("message", name, "at most 512 KiB"));
+    }
+    let mut packet = BytesMut::with_capacity(2 + name.len() + message.len());
+    packet.put_u8(kind);
+    packet.put_u8(length);
+    packet.put_slice(name.as_bytes());
+    packet.put_slice(message);
+    Ok(packet.freeze())
+}
+
+impl Packet {
+    /// Reads one frame, message included: [`Error::Malformed`] if it is not a packet.
+    pub(super) fn parse(mut frame: Bytes) -> Result<Self, Error> {
+        match frame
+            .try_get_u8()
+            .map_err(|_| Error::malformed("empty packet"))?
+        {
+            CMD_RESPONSE => Ok(Self::Response(Message::parse(frame)?)),
+            CMD_UNKNOWN => Ok(Self::UnknownCommand),
+            EVENT_CONFIRM => Ok(Self::EventConfirm),
+            EVENT_UNKNOWN => Ok(Self::UnknownEvent),
+            EVENT => {
+                let name = event_name(&mut frame)?;
+                Ok(Self::Event {
+                    name,
+                    message: Message::parse(frame)?,
+                })
+            }
+            other => Err(Error::malformed(format!("packet type {other}"))),
+        }
+    }
+}
+
+fn event_name(frame: &mut Bytes) -> Result<String, Error> {
+    let length = frame
+        .try_get_u8()
+        .map_err(|_| Error::malformed("event without a name"))?;
+    if frame.len() < usize::from(length) {
+        return Err(Error::malformed("event name cut short"));
+    }
+    let name = frame.split_to(usize::from(length));
+    String::from_utf8(name.into()).map_err(|_| Error::malformed("event name is not text"))
+}

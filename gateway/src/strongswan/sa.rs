@@ -1,0 +1,461 @@
+//! The SAs charon reports, from text to types.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// Longest text kept from charon. The longest identity, a distinguished name, is far below.
+const MAX_TEXT_BYTES: usize = 512;
+/// CHILD_SAs of one IKE_SA, and traffic selectors of one CHILD_SA. Ours have one child, two while rekeying.
+const MAX_ITEMS: usize = 64;
+
+/// One IKE_SA and its CHILD_SAs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IkeSa {
+    /// The connection's name; `(unnamed)` as long as a peer has not said who it is.
+    pub name: String,
+    /// charon's number for it; a rekeyed IKE_SA gets a new one.
+    pub unique_id: u32,
+    /// Where in its life it is.
+    pub state: IkeState,
+    /// Our outer address.
+    pub local_host: IpAddr,
+    /// Our UDP port.
+    pub local_port: u16,
+    /// Our identity.
+    pub local_id: String,
+    /// The peer's outer address, behind NAT that of the NAT.
+    pub remote_host: IpAddr,
+    /// The peer's UDP port.
+    pub remote_port: u16,
+    /// The peer's identity. Authenticated only in the states for which
+    /// [`IkeState::is_authenticated`] holds.
+    pub remote_id: String,
+    /// Whether we initiated.
+    pub initiator: bool,
+    /// Whether we are behind NAT.
+    pub nat_local: bool,
+    /// Whether the peer is behind NAT.
+    pub nat_remote: bool,
+    /// What protects IKE itself.
+    pub algorithms: Algorithms,
+    /// How long it has been established; `None` in other states.
+    pub established: Option<Duration>,
+    /// Its CHILD_SAs that could be read.
+    pub children: Vec<ChildSa>,
+}
+
+/// One CHILD_SA: a pair of kernel SAs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildSa {
+    /// The child configuration's name.
+    pub name: String,
+    /// charon's number for it; a rekeyed CHILD_SA gets a new one.
+    pub unique_id: u32,
+    /// The tunnel id.
+    pub reqid: u32,
+    /// Where in its life it is.
+    pub state: ChildState,
+    /// SPI of what we receive, host byte order. `None` before the SAs are installed, and in state
+    /// `Updating` (NAT rebinding), where charon 5.9.8 does not list it though the SAs exist.
+    pub spi_in: Option<u32>,
+    /// SPI of what we send, as `spi_in`.
+    pub spi_out: Option<u32>,
+    /// XFRM mark of the inbound policies, 0 if none.
+    pub mark_in: u32,
+    /// XFRM mark of the outbound policy and SA, 0 if none.
+    pub mark_out: u32,
+    /// Whether ESP goes in UDP.
+    pub encap: bool,
+    /// What protects the traffic.
+    pub algorithms: Algorithms,
+    /// Inner bytes received.
+    pub bytes_in: u64,
+    /// Inner packets received.
+    pub packets_in: u64,
+    /// Inner bytes sent.
+    pub bytes_out: u64,
+    /// Inner packets sent.
+    pub packets_out: u64,
+    /// Our side's traffic selectors.
+    pub local_ts: Vec<TrafficSelector>,
+    /// The peer's traffic selectors.
+    pub remote_ts: Vec<TrafficSelector>,
+}
+
+/// What could not be read of an SA, and was left out of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Name of the IKE_SA or CHILD_SA, shortened.
+    pub name: String,
+    /// Which value, and what was wrong with it.
+    pub reason: String,
+}
+
+/// Negotiated algorithms by strongSwan's names, e.g. `AES_GCM_16`, 256, `CURVE_25519`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Algorithms {
+    /// Encryption.
+    pub encryption: Option<String>,
+    /// Encryption key, in bits.
+    pub encryption_key_bits: Option<u16>,
+    /// Integrity; `None` with AEAD.
+    pub integrity: Option<String>,
+    /// Pseudo-random function, of IKE_SAs only.
+    pub prf: Option<String>,
+    /// Key exchange. `None` in a CHILD_SA made with its IKE_SA: that one's keys come from IKE's exchange.
+    pub key_exchange: Option<String>,
+}
+
+/// A traffic selector as charon prints it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TrafficSelector {
+    /// A whole prefix, any protocol and port.
+    Net(IpNet),
+    /// Anything narrower or a range, e.g. `10.1.0.0/16[tcp/80]`.
+    Other(String),
+}
+
+/// States of an IKE_SA (`ike_sa_state_names` in strongSwan's ike_sa.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IkeState {
+    /// Made, nothing sent.
+    Created,
+    /// Negotiating; the peer is not authenticated yet.
+    Connecting,
+    /// In use.
+    Established,
+    /// IKEv1 only.
+    Passive,
+    /// Being replaced by a new one, in use still.
+    Rekeying,
+    /// Replaced; its CHILD_SAs belong to the new one.
+    Rekeyed,
+    /// Being deleted.
+    Deleting,
+    /// Going away.
+    Destroying,
+}
+
+/// States of a CHILD_SA (`child_sa_state_names` in strongSwan's child_sa.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildState {
+    /// Made, nothing installed.
+    Created,
+    /// A trap policy only.
+    Routed,
+    /// Being installed in the kernel.
+    Installing,
+    /// In use.
+    Installed,
+    /// Its addresses are being changed, in use still.
+    Updating,
+    /// Being replaced by a new one, in use still.
+    Rekeying,
+    /// Replaced; still decrypts for some seconds.
+    Rekeyed,
+    /// Negotiated again with another key exchange group.
+    Retrying,
+    /// Being deleted.
+    Deleting,
+    /// Deleted; still decrypts for some seconds.
+    Deleted,
+    /// Going away.
+    Destroying,
+}
+
+impl IkeState {
+    /// Whether the peer has proved its identity.
+    #[must_use]
+    pub fn is_authenticated(self) -> bool {
+        matches!(
+            self,
+            Self::Established | Self::Rekeying | Self::Rekeyed | Self::Deleting
+        )
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "CREATED" => Self::Created,
+            "CONNECTING" => Self::Connecting,
+            "ESTABLISHED" => Self::Established,
+            "PASSIVE" => Self::Passive,
+            "REKEYING" => Self::Rekeying,
+            "REKEYED" => Self::Rekeyed,
+            "DELETING" => Self::Deleting,
+            "DESTROYING" => Self::Destroying,
+            _ => return None,
+        })
+    }
+}
+
+impl ChildState {
+    /// Whether it is the one that encrypts now (or is about to be replaced as that).
+    #[must_use]
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Installed | Self::Updating | Self::Rekeying)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "CREATED" => Self::Created,
+            "ROUTED" => Self::Routed,
+            "INSTALLING" => Self::Installing,
+            "INSTALLED" => Self::Installed,
+            "UPDATING" => Self::Updating,
+            "REKEYING" => Self::Rekeying,
+            "REKEYED" => Self::Rekeyed,
+            "RETRYING" => Self::Retrying,
+            "DELETING" => Self::Deleting,
+            "DELETED" => Self::Deleted,
+            "DESTROYING" => Self::Destroying,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Algorithms {
+    /// As strongSwan writes proposals: `AES_GCM_16_256/PRF_HMAC_SHA2_512/CURVE_25519`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.encryption.as_deref().unwrap_or("none"))?;
+        if let Some(bits) = self.encryption_key_bits {
+            write!(f, "_{bits}")?;
+        }
+        [&self.integrity, &self.prf, &self.key_exchange]
+            .into_iter()
+            .flatten()
+            .try_for_each(|algorithm| write!(f, "/{algorithm}"))
+    }
+}
+
+/// An IKE_SA as it is sent: every value is text.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(super) struct RawIkeSa<'a> {
+    uniqueid: Option<&'a str>,
+    state: Option<&'a str>,
+    local_host: Option<&'a str>,
+    local_port: Option<&'a str>,
+    local_id: Option<&'a str>,
+    remote_host: Option<&'a str>,
+    remote_port: Option<&'a str>,
+    remote_id: Option<&'a str>,
+    initiator: Option<&'a str>,
+    nat_local: Option<&'a str>,
+    nat_remote: Option<&'a str>,
+    encr_alg: Option<&'a str>,
+    encr_keysize: Option<&'a str>,
+    integ_alg: Option<&'a str>,
+    prf_alg: Option<&'a str>,
+    dh_group: Option<&'a str>,
+    established: Option<&'a str>,
+    #[serde(borrow)]
+    child_sas: BTreeMap<&'a str, RawChildSa<'a>>,
+}
+
+/// A CHILD_SA as it is sent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(super) struct RawChildSa<'a> {
+    name: Option<&'a str>,
+    uniqueid: Option<&'a str>,
+    reqid: Option<&'a str>,
+    state: Option<&'a str>,
+    encap: Option<&'a str>,
+    spi_in: Option<&'a str>,
+    spi_out: Option<&'a str>,
+    mark_in: Option<&'a str>,
+    mark_out: Option<&'a str>,
+    encr_alg: Option<&'a str>,
+    encr_keysize: Option<&'a str>,
+    integ_alg: Option<&'a str>,
+    dh_group: Option<&'a str>,
+    bytes_in: Option<&'a str>,
+    packets_in: Option<&'a str>,
+    bytes_out: Option<&'a str>,
+    packets_out: Option<&'a str>,
+    #[serde(borrow)]
+    local_ts: Vec<&'a str>,
+    #[serde(borrow)]
+    remote_ts: Vec<&'a str>,
+}
+
+impl RawIkeSa<'_> {
+    /// Its number, if it can be read.
+    pub(super) fn unique_id(&self) -> Option<u32> {
+        self.uniqueid?.parse().ok()
+    }
+
+    /// Its children, each read or at fault.
+    pub(super) fn children(&self) -> impl Iterator<Item = Result<ChildSa, Fault>> {
+        let too_many = (self.child_sas.len() > MAX_ITEMS)
+            .then(|| Err(Fault::new("child-sas", format!("more than {MAX_ITEMS}"))));
+        self.child_sas
+            .values()
+            .take(MAX_ITEMS)
+            .map(RawChildSa::parse)
+            .chain(too_many)
+    }
+
+    /// The IKE_SA; faults of its children go to `faults`.
+    pub(super) fn parse(&self, name: &str, faults: &mut Vec<Fault>) -> Result<IkeSa, Fault> {
+        let read = || -> Result<IkeSa, String> {
+            Ok(IkeSa {
+                name: text("name", Some(name))?,
+                unique_id: number("uniqueid", self.uniqueid)?,
+                state: known("state", self.state, IkeState::parse)?,
+                local_host: known("local-host", self.local_host, host)?,
+                local_port: number("local-port", self.local_port)?,
+                local_id: text("local-id", self.local_id)?,
+                remote_host: known("remote-host", self.remote_host, host)?,
+                remote_port: number("remote-port", self.remote_port)?,
+                remote_id: text("remote-id", self.remote_id)?,
+                initiator: yes(self.initiator),
+                nat_local: yes(self.nat_local),
+                nat_remote: yes(self.nat_remote),
+                algorithms: Algorithms {
+                    encryption: optional_text("encr-alg", self.encr_alg)?,
+                    encryption_key_bits: optional_number("encr-keysize", self.encr_keysize)?,
+                    integrity: optional_text("integ-alg", self.integ_alg)?,
+                    prf: optional_text("prf-alg", self.prf_alg)?,
+                    key_exchange: optional_text("dh-group", self.dh_group)?,
+                },
+                established: optional_number("established", self.established)?
+                    .map(Duration::from_secs),
+                children: Vec::new(),
+            })
+        };
+        let mut sa = read().map_err(|reason| Fault::new(name, reason))?;
+        for child in self.children() {
+            match child {
+                Ok(child) => sa.children.push(child),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        Ok(sa)
+    }
+}
+
+impl RawChildSa<'_> {
+    pub(super) fn parse(&self) -> Result<ChildSa, Fault> {
+        let read = || -> Result<ChildSa, String> {
+            Ok(ChildSa {
+                name: text("name", self.name)?,
+                unique_id: number("uniqueid", self.uniqueid)?,
+                reqid: number("reqid", self.reqid)?,
+                state: known("state", self.state, ChildState::parse)?,
+                spi_in: optional_hex("spi-in", self.spi_in)?,
+                spi_out: optional_hex("spi-out", self.spi_out)?,
+                mark_in: optional_hex("mark-in", self.mark_in)?.unwrap_or(0),
+                mark_out: optional_hex("mark-out", self.mark_out)?.unwrap_or(0),
+                encap: yes(self.encap),
+                algorithms: Algorithms {
+                    encryption: optional_text("encr-alg", self.encr_alg)?,
+                    encryption_key_bits: optional_number("encr-keysize", self.encr_keysize)?,
+                    integrity: optional_text("integ-alg", self.integ_alg)?,
+                    prf: None,
+                    key_exchange: optional_text("dh-group", self.dh_group)?,
+                },
+                bytes_in: optional_number("bytes-in", self.bytes_in)?.unwrap_or(0),
+                packets_in: optional_number("packets-in", self.packets_in)?.unwrap_or(0),
+                bytes_out: optional_number("bytes-out", self.bytes_out)?.unwrap_or(0),
+                packets_out: optional_number("packets-out", self.packets_out)?.unwrap_or(0),
+                local_ts: selectors("local-ts", &self.local_ts)?,
+                remote_ts: selectors("remote-ts", &self.remote_ts)?,
+            })
+        };
+        read().map_err(|reason| Fault::new(self.name.unwrap_or("(unnamed)"), reason))
+    }
+}
+
+impl Fault {
+    pub(super) fn new(name: &str, reason: impl Into<String>) -> Self {
+        Self {
+            name: name.chars().take(64).collect(),
+            reason: reason.into(),
+        }
+    }
+}
+
+fn shown(value: &str) -> String {
+    value.chars().take(64).collect()
+}
+
+fn text(key: &str, value: Option<&str>) -> Result<String, String> {
+    optional_text(key, value)?.ok_or_else(|| format!("{key} is missing"))
+}
+
+fn optional_text(key: &str, value: Option<&str>) -> Result<Option<String>, String> {
+    match value {
+        Some(value) if value.len() > MAX_TEXT_BYTES => Err(format!("{key} is too long")),
+        // They end up in logs and terminals.
+        Some(value) if value.chars().any(char::is_control) => {
+            Err(format!("{key} holds control characters"))
+        }
+        value => Ok(value.map(str::to_owned)),
+    }
+}
+
+fn known<T>(
+    key: &str,
+    value: Option<&str>,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<T, String> {
+    let value = value.ok_or_else(|| format!("{key} is missing"))?;
+    parse(value).ok_or_else(|| format!("{key} is {:?}", shown(value)))
+}
+
+fn number<T: std::str::FromStr>(key: &str, value: Option<&str>) -> Result<T, String> {
+    known(key, value, |value| value.parse().ok())
+}
+
+fn optional_number<T: std::str::FromStr>(
+    key: &str,
+    value: Option<&str>,
+) -> Result<Option<T>, String> {
+    value.map(|value| number(key, Some(value))).transpose()
+}
+
+/// Eight hex digits, as charon prints SPIs and marks: the number in host byte order.
+fn optional_hex(key: &str, value: Option<&str>) -> Result<Option<u32>, String> {
+    let parse = |value: &str| {
+        let digits = value.len() == 8 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+        digits
+            .then(|| u32::from_str_radix(value, 16).ok())
+            .flatten()
+    };
+    value
+        .map(|value| known(key, Some(value), parse))
+        .transpose()
+}
+
+fn yes(value: Option<&str>) -> bool {
+    value == Some("yes")
+}
+
+/// charon prints an address it does not know yet as `%any`.
+fn host(value: &str) -> Option<IpAddr> {
+    match value {
+        "%any" => Some(Ipv4Addr::UNSPECIFIED.into()),
+        "%any6" => Some(Ipv6Addr::UNSPECIFIED.into()),
+        // A link-local address comes with its zone.
+        value => value.split('%').next()?.parse().ok(),
+    }
+}
+
+fn selectors(key: &str, values: &[&str]) -> Result<Vec<TrafficSelector>, String> {
+    if values.len() > MAX_ITEMS {
+        return Err(format!("{key} has more than {MAX_ITEMS} entries"));
+    }
+    let selector = |value: &&str| match value.parse() {
+        Ok(net) => Ok(TrafficSelector::Net(net)),
+        Err(_) => Ok(TrafficSelector::Other(text(key, Some(value))?)),
+    };
+    values.iter().map(selector).collect()
+}

@@ -1,0 +1,191 @@
+//! One VICI connection for commands, owned by a task.
+//!
+//! VICI has no request numbers: an answer belongs to the last request. So a request, once written, must be
+//! followed to its end even when its caller has gone (a dropped future, a lost `select!`); the task does
+//! that. Whatever leaves the connection in doubt (timeout, malformed frame, EOF) closes it, which fails the
+//! command under way and all that queue behind it at once.
+
+use std::{path::Path, time::Duration};
+
+use futures::{SinkExt, StreamExt};
+use tokio::{
+    net::UnixStream,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+use super::{
+    Error,
+    message::Message,
+    packet::{self, Packet},
+};
+
+pub(super) type Frames = Framed<UnixStream, LengthDelimitedCodec>;
+
+/// Answers to connecting and registering, which charon gives at once.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Commands that wait for the one under way.
+const QUEUED_REQUESTS: usize = 64;
+/// What one streamed command may bring. An IKE_SA with one CHILD_SA takes about 1.5 KiB.
+const MAX_STREAM_BYTES: usize = 512 * 1024 * 1024;
+
+/// A handle; clones share the connection, which closes with the last of them.
+#[derive(Debug, Clone)]
+pub(super) struct Transport {
+    requests: mpsc::Sender<Request>,
+}
+
+/// One command.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) command: &'static str,
+    /// The encoded arguments.
+    pub(super) message: Vec<u8>,
+    /// The event that streams this command's results, and where they go.
+    pub(super) stream: Option<(&'static str, mpsc::Sender<Message>)>,
+    /// For the whole command, stream included.
+    pub(super) timeout: Duration,
+    pub(super) reply: oneshot::Sender<Result<Message, Error>>,
+}
+
+impl Transport {
+    /// Connects, registers `streams`, starts the task. Needs a tokio runtime.
+    pub(super) async fn connect(path: &Path, streams: &[&'static str]) -> Result<Self, Error> {
+        let mut frames = open(path).await?;
+        for event in streams {
+            // On this connection streamed events come during their command only.
+            register(&mut frames, event, |_, _| {
+                Err(Error::malformed("event before any command"))
+            })
+            .await?;
+        }
+        let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
+        tokio::spawn(run(frames, queue));
+        Ok(Self { requests })
+    }
+
+    /// Hands a request to the task. [`Error::Closed`] comes by the request's reply being dropped.
+    pub(super) async fn send(&self, request: Request) -> Result<(), Error> {
+        self.requests.send(request).await.map_err(|_| Error::Closed)
+    }
+
+    /// Returns when the connection has closed, idle or not.
+    pub(super) async fn closed(&self) {
+        self.requests.closed().await;
+    }
+}
+
+/// Connects to the socket and checks who listens there.
+pub(super) async fn open(path: &Path) -> Result<Frames, Error> {
+    let connect = |source| Error::Connect {
+        path: path.to_owned(),
+        source,
+    };
+    let stream = timeout(HANDSHAKE_TIMEOUT, UnixStream::connect(path))
+        .await
+        .map_err(|_| Error::Timeout {
+            command: "connect",
+            after: HANDSHAKE_TIMEOUT,
+        })?
+        .map_err(connect)?;
+    let uid = stream.peer_cred().map_err(connect)?.uid();
+    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+        return Err(Error::ForeignPeer {
+            path: path.to_owned(),
+            uid,
+        });
+    }
+    Ok(Framed::new(stream, packet::codec()))
+}
+
+/// Registers one event; events that come before the confirmation go to `early`.
+pub(super) async fn register(
+    frames: &mut Frames,
+    event: &'static str,
+    mut early: impl FnMut(String, Message) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let exchange = async {
+        frames.send(packet::register(event)?).await?;
+        loop {
+            match next(frames).await? {
+                Packet::EventConfirm => return Ok(()),
+                Packet::UnknownEvent => return Err(Error::Unknown(event)),
+                Packet::Event { name, message } => early(name, message)?,
+                _ => return Err(Error::malformed("response without a request")),
+            }
+        }
+    };
+    timeout(HANDSHAKE_TIMEOUT, exchange)
+        .await
+        .map_err(|_| Error::Timeout {
+            command: "register",
+            after: HANDSHAKE_TIMEOUT,
+        })?
+}
+
+/// The next packet. Safe to cancel: a frame half read stays in the buffer.
+pub(super) async fn next(frames: &mut Frames) -> Result<Packet, Error> {
+    let frame = frames.next().await.ok_or(Error::Closed)??;
+    Packet::parse(frame.freeze())
+}
+
+async fn run(mut frames: Frames, mut queue: mpsc::Receiver<Request>) {
+    loop {
+        let request = tokio::select! {
+            request = queue.recv() => request,
+            // Idle, charon has nothing to say: EOF, or a violation.
+            unasked = next(&mut frames) => {
+                match unasked {
+                    Err(Error::Closed) => {}
+                    other => tracing::warn!(?other, "unexpected VICI packet, closing"),
+                }
+                return;
+            }
+        };
+        let Some(request) = request else { return };
+        let (outcome, usable) = match serve(&mut frames, &request).await {
+            Ok(outcome) => (outcome, true),
+            Err(error) => (Err(error), false),
+        };
+        // The caller may have gone; its answer has been consumed all the same.
+        let _ = request.reply.send(outcome);
+        if !usable {
+            return;
+        }
+    }
+}
+
+/// The outer error ends the connection, the inner one concerns this command only.
+async fn serve(frames: &mut Frames, request: &Request) -> Result<Result<Message, Error>, Error> {
+    let packet = match packet::request(request.command, &request.message) {
+        Ok(packet) => packet,
+        Err(error) => return Ok(Err(error)),
+    };
+    let exchange = async {
+        frames.send(packet).await?;
+        let mut streamed_bytes = 0_usize;
+        loop {
+            match (next(frames).await?, &request.stream) {
+                (Packet::Response(message), _) => return Ok(Ok(message)),
+                (Packet::UnknownCommand, _) => return Ok(Err(Error::Unknown(request.command))),
+                (Packet::Event { name, message }, Some((event, sink))) if name == *event => {
+                    streamed_bytes += message.bytes();
+                    if streamed_bytes > MAX_STREAM_BYTES {
+                        return Err(Error::malformed("endless stream"));
+                    }
+                    // A caller that has gone does not end the stream.
+                    let _ = sink.send(message).await;
+                }
+                (other, _) => return Err(Error::malformed(format!("{other:?} during a command"))),
+            }
+        }
+    };
+    let timed_out = Error::Timeout {
+        command: request.command,
+        after: request.timeout,
+    };
+    timeout(request.timeout, exchange)
+        .await
+        .unwrap_or(Err(timed_out))
+}
