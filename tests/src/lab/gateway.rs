@@ -1,0 +1,136 @@
+//! The cloud gateway under test: charon without a configuration, and gatewayd that gives it one.
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+
+use super::{
+    charon::{self, Charon, VICI},
+    namespace::Namespace,
+    open_gateway,
+    pki::{Authority, Issued},
+    process::{self, Process, wait_for},
+};
+
+/// Where gatewayd pins, as the gateway sees it.
+pub const PINS: &str = "/run/gateway/bpf";
+const STATE: &str = "/run/gateway/state";
+
+/// Packets dropped so far, by customer (`-` where none is known) and reason.
+pub type Drops = BTreeMap<(String, String), u64>;
+
+/// Where gatewayd, gatewayctl and the policies are.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The folder of gatewayd and gatewayctl, absolute.
+    pub bin_dir: PathBuf,
+    /// The folder of policies, absolute.
+    pub policy_dir: PathBuf,
+    /// Instead of gatewayd, a gateway that forwards everything: shows what the attacks do unhindered.
+    pub without_gatewayd: bool,
+}
+
+/// The gateway's processes.
+#[derive(Debug)]
+pub struct Gateway {
+    programs: Programs,
+    daemon: Option<Process>,
+    charon: Charon,
+    dir: PathBuf,
+}
+
+/// One line of `gatewayctl drops --json`.
+#[derive(Debug, Deserialize)]
+struct DropLine {
+    customer: Option<String>,
+    reason: String,
+    packets: u64,
+}
+
+impl Gateway {
+    /// Starts charon and waits for nothing.
+    pub fn start(programs: Programs, namespace: &Namespace, dir: &Path) -> Result<Self> {
+        let charon = Charon::start(namespace, dir)?;
+        Ok(Self { programs, daemon: None, charon, dir: dir.to_path_buf() })
+    }
+
+    /// Starts gatewayd and waits until it says that it enforces.
+    pub fn start_daemon(&mut self, namespace: &Namespace, authority: &Authority, own: &Issued) -> Result<()> {
+        self.charon.wait_until_ready()?;
+        if self.programs.without_gatewayd {
+            return open_gateway::start(namespace, &self.charon, authority, own);
+        }
+        let mut command = namespace.command(self.programs.bin_dir.join("gatewayd"));
+        command.arg("--policy").arg(&self.programs.policy_dir);
+        command.args(["--state", STATE, "--vici", VICI, "--pin", PINS]);
+        self.daemon = Some(Process::start(command, &self.dir.join("gatewayd.log"))?);
+        self.wait_until_ready(namespace)
+    }
+
+    /// Kills gatewayd as the kernel's OOM killer would.
+    pub fn kill_daemon(&mut self) -> Result<()> {
+        self.daemon.take().context("gatewayd is not running")?.end(Signal::SIGKILL).map(drop)
+    }
+
+    /// The gateway's charon.
+    pub fn charon(&self) -> &Charon {
+        &self.charon
+    }
+
+    /// All drop counters. Empty without gatewayd.
+    pub fn drops(&self, namespace: &Namespace) -> Result<Drops> {
+        if self.programs.without_gatewayd {
+            return Ok(Drops::new());
+        }
+        let text = process::output(self.control(namespace, "drops").arg("--json"))?;
+        let lines: Vec<DropLine> =
+            serde_json::from_str(&text).context("cannot read `gatewayctl drops --json`")?;
+        Ok(lines
+            .into_iter()
+            .map(|line| ((line.customer.unwrap_or_else(|| "-".to_owned()), line.reason), line.packets))
+            .collect())
+    }
+
+    /// A shell whose world is the gateway's, with gatewayctl on its path.
+    pub fn shell(&self, namespace: &Namespace) -> Command {
+        let mut command = namespace.command("bash");
+        let path = std::env::var("PATH").unwrap_or_default();
+        command
+            .env("PATH", format!("{}:{path}", self.programs.bin_dir.display()))
+            .env("STRONGSWAN_CONF", charon::CONF)
+            .env("PS1", "gateway# ")
+            .args(["--norc", "--noprofile"]);
+        command
+    }
+
+    fn wait_until_ready(&mut self, namespace: &Namespace) -> Result<()> {
+        let mut status = self.control(namespace, "status");
+        status.arg("--json");
+        wait_for("gatewayd to be ready", Duration::from_secs(60), || {
+            if let Some(daemon) = &mut self.daemon {
+                daemon.ensure_running().context("gatewayd did not come up")?;
+            }
+            Ok(process::output(&mut status).ok().map(drop))
+        })
+    }
+
+    fn control(&self, namespace: &Namespace, subcommand: &str) -> Command {
+        let mut command = namespace.command(self.programs.bin_dir.join("gatewayctl"));
+        command.args([subcommand, "--pin", PINS]);
+        command
+    }
+}
+
+/// The kernel's count of one cause in `/proc/net/xfrm_stat` of a namespace.
+pub fn xfrm_stat(namespace: &Namespace, counter: &str) -> Result<u64> {
+    let text = namespace.enter(|| Ok(fs::read_to_string("/proc/thread-self/net/xfrm_stat")?))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(counter));
+    line.with_context(|| format!("the kernel has no {counter}"))?.trim().parse().context("not a number")
+}

@@ -1,0 +1,1 @@
+//! What must work, whatever happens to the daemons meanwhile.
