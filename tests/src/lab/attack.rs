@@ -2,6 +2,7 @@
 use std::fmt;
 
 use anyhow::{Context, Result};
+use gateway_common::reason::Reason;
 
 use super::{
     Lab,
@@ -28,8 +29,8 @@ pub enum Expected {
     Dropped {
         /// Whose counter.
         customer: &'static str,
-        /// The reason's name.
-        reason: &'static str,
+        /// Why.
+        reason: Reason,
     },
     /// The gateway's kernel drops every packet and counts it in xfrm_stat.
     DroppedByKernel {
@@ -88,7 +89,8 @@ pub fn judge(attack: &Attack, lab: &Lab) -> Result<Outcome> {
 
     let count_is_right = match attack.expected {
         Expected::Dropped { customer, reason } => {
-            let count = counted.get(&(customer.to_owned(), reason.to_owned())).copied().unwrap_or_default();
+            let count =
+                counted.get(&(customer.to_owned(), reason.name().to_owned())).copied().unwrap_or_default();
             match seen.dropped {
                 AtLeast::All => count == seen.sent && counted.len() == 1,
                 AtLeast::One => count >= 1 && counted.keys().all(|(owner, _)| owner == customer),
@@ -103,7 +105,7 @@ pub fn judge(attack: &Attack, lab: &Lab) -> Result<Outcome> {
         _ => show(&counted),
     };
     let leaked =
-        if seen.leaks.is_empty() { "none arrived".to_owned() } else { format!("{} leaks", seen.leaks.len()) };
+        if seen.leaks.is_empty() { "none arrived".to_owned() } else { format!("{} leaked", seen.leaks.len()) };
     Ok(Outcome {
         held: count_is_right && seen.leaks.is_empty(),
         seen: format!("{} sent, {leaked}, {shown}", seen.sent),
@@ -114,7 +116,7 @@ pub fn judge(attack: &Attack, lab: &Lab) -> Result<Outcome> {
 impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Dropped { customer, reason } => write!(f, "{reason} ({customer})"),
+            Self::Dropped { customer, reason } => write!(f, "{} ({customer})", reason.name()),
             Self::DroppedByKernel { counter } => write!(f, "{counter} (kernel)"),
             Self::NoTunnel => write!(f, "no tunnel"),
         }

@@ -21,12 +21,18 @@ use nix::{
     },
 };
 
-use super::{frame::packet_socket, namespace::Namespace, process::wait_for};
+use super::{
+    frame::{Packet, packet_socket, tcp_with_header},
+    namespace::Namespace,
+    process::wait_for,
+};
 
 /// How long the reader sleeps in a read, so how soon it notices that it shall stop.
 const POLL: TimeVal = TimeVal::new(0, 20_000);
 /// Room for a burst while the reader is not scheduled.
 const BUFFER_BYTES: usize = 4 << 20;
+const UDP: u8 = 17;
+const ESP: u8 = 50;
 
 /// A capture that is running. Dropping it stops it.
 #[derive(Debug)]
@@ -144,8 +150,6 @@ impl Frame {
 
     /// Whether the gateway may send it into the internet: ARP, ESP, IKE, and both in UDP 4500.
     pub fn is_ipsec_or_arp(&self) -> bool {
-        const UDP: u8 = 17;
-        const ESP: u8 = 50;
         let ports = self.bytes.get(34..38).unwrap_or_default();
         let ike = [[1, 0xf4], [0x11, 0x94]];
         self.is_arp()
@@ -154,6 +158,11 @@ impl Frame {
                 Some(UDP) => ike.iter().any(|port| ports.starts_with(port)),
                 _ => false,
             }
+    }
+
+    /// Whether it is an ESP packet that arrived here.
+    pub fn is_esp_in(&self) -> bool {
+        !self.outgoing && self.ip_protocol() == Some(ESP)
     }
 
     /// One line for a person.
@@ -170,6 +179,29 @@ impl Frame {
             }
             (None, _) => format!("a frame of {} bytes", self.bytes.len()),
         }
+    }
+}
+
+impl Segment {
+    /// The segment that would come next in the connection, with this payload: the same header and
+    /// options, so that GRO finds nothing to tell the two apart.
+    pub fn next(&self, payload: &[u8]) -> Self {
+        let length = u32::try_from(self.payload.len()).expect("a segment is short");
+        let mut next = Self {
+            identification: self.identification.wrapping_add(1),
+            payload: payload.to_vec(),
+            ..self.clone()
+        };
+        next.header.sequence_number = self.header.sequence_number.wrapping_add(length);
+        next
+    }
+
+    /// The IPv4 packet, with new checksums.
+    pub fn to_packet(&self) -> Packet {
+        let mut packet = tcp_with_header(self.source, self.destination, self.header.clone(), &self.payload);
+        // The kernel puts the IPv4 header's checksum right when it sends the packet.
+        packet[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        packet
     }
 }
 

@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep, TcpHeader, ip_number};
+use etherparse::{
+    EtherType, Ethernet2Header, IpNumber, PacketBuilder, PacketBuilderStep, TcpHeader, ip_number,
+};
 use nix::{
     libc,
     net::if_::if_nametoindex,
@@ -99,14 +101,11 @@ pub fn send_packets(namespace: &Namespace, packets: &[Packet]) -> Result<()> {
 
 /// Puts packets on the wire to the gateway's eth_internet, past all routing and filtering of the
 /// sender: what anyone on the same segment could do.
-pub fn send_on_gateway_wire(internet: &Namespace, packets: &[Packet]) -> Result<()> {
+pub fn send_on_gateway_wire(internet: &Namespace, ethertype: EtherType, packets: &[Packet]) -> Result<()> {
     let socket = packet_socket(internet, "gateway")?;
+    let header = Ethernet2Header { destination: GATEWAY_MAC, source: INTERNET_MAC, ether_type: ethertype };
     for packet in packets {
-        let mut frame = Vec::with_capacity(14 + packet.len());
-        frame.extend(GATEWAY_MAC);
-        frame.extend(INTERNET_MAC);
-        frame.extend(0x0800_u16.to_be_bytes());
-        frame.extend(packet);
+        let frame = [&header.to_bytes()[..], packet].concat();
         let sent = send(socket.as_raw_fd(), &frame, MsgFlags::empty())?;
         ensure!(sent == frame.len(), "a frame was cut off");
     }

@@ -1,12 +1,13 @@
 //! The cloud gateway under test: charon without a configuration, and gatewayd that gives it one.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
+use ::gateway::kernel::{maps::Maps, pins::Pins};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
@@ -82,6 +83,17 @@ impl Gateway {
     /// The gateway's charon.
     pub fn charon(&self) -> &Charon {
         &self.charon
+    }
+
+    /// The tunnel ids that packets may use at this moment, as the programs see them. None without
+    /// gatewayd.
+    pub fn tunnels_up(&self) -> Result<Option<BTreeSet<u32>>> {
+        if self.programs.without_gatewayd {
+            return Ok(None);
+        }
+        let tunnels = Maps::open(&Pins::new(self.dir.join("run/gateway/bpf")))?.tunnels()?;
+        let up = tunnels.into_iter().filter(|(_, tunnel)| tunnel.up == 1);
+        Ok(Some(up.map(|(id, _)| id.get()).collect()))
     }
 
     /// All drop counters. Empty without gatewayd.

@@ -115,14 +115,27 @@ impl Lab {
         self.wait_for_tunnels()
     }
 
-    /// Waits until the gateway has one tunnel of each site; returns them in the order of [`SITES`].
+    /// Waits until the gateway has one tunnel of each site and lets packets through it; returns them
+    /// in the order of [`SITES`].
     pub fn wait_for_tunnels(&self) -> Result<Vec<Sa>> {
         wait_for("all tunnels", TUNNEL_UP, || {
             let sas = self.gateway_sas()?;
-            Ok(SITES
-                .iter()
-                .map(|site| sas.iter().find(|sa| sa.remote_identity == site.identity).cloned())
-                .collect())
+            let of_site = |site: &Spec| sas.iter().find(|sa| sa.remote_identity == site.identity).cloned();
+            let Some(found) = SITES.iter().map(of_site).collect::<Option<Vec<_>>>() else { return Ok(None) };
+            let open = match self.gateway.tunnels_up()? {
+                Some(ids) => found.iter().all(|sa| ids.contains(&sa.reqid)),
+                None => true,
+            };
+            Ok(open.then_some(found))
+        })
+    }
+
+    /// Waits until neither charon nor the programs have the tunnel of this id.
+    pub fn wait_until_down(&self, tunnel_id: u32) -> Result<()> {
+        wait_for("the tunnel to be down", TUNNEL_UP, || {
+            let in_charon = self.gateway_sas()?.iter().any(|sa| sa.reqid == tunnel_id);
+            let in_programs = self.gateway.tunnels_up()?.is_some_and(|ids| ids.contains(&tunnel_id));
+            Ok((!in_charon && !in_programs).then_some(()))
         })
     }
 

@@ -7,7 +7,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use super::{
     Lab,
     attack::judge,
-    attacks::ATTACKS,
+    attacks,
     charon::Sa,
     device,
     gateway::{PINS, Programs},
@@ -17,6 +17,9 @@ use super::{
     server::Request,
     site::{SITES, Spec},
 };
+
+/// Of what went wrong in an attack.
+const SHOWN_DETAILS: usize = 3;
 
 /// What to do once everything was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,18 +51,21 @@ pub fn run(programs: Programs, then: Then, interrupt: &Interrupt) -> Result<bool
 
     report.section("Attacks");
     report.head(&[(&"attack", 52), (&"expected", 38), (&"seen", 0)]);
-    let mut failed = 0;
-    for attack in ATTACKS {
+    let (mut tried, mut failed) = (0, 0);
+    for attack in attacks::all() {
         let outcome = judge(attack, &lab)?;
         report.check(outcome.held, &[(&attack.what, 52), (&attack.expected, 38), (&outcome.seen, 0)]);
-        for detail in &outcome.details {
+        for detail in outcome.details.iter().take(SHOWN_DETAILS) {
             report.note(format!("  {detail}"));
         }
-        failed += usize::from(!outcome.held);
+        if let Some(more @ 1..) = outcome.details.len().checked_sub(SHOWN_DETAILS) {
+            report.note(format!("  and {more} more"));
+        }
+        tried += 1;
+        failed += u32::from(!outcome.held);
     }
     held &= failed == 0;
-    let refused = ATTACKS.len() - failed;
-    report.verdict(held, &format!("{refused} of {} attacks refused as expected", ATTACKS.len()));
+    report.verdict(held, &format!("{} of {tried} attacks refused as expected", tried - failed));
 
     match then {
         Then::End => {}

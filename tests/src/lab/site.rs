@@ -41,9 +41,12 @@ pub struct Spec {
     pub behind_nat: bool,
 }
 
-const ACME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 11);
-const GLOBEX_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 12);
-const INITECH_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 13);
+/// The customer's server, on the cloud LAN.
+pub const ACME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 11);
+/// The customer's server, on the cloud LAN.
+pub const GLOBEX_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 12);
+/// The customer's server, on the cloud LAN.
+pub const INITECH_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 13);
 
 /// All sites. acme's first and globex have the same LAN, and devices with the same address in it.
 pub const SITES: [Spec; 4] = [
