@@ -55,6 +55,8 @@ impl Prefix {
 pub struct Settings {
     /// 1 once all of it is filled in; programs drop everything before.
     pub ready: u32,
+    /// Interface index of the internet interface.
+    pub internet_ifindex: u32,
     /// Interface index of the LAN interface, where `bpf_redirect_neigh` sends to.
     pub lan_ifindex: u32,
     /// How many of `internet_addresses` count.
@@ -63,8 +65,6 @@ pub struct Settings {
     pub lan_address_count: u32,
     /// How many of `management` count.
     pub management_count: u32,
-    #[doc(hidden)]
-    pub _reserved: u32,
     /// The gateway's own addresses on the internet interface.
     pub internet_addresses: [Ipv4; OWN_ADDRESSES],
     /// The gateway's own addresses on the LAN interface.

@@ -83,6 +83,12 @@ impl<'a> Skb<'a> {
         Direct { start: self.ctx.data(), end: self.ctx.data_end(), length: self.ctx.len() as usize }
     }
 
+    /// For logging.
+    #[inline(always)]
+    pub fn context(&self) -> &TcContext {
+        self.ctx
+    }
+
     /// For helpers.
     #[inline(always)]
     pub fn raw(&self) -> *mut __sk_buff {

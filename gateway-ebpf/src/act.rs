@@ -79,6 +79,15 @@ pub fn to_server(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
     let tunnel = match decision.verdict {
         Verdict::ToServer(tunnel) => tunnel,
         Verdict::Drop(reason) => {
+            if matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
+                // Not what a packet can bring about: the kernel or our maps are not as we think.
+                aya_log_ebpf::error!(
+                    skb.context(),
+                    "tunnel {}: the kernel's sources contradict one another, reason {}",
+                    whose.tunnel,
+                    reason as u8
+                );
+            }
             count::drop(frame, Hook::InternetIngress, whose, reason);
             return TC_ACT_SHOT;
         }

@@ -1,3 +1,12 @@
 //! The gateway's control: policies in, strongSwan and eBPF maps out.
+//!
+//! The policy's way: [`policy`] → [`registry`] → [`control`] → [`kernel`] and [`strongswan`];
+//! [`daemon`] keeps it going.
+pub mod control;
+pub mod daemon;
+pub mod events;
 pub mod kernel;
+pub mod pki;
+pub mod policy;
+pub mod registry;
 pub mod strongswan;

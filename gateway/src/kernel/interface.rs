@@ -76,3 +76,15 @@ pub fn turn_gro_off(name: &str) -> Result<()> {
     }
     Ok(())
 }
+
+/// The name of the interface of this index, if there is one.
+pub fn name(index: u32) -> Option<String> {
+    let mut buffer = [0u8; libc::IFNAMSIZ];
+    // SAFETY: the buffer has the IF_NAMESIZE bytes that if_indextoname(3) asks for.
+    let found = unsafe { libc::if_indextoname(index, buffer.as_mut_ptr().cast()) };
+    if found.is_null() {
+        return None;
+    }
+    let name = std::ffi::CStr::from_bytes_until_nul(&buffer).ok()?;
+    Some(name.to_str().ok()?.to_owned())
+}

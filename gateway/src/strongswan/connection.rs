@@ -14,10 +14,8 @@ use super::{
 };
 
 /// IKE proposals, preferred first: AES256-GCM, then AES256-CBC with HMAC-SHA-512 for routers that need it.
-pub const IKE_PROPOSALS: [&str; 2] = [
-    "aes256gcm16-prfsha512-curve25519",
-    "aes256-sha512-prfsha512-curve25519",
-];
+pub const IKE_PROPOSALS: [&str; 2] =
+    ["aes256gcm16-prfsha512-curve25519", "aes256-sha512-prfsha512-curve25519"];
 
 /// ESP proposals in the same order. The group gives perfect forward secrecy when a CHILD_SA is rekeyed; the
 /// first one, made with its IKE_SA, takes its keys from IKE's exchange and has none (RFC 7296, 1.2).
@@ -27,13 +25,7 @@ pub const ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-curve25519", "aes256-sha512-c
 const FIRST_RESERVED_MARK: u32 = 0xffff_fffd;
 
 /// The other keys of a message that holds a connection's section under its name (see `events`).
-const RESERVED_NAMES: [&str; 5] = [
-    "up",
-    "local-host",
-    "local-port",
-    "remote-host",
-    "remote-port",
-];
+const RESERVED_NAMES: [&str; 5] = ["up", "local-host", "local-port", "remote-host", "remote-port"];
 
 /// One IKEv2 connection, authenticated by certificates on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,12 +190,7 @@ impl Connection {
         }
         for (index, child) in self.children.iter().enumerate() {
             child.check()?;
-            if self
-                .children
-                .iter()
-                .take(index)
-                .any(|other| other.name == child.name)
-            {
+            if self.children.iter().take(index).any(|other| other.name == child.name) {
                 return Err(Error::invalid("child", &child.name, "once in a connection"));
             }
         }
@@ -244,11 +231,7 @@ impl Connection {
                     Revocation::Strict => "strict",
                 },
             },
-            children: self
-                .children
-                .iter()
-                .map(|c| (c.name.as_str(), c.wire()))
-                .collect(),
+            children: self.children.iter().map(|c| (c.name.as_str(), c.wire())).collect(),
         }
     }
 }
@@ -277,19 +260,12 @@ impl Child {
         check_proposals("esp_proposals", &self.esp_proposals)?;
         check_time("rekey_time", self.rekey_time)?;
         if self.local_ts.is_empty() || self.remote_ts.is_empty() {
-            return Err(Error::invalid(
-                "traffic selectors",
-                &self.name,
-                "at least one on each side",
-            ));
+            return Err(Error::invalid("traffic selectors", &self.name, "at least one on each side"));
         }
         if self.reqid == Some(0) {
             return Err(Error::invalid("reqid", "0", "not 0, which means any"));
         }
-        if self
-            .mark
-            .is_some_and(|mark| mark == 0 || mark >= FIRST_RESERVED_MARK)
-        {
+        if self.mark.is_some_and(|mark| mark == 0 || mark >= FIRST_RESERVED_MARK) {
             return Err(Error::invalid("mark", &self.name, "1 to 0xfffffffc"));
         }
         Ok(())
@@ -335,11 +311,7 @@ impl Action {
 pub(super) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if name.is_empty() || name.len() > 128 || !name.bytes().all(plain) {
-        return Err(Error::invalid(
-            field,
-            name,
-            "1 to 128 letters, digits, `.`, `_`, `-`",
-        ));
+        return Err(Error::invalid(field, name, "1 to 128 letters, digits, `.`, `_`, `-`"));
     }
     if RESERVED_NAMES.contains(&name) {
         return Err(Error::invalid(field, name, "not a key of VICI events"));
@@ -350,11 +322,7 @@ pub(super) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
 /// A value of raw bytes that fits.
 pub(super) fn check_blob(field: &'static str, blob: &[u8]) -> Result<(), Error> {
     if blob.is_empty() || blob.len() > MAX_VALUE_BYTES {
-        return Err(Error::invalid(
-            field,
-            &format!("{} bytes", blob.len()),
-            "1 to 65535 bytes",
-        ));
+        return Err(Error::invalid(field, &format!("{} bytes", blob.len()), "1 to 65535 bytes"));
     }
     Ok(())
 }
@@ -364,25 +332,18 @@ fn check_identity(field: &'static str, identity: &str) -> Result<(), Error> {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     if identity.len() > 253 || !identity.split('.').all(label) {
-        return Err(Error::invalid(
-            field,
-            identity,
-            "a host name without wildcards",
-        ));
+        return Err(Error::invalid(field, identity, "a host name without wildcards"));
     }
     Ok(())
 }
 
 fn check_proposals(field: &'static str, proposals: &[String]) -> Result<(), Error> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    let bad = |proposal: &&String| {
-        proposal.is_empty() || proposal.len() > 256 || !proposal.bytes().all(plain)
-    };
+    let bad =
+        |proposal: &&String| proposal.is_empty() || proposal.len() > 256 || !proposal.bytes().all(plain);
     if proposals.is_empty() || proposals.len() > 16 {
         return Err(Error::invalid(field, "", "1 to 16 proposals"));
     }
@@ -472,4 +433,72 @@ struct WireChild<'a> {
     replay_window: u32,
     copy_df: bool,
     hw_offload: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection() -> Connection {
+        let local = Local { identity: "gateway.example".into(), certificate: b"C".to_vec() };
+        let remote = Remote {
+            identity: "berlin.acme.example".into(),
+            authority: b"A".to_vec(),
+            revocation: Revocation::Strict,
+        };
+        let mut connection = Connection::new("acme.berlin", local, remote);
+        let net = |text: &str| vec![text.parse().unwrap()];
+        connection.children.push(Child::new("t", net("10.200.0.11/32"), net("192.168.0.0/16")));
+        connection
+    }
+
+    fn contains(message: &[u8], part: &[u8]) -> bool {
+        message.windows(part.len()).any(|window| window == part)
+    }
+
+    #[test]
+    fn marks_and_reqid_are_sent_only_when_given() {
+        let mut connection = connection();
+        let without = connection.encode().unwrap();
+        assert!(!contains(&without, b"\x05reqid") && !contains(&without, b"\x07mark_in"));
+        connection.children[0].reqid = Some(101);
+        connection.children[0].mark = Some(101);
+        let with = connection.encode().unwrap();
+        assert!(contains(&with, b"\x03\x05reqid\x00\x03101"));
+        for key in [&b"\x07mark_in"[..], b"\x0bset_mark_in", b"\x08mark_out"] {
+            assert!(contains(&with, &[b"\x03", key, b"\x00\x0f0x65/0xffffffff"].concat()));
+        }
+        assert!(contains(&with, b"\x03\x0amark_in_sa\x00\x02no"));
+        assert!(contains(&with, b"\x03\x06unique\x00\x07replace"));
+        assert!(contains(&with, b"\x03\x02id\x00\x18fqdn:berlin.acme.example"));
+        assert!(contains(&with, b"\x03\x0arevocation\x00\x06strict"));
+        assert!(contains(&with, b"\x04\x07cacerts\x05\x00\x01A\x06"));
+    }
+
+    #[test]
+    fn what_charon_would_read_differently_is_refused() {
+        type Change = fn(&mut Connection);
+        let changes: [(&str, Change); 14] = [
+            ("wildcard", |c| c.remote.identity = "*.acme.example".into()),
+            ("any", |c| c.remote.identity = "%any".into()),
+            ("hex", |c| c.remote.identity = "#0102".into()),
+            ("empty identity", |c| c.remote.identity.clear()),
+            ("name with a line", |c| c.name = "a\nb".into()),
+            ("event's key", |c| c.name = "up".into()),
+            ("cut at 16 bits", |c| c.local.certificate = vec![0; 65_536]),
+            ("no authority", |c| c.remote.authority.clear()),
+            ("no children", |c| c.children.clear()),
+            ("two children of a name", |c| c.children.push(c.children[0].clone())),
+            ("any reqid", |c| c.children[0].reqid = Some(0)),
+            ("no mark", |c| c.children[0].mark = Some(0)),
+            ("unique mark", |c| c.children[0].mark = Some(u32::MAX)),
+            ("no selectors", |c| c.children[0].remote_ts.clear()),
+        ];
+        for (what, change) in changes {
+            let mut connection = connection();
+            change(&mut connection);
+            let encoded = connection.encode();
+            assert!(matches!(encoded, Err(Error::Invalid { .. })), "{what}: {encoded:?}");
+        }
+    }
 }

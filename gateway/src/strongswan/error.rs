@@ -68,10 +68,6 @@ impl Error {
     }
 
     pub(super) fn invalid(field: &'static str, value: &str, expected: &'static str) -> Self {
-        Self::Invalid {
-            field,
-            value: value.chars().take(64).collect(),
-            expected,
-        }
+        Self::Invalid { field, value: value.chars().take(64).collect(), expected }
     }
 }

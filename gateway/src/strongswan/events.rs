@@ -16,13 +16,7 @@ use super::{
 };
 
 /// The events we ask for.
-const REGISTERED: [&str; 5] = [
-    "ike-updown",
-    "child-updown",
-    "ike-rekey",
-    "child-rekey",
-    "ike-update",
-];
+const REGISTERED: [&str; 5] = ["ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update"];
 
 /// A connection that receives events. It must be read without pause: charon queues without bound.
 #[derive(Debug)]
@@ -105,21 +99,12 @@ impl Event {
             }
             "child-rekey" => {
                 let root: Root<'_, IkeOfRekeyedChild<'_>> = message.decode()?;
-                let pairs = root
-                    .section
-                    .child_sas
-                    .values()
-                    .flat_map(|pair| [&pair.old, &pair.new]);
-                let children = pairs
-                    .filter_map(|child| child.parse().ok())
-                    .take(2)
-                    .collect();
+                let pairs = root.section.child_sas.values().flat_map(|pair| [&pair.old, &pair.new]);
+                let children = pairs.filter_map(|child| child.parse().ok()).take(2).collect();
                 let unique_id = root.section.uniqueid.and_then(|id| id.parse().ok());
                 Self::new(EventKind::ChildRekey, root.name, unique_id, children)
             }
-            other => Err(Error::malformed(format!(
-                "event {other:?} was not asked for"
-            ))),
+            other => Err(Error::malformed(format!("event {other:?} was not asked for"))),
         }
     }
 
@@ -132,12 +117,7 @@ impl Event {
         if ike.chars().any(char::is_control) {
             return Err(Error::malformed("control characters in a name"));
         }
-        Ok(Self {
-            kind,
-            ike: ike.to_owned(),
-            unique_id,
-            children,
-        })
+        Ok(Self { kind, ike: ike.to_owned(), unique_id, children })
     }
 }
 
@@ -201,8 +181,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Root<'de, T> {
                         _ => return Err(serde::de::Error::custom("more than one section")),
                     }
                 }
-                let (name, section) =
-                    found.ok_or_else(|| serde::de::Error::custom("no section"))?;
+                let (name, section) = found.ok_or_else(|| serde::de::Error::custom("no section"))?;
                 Ok(Root { up, name, section })
             }
         }

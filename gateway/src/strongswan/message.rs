@@ -78,9 +78,7 @@ fn check(message: &[u8]) -> Result<(), Error> {
                 depth += 1;
             }
             (SECTION_END, false) => {
-                depth = depth
-                    .checked_sub(1)
-                    .ok_or_else(|| Error::malformed("unopened section"))?;
+                depth = depth.checked_sub(1).ok_or_else(|| Error::malformed("unopened section"))?;
             }
             (KEY_VALUE, false) => {
                 rest.skip_name()?;
@@ -93,9 +91,7 @@ fn check(message: &[u8]) -> Result<(), Error> {
             (LIST_ITEM, true) => rest.skip_value()?,
             (LIST_END, true) => in_list = false,
             _ => {
-                return Err(Error::malformed(format!(
-                    "element type {element} out of place"
-                )));
+                return Err(Error::malformed(format!("element type {element} out of place")));
             }
         }
     }
@@ -115,9 +111,7 @@ impl Cursor<'_> {
     }
 
     fn skip_name(&mut self) -> Result<(), Error> {
-        let length = self
-            .byte()
-            .ok_or_else(|| Error::malformed("name cut short"))?;
+        let length = self.byte().ok_or_else(|| Error::malformed("name cut short"))?;
         self.skip(usize::from(length))
     }
 
@@ -129,10 +123,164 @@ impl Cursor<'_> {
     }
 
     fn skip(&mut self, bytes: usize) -> Result<(), Error> {
-        self.0 = self
-            .0
-            .get(bytes..)
-            .ok_or_else(|| Error::malformed("length beyond the message"))?;
+        self.0 = self.0.get(bytes..).ok_or_else(|| Error::malformed("length beyond the message"))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde::de::IgnoredAny;
+
+    use super::*;
+
+    /// The README's "Encoding example".
+    const EXAMPLE: &[u8] = b"\x03\x04key1\x00\x06value1\x01\x08section1\x01\x0bsub-section\
+        \x03\x04key2\x00\x06value2\x02\x04\x05list1\x05\x00\x05item1\x05\x00\x05item2\x06\x02";
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Example {
+        key1: String,
+        section1: Section,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Section {
+        sub_section: BTreeMap<String, String>,
+        list1: Vec<String>,
+    }
+
+    fn example() -> Example {
+        Example {
+            key1: "value1".into(),
+            section1: Section {
+                sub_section: BTreeMap::from([("key2".into(), "value2".into())]),
+                list1: vec!["item1".into(), "item2".into()],
+            },
+        }
+    }
+
+    fn is_malformed(bytes: &'static [u8]) -> bool {
+        matches!(Message::parse(Bytes::from_static(bytes)), Err(Error::Malformed(_)))
+    }
+
+    #[test]
+    fn readme_example_is_encoded_and_decoded() {
+        assert_eq!(encode(&example()).unwrap(), EXAMPLE);
+        let message = Message::parse(Bytes::from_static(EXAMPLE)).unwrap();
+        assert_eq!(message.decode::<Example>().unwrap(), example());
+    }
+
+    #[test]
+    fn every_cut_of_the_example_is_malformed() {
+        // After key1 = value1 the message is whole.
+        for length in (1..EXAMPLE.len()).filter(|&length| length != 14) {
+            assert!(is_malformed(&EXAMPLE[..length]), "{length}");
+        }
+    }
+
+    #[test]
+    fn elements_out_of_place_are_malformed() {
+        assert!(is_malformed(b"\x02"), "section end without start");
+        assert!(is_malformed(b"\x05\x00\x01x"), "item outside a list");
+        assert!(is_malformed(b"\x04\x01l\x03\x01k\x00\x00\x06"), "key/value in a list");
+        assert!(is_malformed(b"\x04\x01l\x04\x01m\x06\x06"), "list in a list");
+        assert!(is_malformed(b"\x07"), "unknown element");
+        assert!(is_malformed(b"\x03\x01k\xff\xffshort"), "value beyond the message");
+    }
+
+    #[test]
+    fn nesting_is_bounded_before_it_recurses() {
+        let nested = |depth: usize| {
+            let mut bytes = b"\x01\x01s".repeat(depth);
+            bytes.extend(vec![SECTION_END; depth]);
+            Message::parse(bytes.into())
+        };
+        assert!(nested(MAX_DEPTH).unwrap().decode::<BTreeMap<String, IgnoredAny>>().is_ok());
+        assert!(nested(MAX_DEPTH + 1).is_err());
+        // Would overflow the stack of a decoder that recurses.
+        assert!(nested(100_000).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            decode_as_everything(bytes);
+        }
+
+        /// Bytes that look like messages get further than arbitrary ones.
+        #[test]
+        fn arbitrary_elements_never_panic(elements in proptest::collection::vec(element(), 0..60)) {
+            decode_as_everything(elements.concat());
+        }
+
+        #[test]
+        fn changed_example_never_panics(at in 0..EXAMPLE.len(), to in any::<u8>()) {
+            let mut bytes = EXAMPLE.to_vec();
+            bytes[at] = to;
+            if let Ok(message) = Message::parse(bytes.into()) {
+                let _ = message.decode::<Example>();
+            }
+        }
+    }
+
+    fn element() -> impl Strategy<Value = Vec<u8>> {
+        let key = prop_oneof![
+            Just("child-sas"),
+            Just("up"),
+            Just("old"),
+            Just("new"),
+            Just("uniqueid"),
+            Just("reqid"),
+            Just("state"),
+            Just("local-ts"),
+            Just("spi-in"),
+            Just("site"),
+            Just("name"),
+            Just("local-host")
+        ];
+        let value = prop_oneof![
+            Just("yes"),
+            Just("1"),
+            Just("INSTALLED"),
+            Just("ESTABLISHED"),
+            Just("c0ffee00"),
+            Just(""),
+            Just("10.0.0.0/8"),
+            Just("%any"),
+            Just("\u{1b}[2J"),
+            Just("99999999999999999999")
+        ];
+        (prop_oneof![4 => 1_u8..=6, 1 => 0_u8..=8], key, value).prop_map(|(kind, key, value)| {
+            let mut bytes = vec![kind];
+            if matches!(kind, SECTION_START | KEY_VALUE | LIST_START) {
+                bytes.push(u8::try_from(key.len()).unwrap());
+                bytes.extend(key.bytes());
+            }
+            if matches!(kind, KEY_VALUE | LIST_ITEM) {
+                bytes.extend(u16::try_from(value.len()).unwrap().to_be_bytes());
+                bytes.extend(value.bytes());
+            }
+            bytes
+        })
+    }
+
+    fn decode_as_everything(bytes: Vec<u8>) {
+        use super::super::{Event, packet::Packet, sa::RawIkeSa};
+        let _ = Packet::parse(bytes.clone().into());
+        let Ok(message) = Message::parse(bytes.into()) else {
+            return;
+        };
+        let _ = message.decode::<BTreeMap<String, IgnoredAny>>();
+        if let Ok(raw) = message.decode::<RawIkeSa<'_>>() {
+            let _ = raw.parse("site", &mut Vec::new());
+        }
+        for event in ["ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update", "x"] {
+            let _ = Event::decode(event, &message);
+        }
     }
 }

@@ -24,8 +24,10 @@ use super::{
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that walk all SAs or connections and wait for those that are in use.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long charon waits for a peer to confirm a DELETE before it goes on without.
+/// How long charon waits for a peer to confirm the DELETE of a CHILD_SA.
 const TERMINATE_WAIT: Duration = Duration::from_secs(2);
+/// In place of a timeout: do it in this call, wait for nobody.
+const TERMINATE_AT_ONCE: i32 = -1;
 /// How much later than its own timeout charon may answer.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
 /// More IKE_SAs or connections than any gateway has.
@@ -72,10 +74,7 @@ impl Client {
     /// Connects to charon's socket. Must be called in a tokio runtime.
     pub async fn connect(path: &Path) -> Result<Self, Error> {
         let transport = Transport::connect(path, &["list-sa", "list-conn"]).await?;
-        Ok(Self {
-            transport,
-            path: path.to_owned(),
-        })
+        Ok(Self { transport, path: path.to_owned() })
     }
 
     /// Returns as soon as the connection is gone, whether or not a command is under way.
@@ -85,9 +84,7 @@ impl Client {
 
     /// charon's version.
     pub async fn version(&self) -> Result<Version, Error> {
-        self.call("version", Vec::new(), COMMAND_TIMEOUT)
-            .await?
-            .decode()
+        self.call("version", Vec::new(), COMMAND_TIMEOUT).await?.decode()
     }
 
     /// Loads a CA certificate (PEM or DER) under a name; an authority of that name is replaced.
@@ -98,14 +95,8 @@ impl Client {
         }
         check_name("authority", name)?;
         check_blob("CA certificate", certificate)?;
-        let authority = BTreeMap::from([(
-            name,
-            Authority {
-                cacert: Blob(certificate),
-            },
-        )]);
-        self.order("load-authority", &authority, COMMAND_TIMEOUT)
-            .await
+        let authority = BTreeMap::from([(name, Authority { cacert: Blob(certificate) })]);
+        self.order("load-authority", &authority, COMMAND_TIMEOUT).await
     }
 
     /// Loads a certificate (PEM or DER). Not needed for those a [`Connection`] holds.
@@ -114,10 +105,13 @@ impl Client {
     }
 
     /// Loads a CRL (PEM or DER, at most 65,535 bytes: about 1,700 entries; VICI has no larger values).
-    /// It replaces an older one of the same CA. It decides over new authentications only: live IKE_SAs of
-    /// revoked certificates must be terminated.
+    /// It replaces one of the same CA with a lower number. It decides over new authentications only: live
+    /// IKE_SAs of revoked certificates must be terminated.
     pub async fn load_crl(&self, crl: &[u8]) -> Result<(), Error> {
-        self.load_x509("X509_CRL", crl).await
+        self.load_x509("X509_CRL", crl).await?;
+        // charon 5.9.8 keeps the replaced CRL in its cache of verified certificates, finds it there first
+        // and takes its word: what the new one revokes would still be accepted.
+        self.order("flush-certs", &BTreeMap::from([("type", "X509_CRL")]), COMMAND_TIMEOUT).await
     }
 
     async fn load_x509(&self, kind: &'static str, data: &[u8]) -> Result<(), Error> {
@@ -128,11 +122,7 @@ impl Client {
             data: Blob<'a>,
         }
         check_blob(kind, data)?;
-        let certificate = Certificate {
-            r#type: kind,
-            flag: "NONE",
-            data: Blob(data),
-        };
+        let certificate = Certificate { r#type: kind, flag: "NONE", data: Blob(data) };
         self.order("load-cert", &certificate, COMMAND_TIMEOUT).await
     }
 
@@ -144,10 +134,7 @@ impl Client {
             data: Blob<'a>,
         }
         check_blob("private key", key)?;
-        let arguments = message::encode(&Key {
-            r#type: "any",
-            data: Blob(key),
-        })?;
+        let arguments = message::encode(&Key { r#type: "any", data: Blob(key) })?;
         let reply = self.call("load-key", arguments, COMMAND_TIMEOUT).await?;
         Reply::decode("load-key", &reply)?
             .id
@@ -158,8 +145,7 @@ impl Client {
     /// Unloads a private key by the id that [`Client::load_key`] returned.
     pub async fn unload_key(&self, id: &str) -> Result<(), Error> {
         check_name("key id", id)?;
-        self.order("unload-key", &BTreeMap::from([("id", id)]), COMMAND_TIMEOUT)
-            .await
+        self.order("unload-key", &BTreeMap::from([("id", id)]), COMMAND_TIMEOUT).await
     }
 
     /// Forgets all certificates, CRLs and keys that were loaded over VICI. Connections and SAs stay.
@@ -182,21 +168,14 @@ impl Client {
 
     /// Loads a connection. One of that name is replaced if it differs; its SAs stay as they are.
     pub async fn load_conn(&self, connection: &Connection) -> Result<(), Error> {
-        let reply = self
-            .call("load-conn", connection.encode()?, COMMAND_TIMEOUT)
-            .await?;
+        let reply = self.call("load-conn", connection.encode()?, COMMAND_TIMEOUT).await?;
         Reply::decode("load-conn", &reply).map(drop)
     }
 
     /// Unloads a connection. Its SAs stay: terminate them too.
     pub async fn unload_conn(&self, name: &str) -> Result<(), Error> {
         check_name("connection", name)?;
-        self.order(
-            "unload-conn",
-            &BTreeMap::from([("name", name)]),
-            COMMAND_TIMEOUT,
-        )
-        .await
+        self.order("unload-conn", &BTreeMap::from([("name", name)]), COMMAND_TIMEOUT).await
     }
 
     /// All IKE_SAs with their CHILD_SAs. Waits for SAs that charon is working on, so that none is missing.
@@ -209,9 +188,7 @@ impl Client {
                     Err(fault) => list.faults.push(fault),
                 },
                 // Well formed, as the transport checked, but no SA.
-                Err(error) => list
-                    .faults
-                    .push(Fault::new("(unreadable)", error.to_string())),
+                Err(error) => list.faults.push(Fault::new("(unreadable)", error.to_string())),
             }
             Ok(list.sas.len() + list.faults.len())
         })
@@ -219,26 +196,20 @@ impl Client {
         Ok(list)
     }
 
-    /// Deletes an IKE_SA with its children, after 2 s even if the peer does not answer.
+    /// Deletes an IKE_SA with its children at once. The peer is told, its answer not awaited.
     pub async fn terminate_ike(&self, unique_id: u32) -> Result<(), Error> {
-        let arguments = Terminate {
-            ike_id: Some(unique_id),
-            force: true,
-            ..Terminate::new()
-        };
-        self.order_aside("terminate", &arguments, TERMINATE_WAIT)
-            .await
+        // Waiting and then forcing would end in "failed" though it worked (controller.c, terminate_ike).
+        let timeout_ms = TERMINATE_AT_ONCE;
+        let arguments = Terminate { ike_id: Some(unique_id), child_id: None, force: true, timeout_ms };
+        self.order("terminate", &arguments, LIST_TIMEOUT).await
     }
 
-    /// Deletes a CHILD_SA. [`Error::Refused`] if the peer does not answer within 2 s: then terminate its
+    /// Deletes a CHILD_SA. [`Error::Refused`] if the peer does not confirm within 2 s: then terminate its
     /// IKE_SA, which cannot fail that way.
     pub async fn terminate_child(&self, unique_id: u32) -> Result<(), Error> {
-        let arguments = Terminate {
-            child_id: Some(unique_id),
-            ..Terminate::new()
-        };
-        self.order_aside("terminate", &arguments, TERMINATE_WAIT)
-            .await
+        let timeout_ms = milliseconds(TERMINATE_WAIT);
+        let arguments = Terminate { ike_id: None, child_id: Some(unique_id), force: false, timeout_ms };
+        self.order_aside("terminate", &arguments, TERMINATE_WAIT).await
     }
 
     /// Brings a child up and waits for it. `timeout`: at least 1 ms.
@@ -246,42 +217,27 @@ impl Client {
         #[derive(Serialize)]
         struct Initiate<'a> {
             child: &'a str,
-            timeout: u32,
+            #[serde(rename = "timeout")]
+            timeout_ms: i32,
         }
         check_name("child", child)?;
-        let arguments = Initiate {
-            child,
-            timeout: milliseconds(timeout),
-        };
+        let arguments = Initiate { child, timeout_ms: milliseconds(timeout) };
         self.order_aside("initiate", &arguments, timeout).await
     }
 
     /// Starts rekeying a CHILD_SA; does not wait for it.
     pub async fn rekey_child(&self, unique_id: u32) -> Result<(), Error> {
-        self.rekey(&Rekey {
-            child_id: Some(unique_id),
-            ..Rekey::default()
-        })
-        .await
+        self.rekey(&Rekey { child_id: Some(unique_id), ..Rekey::default() }).await
     }
 
     /// Starts rekeying an IKE_SA; does not wait for it.
     pub async fn rekey_ike(&self, unique_id: u32) -> Result<(), Error> {
-        self.rekey(&Rekey {
-            ike_id: Some(unique_id),
-            ..Rekey::default()
-        })
-        .await
+        self.rekey(&Rekey { ike_id: Some(unique_id), ..Rekey::default() }).await
     }
 
     /// Starts reauthentication of an IKE_SA, which replaces its children; does not wait for it.
     pub async fn reauthenticate(&self, unique_id: u32) -> Result<(), Error> {
-        self.rekey(&Rekey {
-            ike_id: Some(unique_id),
-            reauth: Some(true),
-            ..Rekey::default()
-        })
-        .await
+        self.rekey(&Rekey { ike_id: Some(unique_id), reauth: Some(true), ..Rekey::default() }).await
     }
 
     async fn rekey(&self, arguments: &Rekey) -> Result<(), Error> {
@@ -295,9 +251,7 @@ impl Client {
         arguments: &T,
         timeout: Duration,
     ) -> Result<(), Error> {
-        let reply = self
-            .call(command, message::encode(arguments)?, timeout)
-            .await?;
+        let reply = self.call(command, message::encode(arguments)?, timeout).await?;
         Reply::decode(command, &reply).map(drop)
     }
 
@@ -309,13 +263,8 @@ impl Client {
         charon_waits: Duration,
     ) -> Result<(), Error> {
         let transport = Transport::connect(&self.path, &[]).await?;
-        let aside = Self {
-            transport,
-            path: PathBuf::new(),
-        };
-        aside
-            .order(command, arguments, charon_waits + ANSWER_SLACK)
-            .await
+        let aside = Self { transport, path: PathBuf::new() };
+        aside.order(command, arguments, charon_waits + ANSWER_SLACK).await
     }
 
     async fn call(
@@ -325,15 +274,7 @@ impl Client {
         timeout: Duration,
     ) -> Result<Message, Error> {
         let (reply, answer) = oneshot::channel();
-        self.transport
-            .send(Request {
-                command,
-                message,
-                stream: None,
-                timeout,
-                reply,
-            })
-            .await?;
+        self.transport.send(Request { command, message, stream: None, timeout, reply }).await?;
         answer.await.map_err(|_| Error::Closed)?
     }
 
@@ -348,19 +289,11 @@ impl Client {
         let (reply, answer) = oneshot::channel();
         let stream = Some((event, sink));
         let message = Vec::new();
-        let request = Request {
-            command,
-            message,
-            stream,
-            timeout: LIST_TIMEOUT,
-            reply,
-        };
+        let request = Request { command, message, stream, timeout: LIST_TIMEOUT, reply };
         self.transport.send(request).await?;
         while let Some(message) = messages.recv().await {
             if visit(message)? > MAX_LISTED {
-                return Err(Error::malformed(format!(
-                    "{command} lists more than {MAX_LISTED}"
-                )));
+                return Err(Error::malformed(format!("{command} lists more than {MAX_LISTED}")));
             }
         }
         answer.await.map_err(|_| Error::Closed)?.map(drop)
@@ -375,18 +308,8 @@ struct Terminate {
     child_id: Option<u32>,
     ike_id: Option<u32>,
     force: bool,
-    timeout: u32,
-}
-
-impl Terminate {
-    fn new() -> Self {
-        Self {
-            child_id: None,
-            ike_id: None,
-            force: false,
-            timeout: milliseconds(TERMINATE_WAIT),
-        }
-    }
+    #[serde(rename = "timeout")]
+    timeout_ms: i32,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -397,11 +320,9 @@ struct Rekey {
     reauth: Option<bool>,
 }
 
-/// At least 1: charon waits for ever on 0, and takes the number as signed.
-fn milliseconds(time: Duration) -> u32 {
-    u32::try_from(time.as_millis())
-        .unwrap_or(u32::MAX)
-        .clamp(1, i32::MAX as u32)
+/// At least 1: charon waits for ever on 0 and not at all on -1.
+fn milliseconds(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
 #[derive(Debug, Deserialize)]
@@ -419,11 +340,7 @@ impl<'a> Reply<'a> {
             return Ok(reply);
         }
         let reason = reply.errmsg.unwrap_or("no reason given");
-        let reason = reason
-            .chars()
-            .take(200)
-            .filter(|c| !c.is_control())
-            .collect();
+        let reason = reason.chars().take(200).filter(|c| !c.is_control()).collect();
         Err(Error::Refused { command, reason })
     }
 }

@@ -30,10 +30,7 @@ pub(super) enum Packet {
 
 /// Frames: a length of 32 bits in network order, then the packet.
 pub(super) fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder()
-        .length_field_type::<u32>()
-        .max_frame_length(MAX_FRAME_BYTES)
-        .new_codec()
+    LengthDelimitedCodec::builder().length_field_type::<u32>().max_frame_length(MAX_FRAME_BYTES).new_codec()
 }
 
 /// A command with its encoded arguments.
@@ -47,8 +44,8 @@ pub(super) fn register(event: &str) -> Result<Bytes, Error> {
 }
 
 fn named(kind: u8, name: &str, message: &[u8]) -> Result<Bytes, Error> {
-    let length = u8::try_from(name.len())
-        .map_err(|_| Error::invalid("command", name, "at most 255 bytes"))?;
+    let length =
+        u8::try_from(name.len()).map_err(|_| Error::invalid("command", name, "at most 255 bytes"))?;
     if 2 + name.len() + message.len() > MAX_FRAME_BYTES {
         return Err(Error::invalid("message", name, "at most 512 KiB"));
     }
@@ -63,20 +60,14 @@ fn named(kind: u8, name: &str, message: &[u8]) -> Result<Bytes, Error> {
 impl Packet {
     /// Reads one frame, message included: [`Error::Malformed`] if it is not a packet.
     pub(super) fn parse(mut frame: Bytes) -> Result<Self, Error> {
-        match frame
-            .try_get_u8()
-            .map_err(|_| Error::malformed("empty packet"))?
-        {
+        match frame.try_get_u8().map_err(|_| Error::malformed("empty packet"))? {
             CMD_RESPONSE => Ok(Self::Response(Message::parse(frame)?)),
             CMD_UNKNOWN => Ok(Self::UnknownCommand),
             EVENT_CONFIRM => Ok(Self::EventConfirm),
             EVENT_UNKNOWN => Ok(Self::UnknownEvent),
             EVENT => {
                 let name = event_name(&mut frame)?;
-                Ok(Self::Event {
-                    name,
-                    message: Message::parse(frame)?,
-                })
+                Ok(Self::Event { name, message: Message::parse(frame)? })
             }
             other => Err(Error::malformed(format!("packet type {other}"))),
         }
@@ -84,12 +75,44 @@ impl Packet {
 }
 
 fn event_name(frame: &mut Bytes) -> Result<String, Error> {
-    let length = frame
-        .try_get_u8()
-        .map_err(|_| Error::malformed("event without a name"))?;
+    let length = frame.try_get_u8().map_err(|_| Error::malformed("event without a name"))?;
     if frame.len() < usize::from(length) {
         return Err(Error::malformed("event name cut short"));
     }
     let name = frame.split_to(usize::from(length));
     String::from_utf8(name.into()).map_err(|_| Error::malformed("event name is not text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_written_as_the_readme_says() {
+        assert_eq!(request("version", b"").unwrap(), b"\x00\x07version"[..]);
+        assert_eq!(register("list-sa").unwrap(), b"\x03\x07list-sa"[..]);
+        assert!(request(&"x".repeat(256), b"").is_err());
+        assert!(request("load-cert", &vec![0; MAX_FRAME_BYTES]).is_err());
+    }
+
+    #[test]
+    fn packets_are_read_as_the_readme_says() {
+        let parse = |bytes: &'static [u8]| Packet::parse(Bytes::from_static(bytes));
+        let message = |bytes: &'static [u8]| Message::parse(Bytes::from_static(bytes)).unwrap();
+        let (response, event) = (b"\x01\x03\x01k\x00\x01v", b"\x07\x07list-sa\x03\x01k\x00\x01v");
+        assert_eq!(parse(response).unwrap(), Packet::Response(message(&response[1..])));
+        let name = "list-sa".into();
+        assert_eq!(parse(event).unwrap(), Packet::Event { name, message: message(&event[9..]) });
+        assert_eq!(parse(b"\x02").unwrap(), Packet::UnknownCommand);
+        assert_eq!(parse(b"\x05").unwrap(), Packet::EventConfirm);
+        assert_eq!(parse(b"\x06").unwrap(), Packet::UnknownEvent);
+    }
+
+    #[test]
+    fn packets_only_a_client_sends_are_malformed() {
+        for bytes in [&b""[..], b"\x00\x07version", b"\x03\x01x", b"\x04\x01x", b"\x08", b"\x07\x05ab"] {
+            let parsed = Packet::parse(Bytes::copy_from_slice(bytes));
+            assert!(matches!(parsed, Err(Error::Malformed(_))), "{bytes:?}: {parsed:?}");
+        }
+    }
 }

@@ -174,10 +174,7 @@ impl IkeState {
     /// Whether the peer has proved its identity.
     #[must_use]
     pub fn is_authenticated(self) -> bool {
-        matches!(
-            self,
-            Self::Established | Self::Rekeying | Self::Rekeyed | Self::Deleting
-        )
+        matches!(self, Self::Established | Self::Rekeying | Self::Rekeyed | Self::Deleting)
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -296,11 +293,7 @@ impl RawIkeSa<'_> {
     pub(super) fn children(&self) -> impl Iterator<Item = Result<ChildSa, Fault>> {
         let too_many = (self.child_sas.len() > MAX_ITEMS)
             .then(|| Err(Fault::new("child-sas", format!("more than {MAX_ITEMS}"))));
-        self.child_sas
-            .values()
-            .take(MAX_ITEMS)
-            .map(RawChildSa::parse)
-            .chain(too_many)
+        self.child_sas.values().take(MAX_ITEMS).map(RawChildSa::parse).chain(too_many)
     }
 
     /// The IKE_SA; faults of its children go to `faults`.
@@ -326,8 +319,7 @@ impl RawIkeSa<'_> {
                     prf: optional_text("prf-alg", self.prf_alg)?,
                     key_exchange: optional_text("dh-group", self.dh_group)?,
                 },
-                established: optional_number("established", self.established)?
-                    .map(Duration::from_secs),
+                established: optional_number("established", self.established)?.map(Duration::from_secs),
                 children: Vec::new(),
             })
         };
@@ -376,10 +368,7 @@ impl RawChildSa<'_> {
 
 impl Fault {
     pub(super) fn new(name: &str, reason: impl Into<String>) -> Self {
-        Self {
-            name: name.chars().take(64).collect(),
-            reason: reason.into(),
-        }
+        Self { name: name.chars().take(64).collect(), reason: reason.into() }
     }
 }
 
@@ -395,18 +384,12 @@ fn optional_text(key: &str, value: Option<&str>) -> Result<Option<String>, Strin
     match value {
         Some(value) if value.len() > MAX_TEXT_BYTES => Err(format!("{key} is too long")),
         // They end up in logs and terminals.
-        Some(value) if value.chars().any(char::is_control) => {
-            Err(format!("{key} holds control characters"))
-        }
+        Some(value) if value.chars().any(char::is_control) => Err(format!("{key} holds control characters")),
         value => Ok(value.map(str::to_owned)),
     }
 }
 
-fn known<T>(
-    key: &str,
-    value: Option<&str>,
-    parse: impl Fn(&str) -> Option<T>,
-) -> Result<T, String> {
+fn known<T>(key: &str, value: Option<&str>, parse: impl Fn(&str) -> Option<T>) -> Result<T, String> {
     let value = value.ok_or_else(|| format!("{key} is missing"))?;
     parse(value).ok_or_else(|| format!("{key} is {:?}", shown(value)))
 }
@@ -415,10 +398,7 @@ fn number<T: std::str::FromStr>(key: &str, value: Option<&str>) -> Result<T, Str
     known(key, value, |value| value.parse().ok())
 }
 
-fn optional_number<T: std::str::FromStr>(
-    key: &str,
-    value: Option<&str>,
-) -> Result<Option<T>, String> {
+fn optional_number<T: std::str::FromStr>(key: &str, value: Option<&str>) -> Result<Option<T>, String> {
     value.map(|value| number(key, Some(value))).transpose()
 }
 
@@ -426,13 +406,9 @@ fn optional_number<T: std::str::FromStr>(
 fn optional_hex(key: &str, value: Option<&str>) -> Result<Option<u32>, String> {
     let parse = |value: &str| {
         let digits = value.len() == 8 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
-        digits
-            .then(|| u32::from_str_radix(value, 16).ok())
-            .flatten()
+        digits.then(|| u32::from_str_radix(value, 16).ok()).flatten()
     };
-    value
-        .map(|value| known(key, Some(value), parse))
-        .transpose()
+    value.map(|value| known(key, Some(value), parse)).transpose()
 }
 
 fn yes(value: Option<&str>) -> bool {
@@ -458,4 +434,76 @@ fn selectors(key: &str, values: &[&str]) -> Result<Vec<TrafficSelector>, String>
         Err(_) => Ok(TrafficSelector::Other(text(key, Some(value))?)),
     };
     values.iter().map(selector).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn child() -> RawChildSa<'static> {
+        RawChildSa {
+            name: Some("t"),
+            uniqueid: Some("7"),
+            reqid: Some("101"),
+            state: Some("INSTALLED"),
+            spi_in: Some("c0ffee01"),
+            spi_out: Some("00000abc"),
+            mark_in: Some("00000065"),
+            local_ts: vec!["10.200.0.11/32", "10.200.0.11/32[tcp/http]"],
+            ..Default::default()
+        }
+    }
+
+    fn ike() -> RawIkeSa<'static> {
+        RawIkeSa {
+            uniqueid: Some("3"),
+            state: Some("ESTABLISHED"),
+            local_host: Some("2001:db8::1"),
+            local_port: Some("4500"),
+            local_id: Some("gateway.example"),
+            remote_host: Some("%any"),
+            remote_port: Some("500"),
+            remote_id: Some("berlin.acme.example"),
+            child_sas: BTreeMap::from([("t-7", child())]),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn spis_and_marks_are_hex() {
+        let child = child().parse().unwrap();
+        assert_eq!((child.spi_in, child.spi_out), (Some(0xc0ff_ee01), Some(0xabc)));
+        assert_eq!((child.mark_in, child.mark_out), (101, 0));
+        assert!(matches!(&child.local_ts[..], [TrafficSelector::Net(_), TrafficSelector::Other(_)]));
+    }
+
+    #[test]
+    fn bad_child_is_a_fault_and_leaves_its_ike_sa() {
+        type Change = fn(&mut RawChildSa<'_>);
+        let changes: [Change; 7] = [
+            |c| c.spi_in = Some("xyz"),
+            |c| c.spi_in = Some("0123456789"),
+            |c| c.spi_in = Some("+1234567"),
+            |c| c.reqid = Some("-1"),
+            |c| c.reqid = None,
+            |c| c.state = Some("HAPPY"),
+            |c| c.name = Some("\u{1b}[31m"),
+        ];
+        for change in changes {
+            let mut raw = ike();
+            raw.child_sas.values_mut().for_each(change);
+            let mut faults = Vec::new();
+            let sa = raw.parse("site", &mut faults).unwrap();
+            assert!(sa.children.is_empty() && faults.len() == 1, "{sa:?} {faults:?}");
+        }
+    }
+
+    #[test]
+    fn bad_ike_sa_is_a_fault() {
+        let mut raw = ike();
+        assert!(raw.parse("site", &mut Vec::new()).is_ok());
+        raw.remote_port = Some("65536");
+        let fault = raw.parse("site", &mut Vec::new()).unwrap_err();
+        assert!(fault.reason.contains("remote-port"), "{fault:?}");
+    }
 }

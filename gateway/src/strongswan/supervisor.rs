@@ -56,10 +56,7 @@ impl Supervisor {
     #[must_use]
     pub fn start(path: PathBuf) -> Self {
         let (sender, notices) = mpsc::channel(QUEUED_NOTICES);
-        Self {
-            notices,
-            task: tokio::spawn(supervise(path, sender)),
-        }
+        Self { notices, task: tokio::spawn(supervise(path, sender)) }
     }
 
     /// The next notice. Safe to cancel.
@@ -84,11 +81,7 @@ async fn supervise(path: PathBuf, notices: mpsc::Sender<Notice>) {
     loop {
         let error = match connect(&path).await {
             Ok((events, client)) => {
-                if notices
-                    .send(Notice::Connected(client.clone()))
-                    .await
-                    .is_err()
-                {
+                if notices.send(Notice::Connected(client.clone())).await.is_err() {
                     return;
                 }
                 (backoff, told) = (BACKOFF.0, false);

@@ -55,10 +55,7 @@ impl Transport {
         let mut frames = open(path).await?;
         for event in streams {
             // On this connection streamed events come during their command only.
-            register(&mut frames, event, |_, _| {
-                Err(Error::malformed("event before any command"))
-            })
-            .await?;
+            register(&mut frames, event, |_, _| Err(Error::malformed("event before any command"))).await?;
         }
         let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
         tokio::spawn(run(frames, queue));
@@ -78,23 +75,14 @@ impl Transport {
 
 /// Connects to the socket and checks who listens there.
 pub(super) async fn open(path: &Path) -> Result<Frames, Error> {
-    let connect = |source| Error::Connect {
-        path: path.to_owned(),
-        source,
-    };
+    let connect = |source| Error::Connect { path: path.to_owned(), source };
     let stream = timeout(HANDSHAKE_TIMEOUT, UnixStream::connect(path))
         .await
-        .map_err(|_| Error::Timeout {
-            command: "connect",
-            after: HANDSHAKE_TIMEOUT,
-        })?
+        .map_err(|_| Error::Timeout { command: "connect", after: HANDSHAKE_TIMEOUT })?
         .map_err(connect)?;
     let uid = stream.peer_cred().map_err(connect)?.uid();
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-        return Err(Error::ForeignPeer {
-            path: path.to_owned(),
-            uid,
-        });
+        return Err(Error::ForeignPeer { path: path.to_owned(), uid });
     }
     Ok(Framed::new(stream, packet::codec()))
 }
@@ -118,10 +106,7 @@ pub(super) async fn register(
     };
     timeout(HANDSHAKE_TIMEOUT, exchange)
         .await
-        .map_err(|_| Error::Timeout {
-            command: "register",
-            after: HANDSHAKE_TIMEOUT,
-        })?
+        .map_err(|_| Error::Timeout { command: "register", after: HANDSHAKE_TIMEOUT })?
 }
 
 /// The next packet. Safe to cancel: a frame half read stays in the buffer.
@@ -181,11 +166,6 @@ async fn serve(frames: &mut Frames, request: &Request) -> Result<Result<Message,
             }
         }
     };
-    let timed_out = Error::Timeout {
-        command: request.command,
-        after: request.timeout,
-    };
-    timeout(request.timeout, exchange)
-        .await
-        .unwrap_or(Err(timed_out))
+    let timed_out = Error::Timeout { command: request.command, after: request.timeout };
+    timeout(request.timeout, exchange).await.unwrap_or(Err(timed_out))
 }

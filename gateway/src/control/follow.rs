@@ -1,0 +1,107 @@
+//! Which tunnels are up, by charon's list of SAs. Events are hints; this list is the truth.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use gateway_common::{ids::TunnelId, layout::OutboundSpi};
+
+use crate::{
+    control::desired::DesiredTunnel,
+    strongswan::{ChildSa, IkeSa, IkeState},
+};
+
+/// What charon's SAs say about the tunnels.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Live {
+    /// Tunnels that are up with the site's authenticated identity and nobody else on their reqid.
+    pub up: BTreeSet<TunnelId>,
+    /// Whose an inbound SPI is.
+    pub inbound: BTreeMap<u32, TunnelId>,
+    /// Whose an outbound SPI is.
+    pub outbound: BTreeMap<OutboundSpi, TunnelId>,
+    /// SAs with a tunnel's reqid that are not the tunnel's.
+    pub strangers: Vec<Stranger>,
+}
+
+/// An SA with a tunnel's reqid that is not the tunnel's: the tunnel counts as down, and the
+/// stranger is to be terminated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stranger {
+    /// The tunnel whose reqid it has.
+    pub tunnel: TunnelId,
+    /// charon's number of the IKE_SA.
+    pub unique_id: u32,
+    /// What is wrong, for people.
+    pub what: String,
+}
+
+/// Compares the SAs with the tunnels there should be.
+pub fn follow(tunnels: &BTreeMap<TunnelId, DesiredTunnel>, sas: &[IkeSa]) -> Live {
+    let mut live = Live::default();
+    let mut shared = Shared::default();
+    // Before it is authenticated, an IKE_SA is nobody's.
+    for ike in sas.iter().filter(|ike| ike.state.is_authenticated()) {
+        for child in &ike.children {
+            let Some(id) = TunnelId::new(child.reqid) else { continue };
+            let Some(tunnel) = tunnels.get(&id) else { continue };
+            if child.spi_in.is_none() && !child.state.is_up() {
+                continue;
+            }
+            match stranger(id, tunnel, ike, child) {
+                Some(what) => live.strangers.push(Stranger { tunnel: id, unique_id: ike.unique_id, what }),
+                None => {
+                    if matches!(ike.state, IkeState::Established | IkeState::Rekeying) && child.state.is_up()
+                    {
+                        live.up.insert(id);
+                    }
+                    note_spis(&mut live, &mut shared, id, ike, child);
+                }
+            }
+        }
+    }
+    for stranger in &live.strangers {
+        live.up.remove(&stranger.tunnel);
+    }
+    // Two tunnels with one SPI (two peers behind one NAT may choose the same): it names neither.
+    live.inbound.retain(|spi, _| !shared.inbound.contains(spi));
+    live.outbound.retain(|spi, _| !shared.outbound.contains(spi));
+    live
+}
+
+/// SPIs that more than one tunnel has.
+#[derive(Default)]
+struct Shared {
+    inbound: BTreeSet<u32>,
+    outbound: BTreeSet<OutboundSpi>,
+}
+
+/// What keeps the SA from being the tunnel's.
+fn stranger(id: TunnelId, tunnel: &DesiredTunnel, ike: &IkeSa, child: &ChildSa) -> Option<String> {
+    if ike.name != tunnel.connection {
+        return Some(format!("it belongs to the connection {:?} and not to {}", ike.name, tunnel.connection));
+    }
+    if ike.remote_id != tunnel.identity.as_str() {
+        return Some(format!("its peer is {:?} and not {}", ike.remote_id, tunnel.identity));
+    }
+    // Rekeyed and deleted ones may be listed without marks; they encrypt nothing any more.
+    if child.state.is_up() && (child.mark_in != id.get() || child.mark_out != id.get()) {
+        return Some(format!("its marks are {:#x} in and {:#x} out", child.mark_in, child.mark_out));
+    }
+    None
+}
+
+fn note_spis(live: &mut Live, shared: &mut Shared, id: TunnelId, ike: &IkeSa, child: &ChildSa) {
+    if let Some(spi) = child.spi_in
+        && live.inbound.insert(spi, id).is_some_and(|other| other != id)
+    {
+        shared.inbound.insert(spi);
+    }
+    let IpAddr::V4(peer) = ike.remote_host else { return };
+    if let Some(spi) = child.spi_out {
+        let spi = OutboundSpi { peer: peer.into(), spi };
+        if live.outbound.insert(spi, id).is_some_and(|other| other != id) {
+            shared.outbound.insert(spi);
+        }
+    }
+}

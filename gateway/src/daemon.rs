@@ -1,0 +1,394 @@
+//! gatewayd: starts the data plane, then keeps maps and charon as the policy says, for ever.
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use gateway_common::ids::TunnelId;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    control::{
+        apply::apply,
+        desired::{Credentials, Desired, desired},
+        follow::follow,
+        observed::observe,
+        plan::{Charon, plan},
+        status::{Status, TunnelStatus},
+    },
+    events::Events,
+    kernel::{
+        clock::monotonic_ns,
+        interface::{self, Interface},
+        maps::Maps,
+        pins::Pins,
+        programs::{self, Purpose, Sizes, XdpState},
+    },
+    policy::{self, Gateway, Policy},
+    registry::{Assignment, Registry},
+    strongswan::{Client, IkeSa, Notice, Supervisor},
+};
+
+/// How often maps, interfaces and charon are compared with the policy when nothing happens.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long to wait for more events before reconciling once for all of them.
+const DEBOUNCE: Duration = Duration::from_millis(10);
+/// How often to retry what failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often flows whose time is over are removed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder of policies.
+    pub policy: PathBuf,
+    /// What must outlive a restart: ids, and the status.
+    pub state: PathBuf,
+    /// charon's VICI socket.
+    pub vici: PathBuf,
+    /// Pinned links and maps.
+    pub pins: Pins,
+}
+
+/// A policy with what it names outside itself.
+pub struct Inputs {
+    policy: Policy,
+    credentials: Credentials,
+}
+
+impl Inputs {
+    /// Reads policies and secrets. All faults at once.
+    pub fn load(options: &Options) -> Result<Self, policy::Faults> {
+        let policy = policy::load(&options.policy)?;
+        let credentials = credentials(&policy.gateway)?;
+        Ok(Self { policy, credentials })
+    }
+
+    /// How many sites and customers there are.
+    pub fn describe(&self) -> String {
+        let (customers, sites) = (self.policy.customers.len(), self.policy.site_count());
+        format!("{customers} customers with {sites} sites")
+    }
+}
+
+/// The files that `gateway.toml` names.
+fn credentials(gateway: &Gateway) -> Result<Credentials, policy::Faults> {
+    let faults = policy::check_secrets(gateway);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let read = |path: &PathBuf| fs::read(path).map_err(|error| policy::unreadable(path, &error));
+    Ok(Credentials {
+        certificate: read(&gateway.ipsec.certificate)?,
+        private_key: read(&gateway.ipsec.private_key)?,
+        authority: read(&gateway.ipsec.authority)?,
+    })
+}
+
+/// A running gateway.
+pub struct Daemon {
+    options: Options,
+    inputs: Inputs,
+    registry: Registry,
+    ids: Assignment,
+    maps: Maps,
+    events: Events,
+    charon: Option<Connected>,
+    status: Status,
+    written: Option<Status>,
+}
+
+/// charon, while we are connected.
+struct Connected {
+    client: Client,
+    version: String,
+    /// Connections we loaded into it.
+    loaded: BTreeMap<String, crate::strongswan::Connection>,
+}
+
+impl Daemon {
+    /// Attaches the programs, or takes over those that are attached, with all that is in the maps.
+    /// Nothing is forwarded before all of them are.
+    pub async fn start(options: Options, inputs: Inputs) -> Result<Self> {
+        let gateway = &inputs.policy.gateway;
+        let (internet, lan) = (gateway.internet.to_string(), gateway.lan.to_string());
+        let now = (Interface::look(&internet)?, Interface::look(&lan)?);
+        fs::create_dir_all(&options.state).with_context(|| format!("create {}", options.state.display()))?;
+        let mut registry = Registry::open(options.state.join("ids.toml"))?;
+        let ids = registry.assign(&inputs.policy)?;
+
+        let pins = &options.pins;
+        pins.prepare()?;
+        let adopted = pins.exist();
+        interface::set_forwarding(&internet, false)?;
+        if !adopted {
+            interface::set_forwarding(&lan, false)?;
+        }
+        let limits = gateway.limits;
+        let sizes = Sizes { tunnels: limits.tunnels, customers: limits.customers, flows: limits.flows };
+        let mut ebpf = programs::load(pins, sizes, Purpose::Gateway)?;
+        let maps = Maps::open(pins)?;
+        let settings = maps.settings()?;
+        if settings.ready == 1
+            && (settings.internet_ifindex, settings.lan_ifindex) != (now.0.index, now.1.index)
+        {
+            warn!("the interfaces are not those that the programs were attached to: attaching anew");
+            programs::forget_links(pins)?;
+        }
+        let xdp = programs::attach(&mut ebpf, pins, &internet, &lan)?;
+        info!(internet, lan, adopted, ?xdp, pins = %pins.directory().display(), "programs attached");
+        let events = Events::open(pins, &mut ebpf)?;
+        let status = Status {
+            pid: std::process::id(),
+            xdp: match xdp {
+                XdpState::Native => "native".into(),
+                XdpState::Missing => "missing".into(),
+            },
+            ..Status::default()
+        };
+        let mut daemon =
+            Self { options, inputs, registry, ids, maps, events, charon: None, status, written: None };
+        daemon.reconcile().await?;
+        interface::set_forwarding(&lan, true)?;
+        Ok(daemon)
+    }
+
+    /// Until a signal says otherwise. The programs stay attached.
+    pub async fn run(mut self) -> Result<()> {
+        let mut supervisor = Supervisor::start(self.options.vici.clone());
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut sweep = interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = Instant::now() + RECONCILE_INTERVAL;
+        loop {
+            tokio::select! {
+                notice = supervisor.next() => {
+                    self.notice(notice).await;
+                    due = due.min(Instant::now() + DEBOUNCE);
+                }
+                () = sleep_until(due) => {
+                    let done = self.reconcile().await;
+                    due = Instant::now() + match done {
+                        Ok(true) => RECONCILE_INTERVAL,
+                        Ok(false) => RETRY,
+                        Err(error) => {
+                            error!("reconcile: {error:#}");
+                            RETRY
+                        }
+                    };
+                }
+                _ = hangup.recv() => {
+                    self.reload();
+                    due = Instant::now();
+                }
+                result = self.events.log(&self.ids) => result?,
+                _ = sweep.tick() => self.sweep()?,
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        info!("ending; the programs stay attached (`gatewayctl detach` removes them)");
+        Ok(())
+    }
+
+    /// What charon, or the way to it, tells.
+    async fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Connected(client) => match self.introduce(client).await {
+                Ok(connected) => {
+                    info!(version = connected.version, "charon is connected");
+                    self.charon = Some(connected);
+                }
+                // The supervisor notices the same and connects again.
+                Err(error) => error!("charon: {error:#}"),
+            },
+            Notice::Disconnected(error) => {
+                warn!("charon is not connected, tunnels stay as they are: {error:#}");
+                self.charon = None;
+            }
+            Notice::Event(_) | Notice::Resync => {}
+        }
+    }
+
+    /// Loads what does not depend on sites into a charon that may know nothing.
+    async fn introduce(&self, client: Client) -> Result<Connected> {
+        let credentials = &self.inputs.credentials;
+        let version = client.version().await?.version;
+        client.load_authority("gateway", &credentials.authority).await.context("load the authority")?;
+        client.load_key(&credentials.private_key).await.context("load the private key")?;
+        Ok(Connected { client, version, loaded: BTreeMap::new() })
+    }
+
+    /// Compares, plans, applies. Ok(false) if something failed and is to be tried again.
+    async fn reconcile(&mut self) -> Result<bool> {
+        let gateway = &self.inputs.policy.gateway;
+        let internet = Interface::look(gateway.internet.as_str())?;
+        let lan = Interface::look(gateway.lan.as_str())?;
+        let desired = desired(&self.inputs.policy, &self.ids, &internet, &lan, &self.inputs.credentials)?;
+        let (charon, sas) = match self.look_at_charon(&desired).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                warn!("charon: {error:#}");
+                (None, Vec::new())
+            }
+        };
+        let observed = observe(&self.maps)?;
+        let actions = plan(&desired, &observed, charon.as_ref());
+        let mut failed = Vec::new();
+        for action in &actions {
+            let client = self.charon.as_ref().map(|connected| &connected.client);
+            match apply(action, &mut self.maps, client).await {
+                Ok(()) => {
+                    info!("{action}");
+                    self.remember(action);
+                }
+                Err(error) => {
+                    error!("{error:#}");
+                    failed.push(format!("{error:#}"));
+                }
+            }
+        }
+        let done = failed.is_empty();
+        self.status.failed = failed;
+        self.report(&desired, charon.as_ref(), &sas)?;
+        Ok(done)
+    }
+
+    async fn look_at_charon(&self, desired: &Desired) -> Result<(Option<Charon>, Vec<IkeSa>)> {
+        let Some(connected) = &self.charon else { return Ok((None, Vec::new())) };
+        let list = connected.client.list_sas().await.context("list SAs")?;
+        for fault in &list.faults {
+            warn!("charon's SA {} is left out: {}", fault.name, fault.reason);
+        }
+        let charon = Charon {
+            loaded: connected.loaded.clone(),
+            listed: connected.client.list_conns().await.context("list connections")?,
+            ike_sas: list.sas.iter().map(|ike| (ike.unique_id, ike.name.clone())).collect(),
+            live: follow(&desired.tunnels, &list.sas),
+        };
+        for stranger in &charon.live.strangers {
+            error!(tunnel = %stranger.tunnel, "a stranger's SA has this tunnel's reqid: {}", stranger.what);
+        }
+        Ok((Some(charon), list.sas))
+    }
+
+    fn remember(&mut self, action: &crate::control::plan::Action) {
+        use crate::control::plan::Action;
+        let Some(connected) = &mut self.charon else { return };
+        match action {
+            Action::Load(connection) => {
+                connected.loaded.insert(connection.name.clone(), (**connection).clone());
+            }
+            Action::Unload(name) => {
+                connected.loaded.remove(name);
+            }
+            _ => {}
+        }
+    }
+
+    fn report(&mut self, desired: &Desired, charon: Option<&Charon>, sas: &[IkeSa]) -> Result<()> {
+        let status = &mut self.status;
+        status.charon = self.charon.as_ref().map(|connected| connected.version.clone());
+        status.strangers = charon.map_or_else(Vec::new, |charon| {
+            let lines = charon.live.strangers.iter();
+            lines.map(|stranger| format!("tunnel {}: {}", stranger.tunnel, stranger.what)).collect()
+        });
+        let up = self.maps.tunnels()?;
+        let is_up = |id: TunnelId| up.get(&id).is_some_and(|tunnel| tunnel.up == 1);
+        status.tunnels = tunnels(&self.ids, desired, sas, is_up);
+        if self.written.as_ref() != Some(status) {
+            status.write(&self.options.state)?;
+            self.written = Some(status.clone());
+        }
+        Ok(())
+    }
+
+    /// Reads the policies again; whatever is wrong in them, what worked goes on.
+    fn reload(&mut self) {
+        let reload = policy::load_keeping(&self.options.policy, Some(&self.inputs.policy));
+        self.status.faults = reload.faults.iter().map(ToString::to_string).collect();
+        if !reload.faults.is_empty() {
+            error!("policies have faults:\n{}", reload.faults);
+        }
+        let Some(policy) = reload.policy else { return };
+        if policy.gateway.limits != self.inputs.policy.gateway.limits {
+            warn!("[limits] changed: it takes effect after `gatewayctl detach` and a restart");
+        }
+        if let Err(error) = self.take(policy) {
+            error!("the policies stay as they were: {error:#}");
+            self.status.faults.push(format!("{error:#}"));
+        }
+    }
+
+    fn take(&mut self, policy: Policy) -> Result<()> {
+        let gateway = &self.inputs.policy.gateway;
+        anyhow::ensure!(
+            (&policy.gateway.internet, &policy.gateway.lan) == (&gateway.internet, &gateway.lan),
+            "[interfaces] changed, which needs a restart of gatewayd"
+        );
+        let credentials = credentials(&policy.gateway)?;
+        self.ids = self.registry.assign(&policy)?;
+        if credentials != self.inputs.credentials {
+            warn!("certificate, key or authority changed: they take effect when charon is restarted");
+        }
+        info!("policies reloaded: {} customers with {} sites", policy.customers.len(), policy.site_count());
+        self.inputs = Inputs { policy, credentials };
+        Ok(())
+    }
+
+    /// Removes flows whose time is over. To the programs they are no flows already; this makes room.
+    fn sweep(&mut self) -> Result<()> {
+        let now_ns = monotonic_ns();
+        let over: Vec<_> = self
+            .maps
+            .flows()
+            .filter_map(Result::ok)
+            .filter(|(_, flow)| flow.expires_ns <= now_ns)
+            .map(|(key, _)| key)
+            .collect();
+        for key in &over {
+            self.maps.remove_flow(key)?;
+        }
+        Ok(())
+    }
+}
+
+fn tunnels(
+    ids: &Assignment,
+    desired: &Desired,
+    sas: &[IkeSa],
+    is_up: impl Fn(TunnelId) -> bool,
+) -> Vec<TunnelStatus> {
+    let children: HashMap<u32, _> = sas
+        .iter()
+        .flat_map(|ike| ike.children.iter().map(move |child| (ike, child)))
+        .filter(|(_, child)| child.state.is_up())
+        .map(|(ike, child)| (child.reqid, (ike, child)))
+        .collect();
+    let mut tunnels = Vec::new();
+    for (customer, customer_ids) in ids.iter() {
+        for (site, id) in customer_ids.tunnels.iter().filter(|(_, id)| desired.tunnels.contains_key(id)) {
+            let sa = children.get(&id.get());
+            tunnels.push(TunnelStatus {
+                customer: customer.to_string(),
+                site: site.to_string(),
+                id: id.get(),
+                up: is_up(*id),
+                peer: sa.map(|(ike, _)| format!("{}:{}", ike.remote_host, ike.remote_port)),
+                cipher: sa.map(|(_, child)| child.algorithms.to_string()),
+                encapsulated: sa.is_some_and(|(_, child)| child.encap),
+            });
+        }
+    }
+    tunnels
+}

@@ -1,0 +1,126 @@
+//! Names of customers, sites and interfaces.
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::fault::{Invalid, quote};
+
+const MAX_NAME: usize = 32;
+/// `IFNAMSIZ` without its final NUL (linux/if.h).
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// A customer: `[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?`. It is a label in metrics and a part of
+/// strongSwan's connection names, neither of which it needs to be quoted for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CustomerName(String);
+
+/// A site, unique within its customer; same form as [`CustomerName`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SiteName(String);
+
+/// A network interface's name: 1 to 15 printable ASCII characters without `/` and `:`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InterfaceName(String);
+
+/// The name of the site's connection and child in strongSwan: `customer.site`. Names have no `.`, so
+/// it can be taken apart again.
+pub fn connection_name(customer: &CustomerName, site: &SiteName) -> String {
+    format!("{customer}.{site}")
+}
+
+/// Takes a [`connection_name`] apart; `None` if it is not one.
+pub fn parse_connection_name(name: &str) -> Option<(CustomerName, SiteName)> {
+    let (customer, site) = name.split_once('.')?;
+    Some((customer.parse().ok()?, site.parse().ok()?))
+}
+
+impl FromStr for CustomerName {
+    type Err = Invalid;
+
+    fn from_str(name: &str) -> Result<Self, Invalid> {
+        check_name("customer", name).map(Self)
+    }
+}
+
+impl FromStr for SiteName {
+    type Err = Invalid;
+
+    fn from_str(name: &str) -> Result<Self, Invalid> {
+        check_name("site", name).map(Self)
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = Invalid;
+
+    /// The kernel's rule (dev_valid_name, net/core/dev.c), narrowed to ASCII that can be printed.
+    fn from_str(name: &str) -> Result<Self, Invalid> {
+        let expected = "1 to 15 printable ASCII characters without spaces, `/` and `:`, such as `eth0`";
+        let fault = if name.is_empty() {
+            "an interface's name is empty".to_owned()
+        } else if name.len() > MAX_INTERFACE_NAME {
+            format!("the interface's name {} has {} bytes", quote(name), name.len())
+        } else if let Some(c) = name.chars().find(|c| !c.is_ascii_graphic() || "/:".contains(*c)) {
+            format!("the interface's name {} contains {c:?}", quote(name))
+        } else if name == "." || name == ".." {
+            format!("{} cannot be an interface's name", quote(name))
+        } else {
+            return Ok(Self(name.to_owned()));
+        };
+        Err(Invalid::new(fault, expected))
+    }
+}
+
+fn check_name(what: &str, name: &str) -> Result<String, Invalid> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let fault = if name.is_empty() {
+        format!("the {what}'s name is empty")
+    } else if let Some(c) = name.chars().find(|c| !allowed(*c)) {
+        format!("the {what}'s name {} contains {c:?}", quote(name))
+    } else if name.starts_with('-') || name.ends_with('-') {
+        format!("the {what}'s name {} begins or ends with `-`", quote(name))
+    } else if name.len() > MAX_NAME {
+        format!("the {what}'s name {} has {} characters", quote(name), name.len())
+    } else {
+        return Ok(name.to_owned());
+    };
+    Err(Invalid::new(fault, "1 to 32 of a-z, 0-9 and, inside, `-`"))
+}
+
+macro_rules! text {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Invalid;
+
+            fn try_from(name: String) -> Result<Self, Invalid> {
+                name.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+    )*};
+}
+pub(super) use text;
+
+text!(CustomerName, SiteName, InterfaceName);

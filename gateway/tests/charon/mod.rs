@@ -1,0 +1,231 @@
+//! Real charons in network namespaces, with ESP in user space (kernel-libipsec), so that tunnels come up
+//! on kernels without ESP too. Marks are the kernel's business and not tested here.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use gateway::{
+    pki::{Authority, Issued, Validity},
+    strongswan::{Child as Tunnel, Client, Connection, Local, Remote},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use time::OffsetDateTime;
+
+const CHARON: &str = "/usr/lib/ipsec/charon";
+const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
+pub const GATEWAY: &str = "203.0.113.1";
+pub const SITE: &str = "203.0.113.2";
+
+/// Why charon cannot run here, if so.
+pub fn missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("not root: no network namespaces".into());
+    }
+    [CHARON, LIBIPSEC, "/usr/bin/pki", "/dev/net/tun"].into_iter().find(|path| !Path::new(path).exists()).map(
+        |path| {
+            format!("{path} is absent (Debian: strongswan-charon, strongswan-pki, libcharon-extra-plugins)")
+        },
+    )
+}
+
+/// A gateway and a site on one wire. Everything goes when dropped.
+pub struct Pair {
+    pub directory: PathBuf,
+    pub gateway: Charon,
+    pub site: Charon,
+    pub authority: Authority,
+}
+
+/// One charon in a namespace of its own, with a private /run.
+pub struct Charon {
+    pub namespace: String,
+    directory: PathBuf,
+    process: Option<Child>,
+}
+
+impl Pair {
+    pub fn start() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("vici{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(&name);
+        fs::create_dir(&directory)?;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
+        let authority = Authority::new("test root", days(-1, 30))?;
+        let gateway = Charon::new(format!("{name}g"), &directory)?;
+        let site = Charon::new(format!("{name}s"), &directory)?;
+        let mut pair = Self { directory, gateway, site, authority };
+        let (g, s) = (pair.gateway.namespace.clone(), pair.site.namespace.clone());
+        ip(&format!("link add e0 netns {g} type veth peer name e0 netns {s}"))?;
+        for (namespace, address, inner) in [(&g, GATEWAY, "10.200.0.11"), (&s, SITE, "192.168.0.1")] {
+            // kernel-libipsec insists on an address of ours within the local traffic selector.
+            ip(&format!("-n {namespace} addr add {inner}/32 dev lo"))?;
+            ip(&format!("-n {namespace} addr add {address}/24 dev e0"))?;
+            ip(&format!("-n {namespace} link set e0 up"))?;
+        }
+        pair.gateway.start()?;
+        pair.site.start()?;
+        Ok(pair)
+    }
+
+    /// The gateway's connection for a site, with reqid 101.
+    pub fn gateway_connection(&self, site: &str) -> Result<(Connection, Issued)> {
+        let issued = self.authority.issue("gateway.example", days(-1, 30))?;
+        let mut connection = self.connection("gateway.example", &issued, site);
+        connection.name = format!("to-{site}");
+        let mut child = tunnel("10.200.0.11/32", "192.168.0.0/16")?;
+        child.reqid = Some(101);
+        connection.children.push(child);
+        Ok((connection, issued))
+    }
+
+    /// A site's connection to the gateway.
+    pub fn site_connection(&self, site: &str) -> Result<(Connection, Issued)> {
+        let issued = self.authority.issue(site, days(-1, 30))?;
+        let mut connection = self.connection(site, &issued, "gateway.example");
+        connection.remote_addrs = vec![GATEWAY.parse()?];
+        connection.children.push(tunnel("192.168.0.0/16", "10.200.0.11/32")?);
+        Ok((connection, issued))
+    }
+
+    fn connection(&self, identity: &str, issued: &Issued, remote: &str) -> Connection {
+        Connection::new(
+            "home",
+            Local { identity: identity.into(), certificate: issued.certificate_pem.clone().into_bytes() },
+            Remote {
+                identity: remote.into(),
+                authority: self.authority.certificate_pem().into(),
+                revocation: Default::default(),
+            },
+        )
+    }
+
+    /// Loads both sides and brings the tunnel up.
+    pub async fn up(&self) -> Result<(Client, Client)> {
+        let gateway = Client::connect(&self.gateway.socket()).await?;
+        let site = Client::connect(&self.site.socket()).await?;
+        load(&gateway, self.gateway_connection("berlin.acme.example")?).await?;
+        load(&site, self.site_connection("berlin.acme.example")?).await?;
+        site.initiate("tunnel", Duration::from_secs(20)).await?;
+        Ok((gateway, site))
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.gateway.stop();
+        self.site.stop();
+        for charon in [&self.gateway, &self.site] {
+            if let Err(error) = ip(&format!("netns del {}", charon.namespace)) {
+                eprintln!("left behind: {error:#}");
+            }
+        }
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            eprintln!("left behind: {}: {error}", self.directory.display());
+        }
+    }
+}
+
+impl Charon {
+    fn new(namespace: String, parent: &Path) -> Result<Self> {
+        let directory = parent.join(&namespace);
+        fs::create_dir(&directory)?;
+        fs::write(directory.join("strongswan.conf"), config(&directory))?;
+        ip(&format!("netns add {namespace}"))?;
+        ip(&format!("-n {namespace} link set lo up"))?;
+        Ok(Self { namespace, directory, process: None })
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("charon.vici")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// Starts charon and waits for its socket.
+    pub fn start(&mut self) -> Result<()> {
+        let log = fs::File::options().create(true).append(true).open(self.directory.join("log"))?;
+        // `ip netns exec` gives it a mount namespace, so this bind is private.
+        let script = format!("mount --bind {} /run && exec {CHARON}", self.directory.display());
+        let process = Command::new("ip")
+            .args(["netns", "exec", &self.namespace, "sh", "-c", &script])
+            .env("STRONGSWAN_CONF", self.directory.join("strongswan.conf"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start charon")?;
+        self.process = Some(process);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // The socket's file outlives a killed charon: only an accepted connection counts.
+        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+            ensure!(Instant::now() < deadline, "charon does not come up:\n{}", self.log());
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let process = self.process.as_ref().context("charon does not run")?;
+        kill(Pid::from_raw(process.id().try_into()?), signal)?;
+        Ok(())
+    }
+
+    /// kill -9, and makes it startable again.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        let _ = fs::remove_file(self.directory.join("charon.pid"));
+    }
+}
+
+pub async fn load(client: &Client, (connection, issued): (Connection, Issued)) -> Result<()> {
+    client.load_key(issued.key_pem.as_bytes()).await?;
+    client.load_conn(&connection).await?;
+    Ok(())
+}
+
+/// From so many days from now to so many.
+pub fn days(from: i64, until: i64) -> Validity {
+    let now = OffsetDateTime::now_utc();
+    Validity { from: now + time::Duration::days(from), until: now + time::Duration::days(until) }
+}
+
+fn tunnel(local: &str, remote: &str) -> Result<Tunnel> {
+    Ok(Tunnel::new("tunnel", vec![local.parse()?], vec![remote.parse()?]))
+}
+
+fn config(directory: &Path) -> String {
+    format!(
+        "charon {{
+  load = random nonce openssl pem pkcs1 pkcs8 x509 revocation constraints pubkey kdf hmac sha2 aes gcm kernel-libipsec kernel-netlink socket-default vici
+  install_routes = no
+  plugins {{ vici {{ socket = unix://{}/charon.vici }} }}
+  filelog {{ stderr {{ default = 1 }} }}
+}}
+",
+        directory.display()
+    )
+}
+
+fn ip(arguments: &str) -> Result<()> {
+    let output = Command::new("ip").args(arguments.split(' ')).output().context("ip")?;
+    if !output.status.success() {
+        bail!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,375 @@
+//! The VICI client against real charons, and `pki` against strongSwan's own verifier.
+
+mod charon;
+
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use charon::{Pair, days, load};
+use gateway::{
+    pki::{Authority, Revoked, serial_of, write_private, write_public},
+    strongswan::{ChildState, Client, Error, Event, EventKind, Events, IkeState, Notice, Supervisor},
+};
+use libtest_mimic::{Arguments, Trial};
+use nix::sys::signal::Signal;
+use tokio::time::timeout;
+
+/// Far above what anything here takes, far below charon's own timeouts.
+const PATIENCE: Duration = Duration::from_secs(10);
+const SITE: &str = "berlin.acme.example";
+
+type Test = fn() -> Result<()>;
+
+fn main() -> std::process::ExitCode {
+    let tests: [(&str, Test); 13] = [
+        ("version_is_charons", || run(version_is_charons)),
+        ("connections_are_loaded_listed_and_unloaded", || run(connections_are_loaded)),
+        ("what_charon_cannot_read_is_refused_with_its_words", || run(garbage_is_refused)),
+        ("tunnel_is_listed_with_identity_reqid_and_spis", || run(tunnel_is_listed)),
+        ("child_rekey_keeps_the_reqid_and_is_an_event", || run(child_rekey_is_an_event)),
+        ("ike_rekey_and_reauthentication_keep_the_reqid", || run(ike_rekey_keeps_reqid)),
+        ("terminated_tunnel_is_gone_at_once_though_the_peer_is_dead", || run(terminate_dead_peer)),
+        ("crashed_site_replaces_its_own_tunnel", || run(crashed_site_replaces)),
+        ("another_identity_neither_connects_nor_displaces", || run(stranger_is_refused)),
+        ("revoked_certificate_is_refused", || run(revoked_is_refused)),
+        ("pending_command_fails_at_once_when_charon_is_killed", || run(killed_charon_fails_pending)),
+        ("supervisor_reconnects_after_charon_was_killed", || run(supervisor_reconnects)),
+        ("dropped_call_does_not_shift_answers", || run(dropped_call_is_harmless)),
+    ];
+    let missing = charon::missing();
+    if let Some(reason) = &missing {
+        eprintln!("SKIPPED, all tests with a real charon: {reason}");
+    }
+    let mut trials: Vec<Trial> = tests
+        .map(|(name, test)| {
+            Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
+                .with_ignored_flag(missing.is_some())
+        })
+        .into();
+    trials.push(
+        Trial::test("certificates_are_accepted_and_revoked_by_strongswans_verifier", || {
+            pki_verifies().map_err(|error| format!("{error:#}").into())
+        })
+        .with_ignored_flag(missing.is_some()),
+    );
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// Runs a test with a fresh pair; a failure comes with the gateway's log.
+fn run(test: impl AsyncFnOnce(&mut Pair) -> Result<()>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let mut pair = Pair::start()?;
+    let outcome = runtime.block_on(test(&mut pair));
+    outcome.with_context(|| format!("gateway's charon:\n{}", pair.gateway.log()))
+}
+
+async fn version_is_charons(pair: &mut Pair) -> Result<()> {
+    let version = Client::connect(&pair.gateway.socket()).await?.version().await?;
+    ensure!(version.daemon == "charon" && version.version.starts_with('5'), "{version:?}");
+    Ok(())
+}
+
+async fn connections_are_loaded(pair: &mut Pair) -> Result<()> {
+    let client = Client::connect(&pair.gateway.socket()).await?;
+    for site in ["berlin.acme.example", "paris.acme.example"] {
+        let (mut connection, issued) = pair.gateway_connection(site)?;
+        connection.children[0].mark = Some(101);
+        load(&client, (connection, issued)).await?;
+    }
+    let mut names = client.list_conns().await?;
+    names.sort();
+    ensure!(names == ["to-berlin.acme.example", "to-paris.acme.example"], "{names:?}");
+    client.unload_conn("to-berlin.acme.example").await?;
+    ensure!(client.list_conns().await? == ["to-paris.acme.example"]);
+    let again = client.unload_conn("to-berlin.acme.example").await;
+    ensure!(matches!(again, Err(Error::Refused { .. })), "{again:?}");
+    Ok(())
+}
+
+async fn garbage_is_refused(pair: &mut Pair) -> Result<()> {
+    let client = Client::connect(&pair.gateway.socket()).await?;
+    let key = client.load_key(b"no key").await;
+    ensure!(matches!(&key, Err(Error::Refused { reason, .. }) if reason.contains("key")), "{key:?}");
+    let (mut connection, issued) = pair.gateway_connection(SITE)?;
+    let id = client.load_key(issued.key_pem.as_bytes()).await?;
+    ensure!(id.len() == 40, "{id}");
+    client.unload_key(&id).await?;
+    connection.proposals = vec!["rot13".into()];
+    let loaded = client.load_conn(&connection).await;
+    ensure!(matches!(loaded, Err(Error::Refused { .. })), "{loaded:?}");
+    connection.remote.identity = "*.acme.example".into();
+    let loaded = client.load_conn(&connection).await;
+    ensure!(matches!(loaded, Err(Error::Invalid { .. })), "{loaded:?}");
+    // And the connection is still of use.
+    client.load_authority("root", pair.authority.certificate_pem().as_bytes()).await?;
+    client.load_certificate(issued.certificate_pem.as_bytes()).await?;
+    client.clear_credentials().await?;
+    Ok(())
+}
+
+async fn tunnel_is_listed(pair: &mut Pair) -> Result<()> {
+    let (gateway, _site) = pair.up().await?;
+    let list = gateway.list_sas().await?;
+    ensure!(list.faults.is_empty() && list.sas.len() == 1, "{list:?}");
+    let sa = &list.sas[0];
+    ensure!(sa.name == "to-berlin.acme.example" && sa.state == IkeState::Established, "{sa:?}");
+    ensure!(sa.remote_id == SITE && sa.local_id == "gateway.example" && !sa.initiator, "{sa:?}");
+    ensure!(sa.remote_host.to_string() == charon::SITE, "{sa:?}");
+    ensure!(sa.algorithms.to_string() == "AES_GCM_16_256/PRF_HMAC_SHA2_512/CURVE_25519", "{sa:?}");
+    let [child] = &sa.children[..] else { bail!("{sa:?}") };
+    ensure!(child.reqid == 101 && child.state == ChildState::Installed, "{child:?}");
+    ensure!(child.spi_in.is_some() && child.spi_out.is_some() && child.encap, "{child:?}");
+    ensure!(child.algorithms.to_string() == "AES_GCM_16_256", "{child:?}");
+    let selectors = format!("{:?} {:?}", child.local_ts, child.remote_ts);
+    ensure!(selectors == "[Net(10.200.0.11/32)] [Net(192.168.0.0/16)]", "{selectors}");
+    Ok(())
+}
+
+async fn child_rekey_is_an_event(pair: &mut Pair) -> Result<()> {
+    let mut events = Events::connect(&pair.gateway.socket()).await?;
+    let (gateway, _site) = pair.up().await?;
+    let up = wait_for(&mut events, EventKind::ChildUp).await?;
+    ensure!(up.children.len() == 1 && up.children[0].reqid == 101, "{up:?}");
+    gateway.rekey_child(up.children[0].unique_id).await?;
+    let rekey = wait_for(&mut events, EventKind::ChildRekey).await?;
+    let [old, new] = &rekey.children[..] else { bail!("{rekey:?}") };
+    ensure!(old.spi_in == up.children[0].spi_in && new.spi_in != old.spi_in, "{rekey:?}");
+    ensure!(new.reqid == 101 && rekey.ike == "to-berlin.acme.example", "{rekey:?}");
+    // Perfect forward secrecy: from the first rekey on with a key exchange of its own.
+    ensure!(new.algorithms.key_exchange.as_deref() == Some("CURVE_25519"), "{new:?}");
+    Ok(())
+}
+
+async fn ike_rekey_keeps_reqid(pair: &mut Pair) -> Result<()> {
+    let mut events = Events::connect(&pair.gateway.socket()).await?;
+    let (gateway, site) = pair.up().await?;
+    let before = gateway.list_sas().await?.sas.remove(0);
+    gateway.rekey_ike(before.unique_id).await?;
+    let rekey = wait_for(&mut events, EventKind::IkeRekey).await?;
+    ensure!(rekey.unique_id.is_some_and(|id| id != before.unique_id), "{rekey:?}");
+    let after = established(&gateway).await?;
+    ensure!(after.children.len() == 1 && after.children[0].reqid == 101, "{after:?}");
+    ensure!(after.children[0].spi_in == before.children[0].spi_in, "{after:?}");
+    let id = established(&site).await?.unique_id;
+    site.reauthenticate(id).await?;
+    wait_for(&mut events, EventKind::IkeDown).await?;
+    let up = wait_for(&mut events, EventKind::ChildUp).await?;
+    ensure!(up.children[0].reqid == 101, "{up:?}");
+    Ok(())
+}
+
+async fn terminate_dead_peer(pair: &mut Pair) -> Result<()> {
+    let (gateway, _site) = pair.up().await?;
+    pair.site.signal(Signal::SIGSTOP)?;
+    let sa = established(&gateway).await?;
+    let child = gateway.terminate_child(sa.children[0].unique_id).await;
+    ensure!(matches!(child, Err(Error::Refused { .. })), "{child:?}");
+    let asked = Instant::now();
+    gateway.terminate_ike(sa.unique_id).await?;
+    ensure!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    let list = gateway.list_sas().await?;
+    ensure!(list.sas.is_empty(), "{list:?}");
+    Ok(())
+}
+
+async fn crashed_site_replaces(pair: &mut Pair) -> Result<()> {
+    let (gateway, _site) = pair.up().await?;
+    let old = established(&gateway).await?;
+    pair.site.stop();
+    pair.site.start()?;
+    let site = Client::connect(&pair.site.socket()).await?;
+    load(&site, pair.site_connection(SITE)?).await?;
+    site.initiate("tunnel", Duration::from_secs(20)).await?;
+    let list = gateway.list_sas().await?;
+    let [new] = &list.sas[..] else { bail!("not one: {list:?}") };
+    ensure!(new.unique_id != old.unique_id && new.children[0].reqid == 101, "{new:?}");
+    Ok(())
+}
+
+async fn stranger_is_refused(pair: &mut Pair) -> Result<()> {
+    let (gateway, site) = pair.up().await?;
+    let before = established(&gateway).await?;
+    // A valid certificate of the same CA, but of a site without a connection.
+    let (mut connection, issued) = pair.site_connection("paris.acme.example")?;
+    connection.name = "stranger".into();
+    connection.children[0].name = "stranger".into();
+    load(&site, (connection.clone(), issued.clone())).await?;
+    let refused = site.initiate("stranger", Duration::from_secs(5)).await;
+    ensure!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    // The site's identity, but certified by another CA of the same name.
+    let foreign = Authority::new("test root", days(-1, 30))?.issue(SITE, days(-1, 30))?;
+    connection.local.identity = SITE.into();
+    connection.local.certificate = foreign.certificate_pem.clone().into_bytes();
+    site.clear_credentials().await?;
+    load(&site, (connection, foreign)).await?;
+    let refused = site.initiate("stranger", Duration::from_secs(5)).await;
+    ensure!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    ensure!(pair.gateway.log().contains("received end entity cert \"CN=berlin"), "was not sent");
+    let after = established(&gateway).await?;
+    ensure!(after.unique_id == before.unique_id, "displaced: {after:?}");
+    ensure!(after.children[0].spi_in == before.children[0].spi_in, "displaced: {after:?}");
+    Ok(())
+}
+
+async fn revoked_is_refused(pair: &mut Pair) -> Result<()> {
+    let (gateway, site) =
+        (Client::connect(&pair.gateway.socket()).await?, Client::connect(&pair.site.socket()).await?);
+    load(&gateway, pair.gateway_connection(SITE)?).await?;
+    let (connection, issued) = pair.site_connection(SITE)?;
+    let serial = issued.serial.clone();
+    load(&site, (connection, issued)).await?;
+    let crl = pair.authority.revoke(&[], 1, days(-1, 30))?;
+    gateway.load_crl(crl.as_bytes()).await?;
+    site.initiate("tunnel", PATIENCE).await.context("not revoked yet")?;
+    gateway.terminate_ike(established(&gateway).await?.unique_id).await?;
+    let at = days(-1, 0).from;
+    let crl = pair.authority.revoke(&[Revoked { serial, at }], 2, days(-1, 30))?;
+    gateway.load_crl(crl.as_bytes()).await?;
+    let refused = site.initiate("tunnel", PATIENCE).await;
+    ensure!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    Ok(())
+}
+
+async fn killed_charon_fails_pending(pair: &mut Pair) -> Result<()> {
+    let client = Client::connect(&pair.gateway.socket()).await?;
+    // Stopped, it cannot answer: the command is certainly pending.
+    pair.gateway.signal(Signal::SIGSTOP)?;
+    let pending = tokio::spawn({
+        let client = client.clone();
+        async move { client.list_sas().await }
+    });
+    let queued = tokio::spawn({
+        let client = client.clone();
+        async move { client.version().await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    ensure!(!pending.is_finished() && !queued.is_finished());
+    let killed = Instant::now();
+    pair.gateway.stop();
+    let (pending, queued) = (pending.await?, queued.await?);
+    ensure!(matches!(pending, Err(Error::Closed | Error::Io(_))), "{pending:?}");
+    ensure!(matches!(queued, Err(Error::Closed)), "{queued:?}");
+    ensure!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    client.closed().await;
+    Ok(())
+}
+
+async fn supervisor_reconnects(pair: &mut Pair) -> Result<()> {
+    let mut supervisor = Supervisor::start(pair.gateway.socket());
+    for _ in 0..2 {
+        let Notice::Connected(client) = notice(&mut supervisor).await? else { bail!("no client") };
+        client.version().await?;
+        let killed = Instant::now();
+        pair.gateway.stop();
+        let gone = notice(&mut supervisor).await?;
+        ensure!(matches!(gone, Notice::Disconnected(_)), "{gone:?}");
+        ensure!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+        pair.gateway.start()?;
+    }
+    let Notice::Connected(client) = notice(&mut supervisor).await? else { bail!("no client") };
+    load(&client, pair.gateway_connection(SITE)?).await?;
+    let site = Client::connect(&pair.site.socket()).await?;
+    load(&site, pair.site_connection(SITE)?).await?;
+    site.initiate("tunnel", PATIENCE).await?;
+    loop {
+        match notice(&mut supervisor).await? {
+            Notice::Event(Event { kind: EventKind::ChildUp, children, .. }) => {
+                ensure!(children[0].reqid == 101, "{children:?}");
+                return Ok(());
+            }
+            Notice::Event(_) => {}
+            other => bail!("{other:?}"),
+        }
+    }
+}
+
+async fn dropped_call_is_harmless(pair: &mut Pair) -> Result<()> {
+    let (gateway, _site) = pair.up().await?;
+    let expected = gateway.version().await?;
+    for microseconds in 0..200 {
+        let _ = timeout(Duration::from_micros(microseconds * 10), gateway.list_sas()).await;
+        let _ = timeout(Duration::from_micros(microseconds * 10), gateway.list_conns()).await;
+        ensure!(gateway.version().await? == expected);
+    }
+    ensure!(gateway.list_sas().await?.sas.len() == 1);
+    Ok(())
+}
+
+fn pki_verifies() -> Result<()> {
+    let directory = std::env::temp_dir().join(format!("pki-test-{}", std::process::id()));
+    fs::create_dir(&directory)?;
+    let outcome = verify_in(&directory);
+    fs::remove_dir_all(&directory)?;
+    outcome
+}
+
+fn verify_in(directory: &std::path::Path) -> Result<()> {
+    let path = |name: &str| directory.join(name);
+    let authority = Authority::new("test root", days(-10, 30))?;
+    let other = Authority::new("test root", days(-10, 30))?;
+    // Made again from what was stored, as gatewayctl will.
+    let authority = Authority::from_pem(authority.certificate_pem(), &authority.key_pem())?;
+    ensure!(Authority::from_pem(authority.certificate_pem(), &other.key_pem()).is_err());
+    let good = authority.issue(SITE, days(-1, 1))?;
+    let expired = authority.issue(SITE, days(-3, -2))?;
+    let foreign = other.issue(SITE, days(-1, 1))?;
+    ensure!(serial_of(&good.certificate_pem)? == good.serial);
+    ensure!(Authority::from_pem(&good.certificate_pem, &good.key_pem).is_err());
+    write_public(&path("ca"), authority.certificate_pem())?;
+    write_private(&path("key"), &good.key_pem)?;
+    ensure!(write_private(&path("key"), &good.key_pem).is_err(), "a key was overwritten");
+    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(path("key"))?);
+    ensure!(mode & 0o777 == 0o600, "{mode:o}");
+    let entry = Revoked { serial: good.serial.clone(), at: days(-1, 0).from };
+    fs::write(path("empty-crl"), authority.revoke(&[], 1, days(-1, 1))?)?;
+    fs::write(path("crl"), authority.revoke(&[entry], 2, days(-1, 1))?)?;
+    let verify = |certificate: &str, crl: &str| -> Result<bool> {
+        let (ca, file, crl) = (path("ca"), path("certificate"), path(crl));
+        fs::write(&file, certificate)?;
+        let mut pki = Command::new("pki");
+        pki.arg("--verify").arg("--in").arg(file).arg("--cacert").arg(ca).arg("--crl").arg(crl);
+        Ok(pki.output()?.status.success())
+    };
+    ensure!(verify(&good.certificate_pem, "empty-crl")?, "a good certificate is refused");
+    ensure!(!verify(&good.certificate_pem, "crl")?, "a revoked certificate is accepted");
+    ensure!(!verify(&expired.certificate_pem, "empty-crl")?, "an expired one is accepted");
+    ensure!(!verify(&foreign.certificate_pem, "empty-crl")?, "another CA's is accepted");
+    let san = Command::new("pki").arg("--print").arg("--in").arg(path("certificate")).output()?;
+    let printed = String::from_utf8_lossy(&san.stdout).into_owned();
+    ensure!(printed.contains(SITE), "{printed}");
+    Ok(())
+}
+
+async fn wait_for(events: &mut Events, kind: EventKind) -> Result<Event> {
+    let next = async {
+        loop {
+            let event = events.next().await?;
+            if event.kind == kind {
+                return Ok(event);
+            }
+        }
+    };
+    timeout(PATIENCE, next).await.with_context(|| format!("no {kind:?}"))?
+}
+
+async fn notice(supervisor: &mut Supervisor) -> Result<Notice> {
+    timeout(PATIENCE, supervisor.next()).await.context("no notice")
+}
+
+/// The one established IKE_SA, once there is one.
+async fn established(client: &Client) -> Result<gateway::strongswan::IkeSa> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut sas = client.list_sas().await?.sas;
+        sas.retain(|sa| sa.state == IkeState::Established && !sa.children.is_empty());
+        match sas.pop() {
+            Some(sa) if sas.is_empty() => return Ok(sa),
+            _ => ensure!(Instant::now() < deadline, "not one established IKE_SA"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
