@@ -29,7 +29,9 @@ impl Events {
     /// Opens them.
     pub fn open(pins: &Pins, ebpf: &mut Ebpf) -> Result<Self> {
         let log = EbpfLogger::init(ebpf).context("open the programs' log")?;
-        Ok(Self { drops: AsyncFd::register(maps::events(pins)?)?, log: AsyncFd::register(log)? })
+        let drops = maps::events(pins)?;
+        // SAFETY: both own their descriptor for as long as they live, and it stays the same one.
+        unsafe { Ok(Self { drops: AsyncFd::register(drops)?, log: AsyncFd::register(log)? }) }
     }
 
     /// Waits until there is something, and logs it. Safe to cancel.
