@@ -104,8 +104,11 @@ pub fn judge(attack: &Attack, lab: &Lab) -> Result<Outcome> {
         Expected::NoTunnel if seen.leaks.is_empty() => "authentication failed".to_owned(),
         _ => show(&counted),
     };
-    let leaked =
-        if seen.leaks.is_empty() { "none arrived".to_owned() } else { format!("{} leaked", seen.leaks.len()) };
+    let leaked = if seen.leaks.is_empty() {
+        "none arrived".to_owned()
+    } else {
+        format!("{} leaked", seen.leaks.len())
+    };
     Ok(Outcome {
         held: count_is_right && seen.leaks.is_empty(),
         seen: format!("{} sent, {leaked}, {shown}", seen.sent),

@@ -117,6 +117,8 @@ impl Gateway {
         command
             .env("PATH", format!("{}:{path}", self.programs.bin_dir.display()))
             .env("STRONGSWAN_CONF", charon::CONF)
+            .env("GATEWAY_PIN", PINS)
+            .env("GATEWAY_STATE", STATE)
             .env("PS1", "gateway# ")
             .args(["--norc", "--noprofile"]);
         command
@@ -135,7 +137,7 @@ impl Gateway {
 
     fn control(&self, namespace: &Namespace, subcommand: &str) -> Command {
         let mut command = namespace.command(self.programs.bin_dir.join("gatewayctl"));
-        command.args([subcommand, "--pin", PINS]);
+        command.args([subcommand, "--pin", PINS, "--state", STATE]);
         command
     }
 }

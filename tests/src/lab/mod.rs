@@ -30,7 +30,10 @@ use std::{
     time::Duration,
 };
 
-use ::gateway::strongswan::Local;
+use ::gateway::{
+    pki::{write_private, write_public},
+    strongswan::Local,
+};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use self::{
@@ -226,12 +229,12 @@ fn start_routers(topology: &Topology, dir: &Path) -> Result<Vec<Charon>> {
     Ok(routers)
 }
 
-fn place_gateway_keys(authority: &Authority, credentials: &Issued) -> Result<()> {
+fn place_gateway_keys(authority: &Authority, issued: &Issued) -> Result<()> {
     let dir = Path::new(GATEWAY_PKI);
     fs::create_dir_all(dir)?;
-    fs::write(dir.join("ca.crt"), authority.certificate_pem())?;
-    fs::write(dir.join("gateway.crt"), &credentials.certificate_pem)?;
-    fs::write(dir.join("gateway.key"), &credentials.key_pem)?;
+    write_public(&dir.join("ca.crt"), authority.certificate_pem())?;
+    write_public(&dir.join("gateway.crt"), &issued.certificate_pem)?;
+    write_private(&dir.join("gateway.key"), &issued.key_pem)?;
     Ok(())
 }
 

@@ -119,7 +119,7 @@ fn shell(report: &Report, lab: &Lab) -> Result<()> {
         format!("bpftool map dump pinned {PINS}/TUNNELS"),
         "ip xfrm state".to_owned(),
         "swanctl -l".to_owned(),
-        format!("gatewayctl status --pin {PINS}"),
+        "gatewayctl status; gatewayctl flows; gatewayctl drops".to_owned(),
         "ip netns exec gwlab-acme-berlin-device curl http://10.200.0.11/hello".to_owned(),
     ] {
         report.note(command);

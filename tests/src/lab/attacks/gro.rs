@@ -44,13 +44,15 @@ fn inject(lab: &Lab) -> Result<Seen> {
     let received_before = lab.requests.count();
     let request = connection.request(OWN_BYTES);
     let (first_half, _) = request.split_at(request.find(" HTTP").context("no request line")?);
-    let last = sent.stop()?.into_iter().filter(|frame| frame.outgoing).filter_map(|frame| frame.segment()).last();
+    let last =
+        sent.stop()?.into_iter().filter(|frame| frame.outgoing).filter_map(|frame| frame.segment()).last();
     let genuine = last.context("the device has sent nothing")?.next(first_half.as_bytes());
     let injected = genuine.next(INJECTED);
 
     let arrivals = [Capture::start(internet, "berlin")?, Capture::start(internet, "springfield")?];
     let plug = Plug::insert(internet)?;
-    for ((site, segment), arrival) in [(berlin, genuine), (springfield, injected)].into_iter().zip(&arrivals) {
+    for ((site, segment), arrival) in [(berlin, genuine), (springfield, injected)].into_iter().zip(&arrivals)
+    {
         send_packets(site.device, &[segment.to_packet()])?;
         arrival.wait_for("an ESP packet", |frame| frame.is_esp_in().then_some(()))?;
     }
