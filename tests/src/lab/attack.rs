@@ -74,18 +74,18 @@ pub struct Outcome {
 }
 
 /// Runs an attack and judges it: nothing leaked, and the counters that changed are exactly the
-/// expected one, by exactly what was sent.
-pub fn judge(attack: &Attack, lab: &Lab) -> Result<Outcome> {
-    let context = || format!("attack {}", attack.name);
-    let gateway = &lab.topology.gateway;
-    let kernel_count = |_: ()| match attack.expected {
-        Expected::DroppedByKernel { counter } => xfrm_stat(gateway, counter),
-        _ => Ok(0),
+/// expected one, by exactly what was sent. `drops` are the gateway's counters before, and after.
+pub fn judge(attack: &Attack, lab: &Lab, drops: &mut Drops) -> Result<Outcome> {
+    let kernel_count = || match attack.expected {
+        Expected::DroppedByKernel { counter } => xfrm_stat(&lab.topology.gateway, counter),
+        Expected::Dropped { .. } | Expected::NoTunnel => Ok(0),
     };
-    let (drops_before, kernel_before) = (lab.drops()?, kernel_count(())?);
-    let seen = (attack.run)(lab).with_context(context)?;
-    let counted = increase(&drops_before, &lab.drops()?);
-    let kernel_counted = kernel_count(())? - kernel_before;
+    let kernel_before = kernel_count()?;
+    let seen = (attack.run)(lab).with_context(|| format!("attack {}", attack.name))?;
+    let after = lab.drops()?;
+    let counted = increase(drops, &after);
+    *drops = after;
+    let kernel_counted = kernel_count()? - kernel_before;
 
     let count_is_right = match attack.expected {
         Expected::Dropped { customer, reason } => {

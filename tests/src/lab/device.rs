@@ -1,14 +1,22 @@
 //! What an IoT device does: HTTP GET to its customer's server.
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    os::fd::AsRawFd,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, setsockopt, socket,
+    sockopt::ReuseAddr,
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{namespace::Namespace, process, server::PORT, site::Spec};
+
+/// For a connection, and for each answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sends the current date with curl, as a device would, and returns the server's answer.
 pub fn report_date(namespace: &Namespace, site: &Spec) -> Result<String> {
@@ -29,11 +37,29 @@ pub struct Connection {
 impl Connection {
     /// Connects from `namespace` to port 80 of `server`.
     pub fn open(namespace: &Namespace, server: Ipv4Addr) -> Result<Self> {
-        let timeout = Duration::from_secs(10);
         let stream = namespace
-            .enter(|| Ok(TcpStream::connect_timeout(&SocketAddr::from((server, PORT)), timeout)?))
+            .enter(|| Ok(TcpStream::connect_timeout(&SocketAddr::from((server, PORT)), TIMEOUT)?))
             .with_context(|| format!("cannot connect to {server}:{PORT}"))?;
-        stream.set_read_timeout(Some(timeout))?;
+        Self::over(stream, server)
+    }
+
+    /// The same from a given address and port.
+    pub fn open_from(namespace: &Namespace, source: Ipv4Addr, port: u16, server: Ipv4Addr) -> Result<Self> {
+        let stream = namespace
+            .enter(|| {
+                let socket =
+                    socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
+                setsockopt(&socket, ReuseAddr, &true)?;
+                bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, port)))?;
+                connect(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(server, PORT)))?;
+                Ok(TcpStream::from(socket))
+            })
+            .with_context(|| format!("cannot connect to {server}:{PORT} from port {port}"))?;
+        Self::over(stream, server)
+    }
+
+    fn over(stream: TcpStream, server: Ipv4Addr) -> Result<Self> {
+        stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream), server })
     }

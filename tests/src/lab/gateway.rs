@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use ::gateway::kernel::{maps::Maps, pins::Pins};
+use ::gateway::{
+    control::status::Status,
+    kernel::{maps::Maps, pins::Pins},
+};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
@@ -55,6 +58,14 @@ struct DropLine {
     packets: u64,
 }
 
+/// One line of `gatewayctl counters --json`; there are more counters.
+#[derive(Debug, Deserialize)]
+struct CounterLine {
+    customer: Option<String>,
+    to_server: u64,
+    to_sites: u64,
+}
+
 impl Gateway {
     /// Starts charon and waits for nothing.
     pub fn start(programs: Programs, namespace: &Namespace, dir: &Path) -> Result<Self> {
@@ -78,6 +89,12 @@ impl Gateway {
     /// Kills gatewayd as the kernel's OOM killer would.
     pub fn kill_daemon(&mut self) -> Result<()> {
         self.daemon.take().context("gatewayd is not running")?.end(Signal::SIGKILL).map(drop)
+    }
+
+    /// Whether gatewayd is there, or was never meant to be.
+    pub fn is_running(&mut self) -> bool {
+        let running = |daemon: &mut Process| daemon.ensure_running().is_ok();
+        self.programs.without_gatewayd || self.daemon.as_mut().is_some_and(running)
     }
 
     /// The gateway's charon.
@@ -124,14 +141,31 @@ impl Gateway {
         command
     }
 
+    /// What gatewayd says of itself.
+    pub fn status(&self, namespace: &Namespace) -> Result<Status> {
+        let text = process::output(self.control(namespace, "status").arg("--json"))?;
+        serde_json::from_str(&text).context("cannot read `gatewayctl status --json`")
+    }
+
+    /// Packets that the gateway passed for a customer, to its server and to its sites.
+    pub fn passed(&self, namespace: &Namespace, customer: &str) -> Result<(u64, u64)> {
+        let text = process::output(self.control(namespace, "counters").arg("--json"))?;
+        let lines: Vec<CounterLine> =
+            serde_json::from_str(&text).context("cannot read `gatewayctl counters --json`")?;
+        let line = lines.into_iter().find(|line| line.customer.as_deref() == Some(customer));
+        Ok(line.map_or((0, 0), |line| (line.to_server, line.to_sites)))
+    }
+
+    /// Ready is the gatewayd that we started, connected to charon, with all it had to do done.
     fn wait_until_ready(&mut self, namespace: &Namespace) -> Result<()> {
-        let mut status = self.control(namespace, "status");
-        status.arg("--json");
         wait_for("gatewayd to be ready", Duration::from_secs(60), || {
-            if let Some(daemon) = &mut self.daemon {
-                daemon.ensure_running().context("gatewayd did not come up")?;
-            }
-            Ok(process::output(&mut status).ok().map(drop))
+            let daemon = self.daemon.as_mut().context("gatewayd is not running")?;
+            daemon.ensure_running().context("gatewayd did not come up")?;
+            let pid = daemon.pid();
+            // There is no status yet, or the one of its predecessor.
+            let Ok(status) = self.status(namespace) else { return Ok(None) };
+            let done = status.failed.is_empty() && status.faults.is_empty();
+            Ok((status.pid == pid && status.charon.is_some() && done).then_some(()))
         })
     }
 

@@ -20,6 +20,7 @@ pub mod server;
 pub mod site;
 pub mod suite;
 pub mod topology;
+pub mod traffic;
 pub mod watch;
 
 use std::{
@@ -63,7 +64,7 @@ pub struct Lab {
     /// What the servers received.
     pub requests: Arc<Requests>,
     /// The namespaces.
-    pub topology: Topology,
+    pub topology: Arc<Topology>,
     /// The root of all certificates that count.
     pub authority: Authority,
     credentials: Issued,
@@ -91,7 +92,7 @@ impl Lab {
         let pins = dir.join("gateway/run/gateway/bpf");
         fs::create_dir_all(&pins)?;
         mount_fresh("bpf", &pins)?;
-        let topology = Topology::build(&dir).context("cannot build the topology")?;
+        let topology = Arc::new(Topology::build(&dir).context("cannot build the topology")?);
 
         let gateway = Gateway::start(programs, &topology.gateway, &dir.join("gateway"))?;
         let routers = start_routers(&topology, &dir)?;
@@ -131,6 +132,19 @@ impl Lab {
             };
             Ok(open.then_some(found))
         })
+    }
+
+    /// Brings back what a failed test may have left down.
+    pub fn restore(&mut self) -> Result<()> {
+        if !self.gateway.is_running() {
+            self.start_daemon()?;
+        }
+        for site in self.sites() {
+            if site.charon.list_sas()?.is_empty() {
+                site.initiate()?;
+            }
+        }
+        self.wait_for_tunnels().map(drop)
     }
 
     /// Waits until neither charon nor the programs have the tunnel of this id.

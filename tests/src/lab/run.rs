@@ -52,8 +52,9 @@ pub fn run(programs: Programs, then: Then, interrupt: &Interrupt) -> Result<bool
     report.section("Attacks");
     report.head(&[(&"attack", 52), (&"expected", 38), (&"seen", 0)]);
     let (mut tried, mut failed) = (0, 0);
+    let mut drops = lab.drops()?;
     for attack in attacks::all() {
-        let outcome = judge(attack, &lab)?;
+        let outcome = judge(attack, &lab, &mut drops)?;
         report.check(outcome.held, &[(&attack.what, 52), (&attack.expected, 38), (&outcome.seen, 0)]);
         for detail in outcome.details.iter().take(SHOWN_DETAILS) {
             report.note(format!("  {detail}"));
