@@ -6,7 +6,7 @@ use gateway_common::reason::Reason;
 
 use super::{
     Lab,
-    gateway::{Drops, xfrm_stat},
+    gateway::{Drops, increase, xfrm_stat},
 };
 
 /// Something that must not work.
@@ -76,16 +76,16 @@ pub struct Outcome {
 /// Runs an attack and judges it: nothing leaked, and the counters that changed are exactly the
 /// expected one, by exactly what was sent. `drops` are the gateway's counters before, and after.
 pub fn judge(attack: &Attack, lab: &Lab, drops: &mut Drops) -> Result<Outcome> {
-    let kernel_count = || match attack.expected {
-        Expected::DroppedByKernel { counter } => xfrm_stat(&lab.topology.gateway, counter),
-        Expected::Dropped { .. } | Expected::NoTunnel => Ok(0),
-    };
-    let kernel_before = kernel_count()?;
+    let kernel_before = xfrm_stat(&lab.topology.gateway)?;
     let seen = (attack.run)(lab).with_context(|| format!("attack {}", attack.name))?;
     let after = lab.drops()?;
     let counted = increase(drops, &after);
     *drops = after;
-    let kernel_counted = kernel_count()? - kernel_before;
+    let kernel = increase(&kernel_before, &xfrm_stat(&lab.topology.gateway)?);
+    let kernel_counted = match attack.expected {
+        Expected::DroppedByKernel { counter } => kernel.get(counter).copied().unwrap_or_default(),
+        Expected::Dropped { .. } | Expected::NoTunnel => 0,
+    };
 
     let count_is_right = match attack.expected {
         Expected::Dropped { customer, reason } => {
@@ -124,14 +124,6 @@ impl fmt::Display for Expected {
             Self::NoTunnel => write!(f, "no tunnel"),
         }
     }
-}
-
-fn increase(before: &Drops, after: &Drops) -> Drops {
-    let grown = |(key, count): (&(String, String), &u64)| {
-        let more = count.saturating_sub(before.get(key).copied().unwrap_or_default());
-        (more > 0).then(|| (key.clone(), more))
-    };
-    after.iter().filter_map(grown).collect()
 }
 
 fn show(counted: &Drops) -> String {

@@ -176,9 +176,21 @@ impl Gateway {
     }
 }
 
-/// The kernel's count of one cause in `/proc/net/xfrm_stat` of a namespace.
-pub fn xfrm_stat(namespace: &Namespace, counter: &str) -> Result<u64> {
+/// The kernel's counts in `/proc/net/xfrm_stat` of a namespace, by their names there.
+pub fn xfrm_stat(namespace: &Namespace) -> Result<BTreeMap<String, u64>> {
     let text = namespace.enter(|| Ok(fs::read_to_string("/proc/thread-self/net/xfrm_stat")?))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(counter));
-    line.with_context(|| format!("the kernel has no {counter}"))?.trim().parse().context("not a number")
+    let count = |line: &str| -> Result<_> {
+        let (name, count) = line.split_once(char::is_whitespace).context("no count")?;
+        Ok((name.to_owned(), count.trim().parse()?))
+    };
+    text.lines().map(count).collect()
+}
+
+/// What has grown, by how much.
+pub fn increase<K: Ord + Clone>(before: &BTreeMap<K, u64>, after: &BTreeMap<K, u64>) -> BTreeMap<K, u64> {
+    let grown = |(key, count): (&K, &u64)| {
+        let more = count.saturating_sub(before.get(key).copied().unwrap_or_default());
+        (more > 0).then(|| (key.clone(), more))
+    };
+    after.iter().filter_map(grown).collect()
 }

@@ -1,5 +1,9 @@
 //! What must work, whatever happens meanwhile.
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -7,6 +11,7 @@ use super::{
     Lab,
     charon::Sa,
     device::{self, Connection},
+    gateway::{Drops, increase, xfrm_stat},
     in_parallel,
     process::wait_for,
     site::{SITES, Suite},
@@ -169,7 +174,8 @@ fn kill_and_restart_lose_no_packet(lab: &mut Lab) -> Result<()> {
 /// Has `trigger` start a rekey under traffic and waits until the gateway has the new SA in use.
 fn rekey(lab: &mut Lab, name: &str, trigger: fn(&Lab, &str) -> Result<()>) -> Result<()> {
     let spec = lab.site(name)?.spec;
-    let (before, drops_before) = (lab.gateway_sa(spec)?, lab.drops()?);
+    let before = lab.gateway_sa(spec)?;
+    let refused_before = Refused::look(lab, name)?;
     let traffic = Traffic::start(lab, name)?;
     thread::sleep(WHILE);
     trigger(lab, name)?;
@@ -180,11 +186,38 @@ fn rekey(lab: &mut Lab, name: &str, trigger: fn(&Lab, &str) -> Result<()>) -> Re
         Ok(matches!(of_site[..], [sa] if renewed(sa) && sa.reqid == before.reqid).then_some(()))
     })?;
     thread::sleep(WHILE);
-    let tally = traffic.stop(lab)?;
+    let tally = traffic.stop(lab);
+    let refused = Refused::look(lab, name)?.since(&refused_before);
+    let tally = tally.with_context(|| format!("refused meanwhile: {refused:?}"))?;
     ensure!(tally.requests > 0, "nothing was sent");
-    let drops = lab.drops()?;
-    ensure!(drops == drops_before, "packets were dropped: {drops_before:?}, then {drops:?}");
+    ensure!(refused.by_gateway.is_empty(), "refused: {refused:?}");
     Ok(())
+}
+
+/// What the gateway and the two kernels have refused.
+#[derive(Debug)]
+struct Refused {
+    by_gateway: Drops,
+    by_gateways_kernel: BTreeMap<String, u64>,
+    by_routers_kernel: BTreeMap<String, u64>,
+}
+
+impl Refused {
+    fn look(lab: &Lab, name: &str) -> Result<Self> {
+        Ok(Self {
+            by_gateway: lab.drops()?,
+            by_gateways_kernel: xfrm_stat(&lab.topology.gateway)?,
+            by_routers_kernel: xfrm_stat(lab.site(name)?.router)?,
+        })
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            by_gateway: increase(&before.by_gateway, &self.by_gateway),
+            by_gateways_kernel: increase(&before.by_gateways_kernel, &self.by_gateways_kernel),
+            by_routers_kernel: increase(&before.by_routers_kernel, &self.by_routers_kernel),
+        }
+    }
 }
 
 fn only(sas: &[Sa]) -> Result<&Sa> {

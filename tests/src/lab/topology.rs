@@ -188,6 +188,9 @@ pub fn router_wan(index: usize) -> Ipv4Addr {
     if SITES[index].behind_nat { ROUTER_BEHIND_NAT } else { uplink(index).1 }
 }
 
+/// Of an XFRM policy, behind all that charon installs, which are below 400,000.
+const LAST_PRIORITY: u32 = 4_000_000;
+
 const MASQUERADE: &str = "table ip nat {
   chain postrouting {
     type nat hook postrouting priority srcnat
@@ -253,14 +256,15 @@ fn uplink_commands((next_hop, address): (Ipv4Addr, Ipv4Addr)) -> String {
 }
 
 /// Every router is hostile: beside what charon installs, it sends whatever comes from its LAN for the
-/// cloud LAN into its tunnel, from any source address and for any destination.
+/// cloud LAN into its tunnel, from any source address and for any destination. Charon's own policies come
+/// first: they name an SPI, so that a rekeyed SA is not used before the gateway can decrypt it.
 fn router_commands(index: usize, site: &Spec) -> String {
     let wan = router_wan(index);
     let uplink = if site.behind_nat { (NAT_INSIDE, ROUTER_BEHIND_NAT) } else { uplink(index) };
     format!(
         "{}addr add {}/{} dev eth_lan
 link set eth_lan up
-xfrm policy add src 0.0.0.0/0 dst {CLOUD_LAN} dir out priority 1 tmpl src {wan} dst {GATEWAY} proto esp reqid {ROUTER_REQID} mode tunnel
+xfrm policy add src 0.0.0.0/0 dst {CLOUD_LAN} dir out priority {LAST_PRIORITY} tmpl src {wan} dst {GATEWAY} proto esp reqid {ROUTER_REQID} mode tunnel
 ",
         uplink_commands(uplink),
         site.router,
