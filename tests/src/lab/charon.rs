@@ -59,7 +59,7 @@ impl Charon {
         fs::write(dir.join("run/strongswan.conf"), strongswan_conf())?;
         let mut command = namespace.command(CHARON);
         command.env("STRONGSWAN_CONF", CONF);
-        Ok(Self { process: Process::start(command, &dir.join("charon.log"))?, dir: dir.to_path_buf() })
+        Ok(Self { process: Process::start(command, &dir.join("run/charon.log"))?, dir: dir.to_path_buf() })
     }
 
     /// Waits until it answers on its VICI socket.

@@ -82,7 +82,7 @@ impl Gateway {
         let mut command = namespace.command(self.programs.bin_dir.join("gatewayd"));
         command.arg("--policy").arg(&self.programs.policy_dir);
         command.args(["--state", STATE, "--vici", VICI, "--pin", PINS]);
-        self.daemon = Some(Process::start(command, &self.dir.join("gatewayd.log"))?);
+        self.daemon = Some(Process::start(command, &self.dir.join("run/gatewayd.log"))?);
         self.wait_until_ready(namespace)
     }
 

@@ -2,7 +2,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::{
     Lab,
@@ -120,14 +119,12 @@ fn shell(report: &Report, lab: &Lab) -> Result<()> {
         format!("bpftool map dump pinned {PINS}/TUNNELS"),
         "ip xfrm state".to_owned(),
         "swanctl -l".to_owned(),
+        "tail /run/gatewayd.log /run/charon.log".to_owned(),
         "gatewayctl status; gatewayctl flows; gatewayctl drops".to_owned(),
         "ip netns exec gwlab-acme-berlin-device curl http://10.200.0.11/hello".to_owned(),
     ] {
         report.note(command);
     }
-    // The shell deals with Ctrl-C itself.
-    // SAFETY: ignoring a signal installs no handler.
-    unsafe { signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
     let status = lab.gateway().shell(&lab.topology.gateway).status().context("cannot start the shell")?;
     ensure!(status.code().is_some(), "the shell was killed");
     Ok(())

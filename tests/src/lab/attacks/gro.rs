@@ -44,8 +44,12 @@ fn inject(lab: &Lab) -> Result<Seen> {
     let received_before = lab.requests.count();
     let request = connection.request(OWN_BYTES);
     let (first_half, _) = request.split_at(request.find(" HTTP").context("no request line")?);
-    let last =
-        sent.stop()?.into_iter().filter(|frame| frame.outgoing).filter_map(|frame| frame.segment()).last();
+    let last = sent
+        .stop()?
+        .into_iter()
+        .filter(|frame| frame.outgoing)
+        .filter_map(|frame| frame.segment())
+        .next_back();
     let genuine = last.context("the device has sent nothing")?.next(first_half.as_bytes());
     let injected = genuine.next(INJECTED);
 
