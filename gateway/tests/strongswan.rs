@@ -1,31 +1,26 @@
-//! The VICI client against real charons, and `pki` against strongSwan's own verifier.
+//! The VICI client against real charons.
 
 mod charon;
 
-use std::{
-    fs,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use charon::{Pair, days, load};
 use gateway::{
-    pki::{Authority, Revoked, serial_of, write_private, write_public},
+    pki::{Authority, Revoked},
     strongswan::{ChildState, Client, Error, Event, EventKind, Events, IkeState, Notice, Supervisor},
 };
 use libtest_mimic::{Arguments, Trial};
-use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
 /// Far above what anything here takes, far below charon's own timeouts.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 const SITE: &str = "berlin.acme.example";
 
 type Test = fn() -> Result<()>;
 
 fn main() -> std::process::ExitCode {
-    let tests: [(&str, Test); 13] = [
+    let tests: [(&str, Test); 14] = [
         ("version_is_charons", || run(version_is_charons)),
         ("connections_are_loaded_listed_and_unloaded", || run(connections_are_loaded)),
         ("what_charon_cannot_read_is_refused_with_its_words", || run(garbage_is_refused)),
@@ -37,6 +32,7 @@ fn main() -> std::process::ExitCode {
         ("another_identity_neither_connects_nor_displaces", || run(stranger_is_refused)),
         ("revoked_certificate_is_refused", || run(revoked_is_refused)),
         ("pending_command_fails_at_once_when_charon_is_killed", || run(killed_charon_fails_pending)),
+        ("hung_charon_times_out_and_the_connection_closes", || run(hung_charon_times_out)),
         ("supervisor_reconnects_after_charon_was_killed", || run(supervisor_reconnects)),
         ("dropped_call_does_not_shift_answers", || run(dropped_call_is_harmless)),
     ];
@@ -44,18 +40,12 @@ fn main() -> std::process::ExitCode {
     if let Some(reason) = &missing {
         eprintln!("SKIPPED, all tests with a real charon: {reason}");
     }
-    let mut trials: Vec<Trial> = tests
+    let trials = tests
         .map(|(name, test)| {
             Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
                 .with_ignored_flag(missing.is_some())
         })
         .into();
-    trials.push(
-        Trial::test("certificates_are_accepted_and_revoked_by_strongswans_verifier", || {
-            pki_verifies().map_err(|error| format!("{error:#}").into())
-        })
-        .with_ignored_flag(missing.is_some()),
-    );
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
@@ -164,13 +154,13 @@ async fn ike_rekey_keeps_reqid(pair: &mut Pair) -> Result<()> {
 
 async fn terminate_dead_peer(pair: &mut Pair) -> Result<()> {
     let (gateway, _site) = pair.up().await?;
-    pair.site.signal(Signal::SIGSTOP)?;
+    pair.site.freeze()?;
     let sa = established(&gateway).await?;
     let child = gateway.terminate_child(sa.children[0].unique_id).await;
     ensure!(matches!(child, Err(Error::Refused { .. })), "{child:?}");
     let asked = Instant::now();
     gateway.terminate_ike(sa.unique_id).await?;
-    ensure!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    ensure!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     let list = gateway.list_sas().await?;
     ensure!(list.sas.is_empty(), "{list:?}");
     Ok(())
@@ -237,7 +227,7 @@ async fn revoked_is_refused(pair: &mut Pair) -> Result<()> {
 async fn killed_charon_fails_pending(pair: &mut Pair) -> Result<()> {
     let client = Client::connect(&pair.gateway.socket()).await?;
     // Stopped, it cannot answer: the command is certainly pending.
-    pair.gateway.signal(Signal::SIGSTOP)?;
+    pair.gateway.freeze()?;
     let pending = tokio::spawn({
         let client = client.clone();
         async move { client.list_sas().await }
@@ -253,8 +243,20 @@ async fn killed_charon_fails_pending(pair: &mut Pair) -> Result<()> {
     let (pending, queued) = (pending.await?, queued.await?);
     ensure!(matches!(pending, Err(Error::Closed | Error::Io(_))), "{pending:?}");
     ensure!(matches!(queued, Err(Error::Closed)), "{queued:?}");
-    ensure!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    ensure!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
     client.closed().await;
+    Ok(())
+}
+
+async fn hung_charon_times_out(pair: &mut Pair) -> Result<()> {
+    let client = Client::connect(&pair.gateway.socket()).await?;
+    pair.gateway.freeze()?;
+    let answer = timeout(Duration::from_secs(12), client.version()).await?;
+    ensure!(matches!(answer, Err(Error::Timeout { .. })), "{answer:?}");
+    // Its late answer must not be taken for the next one's.
+    pair.gateway.thaw()?;
+    timeout(PATIENCE, client.closed()).await?;
+    ensure!(matches!(client.list_sas().await, Err(Error::Closed)));
     Ok(())
 }
 
@@ -267,7 +269,7 @@ async fn supervisor_reconnects(pair: &mut Pair) -> Result<()> {
         pair.gateway.stop();
         let gone = notice(&mut supervisor).await?;
         ensure!(matches!(gone, Notice::Disconnected(_)), "{gone:?}");
-        ensure!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+        ensure!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
         pair.gateway.start()?;
     }
     let Notice::Connected(client) = notice(&mut supervisor).await? else { bail!("no client") };
@@ -296,51 +298,6 @@ async fn dropped_call_is_harmless(pair: &mut Pair) -> Result<()> {
         ensure!(gateway.version().await? == expected);
     }
     ensure!(gateway.list_sas().await?.sas.len() == 1);
-    Ok(())
-}
-
-fn pki_verifies() -> Result<()> {
-    let directory = std::env::temp_dir().join(format!("pki-test-{}", std::process::id()));
-    fs::create_dir(&directory)?;
-    let outcome = verify_in(&directory);
-    fs::remove_dir_all(&directory)?;
-    outcome
-}
-
-fn verify_in(directory: &std::path::Path) -> Result<()> {
-    let path = |name: &str| directory.join(name);
-    let authority = Authority::new("test root", days(-10, 30))?;
-    let other = Authority::new("test root", days(-10, 30))?;
-    // Made again from what was stored, as gatewayctl will.
-    let authority = Authority::from_pem(authority.certificate_pem(), &authority.key_pem())?;
-    ensure!(Authority::from_pem(authority.certificate_pem(), &other.key_pem()).is_err());
-    let good = authority.issue(SITE, days(-1, 1))?;
-    let expired = authority.issue(SITE, days(-3, -2))?;
-    let foreign = other.issue(SITE, days(-1, 1))?;
-    ensure!(serial_of(&good.certificate_pem)? == good.serial);
-    ensure!(Authority::from_pem(&good.certificate_pem, &good.key_pem).is_err());
-    write_public(&path("ca"), authority.certificate_pem())?;
-    write_private(&path("key"), &good.key_pem)?;
-    ensure!(write_private(&path("key"), &good.key_pem).is_err(), "a key was overwritten");
-    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(path("key"))?);
-    ensure!(mode & 0o777 == 0o600, "{mode:o}");
-    let entry = Revoked { serial: good.serial.clone(), at: days(-1, 0).from };
-    fs::write(path("empty-crl"), authority.revoke(&[], 1, days(-1, 1))?)?;
-    fs::write(path("crl"), authority.revoke(&[entry], 2, days(-1, 1))?)?;
-    let verify = |certificate: &str, crl: &str| -> Result<bool> {
-        let (ca, file, crl) = (path("ca"), path("certificate"), path(crl));
-        fs::write(&file, certificate)?;
-        let mut pki = Command::new("pki");
-        pki.arg("--verify").arg("--in").arg(file).arg("--cacert").arg(ca).arg("--crl").arg(crl);
-        Ok(pki.output()?.status.success())
-    };
-    ensure!(verify(&good.certificate_pem, "empty-crl")?, "a good certificate is refused");
-    ensure!(!verify(&good.certificate_pem, "crl")?, "a revoked certificate is accepted");
-    ensure!(!verify(&expired.certificate_pem, "empty-crl")?, "an expired one is accepted");
-    ensure!(!verify(&foreign.certificate_pem, "empty-crl")?, "another CA's is accepted");
-    let san = Command::new("pki").arg("--print").arg("--in").arg(path("certificate")).output()?;
-    let printed = String::from_utf8_lossy(&san.stdout).into_owned();
-    ensure!(printed.contains(SITE), "{printed}");
     Ok(())
 }
 

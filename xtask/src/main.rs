@@ -1,1 +1,160 @@
-fn main() {}
+//! Everything a developer runs, as `cargo xtask COMMAND`. One module for each task.
+mod bpf;
+mod build;
+mod command;
+mod guest;
+mod kernel;
+mod lab;
+mod linker;
+mod lint;
+mod packages;
+mod progress;
+mod project;
+mod setup;
+mod signals;
+mod stream;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Everything a developer runs.
+///
+/// Start with `cargo xtask run`, which brings up a whole gateway with customers, tunnels and attackers, and
+/// `cargo xtask test`. Every command first installs what it needs and is missing, and says what that is.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  cargo xtask run                  the lab: tunnels come up, requests pass, attacks fail
+  cargo xtask run --shell          the same, then a shell on the gateway:
+                                   bpftool map dump pinned …, ip xfrm state, swanctl -l
+  cargo xtask test                 all tests; the last line sums them up
+  cargo xtask test --only host rekey
+                                   the host tests with \"rekey\" in their names
+  cargo xtask vm --tty -- bash     a shell in the virtual machine
+  cargo xtask lint --fix           format, and let clippy change what it can
+
+Set-up caches under target/. Its logs are in target/tools/log.")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Bring up the lab, show requests passing and attacks failing
+    ///
+    /// Three customers with four sites, each with its own strongSwan and a device; their servers; the cloud
+    /// gateway with gatewayd and the policies of policies/. It runs natively if we are root and the kernel has
+    /// ESP, else in a virtual machine. The exit status is 0 only if everything went as expected; nothing is
+    /// left behind.
+    Run {
+        #[command(flatten)]
+        choice: lab::Choice,
+        #[command(flatten)]
+        then: lab::Then,
+        #[command(flatten)]
+        machine: vm::Machine,
+    },
+    /// Run all tests, or those with FILTER in their names
+    ///
+    /// Stages: host tests, packet replay, end to end, lint. All run even if one fails. What cannot run here
+    /// counts as skipped.
+    Test {
+        /// Only tests whose names contain this; without lint
+        filter: Option<String>,
+        /// Only this stage; may be repeated
+        #[arg(long, value_name = "STAGE")]
+        only: Vec<test::Stage>,
+        #[command(flatten)]
+        choice: lab::Choice,
+        #[command(flatten)]
+        machine: vm::Machine,
+    },
+    /// Check format, clippy (warnings denied) and dependencies
+    Lint {
+        /// Let rustfmt and clippy change the files
+        #[arg(long)]
+        fix: bool,
+    },
+    /// Run a command in the virtual machine, for exploring
+    ///
+    /// The guest sees this machine's files at the same paths and has a kernel with complete IPsec. What it
+    /// writes is gone afterwards. The exit status is the command's.
+    Vm {
+        /// Give the command a terminal
+        #[arg(long)]
+        tty: bool,
+        #[command(flatten)]
+        machine: vm::Machine,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Build gatewayd, gatewayctl and the lab into target/debug
+    Build,
+    /// Install what the commands need, without running one
+    ///
+    /// The pinned Rust toolchain (beside yours, by rustup) and bpf-linker, then whatever the options add.
+    Setup {
+        /// Also what the lab needs: strongSwan, iproute2, …
+        #[arg(long)]
+        lab: bool,
+        /// Also QEMU and the guest's kernel
+        #[arg(long)]
+        vm: bool,
+        /// Also cargo-deny
+        #[arg(long)]
+        lint: bool,
+        /// All of it
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns the exit status.
+fn run(task: Task) -> Result<i32> {
+    match task {
+        Task::Run { choice, then, machine } => lab::run(choice, then, &machine),
+        Task::Test { filter, only, choice, machine } => {
+            test::run(&only, filter.as_deref(), choice, &machine).map(|passed| i32::from(!passed))
+        }
+        Task::Lint { fix } => {
+            let checks = lint::run(fix)?;
+            for check in &checks {
+                println!("{:<14} {}", check.name, if check.passed { "passed" } else { "FAILED" });
+            }
+            Ok(i32::from(!checks.iter().all(|check| check.passed)))
+        }
+        Task::Vm { tty, machine, command } => {
+            setup::ensure(setup::Needs { vm: true, ..Default::default() })?;
+            let mut stdout = std::io::stdout();
+            let console = if tty { vm::Console::Terminal } else { vm::Console::Output(&mut stdout) };
+            vm::run(&machine, &command, console)
+        }
+        Task::Build => {
+            setup::ensure(setup::Needs::default())?;
+            build::all().map(|_| 0)
+        }
+        Task::Setup { lab, vm, lint, all } => {
+            let needs = setup::Needs { lab: lab || all, vm: vm || all, lint: lint || all };
+            if !setup::ensure(needs)? {
+                eprintln!("Everything is there already.");
+            }
+            Ok(0)
+        }
+    }
+}

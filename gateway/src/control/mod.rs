@@ -6,3 +6,5 @@ pub mod follow;
 pub mod observed;
 pub mod plan;
 pub mod status;
+#[cfg(test)]
+mod tests;

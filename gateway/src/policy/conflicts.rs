@@ -1,10 +1,10 @@
 //! Rules that concern several files.
 use std::collections::BTreeMap;
 
-use super::CustomerName;
 use super::document::{CustomerDocument, GatewayDocument};
 use super::fault::{Fault, Invalid};
 use super::prefix::overlap;
+use super::{CustomerName, Limits};
 
 /// Documents that cannot all be in force.
 pub(super) struct Conflict {
@@ -23,7 +23,10 @@ pub(super) fn conflicts(gateway: &GatewayDocument, customers: &[&CustomerDocumen
     }
     check_servers_differ(customers, &mut conflicts);
     check_identities_differ(gateway, customers, &mut conflicts);
-    check_limits(gateway, customers, &mut conflicts);
+    // Limits that could not be read say nothing.
+    if let Some(limits) = gateway.value.as_ref().map(|value| value.limits) {
+        check_limits(gateway, limits, customers, &mut conflicts);
+    }
     conflicts
 }
 
@@ -106,7 +109,12 @@ fn check_identities_differ(
     }
 }
 
-fn check_limits(gateway: &GatewayDocument, customers: &[&CustomerDocument], conflicts: &mut Vec<Conflict>) {
+fn check_limits(
+    gateway: &GatewayDocument,
+    limits: Limits,
+    customers: &[&CustomerDocument],
+    conflicts: &mut Vec<Conflict>,
+) {
     let fault = |written: &Option<toml::Spanned<u32>>, key: &str, count: usize, limit: u32| {
         let message = format!("{count} {key} in the customers' files, but [limits] {key} is {limit}");
         let invalid = Invalid::new(message, format!("`{key} = {count}` or more, or fewer {key}"));
@@ -116,22 +124,22 @@ fn check_limits(gateway: &GatewayDocument, customers: &[&CustomerDocument], conf
         }
     };
     // usize is 64 bits wide wherever eBPF runs.
-    let max_customers = gateway.limits.customers as usize;
+    let max_customers = limits.customers as usize;
     if customers.len() > max_customers {
         let parties = customers[max_customers..].iter().map(|customer| customer.name.clone()).collect();
-        let fault = fault(&gateway.customers, "customers", customers.len(), gateway.limits.customers);
+        let fault = fault(&gateway.customers, "customers", customers.len(), limits.customers);
         conflicts.push(Conflict { parties, fault });
     }
     let mut tunnels = 0;
     let mut parties = Vec::new();
     for customer in customers {
         tunnels += customer.sites.len();
-        if tunnels > gateway.limits.tunnels as usize {
+        if tunnels > limits.tunnels as usize {
             parties.push(customer.name.clone());
         }
     }
     if !parties.is_empty() {
-        let fault = fault(&gateway.tunnels, "tunnels", tunnels, gateway.limits.tunnels);
+        let fault = fault(&gateway.tunnels, "tunnels", tunnels, limits.tunnels);
         conflicts.push(Conflict { parties, fault });
     }
 }

@@ -8,18 +8,23 @@ use super::fault::{Fault, Invalid, Source, quote};
 
 /// Edits between an unknown key and the one that is offered instead.
 const MAX_TYPO: usize = 2;
+/// The TOML parser's message for the one error that leaves nothing unread.
+const DUPLICATE_KEY: &str = "duplicate key";
 
 /// Collects the faults of one file while its values are taken out.
 pub(super) struct Reader<'s> {
     pub source: &'s Source,
     pub faults: Vec<Fault>,
+    /// Whether the file is TOML, duplicate keys aside.
+    readable: bool,
 }
 
 /// A table, and what it is called in messages.
 #[derive(Clone)]
 pub(super) struct Table<'t> {
     keys: &'t DeTable<'t>,
-    span: Range<usize>,
+    /// `None`: the whole file.
+    span: Option<Range<usize>>,
     name: &'static str,
 }
 
@@ -29,30 +34,37 @@ pub(super) type Value<'t> = &'t Spanned<DeValue<'t>>;
 impl<'s> Reader<'s> {
     /// A reader for the file's text.
     pub fn new(source: &'s Source) -> Self {
-        Self { source, faults: Vec::new() }
+        Self { source, faults: Vec::new(), readable: true }
     }
 
     /// Reports a fault at these bytes.
     pub fn fault(&mut self, span: Range<usize>, invalid: Invalid) {
-        self.faults.push(self.source.fault_at(span, invalid));
+        if self.readable {
+            self.faults.push(self.source.fault_at(span, invalid));
+        }
     }
 
-    /// The whole file, as far as it is TOML. Keys other than `known` are faults, here and below.
+    /// The whole file. One that is not TOML is empty and has no further faults: what could be made
+    /// of it would be guesses.
     pub fn parse<'t>(&mut self, text: &'t str) -> Spanned<DeTable<'t>> {
         let (root, errors) = DeTable::parse_recoverable(text);
+        let mut readable = true;
         for error in errors {
             let (message, expected) = match error.message().split_once(", expected ") {
                 Some((message, expected)) => (message, expected),
+                None if error.message() == DUPLICATE_KEY => (DUPLICATE_KEY, "each key once"),
                 None => (error.message(), "TOML (https://toml.io)"),
             };
+            readable &= error.message() == DUPLICATE_KEY;
             self.fault(error.span().unwrap_or(0..0), Invalid::new(message, expected));
         }
-        root
+        self.readable = readable;
+        if readable { root } else { Spanned::new(0..0, DeTable::new()) }
     }
 
     /// The file's top level.
     pub fn root<'t>(&mut self, root: &'t Spanned<DeTable<'t>>, known: &[&str]) -> Table<'t> {
-        let table = Table { keys: root.get_ref(), span: 0..0, name: "this file" };
+        let table = Table { keys: root.get_ref(), span: None, name: "this file" };
         self.check_keys(&table, known);
         table
     }
@@ -63,7 +75,7 @@ impl<'s> Reader<'s> {
             self.wrong_type(value, "a table");
             return None;
         };
-        let table = Table { keys, span: value.span(), name };
+        let table = Table { keys, span: Some(value.span()), name };
         self.check_keys(&table, known);
         Some(table)
     }
@@ -72,8 +84,12 @@ impl<'s> Reader<'s> {
     pub fn required<'t>(&mut self, table: &Table<'t>, key: &str, example: &str) -> Option<Value<'t>> {
         let value = self.optional(table, key);
         if value.is_none() {
-            let invalid = Invalid::new(format!("{} has no `{key}`", table.name), format!("`{example}`"));
-            self.fault(table.span.clone(), invalid);
+            let (message, expected) = (format!("{} has no `{key}`", table.name), format!("`{example}`"));
+            match table.span.clone() {
+                Some(span) => self.fault(span, Invalid::new(message, expected)),
+                None if self.readable => self.faults.push(self.source.fault(message, expected)),
+                None => {}
+            }
         }
         value
     }

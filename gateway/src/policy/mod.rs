@@ -4,6 +4,7 @@
 mod conflicts;
 mod document;
 mod fault;
+mod files;
 mod identity;
 mod keys;
 mod limits;

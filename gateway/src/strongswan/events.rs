@@ -11,7 +11,7 @@ use super::{
     ChildSa, Error,
     message::Message,
     packet::Packet,
-    sa::{RawChildSa, RawIkeSa},
+    raw_sa::{RawChildSa, RawIkeSa},
     transport::{self, Frames},
 };
 

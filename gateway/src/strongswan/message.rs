@@ -270,7 +270,7 @@ mod tests {
     }
 
     fn decode_as_everything(bytes: Vec<u8>) {
-        use super::super::{Event, packet::Packet, sa::RawIkeSa};
+        use super::super::{Event, packet::Packet, raw_sa::RawIkeSa};
         let _ = Packet::parse(bytes.clone().into());
         let Ok(message) = Message::parse(bytes.into()) else {
             return;

@@ -11,19 +11,21 @@
 //! **Events are hints, [`Client::list_sas`] is the truth**: events come late (a new outbound SPI is in use
 //! before its event), some never come (the end of a rekeyed SA), and one may be lost to a reconnect.
 
+mod child;
 mod connection;
 mod error;
 mod events;
 mod message;
 mod operations;
 mod packet;
+mod raw_sa;
+mod reply;
 mod sa;
 mod supervisor;
 mod transport;
 
-pub use connection::{
-    Action, Child, Connection, ESP_PROPOSALS, IKE_PROPOSALS, Local, Remote, Revocation, Unique,
-};
+pub use child::{Action, Child, ESP_PROPOSALS};
+pub use connection::{Connection, IKE_PROPOSALS, Local, Remote, Revocation, Unique};
 pub use error::Error;
 pub use events::{Event, EventKind, Events};
 pub use operations::{Client, SaList, Version};

@@ -6,17 +6,15 @@ use std::{
     time::Duration,
 };
 
-use serde::{
-    Deserialize, Serialize,
-    de::{IgnoredAny, MapAccess, Visitor},
-};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Connection, Error, Fault, IkeSa,
     connection::{check_blob, check_name},
     message::{self, Blob, Message},
-    sa::RawIkeSa,
+    raw_sa::RawIkeSa,
+    reply::{OneNamed, Reply},
     transport::{Request, Transport},
 };
 
@@ -323,51 +321,4 @@ struct Rekey {
 /// At least 1: charon waits for ever on 0 and not at all on -1.
 fn milliseconds(time: Duration) -> i32 {
     i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
-}
-
-#[derive(Debug, Deserialize)]
-struct Reply<'a> {
-    success: Option<&'a str>,
-    errmsg: Option<&'a str>,
-    id: Option<&'a str>,
-}
-
-impl<'a> Reply<'a> {
-    /// [`Error::Refused`] unless it says success.
-    fn decode(command: &'static str, message: &'a Message) -> Result<Self, Error> {
-        let reply: Self = message.decode()?;
-        if reply.success == Some("yes") {
-            return Ok(reply);
-        }
-        let reason = reply.errmsg.unwrap_or("no reason given");
-        let reason = reason.chars().take(200).filter(|c| !c.is_control()).collect();
-        Err(Error::Refused { command, reason })
-    }
-}
-
-/// A message that is one section under a name.
-#[derive(Debug)]
-struct OneNamed<'a, T>(&'a str, T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneNamed<'de, T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Root<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Root<T> {
-            type Value = OneNamed<'de, T>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("one named section")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let missing = || serde::de::Error::custom("no section");
-                let (name, value) = map.next_entry()?.ok_or_else(missing)?;
-                match map.next_key::<&str>()? {
-                    None => Ok(OneNamed(name, value)),
-                    Some(_) => Err(serde::de::Error::custom("more than one section")),
-                }
-            }
-        }
-        deserializer.deserialize_map(Root(std::marker::PhantomData))
-    }
 }

@@ -177,10 +177,30 @@ impl Charon {
         Ok(())
     }
 
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        let process = self.process.as_ref().context("charon does not run")?;
-        kill(Pid::from_raw(process.id().try_into()?), signal)?;
+    /// Stops it where it stands, and returns when all its threads do.
+    pub fn freeze(&self) -> Result<()> {
+        kill(self.pid()?, Signal::SIGSTOP)?;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.threads()?.iter().all(|status| status.contains("State:\tT")) {
+            ensure!(Instant::now() < deadline, "charon does not stop");
+            sleep(Duration::from_millis(5));
+        }
         Ok(())
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) -> Result<()> {
+        Ok(kill(self.pid()?, Signal::SIGCONT)?)
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        let process = self.process.as_ref().context("charon does not run")?;
+        Ok(Pid::from_raw(process.id().try_into()?))
+    }
+
+    fn threads(&self) -> Result<Vec<String>> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid()?))?;
+        threads.map(|thread| Ok(fs::read_to_string(thread?.path().join("status"))?)).collect()
     }
 
     /// kill -9, and makes it startable again.

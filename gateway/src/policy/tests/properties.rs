@@ -1,0 +1,141 @@
+//! What holds for any text.
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::{GATEWAY, customer};
+use crate::policy::conflicts::conflicts;
+use crate::policy::document::{CustomerDocument, GatewayDocument};
+use crate::policy::fault::Source;
+use crate::policy::prefix::overlap;
+use crate::policy::{Customer, Fault, Identity, InterfaceName, MAX_LAN_PREFIXES};
+
+fn source(text: &str) -> Source {
+    Source { path: PathBuf::from("policies/x.toml"), text: Some(text.into()) }
+}
+
+fn read_customer(name: &str, text: &str) -> (CustomerDocument, Vec<Fault>) {
+    CustomerDocument::read(source(text), name.parse().unwrap())
+}
+
+/// Reads the text both ways; faults have a place within it and can be printed.
+fn check(text: &str) {
+    let (gateway, mut faults) = GatewayDocument::read(source(text));
+    let (customer, more) = read_customer("acme", text);
+    assert_eq!(customer.value.is_none(), !more.is_empty());
+    faults.extend(more);
+    faults.extend(conflicts(&gateway, &[&customer, &customer]).into_iter().map(|conflict| conflict.fault));
+    for fault in &faults {
+        assert!(!fault.to_string().contains(|c: char| c.is_control() && c != '\n'));
+        if let Some(position) = fault.position {
+            let line = text.split('\n').nth(position.line - 1).expect("a line of the text");
+            assert!((1..=line.chars().count() + 1).contains(&position.column));
+        }
+    }
+    if let Some(customer) = &customer.value {
+        check_customer(customer);
+    }
+}
+
+fn check_customer(customer: &Customer) {
+    assert!(customer.port != 0 && !customer.sites.is_empty());
+    let lans: Vec<_> = customer.sites.iter().flat_map(|site| &site.lan).collect();
+    for (i, lan) in lans.iter().enumerate() {
+        assert!(lan.prefix_len() >= 8 && lan.trunc() == **lan);
+        assert!(lans[..i].iter().all(|other| !overlap(lan, other)));
+    }
+    for (i, site) in customer.sites.iter().enumerate() {
+        assert!((1..=MAX_LAN_PREFIXES).contains(&site.lan.len()));
+        assert!(customer.sites[..i].iter().all(|other| other.name != site.name));
+    }
+}
+
+/// Prefixes that often overlap, are equal or have host bits set.
+fn any_prefix() -> impl Strategy<Value = String> {
+    (0u8..4, 0u8..3, prop_oneof![Just(0u8), Just(128)], 7u8..=32)
+        .prop_map(|(b, c, d, length)| format!("10.{b}.{c}.{d}/{length}"))
+}
+
+/// Customers as an operator would write them, often right and often wrong.
+fn any_customer() -> impl Strategy<Value = String> {
+    let site = ("[ab]", "[ab]\\.example", prop::collection::vec(any_prefix(), 0..6));
+    (0u8..3, prop::collection::vec(site, 0..4)).prop_map(|(server, sites)| {
+        let mut text = format!("server = \"10.200.0.{server}\"\n");
+        for (name, identity, lan) in sites {
+            text += &format!("[[site]]\nname = \"{name}\"\nidentity = \"{identity}\"\nlan = {lan:?}\n");
+        }
+        text
+    })
+}
+
+/// A good text with one piece of it replaced.
+fn any_mutation() -> impl Strategy<Value = String> {
+    let texts = [GATEWAY.to_owned(), customer("10.200.0.11", "a.example", "10.1.0.0/16")];
+    let piece = prop_oneof![".{0,4}", "[\\[\\]{}=\",.#\n0-9a-z\\\\-]{0,6}"];
+    (prop::sample::select(texts.to_vec()), any::<prop::sample::Index>(), 0usize..12, piece).prop_map(
+        |(text, at, length, piece)| {
+            let start = at.index(text.len());
+            let end = (start + length).min(text.len());
+            format!("{}{piece}{}", &text[..start], &text[end..])
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_gives_faults_or_a_policy(text in "(?s).{0,200}") {
+        check(&text);
+    }
+
+    #[test]
+    fn any_mutation_gives_faults_or_a_policy(text in any_mutation()) {
+        check(&text);
+    }
+
+    #[test]
+    fn what_is_valid_obeys_the_rules(texts in prop::collection::vec(any_customer(), 3)) {
+        let (gateway, faults) = GatewayDocument::read(source(GATEWAY));
+        prop_assert!(faults.is_empty());
+        let documents: Vec<_> =
+            texts.iter().zip(["a", "b", "c"]).map(|(text, name)| read_customer(name, text).0).collect();
+        let good: Vec<_> = documents.iter().filter(|document| document.value.is_some()).collect();
+        let valid = conflicts(&gateway, &good).is_empty();
+        let customers: Vec<&Customer> = good.iter().filter_map(|document| document.value.as_ref()).collect();
+        // The rules once more, by comparing everything with everything.
+        let cloud_lan = gateway.value.as_ref().unwrap().cloud_lan;
+        let mut servers: Vec<_> = customers.iter().map(|customer| customer.server).collect();
+        let mut identities: Vec<_> =
+            customers.iter().flat_map(|customer| &customer.sites).map(|site| site.identity.clone()).collect();
+        let hosts = servers.iter().all(|server| cloud_lan.hosts().any(|host| host == *server));
+        let apart = customers.iter().flat_map(|c| &c.sites).flat_map(|s| &s.lan).all(|lan| !overlap(lan, &cloud_lan));
+        let counts = (servers.len(), identities.len());
+        servers.sort();
+        servers.dedup();
+        identities.sort();
+        identities.dedup();
+        let distinct = counts == (servers.len(), identities.len());
+        prop_assert_eq!(valid, hosts && apart && distinct);
+        customers.into_iter().for_each(check_customer);
+    }
+
+    #[test]
+    fn identity_has_nothing_that_strongswan_interprets(text in "[a-z0-9.*%@#=:/{}-]{0,20}") {
+        if let Ok(identity) = text.parse::<Identity>() {
+            let special = "*%@#=:/{} ,";
+            prop_assert!(!identity.as_str().contains(|c| special.contains(c)));
+            prop_assert!(identity.as_str().parse::<std::net::IpAddr>().is_err());
+            prop_assert!(identity.as_str().ends_with(|c: char| c.is_ascii_alphanumeric()));
+        }
+    }
+
+    #[test]
+    fn interface_name_is_one_that_the_kernel_takes(text in "(?s).{0,20}") {
+        if let Ok(name) = text.parse::<InterfaceName>() {
+            let name = name.as_str();
+            prop_assert!((1..16).contains(&name.len()) && name != "." && name != "..");
+            prop_assert!(!name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The registry's file.
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::pool::Entry;
+use super::{Ids, TunnelName};
+use crate::policy::{CustomerName, SiteName};
+
+const VERSION: u32 = 1;
+const HEADER: &str = "# Ids of customers and tunnels, written by gatewayd. Live tunnels and pinned maps depend on it:\n\
+                      # do not change or remove it while the gateway is attached.\n";
+
+/// The file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    #[serde(default)]
+    customer: Vec<CustomerRow>,
+    #[serde(default)]
+    tunnel: Vec<TunnelRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CustomerRow {
+    id: u32,
+    customer: CustomerName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retired: Option<u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TunnelRow {
+    id: u32,
+    customer: CustomerName,
+    site: SiteName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retired: Option<u32>,
+}
+
+impl Ids {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let document: Document =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        if document.version != VERSION {
+            return Err(format!("its version is {}, not {VERSION}", document.version));
+        }
+        let mut ids = Self::default();
+        let entry = |id, retired| Entry { id, retired };
+        ids.customers
+            .restore(document.customer.into_iter().map(|row| (row.customer, entry(row.id, row.retired))))?;
+        let tunnels = document.tunnel.into_iter();
+        ids.tunnels
+            .restore(tunnels.map(|row| (TunnelName(row.customer, row.site), entry(row.id, row.retired))))?;
+        if let Some((tunnel, _)) = ids.tunnels.in_use().find(|(tunnel, _)| !ids.customers.has(&tunnel.0)) {
+            return Err(format!("tunnel {tunnel} is in use, but its customer is not"));
+        }
+        Ok(ids)
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let mut document = Document { version: VERSION, customer: Vec::new(), tunnel: Vec::new() };
+        for (customer, &Entry { id, retired }) in &self.customers.entries {
+            document.customer.push(CustomerRow { id, customer: customer.clone(), retired });
+        }
+        for (TunnelName(customer, site), &Entry { id, retired }) in &self.tunnels.entries {
+            let (customer, site) = (customer.clone(), site.clone());
+            document.tunnel.push(TunnelRow { id, customer, site, retired });
+        }
+        document.customer.sort_by_key(|row| row.id);
+        document.tunnel.sort_by_key(|row| row.id);
+        let text = toml::to_string(&document).expect("numbers and names are TOML");
+        format!("{HEADER}{text}")
+    }
+}
+
+/// Puts a new file in the old one's place: after a crash there is one or the other, whole.
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let temporary = path.with_added_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(dir)?.sync_all()
+}

@@ -1,0 +1,197 @@
+//! Ids over the life of a registry, each step through its file.
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::policy::{Customer, Limits, Site, load};
+
+struct StateDir(PathBuf);
+
+impl StateDir {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("gateway-registry-{}-{count}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.join("ids.toml")
+    }
+
+    /// Opens, assigns, and gives `customer.site=id` of all tunnels.
+    fn assign(&self, policy: &Policy) -> Result<Vec<String>, RegistryError> {
+        let assignment = Registry::open(self.path())?.assign(policy)?;
+        let tunnels = |(name, ids): (&CustomerName, &CustomerIds)| {
+            let name = name.clone();
+            ids.tunnels.iter().map(move |(site, id)| format!("{name}.{site}={id}")).collect::<Vec<_>>()
+        };
+        Ok(assignment.iter().flat_map(tunnels).collect())
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A policy with these `customer.site`, and room for so many tunnels.
+fn policy(tunnels: u32, sites: &[&str]) -> Policy {
+    let example = load(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies").as_ref()).unwrap();
+    let mut gateway = example.gateway;
+    gateway.limits = Limits { tunnels, ..gateway.limits };
+    let template = &example.customers.values().next().unwrap();
+    let mut customers: BTreeMap<CustomerName, Customer> = BTreeMap::new();
+    for site in sites {
+        let (customer, site) = crate::policy::parse_connection_name(site).unwrap();
+        let new = || Customer { name: customer.clone(), sites: Vec::new(), ..(*template).clone() };
+        let sites = &mut customers.entry(customer.clone()).or_insert_with(new).sites;
+        sites.push(Site { name: site, ..template.sites[0].clone() });
+    }
+    Policy { gateway, customers }
+}
+
+#[test]
+fn ids_start_at_1_and_stay() {
+    let dir = StateDir::new();
+    assert_eq!(dir.assign(&policy(16, &["b.x", "b.y"])).unwrap(), ["b.x=1", "b.y=2"]);
+    assert_eq!(dir.assign(&policy(16, &["a.x", "b.x", "b.y"])).unwrap(), ["a.x=3", "b.x=1", "b.y=2"]);
+    let registry = Registry::open(dir.path()).unwrap();
+    let name = |name: &str| name.parse::<CustomerName>().unwrap();
+    let assignment = registry.assignment();
+    assert_eq!(assignment.customer(&name("a")).map(CustomerId::get), Some(2));
+    assert_eq!(assignment.tunnel(&name("b"), &"y".parse().unwrap()).map(TunnelId::get), Some(2));
+    assert_eq!(assignment.customer(&name("c")), None);
+}
+
+#[test]
+fn retired_id_is_not_given_to_another_and_comes_back_to_its_owner() {
+    let dir = StateDir::new();
+    dir.assign(&policy(16, &["a.x", "a.y"])).unwrap();
+    assert_eq!(dir.assign(&policy(16, &["a.y", "a.z"])).unwrap(), ["a.y=2", "a.z=3"]);
+    assert_eq!(dir.assign(&policy(16, &["a.x", "a.z"])).unwrap(), ["a.x=1", "a.z=3"]);
+}
+
+#[test]
+fn longest_retired_id_is_reused_once_all_are_given_out() {
+    let dir = StateDir::new();
+    dir.assign(&policy(3, &["a.x", "a.y", "a.z"])).unwrap();
+    dir.assign(&policy(3, &["a.x", "a.z"])).unwrap();
+    dir.assign(&policy(3, &["a.z"])).unwrap();
+    assert_eq!(dir.assign(&policy(3, &["a.new", "a.z"])).unwrap(), ["a.new=2", "a.z=3"]);
+    // y is back, but its id is another's by now.
+    assert_eq!(dir.assign(&policy(3, &["a.new", "a.y", "a.z"])).unwrap(), ["a.new=2", "a.y=1", "a.z=3"]);
+}
+
+#[test]
+fn owner_that_comes_back_does_not_lose_its_id_to_a_new_one() {
+    let dir = StateDir::new();
+    dir.assign(&policy(2, &["a.x", "a.y"])).unwrap();
+    dir.assign(&policy(2, &["a.y"])).unwrap();
+    assert_eq!(dir.assign(&policy(2, &["a.new", "a.x"])).unwrap(), ["a.new=2", "a.x=1"]);
+}
+
+#[test]
+fn exhausted_ids_are_an_error_that_changes_nothing() {
+    let dir = StateDir::new();
+    dir.assign(&policy(1, &["a.x"])).unwrap();
+    let before = fs::read_to_string(dir.path()).unwrap();
+    let mut registry = Registry::open(dir.path()).unwrap();
+    let assignment = registry.assignment();
+    let error = registry.assign(&policy(1, &["a.x", "a.y"])).unwrap_err();
+    assert_eq!(error.to_string(), "no tunnel id is left for a.y: all 1 of [limits] tunnels are in use");
+    assert_eq!((registry.assignment(), fs::read_to_string(dir.path()).unwrap()), (assignment, before));
+}
+
+#[test]
+fn limit_below_an_id_in_use_is_an_error() {
+    let dir = StateDir::new();
+    dir.assign(&policy(16, &["a.x", "a.y"])).unwrap();
+    let error = dir.assign(&policy(1, &["a.y"])).unwrap_err();
+    assert_eq!(error.to_string(), "a.y has tunnel id 2: [limits] tunnels must be at least 2, not 1");
+}
+
+#[test]
+fn unchanged_policy_does_not_write_the_file() {
+    let dir = StateDir::new();
+    let mut registry = Registry::open(dir.path()).unwrap();
+    registry.assign(&policy(16, &["a.x"])).unwrap();
+    fs::remove_file(dir.path()).unwrap();
+    registry.assign(&policy(16, &["a.x"])).unwrap();
+    assert!(!dir.path().exists());
+}
+
+#[test]
+fn file_that_cannot_be_written_is_an_error_that_changes_nothing() {
+    let mut registry = Registry::open("/nonexistent/ids.toml").unwrap();
+    let error = registry.assign(&policy(16, &["a.x"])).unwrap_err();
+    assert!(matches!(error, RegistryError::Io { action: "written", .. }), "{error}");
+    assert_eq!(registry.assignment(), Assignment::default());
+}
+
+#[test]
+fn file_reads_like_this() {
+    let dir = StateDir::new();
+    dir.assign(&policy(16, &["a.x", "b.y"])).unwrap();
+    dir.assign(&policy(16, &["a.x"])).unwrap();
+    let text = fs::read_to_string(dir.path()).unwrap();
+    let expected = r#"version = 1
+
+[[customer]]
+id = 1
+customer = "a"
+
+[[customer]]
+id = 2
+customer = "b"
+retired = 1
+
+[[tunnel]]
+id = 1
+customer = "a"
+site = "x"
+
+[[tunnel]]
+id = 2
+customer = "b"
+site = "y"
+retired = 1
+"#;
+    assert!(text.ends_with(expected) && text.starts_with("# Ids of customers"), "{text}");
+    assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1, "the temporary file is gone");
+}
+
+#[test]
+fn damaged_file_is_an_error_and_stays_as_it_is() {
+    let customer = "[[customer]]\nid = 1\ncustomer = \"a\"\n";
+    let tunnel = "[[tunnel]]\nid = 1\ncustomer = \"a\"\nsite = \"x\"\n";
+    let cases = [
+        (String::new(), "missing field `version`"),
+        ("version = 2\n".into(), "its version is 2, not 1"),
+        (format!("version = 1\n{customer}{customer}"), "two customers have id 1"),
+        (format!("version = 1\n{customer}{}", customer.replace('1', "2")), "customer a has two ids"),
+        (format!("version = 1\n{}", customer.replace('1', "0")), "customer a has id 0"),
+        (format!("version = 1\n{tunnel}"), "tunnel a.x is in use, but its customer is not"),
+        (format!("version = 1\n{customer}{tunnel}{tunnel}"), "two tunnels have id 1"),
+        ("version = 1\nother = 1\n".into(), "unknown field `other`"),
+        ("version = 1\n[[customer]]\nid = 1\ncustomer = \"A\"\n".into(), "contains 'A'"),
+        ("version = 1\n[[customer]]\nid = 1\n".into(), "missing field `customer`"),
+    ];
+    for (text, reason) in cases {
+        let dir = StateDir::new();
+        fs::write(dir.path(), &text).unwrap();
+        let error = Registry::open(dir.path()).unwrap_err();
+        assert!(
+            matches!(error, RegistryError::Damaged { .. }) && error.to_string().contains(reason),
+            "{error}"
+        );
+        assert_eq!(fs::read_to_string(dir.path()).unwrap(), text);
+    }
+    let dir = StateDir::new();
+    fs::write(dir.path(), b"\xff").unwrap();
+    assert!(matches!(Registry::open(dir.path()), Err(RegistryError::Damaged { .. })));
+}

@@ -1,0 +1,290 @@
+//! `cargo xtask test`: all tests, in stages. The last line, `N passed, N failed, N skipped`, is read by CI.
+use std::{
+    io::{self, Write},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    bpf, build,
+    command::{cannot_start, pinned as pinned_command},
+    lab::{self, Choice, Place},
+    lint,
+    project::{self, Pinned},
+    setup::{self, Needs},
+    stream,
+    vm::{self, Console, Machine},
+};
+
+/// A group of tests that run in one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Stage {
+    /// Unit and property tests on this machine
+    Host,
+    /// Packets through the real eBPF programs, by BPF_PROG_TEST_RUN
+    Replay,
+    /// The lab: real tunnels and real attacks
+    Lab,
+    /// Format, clippy, cargo-deny
+    Lint,
+}
+
+impl Stage {
+    const ALL: [Self; 4] = [Self::Host, Self::Replay, Self::Lab, Self::Lint];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Host => "host tests",
+            Self::Replay => "packet replay",
+            Self::Lab => "end to end",
+            Self::Lint => "lint",
+        }
+    }
+}
+
+/// How many tests ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+/// What became of a stage.
+struct Outcome {
+    counts: Counts,
+    /// Why it failed or was skipped, beyond what its tests said.
+    note: Option<String>,
+}
+
+impl Outcome {
+    fn skipped(why: String) -> Self {
+        Self { counts: Counts { skipped: 1, ..Counts::default() }, note: Some(why) }
+    }
+
+    fn failed(mut counts: Counts, why: String) -> Self {
+        counts.failed = counts.failed.max(1);
+        Self { counts, note: Some(why) }
+    }
+
+    /// Judges a run by its exit status and by what it counted: a failure nobody counted is one all the same,
+    /// and so is a run without tests, unless a filter may have left none.
+    fn of(status: i32, counts: Counts, filtered: bool) -> Self {
+        match counts {
+            _ if status != 0 && counts.failed == 0 => Self::failed(counts, format!("exit status {status}")),
+            _ if status == 0 && counts.failed != 0 => {
+                Self { counts, note: Some("failed with exit status 0".to_owned()) }
+            }
+            Counts { passed: 0, failed: 0, .. } if !filtered => {
+                Self::failed(counts, "no test was executed".to_owned())
+            }
+            _ => Self { counts, note: None },
+        }
+    }
+}
+
+/// Runs the stages (all without `only`; with a filter, those that can be filtered) and returns whether all
+/// passed.
+pub fn run(only: &[Stage], filter: Option<&str>, choice: Choice, machine: &Machine) -> Result<bool> {
+    let wanted = |stage: &Stage| {
+        if only.is_empty() { filter.is_none() || *stage != Stage::Lint } else { only.contains(stage) }
+    };
+    let stages: Vec<_> = Stage::ALL.into_iter().filter(wanted).collect();
+    setup::ensure(Needs { lint: stages.contains(&Stage::Lint), ..Needs::default() })?;
+    let mut table = Vec::new();
+    for (number, stage) in stages.iter().enumerate() {
+        eprintln!("\n=== {}/{}: {}", number + 1, stages.len(), stage.title());
+        let begun = Instant::now();
+        let result = match stage {
+            Stage::Host => host(filter),
+            Stage::Replay => replay(filter, machine),
+            Stage::Lab => end_to_end(filter, choice, machine),
+            Stage::Lint => lint(),
+        };
+        let outcome = result.unwrap_or_else(|error| Outcome::failed(Counts::default(), format!("{error:#}")));
+        table.push((*stage, outcome, begun.elapsed()));
+    }
+    Ok(report(&table))
+}
+
+fn host(filter: Option<&str>) -> Result<Outcome> {
+    let pinned = Pinned::read()?;
+    let mut all = Counter::default();
+    let mut status = 0;
+    // Of gateway-tests the library only: the rest are stages of their own.
+    let crates: [&[&str]; 2] =
+        [&["-p", "gateway-common", "-p", "gateway", "-p", "xtask"], &["-p", "gateway-tests", "--lib"]];
+    for packages in crates {
+        let mut cargo = pinned_command(&pinned, "cargo");
+        cargo.args(["test", "--no-fail-fast"]).args(packages).args(filter);
+        let mut child = cargo.stdout(Stdio::piped()).spawn().with_context(|| cannot_start(&cargo))?;
+        stream::copy(child.stdout.take().context("no pipe")?, &mut all, "no mark")?;
+        let ended = child.wait()?;
+        if !ended.success() {
+            status = ended.code().unwrap_or(1);
+        }
+    }
+    Ok(Outcome::of(status, all.counts, filter.is_some()))
+}
+
+/// On this machine if its kernel lets us, else in the virtual machine.
+fn replay(filter: Option<&str>, machine: &Machine) -> Result<Outcome> {
+    let mut counter = Counter::default();
+    let fault = bpf::can_test_run();
+    if let Err(fault) = &fault {
+        if !nix::unistd::geteuid().is_root() {
+            return Ok(Outcome::skipped(format!("needs root ({fault})")));
+        }
+        eprintln!("The replay runs in a virtual machine: here it {fault}.");
+        setup::ensure(Needs { vm: true, ..Needs::default() })?;
+    }
+    let executable = build::replay()?;
+    // Where cargo would run it.
+    let directory = project::root().join("tests");
+    let status = if fault.is_err() {
+        let mut words = ["env", "-C", &directory.to_string_lossy(), &executable.to_string_lossy()]
+            .map(str::to_owned)
+            .to_vec();
+        words.extend(filter.map(str::to_owned));
+        vm::run(machine, &words, Console::Output(&mut counter))?
+    } else {
+        let mut replay = crate::command::command(&executable);
+        replay.current_dir(&directory).args(filter).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = replay.spawn().with_context(|| cannot_start(&replay))?;
+        stream::copy(child.stdout.take().context("no pipe")?, &mut counter, "no mark")?;
+        child.wait()?.code().unwrap_or(1)
+    };
+    Ok(Outcome::of(status, counter.counts, filter.is_some()))
+}
+
+fn end_to_end(filter: Option<&str>, choice: Choice, machine: &Machine) -> Result<Outcome> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(Outcome::skipped("needs root, for namespaces and for the virtual machine".to_owned()));
+    }
+    if cfg!(not(target_arch = "x86_64")) && lab::native_fault().is_some() {
+        return Ok(Outcome::skipped(
+            "this kernel has no ESP, and the virtual machine is for x86_64".to_owned(),
+        ));
+    }
+    let place: Place = lab::prepare(choice)?;
+    let mut counter = Counter::default();
+    let status = lab::test(place, filter, machine, &mut counter)?;
+    Ok(Outcome::of(status, counter.counts, filter.is_some()))
+}
+
+fn lint() -> Result<Outcome> {
+    let checks = lint::run(false)?;
+    let failed: Vec<_> = checks.iter().filter(|check| !check.passed).map(|check| check.name).collect();
+    let counts =
+        Counts { passed: (checks.len() - failed.len()) as u64, failed: failed.len() as u64, skipped: 0 };
+    Ok(Outcome { counts, note: (!failed.is_empty()).then(|| failed.join("; ")) })
+}
+
+/// Prints the table and the last line; whether nothing failed.
+fn report(table: &[(Stage, Outcome, Duration)]) -> bool {
+    println!("\n{:<14} {:>7} {:>7} {:>8} {:>7}", "stage", "passed", "failed", "skipped", "time");
+    let mut sum = Counts::default();
+    for (stage, Outcome { counts, note }, time) in table {
+        println!(
+            "{:<14} {:>7} {:>7} {:>8} {:>5} s  {}",
+            stage.title(),
+            counts.passed,
+            counts.failed,
+            counts.skipped,
+            time.as_secs(),
+            note.as_deref().unwrap_or_default(),
+        );
+        sum.add(*counts);
+    }
+    if sum.passed + sum.failed == 0 {
+        println!("No test was executed.");
+        sum.failed = 1;
+    }
+    println!("\n{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
+    sum.failed == 0
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
+    /// From libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; …`.
+    fn parse(line: &str) -> Option<Self> {
+        let (_, result) = line.split_once("test result: ")?;
+        let number = |what: &str| {
+            let (before, _) = result.split_once(&format!(" {what}"))?;
+            before.rsplit(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+        };
+        Some(Self { passed: number("passed")?, failed: number("failed")?, skipped: number("ignored")? })
+    }
+}
+
+/// Shows output on our stdout and adds up the results in it.
+#[derive(Default)]
+struct Counter {
+    counts: Counts,
+    line: Vec<u8>,
+}
+
+impl Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        /// More than any result; of longer lines the rest does not matter.
+        const LONGEST_BYTES: usize = 4096;
+        for byte in bytes {
+            if *byte == b'\n' {
+                if let Some(counts) = Counts::parse(&String::from_utf8_lossy(&self.line)) {
+                    self.counts.add(counts);
+                }
+                self.line.clear();
+            } else if self.line.len() < LONGEST_BYTES {
+                self.line.push(*byte);
+            }
+        }
+        io::stdout().write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESULT: &str =
+        "test result: FAILED. 12 passed; 3 failed; 4 ignored; 0 measured; 9 filtered out; finished in 0.01s";
+    const COUNTS: Counts = Counts { passed: 12, failed: 3, skipped: 4 };
+
+    #[test]
+    fn results_are_read_in_colour_too() {
+        assert_eq!(Counts::parse(RESULT), Some(COUNTS));
+        let coloured = RESULT.replace("FAILED", "\u{1b}[31mFAILED\u{1b}[0m");
+        assert_eq!(Counts::parse(&coloured), Some(COUNTS));
+        assert_eq!(Counts::parse("test x ... ok"), None);
+    }
+
+    #[test]
+    fn results_of_several_binaries_add_up_however_the_output_is_cut() {
+        let mut counter = Counter::default();
+        let output = format!("{RESULT}\nnoise\n{RESULT}\n");
+        for piece in output.as_bytes().chunks(7) {
+            counter.write_all(piece).unwrap();
+        }
+        assert_eq!(counter.counts, Counts { passed: 24, failed: 6, skipped: 8 });
+    }
+
+    #[test]
+    fn run_without_tests_or_with_uncounted_failure_fails() {
+        assert_eq!(Outcome::of(0, Counts::default(), false).counts.failed, 1);
+        assert_eq!(Outcome::of(0, Counts::default(), true).counts.failed, 0);
+        assert_eq!(Outcome::of(101, Counts { passed: 5, ..Counts::default() }, false).counts.failed, 1);
+        assert!(Outcome::of(0, Counts { passed: 5, ..Counts::default() }, false).note.is_none());
+    }
+}
