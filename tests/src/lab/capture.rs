@@ -1,0 +1,225 @@
+//! What really was on a wire: a packet socket and a thread that keeps what it sees.
+use std::{
+    net::Ipv4Addr,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use etherparse::{NetSlice, SlicedPacket, TcpHeader, TransportSlice};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::{
+        socket::{LinkAddr, recvfrom, setsockopt, sockopt::RcvBuf, sockopt::ReceiveTimeout},
+        time::TimeVal,
+    },
+};
+
+use super::{
+    frame::{Packet, packet_socket, tcp_with_header},
+    namespace::Namespace,
+    process::wait_for,
+};
+
+/// How long the reader sleeps in a read, so how soon it notices that it shall stop.
+const POLL: TimeVal = TimeVal::new(0, 20_000);
+/// Room for a burst while the reader is not scheduled.
+const BUFFER_BYTES: usize = 4 << 20;
+const UDP: u8 = 17;
+const ESP: u8 = 50;
+
+/// A capture that is running. Dropping it stops it.
+#[derive(Debug)]
+pub struct Capture {
+    /// Where, for messages: `gwlab-acme-server eth0`.
+    pub place: String,
+    seen: Arc<Mutex<Vec<Frame>>>,
+    stop: Arc<AtomicBool>,
+    reader: Option<JoinHandle<Result<()>>>,
+}
+
+/// One frame, from the Ethernet header on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Whether this end of the link sent it.
+    pub outgoing: bool,
+    /// All its bytes; segments that offloading merged are one frame.
+    pub bytes: Vec<u8>,
+}
+
+/// The parts of a TCP segment that the lab looks at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segment {
+    /// The IPv4 header's identification.
+    pub identification: u16,
+    /// Source address.
+    pub source: Ipv4Addr,
+    /// Destination address.
+    pub destination: Ipv4Addr,
+    /// Header with options.
+    pub header: TcpHeader,
+    /// Payload.
+    pub payload: Vec<u8>,
+}
+
+impl Capture {
+    /// Starts capturing on an interface; what is sent after this call returns is seen.
+    pub fn start(namespace: &Namespace, interface: &str) -> Result<Self> {
+        let socket = packet_socket(namespace, interface)?;
+        setsockopt(&socket, ReceiveTimeout, &POLL)?;
+        setsockopt(&socket, RcvBuf, &BUFFER_BYTES)?;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = thread::spawn({
+            let (seen, stop) = (seen.clone(), stop.clone());
+            move || read(&socket, &seen, &stop)
+        });
+        Ok(Self { place: format!("{} {interface}", namespace.name()), seen, stop, reader: Some(reader) })
+    }
+
+    /// What was seen so far.
+    pub fn frames(&self) -> Vec<Frame> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for a frame that `pick` makes something of.
+    pub fn wait_for<T>(&self, what: &str, pick: impl Fn(&Frame) -> Option<T>) -> Result<T> {
+        wait_for(&format!("{what} on {}", self.place), Duration::from_secs(5), || {
+            Ok(self.frames().iter().find_map(&pick))
+        })
+    }
+
+    /// Reads what is still queued, stops, and returns all that was seen. Fails if any was lost.
+    pub fn stop(mut self) -> Result<Vec<Frame>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let reader = self.reader.take().context("already stopped")?;
+        reader.join().map_err(|_| anyhow!("the capture on {} panicked", self.place))??;
+        Ok(std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Frame {
+    /// Whether it is ARP.
+    pub fn is_arp(&self) -> bool {
+        self.bytes.get(12..14) == Some(&[0x08, 0x06])
+    }
+
+    /// The IP protocol number, if it is IPv4.
+    pub fn ip_protocol(&self) -> Option<u8> {
+        (self.bytes.get(12..14) == Some(&[0x08, 0x00])).then(|| self.bytes.get(23).copied())?
+    }
+
+    /// Source and destination of an IPv4 packet.
+    pub fn addresses(&self) -> Option<(Ipv4Addr, Ipv4Addr)> {
+        self.ip_protocol()?;
+        let address = |at: usize| {
+            let octets: [u8; 4] = self.bytes.get(at..at + 4)?.try_into().ok()?;
+            Some(Ipv4Addr::from(octets))
+        };
+        Some((address(26)?, address(30)?))
+    }
+
+    /// The segment, if it is one of TCP over IPv4.
+    pub fn segment(&self) -> Option<Segment> {
+        let packet = SlicedPacket::from_ethernet(&self.bytes).ok()?;
+        let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport)
+        else {
+            return None;
+        };
+        let ip = ip.header();
+        Some(Segment {
+            identification: ip.identification(),
+            source: ip.source_addr(),
+            destination: ip.destination_addr(),
+            header: tcp.to_header(),
+            payload: tcp.payload().to_vec(),
+        })
+    }
+
+    /// Whether the gateway may send it into the internet: ARP, ESP, IKE, and both in UDP 4500.
+    pub fn is_ipsec_or_arp(&self) -> bool {
+        let ports = self.bytes.get(34..38).unwrap_or_default();
+        let ike = [[1, 0xf4], [0x11, 0x94]];
+        self.is_arp()
+            || match self.ip_protocol() {
+                Some(ESP) => true,
+                Some(UDP) => ike.iter().any(|port| ports.starts_with(port)),
+                _ => false,
+            }
+    }
+
+    /// Whether it is an ESP packet that arrived here.
+    pub fn is_esp_in(&self) -> bool {
+        !self.outgoing && self.ip_protocol() == Some(ESP)
+    }
+
+    /// One line for a person.
+    pub fn describe(&self) -> String {
+        match (self.addresses(), self.segment()) {
+            (Some((source, destination)), Some(segment)) => format!(
+                "TCP {source}:{} to {destination}:{}, {} bytes",
+                segment.header.source_port,
+                segment.header.destination_port,
+                segment.payload.len()
+            ),
+            (Some((source, destination)), None) => {
+                format!("IP protocol {} {source} to {destination}", self.ip_protocol().unwrap_or_default())
+            }
+            (None, _) => format!("a frame of {} bytes", self.bytes.len()),
+        }
+    }
+}
+
+impl Segment {
+    /// The segment that would come next in the connection, with this payload: the same header and
+    /// options, so that GRO finds nothing to tell the two apart.
+    pub fn next(&self, payload: &[u8]) -> Self {
+        let length = u32::try_from(self.payload.len()).expect("a segment is short");
+        let mut next = Self {
+            identification: self.identification.wrapping_add(1),
+            payload: payload.to_vec(),
+            ..self.clone()
+        };
+        next.header.sequence_number = self.header.sequence_number.wrapping_add(length);
+        next
+    }
+
+    /// The IPv4 packet, with new checksums.
+    pub fn to_packet(&self) -> Packet {
+        let mut packet = tcp_with_header(self.source, self.destination, self.header.clone(), &self.payload);
+        // The kernel puts the IPv4 header's checksum right when it sends the packet.
+        packet[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        packet
+    }
+}
+
+fn read(socket: &OwnedFd, seen: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> Result<()> {
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        // Read before the receive, so that everything sent before the stop is still read.
+        let last = stop.load(Ordering::Relaxed);
+        match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
+            Ok((length, from)) => {
+                let from: LinkAddr = from.context("a frame without an address")?;
+                let outgoing = from.as_ref().sll_pkttype == libc::PACKET_OUTGOING;
+                let frame = Frame { outgoing, bytes: buffer[..length].to_vec() };
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+            }
+            Err(Errno::EAGAIN) if last => return Ok(()),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => bail!("cannot read frames: {error}"),
+        }
+    }
+}

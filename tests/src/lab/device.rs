@@ -1,0 +1,113 @@
+//! What an IoT device does: HTTP GET to its customer's server.
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    os::fd::AsRawFd,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, setsockopt, socket,
+    sockopt::ReuseAddr,
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{namespace::Namespace, process, server::PORT, site::Spec};
+
+/// For a connection, and for each answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sends the current date with curl, as a device would, and returns the server's answer.
+pub fn report_date(namespace: &Namespace, site: &Spec) -> Result<String> {
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?;
+    let url = format!("http://{}/telemetry?device={}-sensor&date={now}", site.server, site.name);
+    let mut curl = namespace.command("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "10", &url]);
+    process::output(&mut curl)
+}
+
+/// A keep-alive HTTP connection from a device, for traffic that must not start a process each time.
+#[derive(Debug)]
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+    server: Ipv4Addr,
+}
+
+impl Connection {
+    /// Connects from `namespace` to port 80 of `server`.
+    pub fn open(namespace: &Namespace, server: Ipv4Addr) -> Result<Self> {
+        let stream = namespace
+            .enter(|| Ok(TcpStream::connect_timeout(&SocketAddr::from((server, PORT)), TIMEOUT)?))
+            .with_context(|| format!("cannot connect to {server}:{PORT}"))?;
+        Self::over(stream, server)
+    }
+
+    /// The same from a given address and port.
+    pub fn open_from(namespace: &Namespace, source: Ipv4Addr, port: u16, server: Ipv4Addr) -> Result<Self> {
+        let stream = namespace
+            .enter(|| {
+                let socket =
+                    socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
+                setsockopt(&socket, ReuseAddr, &true)?;
+                bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, port)))?;
+                connect(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(server, PORT)))?;
+                Ok(TcpStream::from(socket))
+            })
+            .with_context(|| format!("cannot connect to {server}:{PORT} from port {port}"))?;
+        Self::over(stream, server)
+    }
+
+    fn over(stream: TcpStream, server: Ipv4Addr) -> Result<Self> {
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream), server })
+    }
+
+    /// The device's port.
+    pub fn local_port(&self) -> Result<u16> {
+        Ok(self.stream.get_ref().local_addr()?.port())
+    }
+
+    /// Sends a GET for `path` and reads the whole answer, which must be a 200; returns its body.
+    pub fn get(&mut self, path: &str) -> Result<String> {
+        let request = self.request(path);
+        self.send(request.as_bytes())?;
+        self.receive()
+    }
+
+    /// The bytes of a GET for `path`.
+    pub fn request(&self, path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.server)
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.get_mut().write_all(bytes).context("cannot send the request")
+    }
+
+    /// Reads one answer, which must be a 200; returns its body.
+    pub fn receive(&mut self) -> Result<String> {
+        let mut status = String::new();
+        self.stream.read_line(&mut status).context("no answer")?;
+        ensure!(status.starts_with("HTTP/1.1 200"), "the answer is {status:?}");
+        let mut length = 0;
+        loop {
+            let mut header = String::new();
+            self.stream.read_line(&mut header)?;
+            let header = header.trim_end();
+            if header.is_empty() {
+                break;
+            }
+            if let Some((name, value)) = header.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse()?;
+            }
+        }
+        ensure!(length <= 64 * 1024, "an answer of {length} bytes is not this server's");
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok(String::from_utf8(body)?)
+    }
+}

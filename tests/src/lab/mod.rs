@@ -1,0 +1,267 @@
+//! The lab: a cloud gateway, its customers' sites and servers, and the internet between them, in
+//! network namespaces, with real IKE, real ESP and real HTTP.
+pub mod attack;
+pub mod attacks;
+pub mod capture;
+pub mod charon;
+pub mod device;
+pub mod frame;
+pub mod gateway;
+pub mod interrupt;
+pub mod mounts;
+pub mod namespace;
+pub mod open_gateway;
+pub mod pki;
+pub mod process;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod server;
+pub mod site;
+pub mod suite;
+pub mod topology;
+pub mod traffic;
+pub mod watch;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use ::gateway::{
+    pki::{write_private, write_public},
+    strongswan::Local,
+};
+use anyhow::{Context, Result, anyhow, ensure};
+
+use self::{
+    charon::{Charon, Sa},
+    gateway::{Drops, Gateway, Programs},
+    mounts::mount_fresh,
+    namespace::Namespace,
+    pki::{Authority, Issued},
+    process::wait_for,
+    server::{Requests, Server},
+    site::{CONNECTION, GATEWAY_IDENTITY, SITES, Spec, connection},
+    topology::{Topology, customers, router_wan},
+};
+
+/// Where all files of the lab are; a tmpfs of its own.
+const DIR: &str = "/run/lab";
+/// Where `policies/gateway.toml` says the gateway's keys are.
+const GATEWAY_PKI: &str = "/etc/gateway/pki";
+const TUNNEL_UP: Duration = Duration::from_secs(30);
+
+/// A lab that is up. Fields are dropped in this order: processes first.
+pub struct Lab {
+    gateway: Gateway,
+    routers: Vec<Charon>,
+    /// Every customer's server.
+    pub servers: Vec<Server>,
+    /// What the servers received.
+    pub requests: Arc<Requests>,
+    /// The namespaces.
+    pub topology: Arc<Topology>,
+    /// The root of all certificates that count.
+    pub authority: Authority,
+    credentials: Issued,
+    dir: PathBuf,
+}
+
+/// One site of a lab that is up.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// What it is.
+    pub spec: &'static Spec,
+    /// Its router's namespace.
+    pub router: &'a Namespace,
+    /// Its device's namespace.
+    pub device: &'a Namespace,
+    /// Its router's IKE daemon.
+    pub charon: &'a Charon,
+}
+
+impl Lab {
+    /// Builds namespaces and keys, starts servers, charons and gatewayd. Tunnels are still down.
+    /// The process must be in a mount namespace of its own: [`mounts::isolate`].
+    pub fn up(programs: Programs) -> Result<Self> {
+        let dir = PathBuf::from(DIR);
+        let pins = dir.join("gateway/run/gateway/bpf");
+        fs::create_dir_all(&pins)?;
+        mount_fresh("bpf", &pins)?;
+        let topology = Arc::new(Topology::build(&dir).context("cannot build the topology")?);
+
+        let gateway = Gateway::start(programs, &topology.gateway, &dir.join("gateway"))?;
+        let routers = start_routers(&topology, &dir)?;
+        let requests = Arc::new(Requests::default());
+        let servers = customers()
+            .zip(&topology.servers)
+            .map(|((customer, address), (_, namespace))| {
+                Server::start(customer, address, namespace, requests.clone())
+            })
+            .collect::<Result<_>>()?;
+        let authority = Authority::new("Lab root")?;
+        let credentials = authority.issue(GATEWAY_IDENTITY)?;
+        place_gateway_keys(&authority, &credentials)?;
+
+        let mut lab = Self { gateway, routers, servers, requests, topology, authority, credentials, dir };
+        lab.start_daemon()?;
+        lab.load_routers()?;
+        Ok(lab)
+    }
+
+    /// Lets every router initiate its tunnel, all at once, and waits until the gateway has them all.
+    pub fn initiate_all(&self) -> Result<Vec<Sa>> {
+        in_parallel(self.sites(), |site| site.initiate())?;
+        self.wait_for_tunnels()
+    }
+
+    /// Waits until the gateway has one tunnel of each site and lets packets through it; returns them
+    /// in the order of [`SITES`].
+    pub fn wait_for_tunnels(&self) -> Result<Vec<Sa>> {
+        wait_for("all tunnels", TUNNEL_UP, || {
+            let sas = self.gateway_sas()?;
+            let of_site = |site: &Spec| sas.iter().find(|sa| sa.remote_identity == site.identity).cloned();
+            let Some(found) = SITES.iter().map(of_site).collect::<Option<Vec<_>>>() else { return Ok(None) };
+            let open = match self.gateway.tunnels_up()? {
+                Some(ids) => found.iter().all(|sa| ids.contains(&sa.reqid)),
+                None => true,
+            };
+            Ok(open.then_some(found))
+        })
+    }
+
+    /// Brings back what a failed test may have left down.
+    pub fn restore(&mut self) -> Result<()> {
+        if !self.gateway.is_running() {
+            self.start_daemon()?;
+        }
+        for site in self.sites() {
+            if site.charon.list_sas()?.is_empty() {
+                site.initiate()?;
+            }
+        }
+        self.wait_for_tunnels().map(drop)
+    }
+
+    /// Waits until neither charon nor the programs have the tunnel of this id.
+    pub fn wait_until_down(&self, tunnel_id: u32) -> Result<()> {
+        wait_for("the tunnel to be down", TUNNEL_UP, || {
+            let in_charon = self.gateway_sas()?.iter().any(|sa| sa.reqid == tunnel_id);
+            let in_programs = self.gateway.tunnels_up()?.is_some_and(|ids| ids.contains(&tunnel_id));
+            Ok((!in_charon && !in_programs).then_some(()))
+        })
+    }
+
+    /// The gateway's SAs.
+    pub fn gateway_sas(&self) -> Result<Vec<Sa>> {
+        self.gateway.charon().list_sas()
+    }
+
+    /// The gateway's SA with a site; fails if there is none.
+    pub fn gateway_sa(&self, site: &Spec) -> Result<Sa> {
+        let sas = self.gateway_sas()?;
+        let found = sas.into_iter().find(|sa| sa.remote_identity == site.identity);
+        found.with_context(|| format!("the gateway has no tunnel with {}", site.full_name()))
+    }
+
+    /// Every site, in the order of [`SITES`].
+    pub fn sites(&self) -> Vec<Site<'_>> {
+        let parts = self.topology.routers.iter().zip(&self.topology.devices).zip(&self.routers);
+        let with = |(spec, ((router, device), charon))| Site { spec, router, device, charon };
+        SITES.iter().zip(parts).map(with).collect()
+    }
+
+    /// A site by its name.
+    pub fn site(&self, name: &str) -> Result<Site<'_>> {
+        self.sites()
+            .into_iter()
+            .find(|site| site.spec.name == name)
+            .with_context(|| format!("no site {name}"))
+    }
+
+    /// The gateway's processes.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// The gateway's drop counters.
+    pub fn drops(&self) -> Result<Drops> {
+        self.gateway.drops(&self.topology.gateway)
+    }
+
+    /// Starts gatewayd and waits until it is ready.
+    pub fn start_daemon(&mut self) -> Result<()> {
+        self.gateway.start_daemon(&self.topology.gateway, &self.authority, &self.credentials)
+    }
+
+    /// Kills gatewayd with SIGKILL.
+    pub fn kill_daemon(&mut self) -> Result<()> {
+        self.gateway.kill_daemon()
+    }
+
+    /// The folder of a namespace's files.
+    pub fn dir(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn load_routers(&self) -> Result<()> {
+        let sites = self.sites().into_iter().enumerate().collect();
+        in_parallel(sites, |(index, site)| {
+            let issued = self.authority.issue(site.spec.identity)?;
+            let identity = site.spec.identity.to_owned();
+            let local = Local { identity, certificate: issued.certificate_pem.into() };
+            let authority = self.authority.certificate_pem();
+            site.charon.load(&connection(local, authority, router_wan(index), site.spec)?, &issued.key_pem)
+        })
+    }
+}
+
+impl Site<'_> {
+    /// Brings the tunnel up.
+    pub fn initiate(&self) -> Result<()> {
+        let done = self.charon.initiate(CONNECTION, TUNNEL_UP);
+        done.with_context(|| format!("{} gets no tunnel", self.spec.full_name()))
+    }
+
+    /// Takes the tunnel down.
+    pub fn terminate(&self) -> Result<()> {
+        let sa = self.charon.list_sas()?.pop().context("the tunnel is down already")?;
+        self.charon.terminate(sa.ike_id)
+    }
+}
+
+fn start_routers(topology: &Topology, dir: &Path) -> Result<Vec<Charon>> {
+    let start = |(site, router): (&Spec, &Namespace)| Charon::start(router, &dir.join(site.full_name()));
+    let mut routers = SITES.iter().zip(&topology.routers).map(start).collect::<Result<Vec<_>>>()?;
+    for router in &mut routers {
+        router.wait_until_ready()?;
+    }
+    Ok(routers)
+}
+
+fn place_gateway_keys(authority: &Authority, issued: &Issued) -> Result<()> {
+    let dir = Path::new(GATEWAY_PKI);
+    fs::create_dir_all(dir)?;
+    write_public(&dir.join("ca.crt"), authority.certificate_pem())?;
+    write_public(&dir.join("gateway.crt"), &issued.certificate_pem)?;
+    write_private(&dir.join("gateway.key"), &issued.key_pem)?;
+    Ok(())
+}
+
+/// Runs `work` on all items at once; fails with the first failure.
+pub fn in_parallel<T: Send>(items: Vec<T>, work: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = items.into_iter().map(|item| scope.spawn(|| work(item))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+    })
+}
+
+/// Fails unless the process may do what the lab does.
+pub fn ensure_root() -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "the lab makes namespaces and needs root");
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! What must work, whatever happens meanwhile.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Lab,
+    charon::Sa,
+    device::{self, Connection},
+    gateway::{Drops, increase, xfrm_stat},
+    in_parallel,
+    process::wait_for,
+    site::{SITES, Suite},
+    traffic::{Tally, Traffic},
+};
+
+/// Something that must work.
+#[derive(Debug)]
+pub struct Scenario {
+    /// The test's name.
+    pub name: &'static str,
+    /// Fails if it does not.
+    pub run: fn(&mut Lab) -> Result<()>,
+}
+
+/// All of them.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "tunnels_come_up", run: tunnels_come_up },
+    Scenario { name: "requests_arrive", run: requests_arrive },
+    Scenario {
+        name: "same_device_address_and_port_reach_own_server_only",
+        run: same_device_address_and_port_reach_own_server_only,
+    },
+    Scenario { name: "kill_and_restart_of_gatewayd_lose_no_packet", run: kill_and_restart_lose_no_packet },
+    Scenario {
+        name: "child_rekey_by_site_loses_no_request",
+        run: |lab| {
+            rekey(lab, "austin", |lab, name| {
+                let charon = lab.site(name)?.charon;
+                charon.rekey_child(only(&charon.list_sas()?)?.child_id)
+            })
+        },
+    },
+    Scenario {
+        name: "child_rekey_by_gateway_loses_no_request",
+        run: |lab| {
+            rekey(lab, "berlin", |lab, name| {
+                lab.gateway().charon().rekey_child(lab.gateway_sa(lab.site(name)?.spec)?.child_id)
+            })
+        },
+    },
+    Scenario {
+        name: "ike_rekey_by_site_loses_no_request",
+        run: |lab| {
+            rekey(lab, "berlin", |lab, name| {
+                let charon = lab.site(name)?.charon;
+                charon.rekey_ike(only(&charon.list_sas()?)?.ike_id)
+            })
+        },
+    },
+    Scenario {
+        name: "ike_rekey_by_gateway_loses_no_request",
+        run: |lab| {
+            rekey(lab, "austin", |lab, name| {
+                lab.gateway().charon().rekey_ike(lab.gateway_sa(lab.site(name)?.spec)?.ike_id)
+            })
+        },
+    },
+];
+
+const DAEMON_KILLS: usize = 2;
+/// Of traffic before and after each thing that happens.
+const WHILE: Duration = Duration::from_millis(700);
+
+/// Every site has a tunnel of its own with the suite its router insists on, and all say the same.
+fn tunnels_come_up(lab: &mut Lab) -> Result<()> {
+    let tunnels = lab.wait_for_tunnels()?;
+    let ids: BTreeSet<_> = tunnels.iter().map(|sa| sa.reqid).collect();
+    ensure!(ids.len() == SITES.len(), "sites share tunnel ids: {ids:?}");
+    let status = lab.gateway().status(&lab.topology.gateway)?;
+    for (site, sa) in SITES.iter().zip(&tunnels) {
+        let suite = match site.suite {
+            Suite::Gcm => "AES_GCM_16 256",
+            Suite::Cbc => "AES_CBC 256, HMAC_SHA2_512_256",
+        };
+        ensure!(sa.cipher == suite, "{} uses {}", site.full_name(), sa.cipher);
+        ensure!(sa.encapsulated == site.behind_nat, "{} in UDP: {}", site.full_name(), sa.encapsulated);
+        let told = status.tunnels.iter().find(|tunnel| tunnel.id == sa.reqid).context("no such tunnel id")?;
+        ensure!(
+            told.up && (told.customer.as_str(), told.site.as_str()) == (site.customer, site.name),
+            "gatewayctl tells of tunnel {}: {told:?}",
+            sa.reqid
+        );
+    }
+    Ok(())
+}
+
+/// curl on every device gets its answer from its own customer's server.
+fn requests_arrive(lab: &mut Lab) -> Result<()> {
+    in_parallel(lab.sites(), |site| {
+        let answer = device::report_date(site.device, site.spec)?;
+        let start = format!("{}: received /telemetry?device={}-sensor", site.spec.customer, site.spec.name);
+        ensure!(answer.starts_with(&start), "{} got {answer:?}", site.spec.full_name());
+        Ok(())
+    })
+}
+
+/// acme-berlin's and globex-springfield's devices have one address, and use one port, at one time.
+fn same_device_address_and_port_reach_own_server_only(lab: &mut Lab) -> Result<()> {
+    const PORT: u16 = 45_000;
+    let start = lab.requests.count();
+    let mut connections = ["berlin", "springfield"]
+        .map(|name| lab.site(name))
+        .into_iter()
+        .map(|site| {
+            let site = site?;
+            Ok((site.spec, Connection::open_from(site.device, site.spec.device, PORT, site.spec.server)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for (site, connection) in &mut connections {
+        let answer = connection.get(&format!("/from/{}", site.customer))?;
+        ensure!(
+            answer == format!("{0}: received /from/{0}\n", site.customer),
+            "{} got {answer:?}",
+            site.name
+        );
+    }
+    let received = lab.requests.since(start);
+    ensure!(received.len() == 2, "2 requests were sent, the servers received {received:?}");
+    Ok(())
+}
+
+/// gatewayd dies and comes back twice. Not one packet is lost, and the programs, which nobody replaced
+/// meanwhile with ones that start at zero, have counted every one.
+fn kill_and_restart_lose_no_packet(lab: &mut Lab) -> Result<()> {
+    let sites = ["berlin", "springfield", "austin"];
+    let passed = |lab: &Lab| -> Result<Vec<_>> {
+        sites
+            .iter()
+            .map(|name| lab.gateway().passed(&lab.topology.gateway, lab.site(name)?.spec.customer))
+            .collect()
+    };
+    let (passed_before, drops_before) = (passed(lab)?, lab.drops()?);
+    let traffic = sites.map(|name| Traffic::start(lab, name)).into_iter().collect::<Result<Vec<_>>>()?;
+    for _ in 0..DAEMON_KILLS {
+        thread::sleep(WHILE);
+        lab.kill_daemon()?;
+        thread::sleep(WHILE);
+        lab.start_daemon()?;
+    }
+    thread::sleep(WHILE);
+    let tallies = traffic.into_iter().map(|one| one.stop(lab)).collect::<Result<Vec<_>>>()?;
+    let passed_after = passed(lab)?;
+    for ((site, tally), (before, after)) in
+        sites.iter().zip(&tallies).zip(passed_before.iter().zip(&passed_after))
+    {
+        let counted = (after.0 - before.0, after.1 - before.1);
+        let Tally { requests, to_server, to_site } = *tally;
+        ensure!(requests > 0, "{site} sent nothing");
+        ensure!(
+            counted == (to_server, to_site),
+            "{site} exchanged {to_server} and {to_site} packets, the gateway counted {counted:?}"
+        );
+    }
+    let drops = lab.drops()?;
+    ensure!(drops == drops_before, "packets were dropped: {drops_before:?}, then {drops:?}");
+    Ok(())
+}
+
+/// Has `trigger` start a rekey under traffic and waits until the gateway has the new SA in use.
+fn rekey(lab: &mut Lab, name: &str, trigger: fn(&Lab, &str) -> Result<()>) -> Result<()> {
+    let spec = lab.site(name)?.spec;
+    let before = lab.gateway_sa(spec)?;
+    let refused_before = Refused::look(lab, name)?;
+    let traffic = Traffic::start(lab, name)?;
+    thread::sleep(WHILE);
+    trigger(lab, name)?;
+    wait_for("the new SA", Duration::from_secs(20), || {
+        let sas = lab.gateway_sas()?;
+        let of_site: Vec<_> = sas.iter().filter(|sa| sa.remote_identity == spec.identity).collect();
+        let renewed = |sa: &Sa| (sa.ike_id, sa.child_id) != (before.ike_id, before.child_id);
+        Ok(matches!(of_site[..], [sa] if renewed(sa) && sa.reqid == before.reqid).then_some(()))
+    })?;
+    thread::sleep(WHILE);
+    let tally = traffic.stop(lab);
+    let refused = Refused::look(lab, name)?.since(&refused_before);
+    let tally = tally.with_context(|| format!("refused meanwhile: {refused:?}"))?;
+    ensure!(tally.requests > 0, "nothing was sent");
+    ensure!(refused.by_gateway.is_empty(), "refused: {refused:?}");
+    Ok(())
+}
+
+/// What the gateway and the two kernels have refused.
+#[derive(Debug)]
+struct Refused {
+    by_gateway: Drops,
+    by_gateways_kernel: BTreeMap<String, u64>,
+    by_routers_kernel: BTreeMap<String, u64>,
+}
+
+impl Refused {
+    fn look(lab: &Lab, name: &str) -> Result<Self> {
+        Ok(Self {
+            by_gateway: lab.drops()?,
+            by_gateways_kernel: xfrm_stat(&lab.topology.gateway)?,
+            by_routers_kernel: xfrm_stat(lab.site(name)?.router)?,
+        })
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            by_gateway: increase(&before.by_gateway, &self.by_gateway),
+            by_gateways_kernel: increase(&before.by_gateways_kernel, &self.by_gateways_kernel),
+            by_routers_kernel: increase(&before.by_routers_kernel, &self.by_routers_kernel),
+        }
+    }
+}
+
+fn only(sas: &[Sa]) -> Result<&Sa> {
+    match sas {
+        [sa] => Ok(sa),
+        _ => anyhow::bail!("the router has {} SAs", sas.len()),
+    }
+}

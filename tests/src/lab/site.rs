@@ -1,0 +1,155 @@
+//! The sites: what each is, how its router's tunnel is configured.
+use std::net::{IpAddr, Ipv4Addr};
+
+use ::gateway::strongswan::{Child, Connection, Local, Remote, Revocation};
+use anyhow::Result;
+use ipnet::IpNet;
+
+use super::topology::GATEWAY;
+
+/// The cipher suite a site's router insists on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// AES-256-GCM, PRF with SHA-512, curve25519.
+    Gcm,
+    /// AES-256-CBC with HMAC-SHA-512, curve25519: for routers that have no GCM.
+    Cbc,
+}
+
+/// One site of one customer, as in `policies/` plus what a policy does not say: its addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// The customer's name: the policy file's.
+    pub customer: &'static str,
+    /// The site's name in that policy.
+    pub name: &'static str,
+    /// The IKE identity, a DNS name in the certificate.
+    pub identity: &'static str,
+    /// The IoT LAN, a prefix in CIDR notation.
+    pub lan: &'static str,
+    /// The router's address on the LAN.
+    pub router: Ipv4Addr,
+    /// The device's address on the LAN.
+    pub device: Ipv4Addr,
+    /// The prefix length of the LAN.
+    pub prefix_len: u8,
+    /// The customer's server on the cloud LAN.
+    pub server: Ipv4Addr,
+    /// What the router offers.
+    pub suite: Suite,
+    /// Behind a NAT, so ESP travels in UDP.
+    pub behind_nat: bool,
+}
+
+/// The customer's server, on the cloud LAN.
+pub const ACME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 11);
+/// The customer's server, on the cloud LAN.
+pub const GLOBEX_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 12);
+/// The customer's server, on the cloud LAN.
+pub const INITECH_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 13);
+
+/// All sites. acme's first and globex have the same LAN, and devices with the same address in it.
+pub const SITES: [Spec; 4] = [
+    Spec {
+        customer: "acme",
+        name: "berlin",
+        identity: "berlin.acme.example",
+        lan: "192.168.0.0/16",
+        router: Ipv4Addr::new(192, 168, 0, 1),
+        device: Ipv4Addr::new(192, 168, 1, 2),
+        prefix_len: 16,
+        server: ACME_SERVER,
+        suite: Suite::Gcm,
+        behind_nat: false,
+    },
+    Spec {
+        customer: "acme",
+        name: "munich",
+        identity: "munich.acme.example",
+        lan: "10.20.0.0/16",
+        router: Ipv4Addr::new(10, 20, 0, 1),
+        device: Ipv4Addr::new(10, 20, 1, 2),
+        prefix_len: 16,
+        server: ACME_SERVER,
+        suite: Suite::Gcm,
+        behind_nat: false,
+    },
+    Spec {
+        customer: "globex",
+        name: "springfield",
+        identity: "springfield.globex.example",
+        lan: "192.168.0.0/16",
+        router: Ipv4Addr::new(192, 168, 0, 1),
+        device: Ipv4Addr::new(192, 168, 1, 2),
+        prefix_len: 16,
+        server: GLOBEX_SERVER,
+        suite: Suite::Gcm,
+        behind_nat: false,
+    },
+    Spec {
+        customer: "initech",
+        name: "austin",
+        identity: "austin.initech.example",
+        lan: "10.30.0.0/16",
+        router: Ipv4Addr::new(10, 30, 0, 1),
+        device: Ipv4Addr::new(10, 30, 1, 2),
+        prefix_len: 16,
+        server: INITECH_SERVER,
+        suite: Suite::Cbc,
+        behind_nat: true,
+    },
+];
+
+impl Spec {
+    /// `acme-berlin`: the name of its namespace and folder.
+    pub fn full_name(&self) -> String {
+        format!("{}-{}", self.customer, self.name)
+    }
+}
+
+impl Suite {
+    /// The IKE proposal in strongSwan's words.
+    pub fn ike(self) -> &'static str {
+        match self {
+            Self::Gcm => "aes256gcm16-prfsha512-curve25519",
+            Self::Cbc => "aes256-sha512-prfsha512-curve25519",
+        }
+    }
+
+    /// The ESP proposal in strongSwan's words; the group makes CHILD rekeys forward secret.
+    pub fn esp(self) -> &'static str {
+        match self {
+            Self::Gcm => "aes256gcm16-curve25519",
+            Self::Cbc => "aes256-sha512-curve25519",
+        }
+    }
+}
+
+/// The name of a router's only connection and child.
+pub const CONNECTION: &str = "cloud";
+/// The gateway's IKE identity in the example policies.
+pub const GATEWAY_IDENTITY: &str = "gateway.example";
+
+/// The reqid a site's own router uses for its only tunnel. The cloud gateway's is a different number
+/// in a different namespace.
+pub const ROUTER_REQID: u32 = 1;
+
+/// How a router at `wan` tunnels a LAN to a server through the cloud gateway; its only child has the
+/// connection's name, [`CONNECTION`].
+pub fn connection(local: Local, authority: &str, wan: Ipv4Addr, spec: &Spec) -> Result<Connection> {
+    let remote = Remote {
+        identity: GATEWAY_IDENTITY.to_owned(),
+        authority: authority.into(),
+        revocation: Revocation::Relaxed,
+    };
+    let mut child =
+        Child::new(CONNECTION, vec![spec.lan.parse()?], vec![IpNet::from(IpAddr::from(spec.server))]);
+    child.esp_proposals = vec![spec.suite.esp().to_owned()];
+    child.reqid = Some(ROUTER_REQID);
+    let mut connection = Connection::new(CONNECTION, local, remote);
+    connection.local_addrs = vec![wan.into()];
+    connection.remote_addrs = vec![GATEWAY.into()];
+    connection.proposals = vec![spec.suite.ike().to_owned()];
+    connection.children = vec![child];
+    Ok(connection)
+}

@@ -1,0 +1,67 @@
+//! `lab test`: every attack and every scenario is a test with a name, one after the other in one lab.
+use std::{
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Trial};
+
+use super::{Lab, attack::judge, attacks, gateway::Programs, report::Report, scenario::SCENARIOS};
+
+/// The lab, from when it is up.
+type Shared = Arc<Mutex<Option<Lab>>>;
+
+/// Runs the tests that `args` select.
+pub fn test(programs: Programs, args: Vec<String>) -> Result<ExitCode> {
+    let mut arguments = Arguments::from_iter(std::iter::once("lab".to_owned()).chain(args));
+    // One lab, and a daemon that is restarted dies with the thread that started it: this one.
+    arguments.test_threads = Some(1);
+    let shared = Shared::default();
+    let trials = trials(&shared);
+    if !arguments.list {
+        let report = Report::new();
+        report.section("Bringing the lab up");
+        let lab = Lab::up(programs)?;
+        lab.initiate_all()?;
+        *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(lab);
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(shared.lock().unwrap_or_else(PoisonError::into_inner).take());
+    Ok(conclusion.exit_code())
+}
+
+fn trials(shared: &Shared) -> Vec<Trial> {
+    let scenarios = SCENARIOS.iter().map(|scenario| trial(scenario.name, "works", shared, scenario.run));
+    let attacks = attacks::all().map(|attack| {
+        trial(attack.name, "attack", shared, |lab| {
+            let outcome = judge(attack, lab, &mut lab.drops()?)?;
+            anyhow::ensure!(
+                outcome.held,
+                "expected {}; {}\n{}",
+                attack.expected,
+                outcome.seen,
+                outcome.details.join("\n")
+            );
+            Ok(())
+        })
+    });
+    scenarios.chain(attacks).collect()
+}
+
+fn trial(
+    name: &str,
+    kind: &str,
+    shared: &Shared,
+    run: impl FnOnce(&mut Lab) -> Result<()> + Send + 'static,
+) -> Trial {
+    let shared = shared.clone();
+    let test = move || {
+        // A test that panicked leaves a lab that is as good as after any failure.
+        let mut lab = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let lab = lab.as_mut().ok_or("the lab is not up")?;
+        // The one before may have failed half-way.
+        lab.restore().and_then(|()| run(lab)).map_err(|error| format!("{error:#}").into())
+    };
+    Trial::test(name, test).with_kind(kind)
+}

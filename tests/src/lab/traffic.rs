@@ -1,0 +1,140 @@
+//! Numbered requests that go on while something happens, and the proof that none was lost.
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use super::{
+    Lab,
+    capture::{Capture, Frame},
+    device::Connection,
+    site::{SITES, Spec},
+    topology::Topology,
+};
+
+/// Between two requests.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// Every so many requests come on a connection of their own, so that flows are opened all the time.
+const NEW_CONNECTION_EVERY: u64 = 8;
+/// After the last answer: for acknowledgements and FINs that are still on their way.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// A client on a site's device that sends requests until it is told to stop.
+#[derive(Debug)]
+pub struct Traffic {
+    site: &'static Spec,
+    /// Where in the servers' common list it began.
+    requests_before: usize,
+    stop: Arc<AtomicBool>,
+    client: JoinHandle<Result<u64>>,
+    at_device: Capture,
+    at_server: Capture,
+}
+
+/// What went through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests sent, each of which reached its server once and was answered.
+    pub requests: u64,
+    /// TCP packets from the device, each of which reached the server.
+    pub to_server: u64,
+    /// TCP packets from the server, each of which reached the device.
+    pub to_site: u64,
+}
+
+impl Traffic {
+    /// Starts a client at the site of this name.
+    pub fn start(lab: &Lab, name: &str) -> Result<Self> {
+        let index =
+            SITES.iter().position(|site| site.name == name).with_context(|| format!("no site {name}"))?;
+        let site = &SITES[index];
+        let at_device = Capture::start(&lab.topology.devices[index], "eth0")?;
+        let at_server = Capture::start(lab.topology.server(site.customer)?, "eth0")?;
+        let requests_before = lab.requests.count();
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = thread::spawn({
+            let (topology, stop) = (lab.topology.clone(), stop.clone());
+            move || send_until(&topology, index, &stop)
+        });
+        Ok(Self { site, requests_before, stop, client, at_device, at_server })
+    }
+
+    /// Stops, and fails if a request was lost, repeated or not answered.
+    pub fn stop(self, lab: &Lab) -> Result<Tally> {
+        self.stop.store(true, Ordering::Relaxed);
+        let site = self.site;
+        let requests = self.client.join().map_err(|_| anyhow!("the client of {} panicked", site.name))??;
+        thread::sleep(SETTLE);
+
+        let urls = lab.requests.since(self.requests_before).into_iter().map(|request| request.url);
+        let received: Vec<_> = urls.filter(|url| url.starts_with(&path_of(site))).collect();
+        let sent: Vec<_> = (0..requests).map(|number| format!("{}{number}", path_of(site))).collect();
+        ensure!(received == sent, "{} sent {requests} requests, {} arrived", site.name, received.len());
+
+        let (device, server) = (self.at_device.stop()?, self.at_server.stop()?);
+        let packets =
+            |frames: &[Frame], outgoing: bool, to_server: bool| packets(frames, site, outgoing, to_server);
+        let to_server = same(&packets(&device, true, true), &packets(&server, false, true), "to the server")?;
+        let to_site = same(&packets(&server, true, false), &packets(&device, false, false), "to the device")?;
+        Ok(Tally { requests, to_server, to_site })
+    }
+}
+
+fn send_until(topology: &Topology, index: usize, stop: &AtomicBool) -> Result<u64> {
+    let (site, device) = (&SITES[index], &topology.devices[index]);
+    let mut kept = Connection::open(device, site.server)?;
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let path = format!("{}{number}", path_of(site));
+        let answer = if number % NEW_CONNECTION_EVERY == 0 {
+            Connection::open(device, site.server)?.get(&path)
+        } else {
+            kept.get(&path)
+        };
+        let answer = answer.with_context(|| format!("{} sent request {number}", site.name))?;
+        ensure!(answer.contains(&path), "the answer to {path} is {answer:?}");
+        number += 1;
+        thread::sleep(INTERVAL);
+    }
+    Ok(number)
+}
+
+fn path_of(site: &Spec) -> String {
+    format!("/traffic/{}/", site.full_name())
+}
+
+/// What makes a packet the same one at the other end; the gateway may change TTL and options.
+type Identity = (u16, u16, u32, u32, [bool; 4], Vec<u8>);
+
+/// How often each TCP packet of the site's device and its server was seen, in one direction.
+fn packets(frames: &[Frame], site: &Spec, outgoing: bool, to_server: bool) -> BTreeMap<Identity, u64> {
+    let ends = if to_server { (site.device, site.server) } else { (site.server, site.device) };
+    let mut counts = BTreeMap::new();
+    for segment in frames.iter().filter(|frame| frame.outgoing == outgoing).filter_map(Frame::segment) {
+        if (segment.source, segment.destination) == ends {
+            let header = segment.header;
+            let flags = [header.syn, header.ack, header.fin, header.rst];
+            let ports = (header.source_port, header.destination_port);
+            let numbers = (header.sequence_number, header.acknowledgment_number);
+            *counts.entry((ports.0, ports.1, numbers.0, numbers.1, flags, segment.payload)).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// The number of packets; fails unless all that were sent arrived, and nothing else.
+fn same(sent: &BTreeMap<Identity, u64>, arrived: &BTreeMap<Identity, u64>, way: &str) -> Result<u64> {
+    let (sent_count, arrived_count): (u64, u64) = (sent.values().sum(), arrived.values().sum());
+    ensure!(
+        sent == arrived,
+        "{sent_count} packets sent {way}, {arrived_count} arrived, or others than those sent"
+    );
+    Ok(sent_count)
+}

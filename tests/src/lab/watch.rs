@@ -1,0 +1,53 @@
+//! Eyes everywhere during an attack: whatever arrives where nothing may arrive is a leak.
+use std::{thread, time::Duration};
+
+use anyhow::Result;
+
+use super::{Lab, capture::Capture};
+
+/// How long a packet may take through the lab. Under emulation the slowest path takes some 10 ms.
+const SETTLE: Duration = Duration::from_millis(150);
+
+/// Captures at every server, every device, and behind the gateway's eth_internet.
+#[derive(Debug)]
+pub struct Watch {
+    ends: Vec<Capture>,
+    internet: Capture,
+}
+
+impl Watch {
+    /// Starts watching.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let servers = lab.topology.servers.iter().map(|(_, server)| server);
+        let ends = servers.chain(&lab.topology.devices).map(|end| Capture::start(end, "eth0"));
+        Ok(Self {
+            ends: ends.collect::<Result<_>>()?,
+            internet: Capture::start(&lab.topology.internet, "gateway")?,
+        })
+    }
+
+    /// Gives the packets time, then tells of each one that reached a server or a device, and of each
+    /// that left the gateway towards the internet as anything but ESP or IKE.
+    pub fn leaks(self) -> Result<Vec<String>> {
+        thread::sleep(SETTLE);
+        let mut leaks = self.internet_leaks()?;
+        for end in self.ends {
+            let place = end.place.clone();
+            let arrived = end.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_arp());
+            leaks.extend(arrived.map(|frame| format!("{} reached {place}", frame.describe())));
+        }
+        Ok(leaks)
+    }
+
+    /// As [`Watch::leaks`], but packets at servers and devices are meant to be there.
+    pub fn plaintext_on_the_internet(self) -> Result<Vec<String>> {
+        thread::sleep(SETTLE);
+        self.internet_leaks()
+    }
+
+    fn internet_leaks(&self) -> Result<Vec<String>> {
+        let left =
+            self.internet.frames().into_iter().filter(|frame| !frame.outgoing && !frame.is_ipsec_or_arp());
+        Ok(left.map(|frame| format!("{} left eth_internet", frame.describe())).collect())
+    }
+}
