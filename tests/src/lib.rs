@@ -1,1 +1,2 @@
-
+//! Tests of the whole: packet replay.
+pub mod replay;
