@@ -194,7 +194,8 @@ fn decrement_ttl(frame: &Direct) -> Option<()> {
     unsafe {
         let [ttl, protocol, high, low] = *at;
         let sum = u32::from(u16::from_be_bytes([high, low])) + 0x0100;
-        let [high, low] = ((sum + (sum >> 16)) as u16).to_be_bytes();
+        // As the kernel's ip_decrease_ttl: a sum of 0xffff is written as 0.
+        let [high, low] = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
         *at = [ttl.wrapping_sub(1), protocol, high, low];
     }
     Some(())
