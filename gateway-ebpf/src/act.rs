@@ -181,9 +181,15 @@ fn clamp_mss(skb: &Skb, syn: Syn) {
         return;
     }
     let value = syn.mss.to_be();
+    // The checksum sums 16-bit words from an even offset on. A value at an odd one lies across two
+    // of them, which counts like the value with its bytes swapped (RFC 1071 section 2 B).
+    let (from, to) = match at % 2 {
+        0 => (offered.to_be(), value),
+        _ => (offered.to_be().swap_bytes(), value.swap_bytes()),
+    };
     // SAFETY: two bytes from a local; the kernel checks the offsets against the packet.
     unsafe {
-        bpf_l4_csum_replace(skb.raw(), CHECKSUM_OFFSET, u64::from(offered.to_be()), u64::from(value), 2);
+        bpf_l4_csum_replace(skb.raw(), CHECKSUM_OFFSET, u64::from(from), u64::from(to), 2);
         bpf_skb_store_bytes(skb.raw(), (OPTIONS_OFFSET + at) as u32, (&raw const value).cast(), 2, 0);
     }
 }
@@ -197,7 +203,8 @@ fn decrement_ttl(frame: &Direct) -> Option<()> {
     unsafe {
         let [ttl, protocol, high, low] = *at;
         let sum = u32::from(u16::from_be_bytes([high, low])) + 0x0100;
-        let [high, low] = ((sum + (sum >> 16)) as u16).to_be_bytes();
+        // As the kernel's ip_decrease_ttl: a sum of 0xffff is written as 0.
+        let [high, low] = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
         *at = [ttl.wrapping_sub(1), protocol, high, low];
     }
     Some(())

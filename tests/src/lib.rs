@@ -1,2 +1,4 @@
-//! Tests of the whole: packet replay through the real programs, and the lab.
+//! The gateway's tests that need more than the host: packets through the real programs, and the
+//! lab with real tunnels.
 pub mod lab;
+pub mod replay;
