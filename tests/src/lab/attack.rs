@@ -96,7 +96,7 @@ pub fn judge(attack: &Attack, lab: &Lab, drops: &mut Drops) -> Result<Outcome> {
                 AtLeast::One => count >= 1 && counted.keys().all(|(owner, _)| owner == customer),
             }
         }
-        Expected::DroppedByKernel { .. } => kernel_counted == seen.sent,
+        Expected::DroppedByKernel { .. } => kernel_counted == seen.sent && counted.is_empty(),
         Expected::NoTunnel => counted.is_empty(),
     };
     let shown = match attack.expected {

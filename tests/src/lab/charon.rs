@@ -57,9 +57,12 @@ impl Charon {
     /// Starts charon in `namespace`, whose private `/run` is `dir/run`; it knows no connection yet.
     pub fn start(namespace: &Namespace, dir: &Path) -> Result<Self> {
         fs::write(dir.join("run/strongswan.conf"), strongswan_conf())?;
+        let log = dir.join("run/charon.log");
+        // What an earlier charon was told must not be taken for this one's.
+        fs::write(&log, "")?;
         let mut command = namespace.command(CHARON);
         command.env("STRONGSWAN_CONF", CONF);
-        Ok(Self { process: Process::start(command, &dir.join("run/charon.log"))?, dir: dir.to_path_buf() })
+        Ok(Self { process: Process::start(command, &log)?, dir: dir.to_path_buf() })
     }
 
     /// Waits until it answers on its VICI socket.

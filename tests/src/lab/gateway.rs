@@ -64,6 +64,7 @@ struct CounterLine {
     customer: Option<String>,
     to_server: u64,
     to_sites: u64,
+    unknown_spi: u64,
 }
 
 impl Gateway {
@@ -149,11 +150,23 @@ impl Gateway {
 
     /// Packets that the gateway passed for a customer, to its server and to its sites.
     pub fn passed(&self, namespace: &Namespace, customer: &str) -> Result<(u64, u64)> {
+        let line = self.counters(namespace, Some(customer))?;
+        Ok(line.map_or((0, 0), |line| (line.to_server, line.to_sites)))
+    }
+
+    /// ESP packets that came with an SPI of no known tunnel. None without gatewayd.
+    pub fn unknown_spis(&self, namespace: &Namespace) -> Result<Option<u64>> {
+        if self.programs.without_gatewayd {
+            return Ok(None);
+        }
+        Ok(Some(self.counters(namespace, None)?.map_or(0, |line| line.unknown_spi)))
+    }
+
+    fn counters(&self, namespace: &Namespace, customer: Option<&str>) -> Result<Option<CounterLine>> {
         let text = process::output(self.control(namespace, "counters").arg("--json"))?;
         let lines: Vec<CounterLine> =
             serde_json::from_str(&text).context("cannot read `gatewayctl counters --json`")?;
-        let line = lines.into_iter().find(|line| line.customer.as_deref() == Some(customer));
-        Ok(line.map_or((0, 0), |line| (line.to_server, line.to_sites)))
+        Ok(lines.into_iter().find(|line| line.customer.as_deref() == customer))
     }
 
     /// Ready is the gatewayd that we started, connected to charon, with all it had to do done.
