@@ -10,16 +10,7 @@ use crate::{
 };
 
 /// The crates that run on the host.
-const HOST: [&str; 8] = [
-    "-p",
-    "gateway-common",
-    "-p",
-    "gateway",
-    "-p",
-    "gateway-tests",
-    "-p",
-    "xtask",
-];
+const HOST: [&str; 8] = ["-p", "gateway-common", "-p", "gateway", "-p", "gateway-tests", "-p", "xtask"];
 
 /// The result of one check.
 pub struct Check {
@@ -31,10 +22,7 @@ pub struct Check {
 
 /// Runs every check, also after one has failed. With `fix`, rustfmt and clippy change the files.
 pub fn run(fix: bool) -> Result<Vec<Check>> {
-    setup::ensure(Needs {
-        lint: true,
-        ..Needs::default()
-    })?;
+    setup::ensure(Needs { lint: true, ..Needs::default() })?;
     let pinned = Pinned::read()?;
     let checks = [
         ("rustfmt", rustfmt(&pinned, fix)),
@@ -83,20 +71,11 @@ fn clippy(pinned: &Pinned, fix: bool, what: &[&str], tests: bool) -> Command {
 /// For the eBPF machine itself: on the host the helpers' inline assembly and `cfg(bpf_target_arch)` parts
 /// would not be looked at. `-Z build-std` needs RUSTC_BOOTSTRAP on a stable toolchain; core has no tests there.
 fn clippy_ebpf(pinned: &Pinned, fix: bool) -> Command {
-    let what = [
-        "-p",
-        "gateway-ebpf",
-        "--target",
-        "bpfel-unknown-none",
-        "-Z",
-        "build-std=core",
-    ];
+    let what = ["-p", "gateway-ebpf", "--target", "bpfel-unknown-none", "-Z", "build-std=core"];
     let mut command = clippy(pinned, fix, &what, false);
     // As aya-build does: aya-ebpf reads the host's architecture, whose registers programs see, from it.
     let architecture = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
-    command
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", architecture);
+    command.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", architecture);
     command
 }
 
@@ -107,13 +86,6 @@ fn deny(pinned: &Pinned) -> Command {
         "cargo-deny will check bans, licenses and sources, not advisories (their database is not reachable everywhere)."
     );
     let mut command = pinned_command(pinned, project::tools().join("bin/cargo-deny"));
-    command.args([
-        "--log-level",
-        "error",
-        "check",
-        "bans",
-        "licenses",
-        "sources",
-    ]);
+    command.args(["--log-level", "error", "check", "bans", "licenses", "sources"]);
     command
 }
