@@ -1,6 +1,6 @@
 //! Packet replay: each case of `tests/cases/*.toml` is a test. See `gateway_tests::replay`.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     path::Path,
     process::ExitCode,
     sync::{Arc, Mutex},
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     }
     let mut trials = completeness(&cases);
     let machines = Machines::default();
+    trials.extend(doubts(&machines, &missing));
     for case in cases {
         let (machines, missing_here) = (machines.clone(), missing.clone());
         let name = case.name.clone();
@@ -50,11 +51,12 @@ fn main() -> ExitCode {
 
 fn run(case: &Case, machines: &Machines) -> Result<(), Failed> {
     let mut machines = machines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if !machines.contains_key(&case.flow_limit) {
-        let machine = Machine::load(case.flow_limit).map_err(|error| format!("{error:#}"))?;
-        machines.insert(case.flow_limit, machine);
-    }
-    let machine = machines.get_mut(&case.flow_limit).expect("just inserted");
+    let machine = match machines.entry(case.flow_limit) {
+        Entry::Occupied(machine) => machine.into_mut(),
+        Entry::Vacant(place) => {
+            place.insert(Machine::load(case.flow_limit).map_err(|error| format!("{error:#}"))?)
+        }
+    };
     check::run(case, machine).map_err(|error| format!("{error:#}"))??;
     Ok(())
 }
@@ -66,6 +68,59 @@ fn missing() -> Option<String> {
         return Some(format!("{error:#}"));
     }
     machine::supported().err().map(|error| format!("{error:#}"))
+}
+
+/// A case that is right.
+const RIGHT: &str = r#"
+name = "doubt"
+steps = [
+  { from = "berlin", packet = "192.168.1.2:40000 > 10.200.0.11:80 S mss 1460", verdict = "to server", out = "mss 1356", counts = "acme: to_server, opened", flows = ["acme 192.168.1.2:40000 > 80 berlin syn-sent generation 1 ends_ms 120000 packets 1/0 bytes 44/0"] },
+  { from = "berlin", packet = "192.168.1.2:40000 > 10.200.0.11:81 S", verdict = "drop PortNotAllowed", counts = "acme via berlin: dropped" },
+  { hook = "internet_xdp", packet = "198.18.0.1 > 203.0.113.1 ESP spi 0xc0de0009 len 9", verdict = "pass", out = "smac 02:00:c0:de:00:09", counts = "nobody: unknown_spi" },
+]"#;
+
+/// What of it is made wrong, and how: what is replaced by what.
+const WRONG: &[(&str, &str, &str)] = &[
+    ("verdict", "drop PortNotAllowed", "pass"),
+    ("reason", "drop PortNotAllowed", "drop TtlExpired"),
+    ("output_bytes", "mss 1356", "mss 1355"),
+    ("source_mac", "de:00:09", "de:00:08"),
+    ("missing_counter", "to_server, opened", "to_server"),
+    ("additional_counter", "to_server, opened", "to_server, opened, unknown_spi"),
+    ("amount_of_a_counter", "unknown_spi\"", "unknown_spi 2\""),
+    ("customer", "acme: to_server", "globex: to_server"),
+    ("customer_of_a_drop", "acme via", "nobody via"),
+    ("tunnel_of_an_event", "via berlin", "via munich"),
+    ("lost_event", "dropped\"", "dropped, lost\""),
+    ("flow_state", "syn-sent", "established"),
+    ("flow_tunnel", "80 berlin", "80 munich"),
+    ("flow_end", "ends_ms 120000", "ends_ms 120001"),
+    ("flow_bytes", "bytes 44/0", "bytes 40/0"),
+    ("number_of_flows", "flows = [", "flows = [\"acme 192.168.1.2:40001 > 80 berlin syn-sent\", "),
+];
+
+/// Tests of the runner: a case that is right, and every way in which it can be wrong.
+fn doubts(machines: &Machines, missing: &Option<String>) -> Vec<Trial> {
+    let trial = |name: String, text: String, passes: bool| {
+        let (machines, missing_here) = (machines.clone(), missing.clone());
+        let trial = Trial::test(name, move || {
+            if let Some(reason) = missing_here {
+                return Err(Failed::from(reason));
+            }
+            let case: Case = toml::from_str(&text)?;
+            match (run(&case, &machines), passes) {
+                (Ok(()), true) | (Err(_), false) => Ok(()),
+                (Ok(()), false) => Err(Failed::from("the wrong case passed")),
+                (Err(error), true) => Err(error),
+            }
+        });
+        trial.with_ignored_flag(missing.is_some())
+    };
+    let right = trial("runner_takes_a_right_case".to_owned(), RIGHT.to_owned(), true);
+    let wrong = WRONG.iter().map(|(what, from, to)| {
+        trial(format!("runner_objects_to_a_wrong_{what}"), RIGHT.replacen(from, to, 1), false)
+    });
+    std::iter::once(right).chain(wrong).collect()
 }
 
 /// Tests of the cases themselves.

@@ -251,7 +251,7 @@ pub fn number<T: TryFrom<u64>>(text: &str) -> Result<T> {
 }
 
 fn hex(text: &str) -> Result<Vec<u8>> {
-    ensure!(text.len() % 2 == 0 && text.is_ascii(), "{text:?} is not an even number of hex digits");
+    ensure!(text.len().is_multiple_of(2) && text.is_ascii(), "{text:?} is not an even number of hex digits");
     (0..text.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).with_context(|| format!("{text:?} is not hex")))
@@ -375,7 +375,10 @@ fn ip_word(ip: &mut Ip, word: &str, words: &mut Words) -> Result<bool> {
         "frag" => ip.fragment = words.number()?,
         "ipopts" => {
             ip.options = words.hex()?;
-            ensure!(ip.options.len() % 4 == 0 && ip.options.len() <= 40, "IP options are 4 to 40 bytes");
+            ensure!(
+                ip.options.len().is_multiple_of(4) && ip.options.len() <= 40,
+                "IP options are 4 to 40 bytes"
+            );
         }
         "total" => ip.total = Some(words.number()?),
         "ihl" => ip.ihl = Some(words.number()?),
@@ -438,3 +441,6 @@ impl Udp {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

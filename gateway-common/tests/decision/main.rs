@@ -1,0 +1,293 @@
+//! Properties of the decision, over random packets and random histories.
+mod packets;
+mod world;
+
+use std::{cell::Cell, collections::HashMap, net::Ipv4Addr};
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use gateway_common::{
+    decide::{Decision, Identity, from_server, from_site},
+    layout::{Flow, FlowKey},
+    reason::Reason,
+    tcp::State,
+    verdict::Verdict,
+};
+use packets::{Arrival, Hook, any_arrival, arrival};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{FileFailurePersistence::Direct, TestCaseError, TestRunner},
+};
+use world::{SITES, World, server};
+
+const START_NS: u64 = 1_000_000_000_000;
+
+/// Where seeds that once failed are kept, to be tried again.
+const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/decision/regressions");
+
+/// Runs a property and fails too if it never had anything to judge: so many times at least.
+fn often<S: Strategy>(
+    cases: u32,
+    at_least: u64,
+    strategy: S,
+    property: impl Fn(S::Value, &dyn Fn()) -> Result<(), TestCaseError>,
+) {
+    let interesting = Cell::new(0u64);
+    let mut runner = TestRunner::new(ProptestConfig {
+        failure_persistence: Some(Box::new(Direct(REGRESSIONS))),
+        ..ProptestConfig::with_cases(cases)
+    });
+    let noted = || interesting.set(interesting.get() + 1);
+    runner.run(&strategy, |value| property(value, &noted)).unwrap_or_else(|error| panic!("{error}"));
+    println!("{} of the interesting kind", interesting.get());
+    assert!(interesting.get() >= at_least, "only {} of the interesting kind", interesting.get());
+}
+
+/// An unfragmented TCP segment in IPv4 without options, directly in Ethernet.
+struct Tcp {
+    source: (Ipv4Addr, u16),
+    destination: (Ipv4Addr, u16),
+    ttl: u8,
+}
+
+/// The packet as etherparse sees it.
+fn tcp_of(frame: &[u8]) -> Option<Tcp> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    if packet.vlan().is_some() {
+        return None;
+    }
+    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (&packet.net, &packet.transport) else {
+        return None;
+    };
+    let header = ip.header();
+    if header.ihl() != 5 || header.is_fragmenting_payload() {
+        return None;
+    }
+    Some(Tcp {
+        source: (header.source_addr(), tcp.source_port()),
+        destination: (header.destination_addr(), tcp.destination_port()),
+        ttl: header.ttl(),
+    })
+}
+
+/// Whether an address is in the LAN of a tunnel's site, by comparing leading bits.
+fn in_lan(tunnel: u32, address: Ipv4Addr) -> bool {
+    let (_, network, bits) = SITES[tunnel as usize - 1];
+    let differing = u32::from(address) ^ u32::from_be_bytes(network);
+    differing.leading_zeros() >= u32::from(bits)
+}
+
+fn check_to_server(arrival: &Arrival, world: &World, tunnel: u32) -> Result<(), TestCaseError> {
+    let Hook::Site(identity) = arrival.hook else {
+        return Err(TestCaseError::fail("a server's packet goes to a server"));
+    };
+    prop_assert_eq!((identity.reqid, identity.mark), (tunnel, tunnel));
+    prop_assert!(world.inbound_spis.get(&identity.spi).is_none_or(|owner| *owner == tunnel));
+    prop_assert_eq!(world.tunnels[tunnel as usize].up, 1);
+    let tcp = tcp_of(&arrival.frame);
+    prop_assert!(tcp.is_some(), "not a TCP segment to etherparse");
+    let Tcp { source, destination, ttl } = tcp.unwrap();
+    prop_assert!(in_lan(tunnel, source.0), "source {}", source.0);
+    prop_assert_eq!(destination, (Ipv4Addr::from(server(SITES[tunnel as usize - 1].0)), 80));
+    prop_assert!(ttl > 1);
+    Ok(())
+}
+
+#[test]
+fn arbitrary_bytes_never_panic_and_open_nothing_without_an_up_tunnel() {
+    let bytes = vec(any::<u8>(), 0..120);
+    let identity =
+        (0..6u32, any::<u32>(), 0..6u32).prop_map(|(reqid, spi, mark)| Identity { reqid, spi, mark });
+    often(5_000, 5_000, (bytes, identity, any::<u64>()), |(bytes, identity, now_ns), noted| {
+        let mut world = World::new();
+        world.tunnels.iter_mut().for_each(|tunnel| tunnel.up = 0);
+        noted();
+        let site = from_site(&bytes[..], &world, identity, now_ns);
+        let server = from_server(&bytes[..], &world, now_ns);
+        prop_assert!(matches!(site.verdict, Verdict::Drop(_)));
+        prop_assert!(matches!(server.verdict, Verdict::Drop(_)));
+        prop_assert!(world.flows.borrow().is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn nothing_passes_before_the_settings_are_ready() {
+    often(1_000, 1_000, any_arrival(), |arrival, noted| {
+        let mut world = World::new();
+        world.settings.ready = 0;
+        noted();
+        prop_assert_eq!(arrival.judge(&world, START_NS).verdict, Verdict::Drop(Reason::NotConfigured));
+        Ok(())
+    });
+}
+
+/// Runs packets one after another; `each` sees the world before, the packet, the time, the
+/// decision and the world after.
+fn play(
+    world: &World,
+    arrivals: &[Arrival],
+    mut each: impl FnMut(&HashMap<FlowKey, Flow>, &Arrival, u64, Decision) -> Result<(), TestCaseError>,
+) -> Result<(), TestCaseError> {
+    let mut now_ns = START_NS;
+    for arrival in arrivals {
+        now_ns += arrival.after_ms * 1_000_000;
+        let before = world.flows.borrow().clone();
+        let decision = arrival.judge(world, now_ns);
+        each(&before, arrival, now_ns, decision)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn only_tcp_of_the_sites_lan_to_its_own_server_goes_to_a_server() {
+    often(500, 300, vec(any_arrival(), 1..40), |arrivals, noted| {
+        let world = World::new();
+        play(&world, &arrivals, |_, arrival, _, decision| match decision.verdict {
+            Verdict::ToServer(tunnel) => {
+                noted();
+                prop_assert_eq!(decision.tunnel, tunnel.get());
+                prop_assert_eq!(decision.customer, SITES[tunnel.get() as usize - 1].0);
+                check_to_server(arrival, &world, tunnel.get())
+            }
+            _ => Ok(()),
+        })
+    });
+}
+
+#[test]
+fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
+    often(500, 200, vec(any_arrival(), 1..60), |arrivals, noted| {
+        let world = World::new();
+        // Who opened last: by server and device, with their ports.
+        let mut opened = HashMap::new();
+        play(&world, &arrivals, |_, arrival, _, decision| {
+            match decision.verdict {
+                Verdict::ToServer(tunnel) if decision.opened => {
+                    let Tcp { source, destination, .. } = tcp_of(&arrival.frame).expect("checked elsewhere");
+                    opened.insert((destination, source), tunnel);
+                }
+                Verdict::ToTunnel(tunnel) => {
+                    noted();
+                    prop_assert_eq!(arrival.hook, Hook::Server);
+                    let tcp = tcp_of(&arrival.frame);
+                    prop_assert!(tcp.is_some(), "not a TCP segment to etherparse");
+                    let Tcp { source, destination, ttl } = tcp.unwrap();
+                    prop_assert_eq!(opened.get(&(source, destination)), Some(&tunnel));
+                    prop_assert!(ttl > 1 && !decision.opened);
+                }
+                _ => {}
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn flows_never_outlive_their_timeout() {
+    often(1_000, 20, vec(any_arrival(), 1..60), |arrivals, noted| {
+        let world = World::new();
+        play(&world, &arrivals, |before, arrival, now_ns, decision| {
+            for (key, flow) in world.flows.borrow().iter() {
+                let old = before.get(key);
+                if old == Some(flow) {
+                    continue;
+                }
+                // The flow that this packet touched.
+                let state = State::from_number(flow.state);
+                prop_assert!(state.is_some());
+                let timeout = u64::from(state.unwrap().default_timeout_seconds()) * 1_000_000_000;
+                prop_assert!(flow.expires_ns <= now_ns + timeout);
+                if old.is_some_and(|old| old.expires_ns <= now_ns) {
+                    noted();
+                    prop_assert!(decision.opened, "an ended flow went on by {:?}", arrival);
+                    prop_assert_eq!((flow.packets, flow.state), ([1, 0], State::SynSent as u8));
+                }
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_dropped_packet_changes_no_flow() {
+    often(300, 1_000, vec(any_arrival(), 1..40), |arrivals, noted| {
+        let world = World::new();
+        play(&world, &arrivals, |before, _, _, decision| {
+            if let Verdict::Drop(_) = decision.verdict {
+                noted();
+                prop_assert_eq!(&*world.flows.borrow(), before);
+                prop_assert!(!decision.opened && decision.syn.is_none());
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn tunnels_that_are_down_carry_nothing() {
+    let down = vec((any_arrival(), proptest::option::weighted(0.2, (1..5usize, any::<bool>()))), 1..60);
+    often(300, 300, down, |arrivals, noted| {
+        let mut world = World::new();
+        let mut now_ns = START_NS;
+        for (arrival, change) in arrivals {
+            if let Some((tunnel, up)) = change {
+                world.tunnels[tunnel].up = u8::from(up);
+            }
+            now_ns += arrival.after_ms * 1_000_000;
+            if let Verdict::ToServer(tunnel) | Verdict::ToTunnel(tunnel) =
+                arrival.judge(&world, now_ns).verdict
+            {
+                noted();
+                prop_assert_eq!(world.tunnels[tunnel.get() as usize].up, 1);
+            }
+        }
+        Ok(())
+    });
+}
+
+/// The noisy neighbour: whatever acme sends and its server answers, globex, with the same LAN, sees
+/// the same verdicts as without it.
+#[test]
+fn no_packet_of_one_customer_changes_a_verdict_for_another() {
+    let noise = vec(arrival(&[1, 2]), 0..40);
+    let quiet = vec(arrival(&[3]), 1..40);
+    let order = vec(any::<bool>(), 80);
+    often(500, 1_000, (noise, quiet, order), |(noise, quiet, order), noted| {
+        let alone = World::new();
+        let beside = World::new();
+        let mut noise = noise.iter();
+        let mut order = order.iter();
+        let mut now_ns = START_NS;
+        for arrival in &quiet {
+            now_ns += arrival.after_ms * 1_000_000;
+            while order.next() == Some(&true) {
+                if let Some(noise) = noise.next() {
+                    let _ = noise.judge(&beside, now_ns);
+                }
+            }
+            let (alone, beside) = (arrival.judge(&alone, now_ns), arrival.judge(&beside, now_ns));
+            prop_assert_eq!(alone, beside);
+            if !matches!(alone.verdict, Verdict::Drop(_)) {
+                noted();
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_full_table_opens_nothing_and_keeps_what_it_has() {
+    often(1_000, 100, vec(any_arrival(), 1..60), |arrivals, noted| {
+        let world = World { flow_limit: 2, ..World::new() };
+        play(&world, &arrivals, |before, _, _, decision| {
+            let after = world.flows.borrow();
+            prop_assert!(after.len() <= 2);
+            if decision.verdict == Verdict::Drop(Reason::FlowTableFull) {
+                noted();
+                prop_assert_eq!(&*after, before);
+            }
+            Ok(())
+        })
+    });
+}

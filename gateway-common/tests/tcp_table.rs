@@ -1,0 +1,160 @@
+//! The TCP state table against a statement of its own of what Linux 6.12's
+//! net/netfilter/nf_conntrack_proto_tcp.c does (`tcp_conntracks`), one sentence a transition.
+use gateway_common::{
+    packet::Kind,
+    tcp::{Direction, State, Step, step},
+};
+
+/// States from, separated by spaces, and the state to.
+type Transitions = &'static [(&'static str, &'static str)];
+
+/// For both directions and each kind of segment: from which states it leads where. `same`: it
+/// stays. `ignore`: it passes and nothing is learnt. What is not named is invalid. Linux's state
+/// NONE is left out: here a flow exists or does not.
+const LINUX: &[(Direction, Kind, Transitions)] = {
+    use Direction::{ToServer, ToSite};
+    use Kind::{Ack, Fin, Rst, Syn, SynAck};
+    const FIN: Transitions = &[
+        ("syn-recv established", "fin-wait"),
+        ("fin-wait close-wait last-ack", "last-ack"),
+        ("time-wait close", "same"),
+    ];
+    const RST: Transitions =
+        &[("syn-sent syn-recv established fin-wait close-wait last-ack time-wait close syn-sent2", "close")];
+    &[
+        (
+            ToServer,
+            Syn,
+            &[
+                ("syn-sent time-wait close", "syn-sent"),
+                ("syn-sent2", "same"),
+                ("syn-recv established fin-wait close-wait last-ack", "ignore"),
+            ],
+        ),
+        (ToServer, SynAck, &[("syn-recv syn-sent2", "syn-recv")]),
+        (ToServer, Fin, FIN),
+        (
+            ToServer,
+            Ack,
+            &[
+                ("syn-recv established", "established"),
+                ("fin-wait close-wait", "close-wait"),
+                ("last-ack time-wait", "time-wait"),
+                ("close", "same"),
+            ],
+        ),
+        (ToServer, Rst, RST),
+        (ToSite, Syn, &[("syn-sent syn-sent2", "syn-sent2"), ("time-wait", "syn-sent")]),
+        (
+            ToSite,
+            SynAck,
+            &[
+                ("syn-sent syn-sent2", "syn-recv"),
+                ("syn-recv established fin-wait close-wait last-ack time-wait close", "ignore"),
+            ],
+        ),
+        (ToSite, Fin, FIN),
+        (
+            ToSite,
+            Ack,
+            &[
+                ("syn-sent syn-sent2", "ignore"),
+                ("syn-recv established", "same"),
+                ("fin-wait close-wait", "close-wait"),
+                ("last-ack time-wait", "time-wait"),
+                ("close", "same"),
+            ],
+        ),
+        (ToSite, Rst, RST),
+    ]
+};
+
+/// The one deliberate difference: a server reopens nothing.
+fn differs(state: State, direction: Direction, kind: Kind) -> bool {
+    (state, direction, kind) == (State::TimeWait, Direction::ToSite, Kind::Syn)
+}
+
+fn linux(state: State, direction: Direction, kind: Kind) -> Step {
+    let (_, _, transitions) = LINUX
+        .iter()
+        .find(|(d, k, _)| (*d, *k) == (direction, kind))
+        .expect("every direction and kind is stated");
+    let mut to = transitions.iter().filter(|(from, _)| from.split(' ').any(|name| name == state.name()));
+    let Some((_, to)) = to.next() else { return Step::Invalid };
+    match *to {
+        "same" => Step::To(state),
+        "ignore" => Step::Ignore,
+        name => Step::To(*State::ALL.iter().find(|state| state.name() == name).expect("a state")),
+    }
+}
+
+#[test]
+fn every_step_is_linuxs_but_the_one_that_would_let_a_server_reopen() {
+    let kinds = [Kind::Syn, Kind::SynAck, Kind::Fin, Kind::Ack, Kind::Rst];
+    let mut differences = 0;
+    for state in State::ALL {
+        for direction in [Direction::ToServer, Direction::ToSite] {
+            for kind in kinds {
+                let (ours, linux) = (step(*state, direction, kind), linux(*state, direction, kind));
+                if differs(*state, direction, kind) {
+                    assert_eq!((ours, linux), (Step::Invalid, Step::To(State::SynSent)));
+                    differences += 1;
+                } else {
+                    assert_eq!(ours, linux, "{state:?} {direction:?} {kind:?}");
+                }
+            }
+        }
+    }
+    assert_eq!(differences, 1);
+}
+
+#[test]
+fn every_state_in_the_statement_exists() {
+    for (_, _, transitions) in LINUX {
+        for (from, _) in *transitions {
+            for name in from.split(' ') {
+                assert!(State::ALL.iter().any(|state| state.name() == name), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_segment_of_a_server_leads_to_a_new_connection() {
+    for state in State::ALL {
+        for kind in [Kind::Syn, Kind::SynAck, Kind::Fin, Kind::Ack, Kind::Rst] {
+            assert_ne!(step(*state, Direction::ToSite, kind), Step::To(State::SynSent), "{state:?} {kind:?}");
+        }
+    }
+}
+
+#[test]
+fn state_numbers_and_names_are_one_to_one() {
+    for number in 0..=u8::MAX {
+        let state = State::from_number(number);
+        assert_eq!(state.map(|state| state as u8), state.map(|_| number));
+        assert_eq!(state.is_some(), State::ALL.iter().any(|state| *state as u8 == number));
+    }
+    let mut names: Vec<_> = State::ALL.iter().map(|state| state.name()).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), State::ALL.len());
+}
+
+/// `tcp_timeouts` of the same file, and RFC 5382 REQ-5 for established connections.
+#[test]
+fn timeouts_are_linuxs_but_for_established_connections() {
+    let seconds = State::ALL.iter().map(|state| (state.name(), state.default_timeout_seconds()));
+    let linux = [
+        ("syn-sent", 2 * 60),
+        ("syn-recv", 60),
+        ("established", 2 * 3600 + 4 * 60),
+        ("fin-wait", 2 * 60),
+        ("close-wait", 60),
+        ("last-ack", 30),
+        ("time-wait", 2 * 60),
+        ("close", 10),
+        ("syn-sent2", 2 * 60),
+    ];
+    assert!(seconds.eq(linux));
+}
