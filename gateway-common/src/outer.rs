@@ -3,10 +3,11 @@
 use crate::{
     layout::{ManagementRule, OutboundSpi, Settings},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
-    packet::ethertype_of,
+    packet::{ethertype_of, flag},
     reason::Reason,
     wire::{
-        Be32, Frame, Ipv4, Ipv4Header, NETWORK_OFFSET, TRANSPORT_OFFSET, UdpHeader, ethertype, ike, protocol,
+        Be32, Frame, Ipv4, Ipv4Header, NETWORK_OFFSET, TRANSPORT_OFFSET, TcpHeader, UdpHeader, Wire,
+        ethertype, ike, protocol,
     },
 };
 
@@ -34,24 +35,28 @@ pub fn arriving<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Out
     if !own(&settings.internet_addresses, settings.internet_address_count, header.destination) {
         return Err(Reason::OuterNotGatewayAddress);
     }
-    match header.protocol {
-        protocol::ESP | protocol::UDP if header.is_later_fragment() => Ok(Outer::Fragment),
-        protocol::ESP => esp_at(frame, TRANSPORT_OFFSET),
+    Ok(match header.protocol {
+        protocol::ESP | protocol::UDP if header.is_later_fragment() => Outer::Fragment,
+        protocol::ESP => esp(frame, &header)?,
         protocol::UDP => {
-            let udp: UdpHeader = frame.read(TRANSPORT_OFFSET).ok_or(Reason::OuterMalformed)?;
+            let udp = udp(frame, &header)?;
             match udp.destination.get() {
-                ike::PORT => Ok(Outer::Ike),
-                ike::NAT_PORT => nat_traversal(frame, &udp),
-                port => management(settings, protocol::UDP, header.source, port),
+                ike::PORT => Outer::Ike,
+                ike::NAT_PORT => nat_traversal(frame, &header)?,
+                port if manages(settings, protocol::UDP, header.source, port) => Outer::Management,
+                _ => return Err(Reason::OuterPortNotAllowed),
             }
         }
         protocol::TCP if !header.is_fragment() => {
-            let [_, port] = ports(frame)?;
-            management(settings, protocol::TCP, header.source, port)
+            let tcp: TcpHeader = payload(frame, &header, 0)?;
+            if !manages(settings, protocol::TCP, header.source, tcp.destination.get()) {
+                return Err(Reason::OuterPortNotAllowed);
+            }
+            Outer::Management
         }
-        protocol::ICMP if is_path_mtu(frame, &header) => Ok(Outer::PathMtu),
-        _ => Err(Reason::OuterProtocolNotAllowed),
-    }
+        protocol::ICMP if is_path_mtu(frame, &header) => Outer::PathMtu,
+        _ => return Err(Reason::OuterProtocolNotAllowed),
+    })
 }
 
 /// What is about to leave on the internet interface: nothing but ESP of the tunnel that its mark
@@ -68,33 +73,36 @@ pub fn leaving<F: Frame + ?Sized>(
     if !own(&settings.internet_addresses, settings.internet_address_count, header.source) {
         return Err(Reason::PlaintextToInternet);
     }
-    let allowed = match header.protocol {
-        protocol::ESP | protocol::UDP if header.is_later_fragment() => Ok(Outer::Fragment),
-        protocol::ESP => esp_at(frame, TRANSPORT_OFFSET),
+    let outer = match header.protocol {
+        protocol::ESP | protocol::UDP if header.is_later_fragment() => Outer::Fragment,
+        protocol::ESP => esp(frame, &header)?,
         protocol::UDP => {
-            let udp: UdpHeader = frame.read(TRANSPORT_OFFSET).ok_or(Reason::OuterMalformed)?;
+            let udp = udp(frame, &header)?;
             match udp.source.get() {
-                ike::PORT => Ok(Outer::Ike),
-                ike::NAT_PORT => nat_traversal(frame, &udp),
-                port => management(settings, protocol::UDP, header.destination, port),
+                ike::PORT => Outer::Ike,
+                ike::NAT_PORT => nat_traversal(frame, &header)?,
+                port if manages(settings, protocol::UDP, header.destination, port) => Outer::Management,
+                _ => return Err(Reason::GatewayTrafficNotAllowed),
             }
         }
         protocol::TCP if !header.is_fragment() => {
-            let [port, _] = ports(frame)?;
-            management(settings, protocol::TCP, header.destination, port)
+            let tcp: TcpHeader = payload(frame, &header, 0)?;
+            // An answer, and no connection of the gateway's own.
+            let answer = tcp.flags & (flag::SYN | flag::ACK) != flag::SYN;
+            if !answer || !manages(settings, protocol::TCP, header.destination, tcp.source.get()) {
+                return Err(Reason::GatewayTrafficNotAllowed);
+            }
+            Outer::Management
         }
-        _ => Err(Reason::OuterProtocolNotAllowed),
+        _ => return Err(Reason::GatewayTrafficNotAllowed),
     };
-    match allowed {
-        Ok(Outer::Esp(spi)) => match owner_of(OutboundSpi { peer: header.destination, spi }) {
-            Some(owner) if owner != mark => Err(Reason::SpiOfOtherTunnel),
-            _ => Ok(Outer::Esp(spi)),
-        },
-        Err(Reason::OuterProtocolNotAllowed | Reason::OuterPortNotAllowed) => {
-            Err(Reason::GatewayTrafficNotAllowed)
-        }
-        other => other,
+    if let Outer::Esp(spi) = outer
+        && let Some(owner) = owner_of(OutboundSpi { peer: header.destination, spi })
+        && owner != mark
+    {
+        return Err(Reason::SpiOfOtherTunnel);
     }
+    Ok(outer)
 }
 
 /// What is about to leave on the LAN interface without approval of `internet_ingress`: ARP, and
@@ -146,42 +154,53 @@ fn own(addresses: &[Ipv4; OWN_ADDRESSES], count: u32, address: Ipv4) -> bool {
     false
 }
 
+/// A header this many bytes into the IPv4 payload, where the IPv4 header says there is one: what
+/// follows in the frame may be padding.
+#[inline(always)]
+fn payload<F: Frame + ?Sized, T: Wire>(frame: &F, header: &Ipv4Header, offset: usize) -> Result<T, Reason> {
+    if header.payload_bytes() < offset + size_of::<T>() {
+        return Err(Reason::OuterMalformed);
+    }
+    frame.read(TRANSPORT_OFFSET + offset).ok_or(Reason::OuterMalformed)
+}
+
 /// RFC 4303 section 2.1: SPI 0 is for local use and must not be on the wire.
 #[inline(always)]
-fn esp_at<F: Frame + ?Sized>(frame: &F, offset: usize) -> Result<Outer, Reason> {
-    match frame.read::<Be32>(offset).map(Be32::get) {
-        Some(0) | None => Err(Reason::OuterMalformed),
-        Some(spi) => Ok(Outer::Esp(spi)),
+fn esp<F: Frame + ?Sized>(frame: &F, header: &Ipv4Header) -> Result<Outer, Reason> {
+    match payload::<F, Be32>(frame, header, 0)?.get() {
+        0 => Err(Reason::OuterMalformed),
+        spi => Ok(Outer::Esp(spi)),
     }
+}
+
+/// A UDP header that agrees with the IPv4 header about its length; of a first fragment it says more.
+#[inline(always)]
+fn udp<F: Frame + ?Sized>(frame: &F, header: &Ipv4Header) -> Result<UdpHeader, Reason> {
+    let udp: UdpHeader = payload(frame, header, 0)?;
+    let length = udp.length.get() as usize;
+    if header.is_fragment() && length > header.payload_bytes() || length == header.payload_bytes() {
+        return Ok(udp);
+    }
+    Err(Reason::OuterMalformed)
 }
 
 /// RFC 3948 section 2: behind the UDP header stands an SPI, or four zero bytes and IKE, or 0xff
 /// alone as a keepalive.
 #[inline(always)]
-fn nat_traversal<F: Frame + ?Sized>(frame: &F, udp: &UdpHeader) -> Result<Outer, Reason> {
-    const HEADER_BYTES: u16 = size_of::<UdpHeader>() as u16;
-    if udp.length.get() == HEADER_BYTES + 1 {
+fn nat_traversal<F: Frame + ?Sized>(frame: &F, header: &Ipv4Header) -> Result<Outer, Reason> {
+    const HEADER_BYTES: usize = size_of::<UdpHeader>();
+    if header.payload_bytes() == HEADER_BYTES + 1 && !header.is_fragment() {
         return Ok(Outer::Ike);
     }
-    match frame.read::<Be32>(TRANSPORT_OFFSET + HEADER_BYTES as usize).map(Be32::get) {
-        None => Err(Reason::OuterMalformed),
-        Some(0) => Ok(Outer::Ike),
-        Some(spi) => Ok(Outer::Esp(spi)),
-    }
-}
-
-/// Source and destination port of TCP or UDP.
-#[inline(always)]
-fn ports<F: Frame + ?Sized>(frame: &F) -> Result<[u16; 2], Reason> {
-    match frame.read::<Be32>(TRANSPORT_OFFSET).map(Be32::get) {
-        Some(both) => Ok([(both >> 16) as u16, both as u16]),
-        None => Err(Reason::OuterMalformed),
+    match payload::<F, Be32>(frame, header, HEADER_BYTES)?.get() {
+        0 => Ok(Outer::Ike),
+        spi => Ok(Outer::Esp(spi)),
     }
 }
 
 /// Whether `peer` may talk to the gateway's `port`.
 #[inline(always)]
-fn management(settings: &Settings, protocol: u8, peer: Ipv4, port: u16) -> Result<Outer, Reason> {
+fn manages(settings: &Settings, protocol: u8, peer: Ipv4, port: u16) -> bool {
     let mut i = 0;
     while i < MANAGEMENT_RULES {
         let rule: &ManagementRule = &settings.management[i];
@@ -190,11 +209,11 @@ fn management(settings: &Settings, protocol: u8, peer: Ipv4, port: u16) -> Resul
             && rule.port == port
             && rule.from.contains(peer)
         {
-            return Ok(Outer::Management);
+            return true;
         }
         i += 1;
     }
-    Err(Reason::OuterPortNotAllowed)
+    false
 }
 
 /// "Fragmentation needed and DF set": RFC 1191 section 4.
@@ -204,5 +223,5 @@ fn is_path_mtu<F: Frame + ?Sized>(frame: &F, header: &Ipv4Header) -> bool {
     const FRAGMENTATION_NEEDED: u8 = 4;
     header.protocol == protocol::ICMP
         && !header.is_fragment()
-        && frame.read::<[u8; 2]>(TRANSPORT_OFFSET) == Some([DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED])
+        && payload::<F, [u8; 2]>(frame, header, 0) == Ok([DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED])
 }

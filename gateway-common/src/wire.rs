@@ -218,6 +218,12 @@ const _: () = assert!(size_of::<UdpHeader>() == 8 && size_of::<Ipv4>() == 4);
 const _: () = assert!(ethertype::IPV4 == 0x0800 && ethertype::ARP == 0x0806);
 
 impl Ipv4Header {
+    /// Bytes behind a header without options, by what it says.
+    #[inline(always)]
+    pub const fn payload_bytes(&self) -> usize {
+        (self.total_length.get() as usize).saturating_sub(size_of::<Self>())
+    }
+
     /// True for the first, a middle or the last fragment of several.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {

@@ -25,7 +25,7 @@ fn settings() -> Settings {
         internet_address_count: 1,
         lan_address_count: 1,
         management_count: 1,
-        _reserved: 0,
+        internet_ifindex: 2,
         internet_addresses: [Ipv4::default(); OWN_ADDRESSES],
         lan_addresses: [Ipv4::default(); OWN_ADDRESSES],
         management: [ManagementRule::default(); MANAGEMENT_RULES],

@@ -5,6 +5,7 @@
 //! are for GPL-compatible programs only.
 #![no_std]
 #![no_main]
+#![expect(clippy::not_unsafe_ptr_arg_deref, reason = "aya's program macros add such functions")]
 #![expect(missing_docs, reason = "aya's program macros add public functions without any")]
 
 mod access;

@@ -11,6 +11,9 @@ use gateway_common::{
 
 use crate::maps::{CUSTOMERS, FLOWS, INBOUND_SPIS, OUTBOUND_SPIS, REPLAY, REPLAY_CLOCK, SETTINGS, TUNNELS};
 
+/// As the kernel's helpers return it.
+const EEXIST: i32 = -17;
+
 /// All maps.
 pub struct Maps;
 
@@ -45,7 +48,11 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Full> {
-        FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).map_err(|_| Full)
+        match FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)) {
+            // Another CPU has just opened it with a copy of this SYN.
+            Ok(()) | Err(EEXIST) => Ok(()),
+            Err(_) => Err(Full),
+        }
     }
 }
 

@@ -48,7 +48,7 @@ impl World {
             internet_address_count: 0,
             lan_address_count: 0,
             management_count: 0,
-            _reserved: 0,
+            internet_ifindex: 2,
             internet_addresses: [Ipv4::default(); OWN_ADDRESSES],
             lan_addresses: [Ipv4::default(); OWN_ADDRESSES],
             management: [Default::default(); MANAGEMENT_RULES],
