@@ -5,6 +5,7 @@ use crate::{
     layout::{Customer, Flow, FlowKey, Settings, Tunnel, bpf_spin_lock},
     packet::{Inner, Kind, Segment},
     reason::Reason,
+    slot::slot,
     tcp::{self, Direction, STATE_SLOTS, State, Step},
     verdict::Verdict,
     wire::{Frame, Ipv4},
@@ -327,10 +328,7 @@ fn track(flow: &mut Flow, kind: Kind, settings: &Settings, packet: Counted) -> R
 
 #[inline(always)]
 fn expiry(settings: &Settings, state: State, now_ns: u64) -> u64 {
-    // Without the black box LLVM knows the state's range, drops the mask, and the verifier of
-    // Linux 6.12, which does not know it, refuses the access.
-    let slot = core::hint::black_box(state as u8) as usize & (STATE_SLOTS - 1);
-    now_ns.wrapping_add(settings.timeouts_ns[slot])
+    now_ns.wrapping_add(settings.timeouts_ns[slot::<STATE_SLOTS>(state as u8)])
 }
 
 #[inline(always)]

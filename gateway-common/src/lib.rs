@@ -12,6 +12,7 @@ pub mod limits;
 pub mod outer;
 pub mod packet;
 pub mod reason;
+pub mod slot;
 pub mod tcp;
 pub mod verdict;
 pub mod wire;

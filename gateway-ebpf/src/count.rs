@@ -3,6 +3,7 @@ use gateway_common::{
     layout::{Counters, DropEvent, Hook},
     limits::{EVENTS_BURST, EVENTS_PER_SECOND},
     reason::{REASON_SLOTS, Reason},
+    slot::slot,
     tcp::Direction,
     wire::{Frame, Ipv4, Ipv4Header, NETWORK_OFFSET, TRANSPORT_OFFSET, TcpHeader, ethertype, protocol},
 };
@@ -24,7 +25,7 @@ pub struct Attribution {
 #[inline(always)]
 pub fn drop(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason) {
     let Some(counters) = counters(whose.customer) else { return };
-    let slot = reason as usize & (REASON_SLOTS - 1);
+    let slot = slot::<REASON_SLOTS>(reason as u8);
     counters.dropped[slot] = counters.dropped[slot].wrapping_add(1);
     let now = now_ns();
     if !within_budget(counters, now) || !write_event(frame, hook, whose, reason, now) {
