@@ -25,6 +25,8 @@ use crate::{
 
 /// Emulation on a busy machine boots in 3 to 10 s.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
+/// How often to start a guest that dies while booting.
+const BOOT_TRIES: u32 = 4;
 /// KVM boots in 1 s or not at all.
 const PROBE_LIMIT: Duration = Duration::from_secs(15);
 /// For a command that was told to stop.
@@ -61,7 +63,7 @@ pub enum Console<'a> {
 }
 
 /// Runs a command in our working directory and returns its exit status. Set-up must have been done.
-pub fn run(machine: &Machine, command: &[String], console: Console<'_>) -> Result<i32> {
+pub fn run(machine: &Machine, command: &[String], mut console: Console<'_>) -> Result<i32> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the virtual machine needs root, since it shows this machine's files to the guest: run this with sudo"
@@ -79,8 +81,30 @@ pub fn run(machine: &Machine, command: &[String], console: Console<'_>) -> Resul
         machine.memory_mib,
         if machine.accelerator.starts_with("kvm") { "KVM" } else { "emulated (KVM cannot be used here)" },
     );
-    supervise(&machine, &kernel, command, console, BOOT_LIMIT)
+    let mut tries_left = BOOT_TRIES;
+    loop {
+        tries_left -= 1;
+        match supervise(&machine, &kernel, command, &mut console, BOOT_LIMIT) {
+            Err(error) if error.is::<NotBooted>() && tries_left > 0 => {
+                eprintln!("{error}\nThe command had not begun: trying again.");
+            }
+            result => return result,
+        }
+    }
 }
+
+/// The guest ended before it began the command. QEMU 7.2, emulating several processors, lets a kernel that
+/// patches its own code die now and then ("Oops: int3").
+#[derive(Debug)]
+struct NotBooted(String);
+
+impl std::fmt::Display for NotBooted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the virtual machine did not boot; its last words:\n{}", self.0)
+    }
+}
+
+impl std::error::Error for NotBooted {}
 
 /// Columns and rows of our terminal, or the usual ones.
 pub fn terminal_size() -> (u16, u16) {
@@ -97,7 +121,7 @@ fn supervise(
     machine: &Machine,
     kernel: &Kernel,
     command: &[String],
-    console: Console<'_>,
+    console: &mut Console<'_>,
     boot_limit: Duration,
 ) -> Result<i32> {
     let mut signals = Signals::take()?;
@@ -118,7 +142,7 @@ fn supervise(
         let (output, end) = (guest.output.try_clone()?, guest.end.clone());
         scope.spawn(move || {
             let ended = match console {
-                Console::Output(to) => stream::copy(output, to, &end),
+                Console::Output(to) => stream::copy(output, *to, &end),
                 Console::Terminal => stream::copy(output, &mut io::stdout(), &end),
             };
             let _ = events.send(Event::Ended(ended));
@@ -152,6 +176,7 @@ fn watch(
             }
             Ok(Event::Ended(status)) => match status.context("cannot pass on the output")? {
                 Some(status) => return Ok(status),
+                None if !started => return Err(NotBooted(guest.last_words()).into()),
                 None => bail!("the virtual machine died; its last words:\n{}", guest.last_words()),
             },
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
@@ -175,11 +200,7 @@ fn watch(
             return Ok(128 + signal as i32);
         }
         if !started && (begun.elapsed() > boot_limit || guest.is_dead()) {
-            bail!(
-                "the virtual machine did not start within {} s; its last words:\n{}",
-                begun.elapsed().as_secs(),
-                guest.last_words()
-            );
+            return Err(NotBooted(guest.last_words()).into());
         }
     }
 }
@@ -240,7 +261,7 @@ fn accelerator(machine: &Machine, kernel: &Kernel) -> Result<String> {
     eprintln!("Trying whether KVM runs a virtual machine here (at most {} s, once) …", PROBE_LIMIT.as_secs());
     let trial = Machine { accelerator: "kvm".to_owned(), ..machine.clone() };
     let works =
-        supervise(&trial, kernel, &["true".to_owned()], Console::Output(&mut io::sink()), PROBE_LIMIT);
+        supervise(&trial, kernel, &["true".to_owned()], &mut Console::Output(&mut io::sink()), PROBE_LIMIT);
     ensure!(!matches!(works, Ok(129..)), "interrupted");
     let accelerator = if matches!(works, Ok(0)) { "kvm" } else { EMULATION };
     fs::write(&cache, format!("{accelerator} {boot}"))?;
