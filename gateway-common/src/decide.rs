@@ -1,5 +1,5 @@
-//! The decision about an inner packet: pure, so that the eBPF programs, the tests, the fuzzers and
-//! `gatewayctl explain` run this very code. parse → identify the tunnel → look up the flow → decide.
+//! The decision about an inner packet: pure, so that the eBPF programs and the tests run this
+//! very code. parse → identify the tunnel → look up the flow → decide.
 use crate::{
     ids::TunnelId,
     layout::{Customer, Flow, FlowKey, Settings, Tunnel, bpf_spin_lock},
@@ -166,6 +166,10 @@ fn admit_from_site<F: Frame + ?Sized, T: Tables>(
         })?,
         None => {
             let flow = open(id, tunnel, segment.kind, settings, packet).ok_or(Reason::NoConnection)?;
+            // A server's answer to an address of ours would end at the gateway itself.
+            if settings.is_own(key.lan_address) {
+                return Err(Reason::InnerSourceNotInSite);
+            }
             tables.insert_flow(&key, &flow).map_err(|Full| Reason::FlowTableFull)?;
             true
         }
@@ -218,12 +222,10 @@ fn admit_from_server<F: Frame + ?Sized, T: Tables>(
         if flow.tunnel != owner.get() || flow.expires_ns <= now_ns {
             return Err(without_flow);
         }
-        if flow.generation != tunnel.generation {
-            if !still_allowed {
-                return Err(Reason::FlowNoLongerAllowed);
-            }
-            flow.generation = tunnel.generation;
+        if !still_allowed {
+            return Err(Reason::FlowNoLongerAllowed);
         }
+        flow.generation = tunnel.generation;
         track(flow, segment.kind, settings, counted)
     })?;
     decision.syn = syn(&segment, tunnel);

@@ -75,6 +75,28 @@ pub struct Settings {
     pub timeouts_ns: [u64; STATE_SLOTS],
 }
 
+impl Settings {
+    /// True for an address of the gateway, on either side.
+    #[inline(always)]
+    pub fn is_own(&self, address: Ipv4) -> bool {
+        among(&self.internet_addresses, self.internet_address_count, address)
+            || among(&self.lan_addresses, self.lan_address_count, address)
+    }
+}
+
+/// True if the address is among the first `count`.
+#[inline(always)]
+pub fn among(addresses: &[Ipv4; OWN_ADDRESSES], count: u32, address: Ipv4) -> bool {
+    let mut i = 0;
+    while i < OWN_ADDRESSES {
+        if i < count as usize && addresses[i] == address {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
 /// One entry of the management allow-list.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]

@@ -1,4 +1,4 @@
-//! What the eBPF programs, the daemon, the tests and the fuzzers share: wire formats, ids, the map
+//! What the eBPF programs, the daemon and the tests share: wire formats, ids, the map
 //! layouts and the packet decision itself. No IO, no allocation, no clock: time is an argument.
 //!
 //! The packet's way through the modules: [`wire`] → [`packet`] → [`decide`] (with [`tcp`] and

@@ -1,8 +1,8 @@
 //! The internet side: what may reach the gateway from there, and what may leave to it. The XDP
 //! program and the first pass of TCX ingress run the same function.
 use crate::{
-    layout::{ManagementRule, OutboundSpi, Settings},
-    limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
+    layout::{ManagementRule, OutboundSpi, Settings, among},
+    limits::MANAGEMENT_RULES,
     packet::{ethertype_of, flag},
     reason::Reason,
     wire::{
@@ -32,7 +32,7 @@ pub enum Outer {
 #[inline(always)]
 pub fn arriving<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Outer, Reason> {
     let Some(header) = ipv4(frame)? else { return Ok(Outer::Arp) };
-    if !own(&settings.internet_addresses, settings.internet_address_count, header.destination) {
+    if !among(&settings.internet_addresses, settings.internet_address_count, header.destination) {
         return Err(Reason::OuterNotGatewayAddress);
     }
     Ok(match header.protocol {
@@ -70,7 +70,7 @@ pub fn leaving<F: Frame + ?Sized>(
     owner_of: impl Fn(OutboundSpi) -> Option<u32>,
 ) -> Result<Outer, Reason> {
     let Some(header) = ipv4(frame)? else { return Ok(Outer::Arp) };
-    if !own(&settings.internet_addresses, settings.internet_address_count, header.source) {
+    if !among(&settings.internet_addresses, settings.internet_address_count, header.source) {
         return Err(Reason::PlaintextToInternet);
     }
     let outer = match header.protocol {
@@ -113,7 +113,7 @@ pub fn to_lan<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Outer
         Ok(None) => Ok(Outer::Arp),
         Ok(Some(header))
             if is_path_mtu(frame, &header)
-                && own(&settings.lan_addresses, settings.lan_address_count, header.source) =>
+                && among(&settings.lan_addresses, settings.lan_address_count, header.source) =>
         {
             Ok(Outer::PathMtu)
         }
@@ -140,18 +140,6 @@ fn ipv4<F: Frame + ?Sized>(frame: &F) -> Result<Option<Ipv4Header>, Reason> {
         return Err(Reason::OuterMalformed);
     }
     Ok(Some(header))
-}
-
-#[inline(always)]
-fn own(addresses: &[Ipv4; OWN_ADDRESSES], count: u32, address: Ipv4) -> bool {
-    let mut i = 0;
-    while i < OWN_ADDRESSES {
-        if i < count as usize && addresses[i] == address {
-            return true;
-        }
-        i += 1;
-    }
-    false
 }
 
 /// A header this many bytes into the IPv4 payload, where the IPv4 header says there is one: what

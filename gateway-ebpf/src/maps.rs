@@ -20,7 +20,7 @@ pub static SETTINGS: Array<Settings, 1> = Array::new();
 pub static TUNNELS: Array<Tunnel, 2> = Array::new();
 
 #[btf_map(pin_by_name)]
-pub static CUSTOMERS: HashMap<Ipv4, Customer, 1> = HashMap::new();
+pub static CUSTOMERS: HashMap<Ipv4, Customer, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map(pin_by_name)]
 pub static INBOUND_SPIS: HashMap<u32, u32, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();

@@ -1,15 +1,15 @@
 //! gatewayd: starts the data plane, then keeps maps and charon as the policy says, for ever.
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
-    path::PathBuf,
+    fs::{self, File},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use gateway_common::ids::TunnelId;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{error, info, warn};
@@ -23,13 +23,14 @@ use crate::{
         plan::{Charon, plan},
         status::{Status, TunnelStatus},
     },
+    dataplane::DataPlane,
     events::Events,
     kernel::{
         clock::monotonic_ns,
-        interface::{self, Interface},
+        interface::Interface,
         maps::Maps,
         pins::Pins,
-        programs::{self, Purpose, Sizes, XdpState},
+        programs::{Sizes, XdpState},
     },
     policy::{self, Gateway, Policy},
     registry::{Assignment, Registry},
@@ -99,17 +100,47 @@ pub struct Daemon {
     inputs: Inputs,
     registry: Registry,
     ids: Assignment,
+    plane: DataPlane,
     maps: Maps,
     events: Events,
     charon: Option<Connected>,
     status: Status,
     written: Option<Status>,
+    signals: Signals,
+    /// Held as long as we live.
+    _lock: File,
+}
+
+/// The signals we understand; taken early, since an untaken SIGHUP ends a process.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn take() -> Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// Two daemons would undo each other's work.
+fn lock(state: &Path) -> Result<File> {
+    let path = state.join("lock");
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    file.try_lock().with_context(|| format!("{} is locked: another gatewayd runs", path.display()))?;
+    Ok(file)
 }
 
 /// charon, while we are connected.
 struct Connected {
     client: Client,
-    version: String,
+    /// Known once it has our authority and key.
+    version: Option<String>,
     /// Connections we loaded into it.
     loaded: BTreeMap<String, crate::strongswan::Connection>,
 }
@@ -120,81 +151,78 @@ impl Daemon {
     pub async fn start(options: Options, inputs: Inputs) -> Result<Self> {
         let gateway = &inputs.policy.gateway;
         let (internet, lan) = (gateway.internet.to_string(), gateway.lan.to_string());
+        let signals = Signals::take()?;
         let now = (Interface::look(&internet)?, Interface::look(&lan)?);
         fs::create_dir_all(&options.state).with_context(|| format!("create {}", options.state.display()))?;
+        let lock = lock(&options.state)?;
         let mut registry = Registry::open(options.state.join("ids.toml"))?;
         let ids = registry.assign(&inputs.policy)?;
 
-        let pins = &options.pins;
-        pins.prepare()?;
-        let adopted = pins.exist();
-        interface::set_forwarding(&internet, false)?;
-        if !adopted {
-            interface::set_forwarding(&lan, false)?;
-        }
         let limits = gateway.limits;
         let sizes = Sizes { tunnels: limits.tunnels, customers: limits.customers, flows: limits.flows };
-        let mut ebpf = programs::load(pins, sizes, Purpose::Gateway)?;
-        let maps = Maps::open(pins)?;
-        let settings = maps.settings()?;
-        if settings.ready == 1
-            && (settings.internet_ifindex, settings.lan_ifindex) != (now.0.index, now.1.index)
-        {
-            warn!("the interfaces are not those that the programs were attached to: attaching anew");
-            programs::forget_links(pins)?;
-        }
-        let xdp = programs::attach(&mut ebpf, pins, &internet, &lan)?;
-        info!(internet, lan, adopted, ?xdp, pins = %pins.directory().display(), "programs attached");
-        let events = Events::open(pins, &mut ebpf)?;
-        let status = Status {
-            pid: std::process::id(),
-            xdp: match xdp {
-                XdpState::Native => "native".into(),
-                XdpState::Missing => "missing".into(),
-            },
-            ..Status::default()
+        let mut plane = DataPlane::start(&options.pins, sizes, &now.0, &now.1)?;
+        let maps = Maps::open(&options.pins)?;
+        let events = Events::open(&options.pins, plane.ebpf())?;
+        let status = Status { pid: std::process::id(), ..Status::default() };
+        let mut daemon = Self {
+            options,
+            inputs,
+            registry,
+            ids,
+            plane,
+            maps,
+            events,
+            charon: None,
+            status,
+            written: None,
+            signals,
+            _lock: lock,
         };
-        let mut daemon =
-            Self { options, inputs, registry, ids, maps, events, charon: None, status, written: None };
         daemon.reconcile().await?;
-        interface::set_forwarding(&lan, true)?;
         Ok(daemon)
     }
 
     /// Until a signal says otherwise. The programs stay attached.
     pub async fn run(mut self) -> Result<()> {
         let mut supervisor = Supervisor::start(self.options.vici.clone());
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut due = Instant::now() + RECONCILE_INTERVAL;
+        let mut rest_until = Instant::now();
         loop {
             tokio::select! {
                 notice = supervisor.next() => {
                     self.notice(notice).await;
-                    due = due.min(Instant::now() + DEBOUNCE);
+                    due = due.min((Instant::now() + DEBOUNCE).max(rest_until));
                 }
                 () = sleep_until(due) => {
+                    let begun = Instant::now();
                     let done = self.reconcile().await;
+                    // However often tunnels come and go, at least half of the time is for the rest.
+                    rest_until = Instant::now() + begun.elapsed();
                     due = Instant::now() + match done {
                         Ok(true) => RECONCILE_INTERVAL,
                         Ok(false) => RETRY,
                         Err(error) => {
                             error!("reconcile: {error:#}");
+                            self.status.failed = vec![format!("{error:#}")];
+                            let _ = self.status.write(&self.options.state);
                             RETRY
                         }
                     };
                 }
-                _ = hangup.recv() => {
+                _ = self.signals.hangup.recv() => {
                     self.reload();
                     due = Instant::now();
                 }
-                result = self.events.log(&self.ids) => result?,
-                _ = sweep.tick() => self.sweep()?,
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                result = self.events.log(&self.ids) => if let Err(error) = result {
+                    warn!("drop events: {error:#}");
+                },
+                _ = sweep.tick() => if let Err(error) = self.sweep() {
+                    warn!("flows: {error:#}");
+                },
+                _ = self.signals.terminate.recv() => break,
+                _ = self.signals.interrupt.recv() => break,
             }
         }
         info!("ending; the programs stay attached (`gatewayctl detach` removes them)");
@@ -204,14 +232,9 @@ impl Daemon {
     /// What charon, or the way to it, tells.
     async fn notice(&mut self, notice: Notice) {
         match notice {
-            Notice::Connected(client) => match self.introduce(client).await {
-                Ok(connected) => {
-                    info!(version = connected.version, "charon is connected");
-                    self.charon = Some(connected);
-                }
-                // The supervisor notices the same and connects again.
-                Err(error) => error!("charon: {error:#}"),
-            },
+            Notice::Connected(client) => {
+                self.charon = Some(Connected { client, version: None, loaded: BTreeMap::new() });
+            }
             Notice::Disconnected(error) => {
                 warn!("charon is not connected, tunnels stay as they are: {error:#}");
                 self.charon = None;
@@ -221,12 +244,19 @@ impl Daemon {
     }
 
     /// Loads what does not depend on sites into a charon that may know nothing.
-    async fn introduce(&self, client: Client) -> Result<Connected> {
+    async fn introduce(&mut self) -> Result<()> {
         let credentials = &self.inputs.credentials;
+        let Some(connected) = &mut self.charon else { return Ok(()) };
+        if connected.version.is_some() {
+            return Ok(());
+        }
+        let client = &connected.client;
         let version = client.version().await?.version;
         client.load_authority("gateway", &credentials.authority).await.context("load the authority")?;
         client.load_key(&credentials.private_key).await.context("load the private key")?;
-        Ok(Connected { client, version, loaded: BTreeMap::new() })
+        info!(version, "charon is connected");
+        connected.version = Some(version);
+        Ok(())
     }
 
     /// Compares, plans, applies. Ok(false) if something failed and is to be tried again.
@@ -235,16 +265,18 @@ impl Daemon {
         let internet = Interface::look(gateway.internet.as_str())?;
         let lan = Interface::look(gateway.lan.as_str())?;
         let desired = desired(&self.inputs.policy, &self.ids, &internet, &lan, &self.inputs.credentials)?;
-        let (charon, sas) = match self.look_at_charon(&desired).await {
-            Ok(seen) => seen,
-            Err(error) => {
-                warn!("charon: {error:#}");
-                (None, Vec::new())
-            }
+        let mut failed = Vec::new();
+        let seen = match self.introduce().await {
+            Ok(()) => self.look_at_charon(&desired).await,
+            Err(error) => Err(error),
         };
+        let (charon, sas) = seen.unwrap_or_else(|error| {
+            warn!("charon: {error:#}");
+            failed.push(format!("charon: {error:#}"));
+            (None, Vec::new())
+        });
         let observed = observe(&self.maps)?;
         let actions = plan(&desired, &observed, charon.as_ref());
-        let mut failed = Vec::new();
         for action in &actions {
             let client = self.charon.as_ref().map(|connected| &connected.client);
             match apply(action, &mut self.maps, client).await {
@@ -258,9 +290,20 @@ impl Daemon {
                 }
             }
         }
+        // After the maps: forwarding comes on only when they are filled in.
+        if let Err(error) = self.plane.ensure(&internet, &lan) {
+            error!("{error:#}");
+            failed.push(format!("{error:#}"));
+        }
         let done = failed.is_empty();
         self.status.failed = failed;
-        self.report(&desired, charon.as_ref(), &sas)?;
+        self.status.xdp = match self.plane.xdp() {
+            XdpState::Native => "native".into(),
+            XdpState::Missing => "missing".into(),
+        };
+        if let Err(error) = self.report(&desired, charon.as_ref(), &sas) {
+            warn!("{error:#}");
+        }
         Ok(done)
     }
 
@@ -298,7 +341,7 @@ impl Daemon {
 
     fn report(&mut self, desired: &Desired, charon: Option<&Charon>, sas: &[IkeSa]) -> Result<()> {
         let status = &mut self.status;
-        status.charon = self.charon.as_ref().map(|connected| connected.version.clone());
+        status.charon = self.charon.as_ref().and_then(|connected| connected.version.clone());
         status.strangers = charon.map_or_else(Vec::new, |charon| {
             let lines = charon.live.strangers.iter();
             lines.map(|stranger| format!("tunnel {}: {}", stranger.tunnel, stranger.what)).collect()
@@ -320,9 +363,13 @@ impl Daemon {
         if !reload.faults.is_empty() {
             error!("policies have faults:\n{}", reload.faults);
         }
-        let Some(policy) = reload.policy else { return };
-        if policy.gateway.limits != self.inputs.policy.gateway.limits {
-            warn!("[limits] changed: it takes effect after `gatewayctl detach` and a restart");
+        let Some(mut policy) = reload.policy else { return };
+        let running = self.inputs.policy.gateway.limits;
+        if policy.gateway.limits != running {
+            let told = "[limits] changed: it takes effect after `gatewayctl detach` and a restart";
+            warn!("{told}");
+            self.status.faults.push(told.to_owned());
+            policy.gateway.limits = running;
         }
         if let Err(error) = self.take(policy) {
             error!("the policies stay as they were: {error:#}");
@@ -338,8 +385,11 @@ impl Daemon {
         );
         let credentials = credentials(&policy.gateway)?;
         self.ids = self.registry.assign(&policy)?;
-        if credentials != self.inputs.credentials {
-            warn!("certificate, key or authority changed: they take effect when charon is restarted");
+        if credentials != self.inputs.credentials
+            && let Some(connected) = &mut self.charon
+        {
+            // Authority and key go into charon before the connections that need them.
+            connected.version = None;
         }
         info!("policies reloaded: {} customers with {} sites", policy.customers.len(), policy.site_count());
         self.inputs = Inputs { policy, credentials };

@@ -4,6 +4,7 @@
 //! [`daemon`] keeps it going.
 pub mod control;
 pub mod daemon;
+pub mod dataplane;
 pub mod events;
 pub mod kernel;
 pub mod pki;

@@ -217,17 +217,10 @@ fn reasons(as_json: bool) {
     println!("{table}");
 }
 
-/// First what lets packets through, then what keeps them apart.
+/// First what lets packets through, then what keeps them apart. It needs nothing but the names of
+/// pins, so that it works whatever version pinned them.
 fn detach(pins: &Pins) -> Result<()> {
-    if let Ok(maps) = Maps::open(pins) {
-        let settings = maps.settings()?;
-        for index in [settings.lan_ifindex, settings.internet_ifindex] {
-            // An interface that is gone forwards nothing.
-            if let Some(name) = interface::name(index) {
-                interface::set_forwarding(&name, false)?;
-            }
-        }
-    }
+    interface::stop_forwarding()?;
     pins.remove()?;
     println!("detached: nothing is forwarded any more");
     Ok(())

@@ -38,6 +38,10 @@ pub struct DesiredTunnel {
     pub connection: String,
     /// Whom charon must have authenticated for it.
     pub identity: Identity,
+    /// What its SAs may select on our side: the server.
+    pub local: Vec<IpNet>,
+    /// What they may select on the site's side: its LAN.
+    pub remote: Vec<IpNet>,
     /// Its map entry.
     pub entry: layout::Tunnel,
 }
@@ -84,6 +88,8 @@ pub fn desired(
                 DesiredTunnel {
                     connection: connection.name.clone(),
                     identity: site.identity.clone(),
+                    local: connection.children.iter().flat_map(|child| child.local_ts.clone()).collect(),
+                    remote: connection.children.iter().flat_map(|child| child.remote_ts.clone()).collect(),
                     entry: entry(id, customer, site),
                 },
             );

@@ -5,10 +5,11 @@ use std::{
 };
 
 use gateway_common::{ids::TunnelId, layout::OutboundSpi};
+use ipnet::IpNet;
 
 use crate::{
     control::desired::DesiredTunnel,
-    strongswan::{ChildSa, IkeSa, IkeState},
+    strongswan::{ChildSa, IkeSa, IkeState, TrafficSelector},
 };
 
 /// What charon's SAs say about the tunnels.
@@ -22,6 +23,8 @@ pub struct Live {
     pub outbound: BTreeMap<OutboundSpi, TunnelId>,
     /// SAs with a tunnel's reqid that are not the tunnel's.
     pub strangers: Vec<Stranger>,
+    /// SAs of a tunnel that let through what the policy no longer has.
+    pub stale: Vec<Stranger>,
 }
 
 /// An SA with a tunnel's reqid that is not the tunnel's: the tunnel counts as down, and the
@@ -50,6 +53,10 @@ pub fn follow(tunnels: &BTreeMap<TunnelId, DesiredTunnel>, sas: &[IkeSa]) -> Liv
             }
             match stranger(id, tunnel, ike, child) {
                 Some(what) => live.strangers.push(Stranger { tunnel: id, unique_id: ike.unique_id, what }),
+                None if child.state.is_up() && !selects_within(tunnel, child) => {
+                    let what = "its traffic selectors are not the policy's".to_owned();
+                    live.stale.push(Stranger { tunnel: id, unique_id: ike.unique_id, what });
+                }
                 None => {
                     if matches!(ike.state, IkeState::Established | IkeState::Rekeying) && child.state.is_up()
                     {
@@ -81,7 +88,7 @@ fn stranger(id: TunnelId, tunnel: &DesiredTunnel, ike: &IkeSa, child: &ChildSa) 
     if ike.name != tunnel.connection {
         return Some(format!("it belongs to the connection {:?} and not to {}", ike.name, tunnel.connection));
     }
-    if ike.remote_id != tunnel.identity.as_str() {
+    if !ike.remote_id.eq_ignore_ascii_case(tunnel.identity.as_str()) {
         return Some(format!("its peer is {:?} and not {}", ike.remote_id, tunnel.identity));
     }
     // Rekeyed and deleted ones may be listed without marks; they encrypt nothing any more.
@@ -89,6 +96,18 @@ fn stranger(id: TunnelId, tunnel: &DesiredTunnel, ike: &IkeSa, child: &ChildSa) 
         return Some(format!("its marks are {:#x} in and {:#x} out", child.mark_in, child.mark_out));
     }
     None
+}
+
+/// Whether the SA's selectors lie within the tunnel's: a site may ask for less, never for more.
+fn selects_within(tunnel: &DesiredTunnel, child: &ChildSa) -> bool {
+    let within = |selectors: &[TrafficSelector], wanted: &[IpNet]| {
+        selectors.iter().all(|selector| match selector {
+            TrafficSelector::Net(net) => wanted.iter().any(|wanted| wanted.contains(net)),
+            // A protocol, a port or a range of the prefix: narrower than any prefix.
+            TrafficSelector::Other(_) => true,
+        })
+    };
+    within(&child.local_ts, &tunnel.local) && within(&child.remote_ts, &tunnel.remote)
 }
 
 fn note_spis(live: &mut Live, shared: &mut Shared, id: TunnelId, ike: &IkeSa, child: &ChildSa) {

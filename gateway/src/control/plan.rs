@@ -9,6 +9,7 @@ use gateway_common::{
 
 use crate::{
     control::{desired::Desired, follow::Live, observed::Observed},
+    policy::parse_connection_name,
     strongswan::Connection,
 };
 
@@ -79,8 +80,7 @@ pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> 
         actions.push(Action::SetSettings(Box::new(desired.settings)));
     }
     if let Some(charon) = charon {
-        let missing = desired.connections.values().filter(|c| charon.loaded.get(&c.name) != Some(c));
-        actions.extend(missing.map(|connection| Action::Load(Box::new(connection.clone()))));
+        plan_loads(desired, charon, &mut actions);
     }
     actions
 }
@@ -95,10 +95,34 @@ fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) 
     }
     for (unique_id, name) in &charon.ike_sas {
         let stranger = charon.live.strangers.iter().any(|stranger| stranger.unique_id == *unique_id);
-        if !stranger && charon.listed.contains(name) && !desired.connections.contains_key(name) {
+        let ours = parse_connection_name(name).is_some();
+        if !stranger && ours && !desired.connections.contains_key(name) {
             let why = format!("the policy has no site {name}");
             actions.push(Action::Terminate { unique_id: *unique_id, why });
         }
+    }
+}
+
+/// charon keeps SAs as they were negotiated when their connection changes, and rekeys them so: one
+/// whose traffic selectors are another now has to be made anew.
+fn plan_loads(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
+    for connection in desired.connections.values() {
+        let loaded = charon.loaded.get(&connection.name);
+        if loaded == Some(connection) {
+            continue;
+        }
+        actions.push(Action::Load(Box::new(connection.clone())));
+        if loaded.is_some_and(|loaded| loaded.children != connection.children) {
+            let sas = charon.ike_sas.iter().filter(|(_, name)| *name == connection.name);
+            actions.extend(sas.map(|(unique_id, name)| Action::Terminate {
+                unique_id: *unique_id,
+                why: format!("the policy of {name} changed"),
+            }));
+        }
+    }
+    for stale in &charon.live.stale {
+        let why = format!("tunnel {}: {}", stale.tunnel, stale.what);
+        actions.push(Action::Terminate { unique_id: stale.unique_id, why });
     }
 }
 

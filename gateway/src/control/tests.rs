@@ -17,7 +17,7 @@ use crate::{
     kernel::interface::Interface,
     policy::{self, Policy},
     registry::{Assignment, Registry},
-    strongswan::{Algorithms, ChildSa, ChildState, IkeSa, IkeState},
+    strongswan::{Algorithms, ChildSa, ChildState, IkeSa, IkeState, TrafficSelector},
 };
 
 const BERLIN: &str = "acme.berlin";
@@ -165,6 +165,65 @@ fn a_tunnel_is_up_only_with_its_sites_identity() {
         let live = follow(&desired.tunnels, &[sa(BERLIN, "berlin.acme.example", id.get()), stranger]);
         assert!(live.up.is_empty());
     }
+}
+
+#[test]
+fn an_sa_that_selects_more_than_the_policy_is_not_up_and_is_made_anew() {
+    let desired = wanted(&example());
+    let id = tunnel(&desired, BERLIN);
+    let net = |text: &str| vec![TrafficSelector::Net(text.parse().unwrap())];
+    let with = |server: &str, lan: &str| {
+        let mut sa = sa(BERLIN, "berlin.acme.example", id.get());
+        sa.children[0].local_ts = net(server);
+        sa.children[0].remote_ts = net(lan);
+        follow(&desired.tunnels, &[sa])
+    };
+    // A site may ask for less.
+    assert!(with("10.200.0.11/32", "192.168.7.0/24").up.contains(&id));
+    for (server, lan) in [("10.200.0.99/32", "192.168.0.0/16"), ("10.200.0.11/32", "0.0.0.0/0")] {
+        let live = with(server, lan);
+        assert!(live.up.is_empty() && live.strangers.is_empty() && live.stale.len() == 1);
+        let (observed, charon) = settled(&desired, live);
+        let actions = plan(&desired, &observed, Some(&charon));
+        assert!(matches!(actions[..], [Action::Terminate { unique_id: 7, .. }]), "{actions:?}");
+    }
+}
+
+#[test]
+fn a_changed_lan_makes_the_sites_sa_anew_and_no_other() {
+    let mut policy = example();
+    let (observed, mut charon) = settled(&wanted(&policy), Live::default());
+    charon.ike_sas = vec![(7, BERLIN.into()), (8, "acme.munich".into()), (9, "globex.springfield".into())];
+    let acme = policy.customers.get_mut(&"acme".parse().unwrap()).unwrap();
+    acme.sites[0].lan = vec!["192.168.0.0/17".parse().unwrap()];
+    let actions = plan(&wanted(&policy), &observed, Some(&charon));
+    let terminated: Vec<_> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Terminate { unique_id, .. } => Some(*unique_id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(terminated, [7]);
+}
+
+#[test]
+fn a_removed_sites_sa_is_terminated_even_if_its_connection_is_unloaded_already() {
+    let mut policy = example();
+    let (observed, mut charon) = settled(&wanted(&policy), Live::default());
+    policy.customers.remove(&"globex".parse().unwrap());
+    charon.ike_sas = vec![(9, "globex.springfield".into())];
+    charon.listed.retain(|name| name != "globex.springfield");
+    let actions = plan(&wanted(&policy), &observed, Some(&charon));
+    assert!(actions.iter().any(|action| matches!(action, Action::Terminate { unique_id: 9, .. })));
+}
+
+#[test]
+fn identities_are_compared_without_case_as_strongswan_does() {
+    let desired = wanted(&example());
+    let id = tunnel(&desired, BERLIN);
+    let live = follow(&desired.tunnels, &[sa(BERLIN, "Berlin.Acme.example", id.get())]);
+    assert!(live.up.contains(&id) && live.strangers.is_empty());
 }
 
 #[test]

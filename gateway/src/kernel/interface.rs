@@ -41,6 +41,26 @@ pub fn set_forwarding(name: &str, on: bool) -> Result<()> {
     fs::write(&path, if on { "1" } else { "0" }).with_context(|| format!("write {path}"))
 }
 
+/// Whether the kernel forwards IPv4 packets that arrive on an interface.
+pub fn forwarding(name: &str) -> Result<bool> {
+    let path = format!("/proc/sys/net/ipv4/conf/{name}/forwarding");
+    Ok(fs::read_to_string(&path).with_context(|| format!("read {path}"))?.trim() != "0")
+}
+
+/// Lets the kernel forward nothing, whatever interfaces there are.
+pub fn stop_forwarding() -> Result<()> {
+    const ALL: &str = "/proc/sys/net/ipv4/conf";
+    for entry in fs::read_dir(ALL).with_context(|| format!("read {ALL}"))? {
+        let name = entry?.file_name();
+        match set_forwarding(&name.to_string_lossy(), false) {
+            // Gone meanwhile.
+            Err(_) if !std::path::Path::new(ALL).join(&name).exists() => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
 /// Turns GRO off: needed where native XDP cannot keep tunnels apart (FACTS 8).
 pub fn turn_gro_off(name: &str) -> Result<()> {
     // linux/ethtool.h and linux/sockios.h.
@@ -75,16 +95,4 @@ pub fn turn_gro_off(name: &str) -> Result<()> {
         bail!("turn GRO off on {name:?}: {}", std::io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// The name of the interface of this index, if there is one.
-pub fn name(index: u32) -> Option<String> {
-    let mut buffer = [0u8; libc::IFNAMSIZ];
-    // SAFETY: the buffer has the IF_NAMESIZE bytes that if_indextoname(3) asks for.
-    let found = unsafe { libc::if_indextoname(index, buffer.as_mut_ptr().cast()) };
-    if found.is_null() {
-        return None;
-    }
-    let name = std::ffi::CStr::from_bytes_until_nul(&buffer).ok()?;
-    Some(name.to_str().ok()?.to_owned())
 }
