@@ -46,6 +46,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often flows whose time is over are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What is said after somebody has taken the pins away: trying again would undo what they wanted.
+const DETACHED: &str = "detached: nothing is forwarded until gatewayd is started again";
+
 /// Where things are.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -296,6 +299,12 @@ impl Daemon {
             failed.push(format!("{error:#}"));
         }
         let done = failed.is_empty();
+        if !self.options.pins.exist() {
+            failed.push(DETACHED.to_owned());
+            if !self.status.failed.iter().any(|line| line == DETACHED) {
+                warn!("{DETACHED}");
+            }
+        }
         self.status.failed = failed;
         self.status.xdp = match self.plane.xdp() {
             XdpState::Native => "native".into(),
