@@ -1,8 +1,8 @@
 //! gatewayd: starts the data plane, then keeps maps and charon as the policy says, for ever.
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, File},
-    path::{Path, PathBuf},
+    fs,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -110,8 +110,6 @@ pub struct Daemon {
     status: Status,
     written: Option<Status>,
     signals: Signals,
-    /// Held as long as we live.
-    _lock: File,
 }
 
 /// The signals we understand; taken early, since an untaken SIGHUP ends a process.
@@ -129,14 +127,6 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
-}
-
-/// Two daemons would undo each other's work.
-fn lock(state: &Path) -> Result<File> {
-    let path = state.join("lock");
-    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    file.try_lock().with_context(|| format!("{} is locked: another gatewayd runs", path.display()))?;
-    Ok(file)
 }
 
 /// charon, while we are connected.
@@ -157,7 +147,6 @@ impl Daemon {
         let signals = Signals::take()?;
         let now = (Interface::look(&internet)?, Interface::look(&lan)?);
         fs::create_dir_all(&options.state).with_context(|| format!("create {}", options.state.display()))?;
-        let lock = lock(&options.state)?;
         let mut registry = Registry::open(options.state.join("ids.toml"))?;
         let ids = registry.assign(&inputs.policy)?;
 
@@ -179,7 +168,6 @@ impl Daemon {
             status,
             written: None,
             signals,
-            _lock: lock,
         };
         daemon.reconcile().await?;
         Ok(daemon)
@@ -293,8 +281,11 @@ impl Daemon {
                 }
             }
         }
-        // After the maps: forwarding comes on only when they are filled in.
-        if let Err(error) = self.plane.ensure(&internet, &lan) {
+        // After the maps: forwarding comes on only when they are filled in. Never without pins: they
+        // are gone because somebody wants nothing to be forwarded.
+        if self.options.pins.exist()
+            && let Err(error) = self.plane.ensure(&internet, &lan)
+        {
             error!("{error:#}");
             failed.push(format!("{error:#}"));
         }
