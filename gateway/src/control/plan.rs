@@ -7,8 +7,6 @@ use gateway_common::{
     layout::{Customer, OutboundSpi, Settings, Tunnel},
 };
 
-use ipnet::IpNet;
-
 use crate::{
     control::{desired::Desired, follow::Live, observed::Observed},
     policy::parse_connection_name,
@@ -106,35 +104,14 @@ fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) 
 }
 
 /// charon keeps SAs as they were negotiated when their connection changes, and rekeys them so: one that
-/// lacks what the connection selects now has to be made anew. One that selects more may stay.
+/// selects nothing of what the policy has now is made anew.
 fn plan_loads(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
-    for connection in desired.connections.values() {
-        let loaded = charon.loaded.get(&connection.name);
-        if loaded == Some(connection) {
-            continue;
-        }
-        actions.push(Action::Load(Box::new(connection.clone())));
-        if loaded.is_some_and(|loaded| !selects_all_of(loaded, connection)) {
-            let sas = charon.ike_sas.iter().filter(|(_, name)| *name == connection.name);
-            actions.extend(sas.map(|(unique_id, name)| Action::Terminate {
-                unique_id: *unique_id,
-                why: format!("the policy of {name} changed"),
-            }));
-        }
-    }
+    let missing = desired.connections.values().filter(|c| charon.loaded.get(&c.name) != Some(c));
+    actions.extend(missing.map(|connection| Action::Load(Box::new(connection.clone()))));
     for stale in &charon.live.stale {
         let why = format!("tunnel {}: {}", stale.tunnel, stale.what);
         actions.push(Action::Terminate { unique_id: stale.unique_id, why });
     }
-}
-
-/// Whether all that one connection's children select, the other's did too.
-fn selects_all_of(old: &Connection, new: &Connection) -> bool {
-    let within = |new: &[IpNet], old: &[IpNet]| new.iter().all(|new| old.iter().any(|old| old.contains(new)));
-    new.children
-        .iter()
-        .zip(&old.children)
-        .all(|(new, old)| within(&new.local_ts, &old.local_ts) && within(&new.remote_ts, &old.remote_ts))
 }
 
 fn plan_tunnels(

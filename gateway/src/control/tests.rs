@@ -191,28 +191,6 @@ fn an_sa_that_selects_nothing_of_the_policy_is_not_up_and_is_made_anew() {
 }
 
 #[test]
-fn a_moved_lan_makes_the_sites_sa_anew_and_no_other() {
-    let mut policy = example();
-    let (observed, mut charon) = settled(&wanted(&policy), Live::default());
-    charon.ike_sas = vec![(7, BERLIN.into()), (8, "acme.munich".into()), (9, "globex.springfield".into())];
-    let acme = policy.customers.get_mut(&"acme".parse().unwrap()).unwrap();
-    let mut terminated = |lan: &str| -> Vec<u32> {
-        acme.sites[0].lan = vec![lan.parse().unwrap()];
-        let mut policy = example();
-        policy.customers.insert(acme.name.clone(), acme.clone());
-        let actions = plan(&wanted(&policy), &observed, Some(&charon));
-        let ids = actions.iter().filter_map(|action| match action {
-            Action::Terminate { unique_id, .. } => Some(*unique_id),
-            _ => None,
-        });
-        ids.collect()
-    };
-    // What it has no selectors for, and not what it merely has too many for.
-    assert_eq!(terminated("172.16.0.0/12"), [7]);
-    assert!(terminated("192.168.0.0/17").is_empty());
-}
-
-#[test]
 fn a_removed_sites_sa_is_terminated_even_if_its_connection_is_unloaded_already() {
     let mut policy = example();
     let (observed, mut charon) = settled(&wanted(&policy), Live::default());
