@@ -47,6 +47,23 @@ pub trait Frame {
     fn read<T: Wire>(&self, offset: usize) -> Option<T>;
     /// Bytes of the whole frame, also of those that cannot be read directly.
     fn length(&self) -> usize;
+
+    /// Takes steps until one is the last, at most so many. In eBPF by `bpf_loop`, whose body the
+    /// verifier looks at once and not once for each round.
+    #[inline(always)]
+    fn repeat<S: Step>(most: u32, state: &mut S) {
+        for _ in 0..most {
+            if !state.step() {
+                return;
+            }
+        }
+    }
+}
+
+/// What [`Frame::repeat`] repeats.
+pub trait Step {
+    /// False if this was the last step.
+    fn step(&mut self) -> bool;
 }
 
 /// A type that any bytes of its size are a value of.

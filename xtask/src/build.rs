@@ -27,9 +27,13 @@ pub fn replay() -> Result<PathBuf> {
     executable.map(PathBuf::from).context("cargo named no executable of the replay test")
 }
 
-/// The executable in one of cargo's JSON messages. cargo writes them without blanks, and our own
-/// target directory's path as it is unless it holds quotes or backslashes.
+/// The executable of a test in one of cargo's JSON messages, which come in any order and name the
+/// package's programs too. cargo writes them without blanks, and our own target directory's path as it
+/// is unless it holds quotes or backslashes.
 fn executable(message: &str) -> Option<&str> {
+    if !message.contains(r#""kind":["test"]"#) {
+        return None;
+    }
     let (_, rest) = message.split_once(r#""executable":""#)?;
     Some(rest.split_once('"')?.0)
 }
@@ -39,10 +43,12 @@ mod tests {
     use super::executable;
 
     #[test]
-    fn executable_is_taken_from_the_artifact_that_has_one() {
-        let library = r#"{"reason":"compiler-artifact","executable":null,"fresh":true}"#;
-        let test = r#"{"reason":"compiler-artifact","executable":"/x/replay-1","fresh":true}"#;
+    fn executable_is_that_of_the_test_and_of_no_program() {
+        let library = r#"{"reason":"compiler-artifact","target":{"kind":["lib"]},"executable":null}"#;
+        let program = r#"{"reason":"compiler-artifact","target":{"kind":["bin"]},"executable":"/x/lab"}"#;
+        let test = r#"{"reason":"compiler-artifact","target":{"kind":["test"]},"executable":"/x/replay-1"}"#;
         assert_eq!(executable(library), None);
+        assert_eq!(executable(program), None);
         assert_eq!(executable(test), Some("/x/replay-1"));
     }
 }

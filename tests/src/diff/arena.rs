@@ -112,7 +112,7 @@ impl Arena {
     fn fill_maps(&mut self, loose: bool) -> Result<()> {
         let mut world = World::usual();
         world.settings.lan_ifindex = self.ours.gateway().enter(|| Ok(Interface::look("lan")?.index))?;
-        set_midstream(&mut world, loose);
+        world.settings.adopt_midstream = u32::from(loose);
         let maps = &mut self.maps;
         maps.set_settings(&world.settings)?;
         for (number, tunnel) in &world.tunnels {
@@ -163,8 +163,6 @@ impl Drop for Arena {
 fn c_name(interface: &str) -> Result<std::ffi::CString> {
     Ok(std::ffi::CString::new(interface)?)
 }
-
-fn set_midstream(_world: &mut World, _loose: bool) {}
 
 /// Flows differ in device, port and tunnel.
 fn flow(number: u32) -> Flow {

@@ -228,14 +228,11 @@ fn counted(
     repeat: u32,
     input: &Input,
 ) -> bool {
-    let total = u64::from(u16::from_be_bytes([input.frame[16], input.frame[17]]));
     let direction = usize::from(input.hook == Hook::LanIngress);
-    let base = match old {
-        Some(old) if !opened => (old.packets, old.bytes),
-        _ => ([0; 2], [0; 2]),
+    let mut packets = match old {
+        Some(old) if !opened => old.packets,
+        _ => [0; 2],
     };
-    let (mut packets, mut bytes) = base;
-    packets[direction] += u64::from(repeat);
-    bytes[direction] += u64::from(repeat) * total;
-    (old.is_some() || opened) && (new.packets, new.bytes) == (packets, bytes)
+    packets[direction] += repeat;
+    (old.is_some() || opened) && new.packets == packets
 }

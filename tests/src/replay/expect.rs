@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use gateway_common::{
-    layout::{APPROVED_MARK, Flow, FlowKey, Hook},
+    layout::{APPROVED_MARK, Flow, FlowKey, Hook, Ticks},
     reason::Reason,
     tcp::State,
 };
@@ -193,7 +193,6 @@ pub struct FlowLine {
     generation: Option<u32>,
     ends_ms: Option<u64>,
     packets: Option<[u64; 2]>,
-    bytes: Option<[u64; 2]>,
 }
 
 impl TryFrom<String> for FlowLine {
@@ -228,7 +227,6 @@ impl FlowLine {
             generation: None,
             ends_ms: None,
             packets: None,
-            bytes: None,
         };
         while let Some(word) = words.next() {
             let value = words.next().context("the line ends too early")?;
@@ -236,7 +234,8 @@ impl FlowLine {
                 "generation" => line.generation = Some(number(value)?),
                 "ends_ms" => line.ends_ms = Some(number(value)?),
                 "packets" => line.packets = Some(pair(value)?),
-                "bytes" => line.bytes = Some(pair(value)?),
+                // Flows count no bytes; customers do.
+                "bytes" => _ = pair(value)?,
                 _ => bail!("{word:?} does not belong here"),
             }
         }
@@ -250,9 +249,8 @@ impl FlowLine {
             && self.tunnel == flow.tunnel
             && self.state as u8 == flow.state
             && self.generation.is_none_or(|generation| generation == flow.generation)
-            && ends_ns.is_none_or(|ends| ends == flow.expires_ns)
-            && self.packets.is_none_or(|packets| packets == flow.packets)
-            && self.bytes.is_none_or(|bytes| bytes == flow.bytes)
+            && ends_ns.is_none_or(|ends| Ticks::from_ns(ends).ticks.abs_diff(flow.expires.ticks) <= 1)
+            && self.packets.is_none_or(|packets| packets == flow.packets.map(u64::from))
     }
 }
 
@@ -264,7 +262,7 @@ fn pair(text: &str) -> Result<[u64; 2]> {
 /// A flow as a line.
 pub fn flow_line(key: &FlowKey, flow: &Flow, start_ns: u64) -> String {
     format!(
-        "{} {}:{} > {} {} {} generation {} ends_ms {} packets {}/{} bytes {}/{}",
+        "{} {}:{} > {} {} {} generation {} ends_ms {} packets {}/{}",
         customer_name(key.customer),
         Ipv4Addr::from(key.lan_address),
         key.lan_port,
@@ -272,10 +270,8 @@ pub fn flow_line(key: &FlowKey, flow: &Flow, start_ns: u64) -> String {
         tunnel_name(flow.tunnel),
         State::from_number(flow.state).map_or("?", State::name),
         flow.generation,
-        (flow.expires_ns as f64 - start_ns as f64) / 1e6,
+        (f64::from(flow.expires.ticks) * f64::from(1 << 20) - start_ns as f64) / 1e6,
         flow.packets[0],
         flow.packets[1],
-        flow.bytes[0],
-        flow.bytes[1],
     )
 }

@@ -14,9 +14,9 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::{Context, Result, bail};
 use gateway_common::{
-    layout::{Customer, ManagementRule, OutboundSpi, Prefix, Settings, Tunnel},
+    layout::{Customer, ManagementRule, OutboundSpi, Prefix, Settings, Ticks, Tunnel},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES, PREFIXES_PER_SITE, TUNNEL_MSS_BYTES},
-    tcp::{STATE_SLOTS, State},
+    tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
     wire::{Ipv4, protocol},
 };
 use serde::Deserialize;
@@ -157,9 +157,12 @@ fn settings() -> Settings {
         protocol: protocol::TCP,
         _reserved: 0,
     };
-    let mut timeouts_ns = [0; STATE_SLOTS];
+    let mut timeouts = [Ticks::default(); STATE_SLOTS];
     for state in State::ALL {
-        timeouts_ns[*state as usize] = u64::from(state.default_timeout_seconds()) * 1_000_000_000;
+        timeouts[*state as usize] = Ticks::from_seconds(state.default_timeout_seconds());
+    }
+    for slot in [RETRANSMISSION_SLOT, UNACKNOWLEDGED_SLOT] {
+        timeouts[usize::from(slot)] = Ticks::from_seconds(DOUBTFUL_TIMEOUT_SECONDS);
     }
     Settings {
         ready: 1,
@@ -171,7 +174,8 @@ fn settings() -> Settings {
         internet_addresses,
         lan_addresses,
         management,
-        timeouts_ns,
+        adopt_midstream: 0,
+        timeouts,
     }
 }
 
