@@ -2,7 +2,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use gateway_tests::diff::run::{Options, run};
+use gateway_tests::{
+    diff::run::{Options, run, trace, trace_states},
+    replay::packet::number,
+};
 
 #[derive(Parser)]
 #[command(about = "The same packets through the original iptables rules and through our programs")]
@@ -22,11 +25,22 @@ struct Cli {
     /// Also write each finding to a file in this folder
     #[arg(long)]
     findings: Option<PathBuf>,
+    /// Only show what becomes of the sequence of this seed, run alone
+    #[arg(long, value_parser = number::<u64>)]
+    trace: Option<u64>,
+    /// Only shrink the sequence of this seed, which ends in different states, and show it
+    #[arg(long, value_parser = number::<u64>)]
+    trace_states: Option<u64>,
 }
 
 fn main() -> ExitCode {
-    let Cli { packets, seed, loose, seeds, findings } = Cli::parse();
-    match run(&Options { packets, seed, loose: loose == 1, seeds, findings }) {
+    let Cli { packets, seed, loose, seeds, findings, trace: only, trace_states: states } = Cli::parse();
+    let result = match (only, states) {
+        (_, Some(seed)) => trace_states(seed, loose == 1).map(|()| true),
+        (Some(seed), _) => trace(seed, loose == 1).map(|()| true),
+        (None, None) => run(&Options { packets, seed, loose: loose == 1, seeds, findings }),
+    };
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

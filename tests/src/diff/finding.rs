@@ -4,16 +4,19 @@ use std::fmt::Write;
 use anyhow::{Result, ensure};
 use gateway_common::tcp::Direction;
 
-use super::{purpose::Judged, round::Ran};
+use super::{purpose::Judged, round::Ran, segment::Aside};
 use crate::replay::packet::Packet;
 
 /// What makes two findings the same one: directions and flags, and what became of the last packet.
 pub fn signature(ran: &Ran) -> String {
     let mut text = String::new();
+    if ran.packets.iter().any(|packet| packet.segment.aside == Aside::IpChecksum) {
+        return "IPv4 header checksum".to_owned();
+    }
     for packet in &ran.packets {
         let arrow = if packet.segment.direction == Direction::ToServer { '>' } else { '<' };
         let _ = write!(text, "{arrow}{}", packet.segment.flags());
-        if packet.segment.aside != super::segment::Aside::No {
+        if packet.segment.aside != Aside::No {
             let _ = write!(text, "({:?})", packet.segment.aside);
         }
         text.push(' ');
@@ -33,6 +36,18 @@ fn outcome(packet: Option<&Judged>) -> &'static str {
 /// A trace, and a replay case that expects the kernel's verdicts.
 pub fn describe(ran: &Ran, loose: bool) -> Result<String> {
     let mut text = format!("seed {:#018x} loose {}: {}\n", ran.seed, u8::from(loose), signature(ran));
+    text += &trace(ran)?;
+    writeln!(text, "\n[[case]]\nname = \"\"\nsteps = [")?;
+    for (at, packet) in ran.packets.iter().enumerate() {
+        writeln!(text, "{}", step(ran, at, packet)?)?;
+    }
+    text += "]\n";
+    Ok(text)
+}
+
+/// Packets and verdicts, line by line.
+pub fn trace(ran: &Ran) -> Result<String> {
+    let mut text = String::new();
     for packet in &ran.packets {
         let line = ran.flow.line(&packet.segment)?;
         let (line_frame, frame) =
@@ -42,11 +57,6 @@ pub fn describe(ran: &Ran, loose: bool) -> Result<String> {
         let marker = if packet.agrees() { "  " } else { "! " };
         writeln!(text, "{marker}kernel {:<6} we {}  {line}", word(packet.kernel), our_word(packet))?;
     }
-    writeln!(text, "\n[[case]]\nname = \"\"\nsteps = [")?;
-    for (at, packet) in ran.packets.iter().enumerate() {
-        writeln!(text, "{}", step(ran, at, packet)?)?;
-    }
-    text += "]\n";
     Ok(text)
 }
 
@@ -60,7 +70,7 @@ fn our_word(packet: &Judged) -> &'static str {
 
 fn step(ran: &Ran, at: usize, packet: &Judged) -> Result<String> {
     let tunnel = match packet.segment.aside {
-        super::segment::Aside::Tunnel(other) => crate::replay::world::TUNNELS[other].name,
+        Aside::Tunnel(other) => crate::replay::world::TUNNELS[other].name,
         _ => ran.flow.tunnel().name,
     };
     let customer = ran.flow.customer().0;

@@ -485,7 +485,7 @@ impl Generator {
         segment.tcp.flags = self.random.pick(&[SYN, ACK, ACK, RST]);
         let random = &mut self.random;
         segment.aside = match random.below(12) {
-            0 | 1 => Aside::DevicePort(1 + random.below(3) as u16),
+            0 | 1 => Aside::DevicePort(1 + random.below(2) as u16),
             2 => Aside::ServerPort(random.pick(&[0, 79, 81, 8080])),
             3 => Aside::Tunnel(random.below(TUNNELS.len() as u64) as usize),
             4 => Aside::Device(random.pick(&[[172, 16, 0, 9], [10, 20, 200, 1], [10, 30, 200, 1]]).into()),

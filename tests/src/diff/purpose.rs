@@ -1,5 +1,5 @@
 //! The differences on purpose: the one table.
-use gateway_common::tcp::Direction;
+use gateway_common::{packet::Kind, tcp::Direction};
 
 use super::segment::{Aside, Flow, Segment};
 
@@ -66,6 +66,12 @@ pub const PURPOSES: &[Purpose] = &[
             })
         },
     },
+    Purpose {
+        name: "server reopens",
+        reason: "a server's SYN ends a TIME_WAIT connection in nf_conntrack (and is then dropped as NEW); with \
+                 us a server neither opens nor ends anything by a SYN",
+        applies: |_, packets| last(packets, |packet| !packet.agrees()) && server_reopened(packets),
+    },
 ];
 
 impl Judged {
@@ -77,6 +83,29 @@ impl Judged {
     fn is_tcp(&self) -> bool {
         !matches!(self.segment.aside, Aside::Udp | Aside::Ping)
     }
+}
+
+/// Since the device last opened it, the connection saw two FINs (nf_conntrack does not ask whose), and
+/// then the server sent a SYN.
+fn server_reopened(packets: &[Judged]) -> bool {
+    let mut fins = 0;
+    let mut reopened = false;
+    for packet in &packets[..packets.len() - 1] {
+        let direction = packet.segment.direction;
+        match Kind::of(packet.segment.tcp.flags) {
+            Some(Kind::Syn) if direction == Direction::ToServer && packet.kernel && packet.ours => {
+                if reopened || fins > 1 {
+                    (fins, reopened) = (0, false);
+                }
+            }
+            Some(Kind::Syn) if direction == Direction::ToSite && !packet.kernel => {
+                reopened |= fins > 1;
+            }
+            Some(Kind::Fin) if packet.kernel => fins += 1,
+            _ => {}
+        }
+    }
+    reopened
 }
 
 fn last(packets: &[Judged], is: impl Fn(&Judged) -> bool) -> bool {

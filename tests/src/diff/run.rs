@@ -2,6 +2,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -15,7 +16,8 @@ use super::{
     purpose::PURPOSES,
     random::Random,
     round::{self, Difference, Ran},
-    shrink::shrink,
+    segment::{Flow, Segment},
+    shrink::{shrink, shrink_while},
 };
 use crate::replay::machine;
 
@@ -50,7 +52,7 @@ struct Report {
     unrepeatable: Vec<u64>,
     kernel_states: BTreeMap<String, usize>,
     our_states: BTreeMap<&'static str, usize>,
-    unlike_states: BTreeMap<String, (usize, u64)>,
+    unlike_states: BTreeMap<String, Vec<u64>>,
     reasons: BTreeMap<&'static str, u64>,
     time: Duration,
 }
@@ -89,6 +91,75 @@ pub fn run(options: &Options) -> Result<bool> {
     report.time = start.elapsed();
     report.print(options, kept);
     Ok(report.unexplained == 0)
+}
+
+/// Where connections stand.
+struct States {
+    kernel: kernel_state::States,
+    ours: BTreeMap<(u32, Ipv4Addr, u16), &'static str>,
+}
+
+impl States {
+    fn read(arena: &Arena) -> Result<Self> {
+        let mut ours = BTreeMap::new();
+        for flow in arena.maps().flows() {
+            let (key, flow) = flow?;
+            let name = State::from_number(flow.state).map_or("none", State::name);
+            ours.insert((key.customer, key.lan_address.into(), key.lan_port), name);
+        }
+        Ok(Self { kernel: kernel_state::read(arena.kernel())?, ours })
+    }
+
+    /// Both sides' states of a flow if they are not the same.
+    fn unlike(&self, flow: &Flow) -> Option<String> {
+        let kernel = self.kernel.get(&(flow.device, flow.port, flow.customer().1));
+        let kernel = kernel.map_or("none".to_owned(), |state| state.to_lowercase().replace('_', "-"));
+        let ours = self.ours.get(&(flow.tunnel().customer, flow.device, flow.port)).copied();
+        let ours = ours.unwrap_or("none");
+        (kernel != ours).then(|| format!("kernel {kernel}, ours {ours}"))
+    }
+}
+
+/// Agrees packet by packet, and stands elsewhere at the end.
+fn ends_unlike(arena: &mut Arena, seed: u64, segments: &[Segment]) -> Result<Option<Ran>> {
+    let ran = round::alone(arena, seed, segments)?;
+    let agrees = ran.compare().difference.is_none();
+    let unlike = if agrees { States::read(arena)?.unlike(&ran.flow) } else { None };
+    Ok(unlike.filter(|unlike| !unlike.starts_with("kernel none, ours close")).map(|_| ran))
+}
+
+/// Shrinks a sequence that ends in different states, and prints it.
+pub fn trace_states(seed: u64, loose: bool) -> Result<()> {
+    machine::prepare()?;
+    fs::create_dir_all("/run/netns")?;
+    let mut arena = Arena::create(0, loose)?;
+    let ran = round::alone(&mut arena, seed, &super::generate::sequence(seed))?;
+    match shrink_while(&mut arena, &ran, ends_unlike)? {
+        Some(ran) => {
+            print!("{}", finding::trace(&ran)?);
+            println!("{}", States::read(&arena)?.unlike(&ran.flow).unwrap_or_default());
+        }
+        None => println!("it does not end unlike when run alone"),
+    }
+    Ok(())
+}
+
+/// Prints what becomes of one sequence, run alone.
+pub fn trace(seed: u64, loose: bool) -> Result<()> {
+    machine::prepare()?;
+    fs::create_dir_all("/run/netns")?;
+    let mut arena = Arena::create(0, loose)?;
+    let ran = round::alone(&mut arena, seed, &super::generate::sequence(seed))?;
+    print!("{}", finding::trace(&ran)?);
+    println!("{:?}", ran.compare());
+    for (connection, state) in kernel_state::read(arena.kernel())? {
+        println!("kernel {connection:?} {state}");
+    }
+    for flow in arena.maps().flows() {
+        let (key, flow) = flow?;
+        println!("ours {key:?} {}", State::from_number(flow.state).map_or("none", State::name));
+    }
+    Ok(())
 }
 
 /// Lines `SEED loose 0|1`; `#` begins a comment.
@@ -134,6 +205,7 @@ impl Report {
         }
         let Some(shortest) = shrink(arena, ran)? else {
             self.unrepeatable.push(ran.seed);
+            println!("Unexplained, but not alone: seed {:#018x}\n{}", ran.seed, finding::trace(ran)?);
             return Ok(());
         };
         let signature = finding::signature(&shortest);
@@ -153,25 +225,16 @@ impl Report {
 
     /// Where connections stand at the end, on both sides.
     fn look_at_states(&mut self, arena: &Arena, finished: &[Ran]) -> Result<()> {
-        let kernel = kernel_state::read(arena.kernel())?;
-        let mut ours = BTreeMap::new();
-        for flow in arena.maps().flows() {
-            let (key, flow) = flow?;
-            let name = State::from_number(flow.state).map_or("none", State::name);
-            *self.our_states.entry(name).or_default() += 1;
-            ours.insert((key.customer, std::net::Ipv4Addr::from(key.lan_address), key.lan_port), name);
-        }
-        for state in kernel.values() {
+        let states = States::read(arena)?;
+        for state in states.kernel.values() {
             *self.kernel_states.entry(state.clone()).or_default() += 1;
         }
+        for state in states.ours.values() {
+            *self.our_states.entry(state).or_default() += 1;
+        }
         for ran in finished.iter().filter(|ran| ran.compare().difference.is_none()) {
-            let flow = &ran.flow;
-            let kernel = kernel.get(&(flow.device, flow.port, flow.customer().1));
-            let kernel = kernel.map_or("none".to_owned(), |state| state.to_lowercase().replace('_', "-"));
-            let ours = ours.get(&(flow.tunnel().customer, flow.device, flow.port)).copied().unwrap_or("none");
-            if kernel != ours {
-                let entry = self.unlike_states.entry(format!("kernel {kernel}, ours {ours}")).or_default();
-                *entry = (entry.0 + 1, ran.seed);
+            if let Some(unlike) = states.unlike(&ran.flow) {
+                self.unlike_states.entry(unlike).or_default().push(ran.seed);
             }
         }
         for customer in 0..=arena.maps().customer_limit() {
@@ -200,7 +263,9 @@ impl Report {
         println!("{} came after a difference in their flow and were not compared", self.after);
         println!("states at the end, kernel: {:?}", self.kernel_states);
         println!("states at the end, ours:   {:?}", self.our_states);
-        println!("flows that agree but stand elsewhere (how many, a seed): {:#x?}", self.unlike_states);
+        for (unlike, seeds) in &self.unlike_states {
+            println!("{} sequences agree but end unlike, {unlike}; one has the seed {:#x}", seeds.len(), seeds[0]);
+        }
         println!("reasons of drops: {:?}", self.reasons);
         for (signature, times) in &self.findings {
             println!("unexplained {times} times: {signature}");

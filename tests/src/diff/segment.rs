@@ -125,7 +125,8 @@ impl Flow {
             Aside::ServerPort(port) => server.1 = port,
             Aside::Tunnel(other) => tunnel = &TUNNELS[other],
             Aside::Device(address) => device.0 = address,
-            Aside::Server(address) => server.0 = address,
+            // On a port of its own: with another flow's it would be that one's packet.
+            Aside::Server(address) => (server.0, device.1) = (address, self.port + PORTS_PER_FLOW - 1),
             _ => {}
         }
         let [a, b, c, d] = tunnel.inbound_spi.to_be_bytes();

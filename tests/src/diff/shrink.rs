@@ -11,12 +11,19 @@ use super::{
 /// Leaves out packets, then what is special about them, as long as both sides still differ without
 /// explanation on the last packet. None if they agree when the sequence runs alone.
 pub fn shrink(arena: &mut Arena, ran: &Ran) -> Result<Option<Ran>> {
-    let segments: Vec<Segment> = ran.packets.iter().map(|packet| packet.segment.clone()).collect();
-    let Some(mut best) = differing(arena, ran.seed, &segments)? else { return Ok(None) };
+    shrink_while(arena, ran, differing)
+}
+
+/// Whether a sequence, run alone, still shows what is looked for; and how it ran.
+type Shows = fn(&mut Arena, u64, &[Segment]) -> Result<Option<Ran>>;
+
+/// The shortest sequence that `shows` something.
+pub fn shrink_while(arena: &mut Arena, ran: &Ran, shows: Shows) -> Result<Option<Ran>> {
+    let Some(mut best) = shows(arena, ran.seed, &segments(ran))? else { return Ok(None) };
     loop {
         let before = best.packets.len();
-        best = without_parts(arena, best)?;
-        best = plainer(arena, best)?;
+        best = without_parts(arena, best, shows)?;
+        best = plainer(arena, best, shows)?;
         if best.packets.len() == before {
             return Ok(Some(best));
         }
@@ -38,14 +45,14 @@ fn segments(ran: &Ran) -> Vec<Segment> {
 }
 
 /// Delta debugging (Zeller, Hildebrandt 2002), by leaving out.
-fn without_parts(arena: &mut Arena, mut best: Ran) -> Result<Ran> {
+fn without_parts(arena: &mut Arena, mut best: Ran, shows: Shows) -> Result<Ran> {
     let mut part = best.packets.len().div_ceil(2);
     while part > 0 {
         let mut at = 0;
         while at < best.packets.len() {
             let mut fewer = segments(&best);
             fewer.drain(at..(at + part).min(fewer.len()));
-            match differing(arena, best.seed, &fewer)? {
+            match shows(arena, best.seed, &fewer)? {
                 Some(ran) => best = ran,
                 None => at += part,
             }
@@ -55,7 +62,7 @@ fn without_parts(arena: &mut Arena, mut best: Ran) -> Result<Ran> {
     Ok(best)
 }
 
-fn plainer(arena: &mut Arena, mut best: Ran) -> Result<Ran> {
+fn plainer(arena: &mut Arena, mut best: Ran, shows: Shows) -> Result<Ran> {
     const CHANGES: [fn(&mut Segment); 8] = [
         |segment| segment.aside = Aside::No,
         |segment| segment.tcp.options.clear(),
@@ -75,14 +82,14 @@ fn plainer(arena: &mut Arena, mut best: Ran) -> Result<Ran> {
             let before = segment.clone();
             change(segment);
             if *segment != before
-                && let Some(ran) = differing(arena, best.seed, &changed)?
+                && let Some(ran) = shows(arena, best.seed, &changed)?
             {
                 best = ran;
             }
         }
     }
     let plain = renumbered(&segments(&best));
-    if let Some(ran) = differing(arena, best.seed, &plain)? {
+    if let Some(ran) = shows(arena, best.seed, &plain)? {
         best = ran;
     }
     Ok(best)
