@@ -25,8 +25,9 @@ use crate::{
     replay::world::{CUSTOMERS, TUNNELS, World},
 };
 
-/// Packets that may go through one arena before it is full of flows.
-pub const PACKETS: usize = 200_000;
+/// Packets that go through one arena: so few that its flows have room, and that it is over before a
+/// state's time is (10 s for CLOSE).
+pub const PACKETS: usize = 100_000;
 
 /// Room for flows.
 const FLOWS: u32 = 1 << 17;
@@ -80,6 +81,16 @@ impl Arena {
     pub fn fresh(&mut self) -> Flow {
         self.next += 1;
         flow(self.next - 1)
+    }
+
+    /// The same, of the tunnel of another one.
+    pub fn fresh_like(&mut self, other: &Flow) -> Flow {
+        loop {
+            let flow = self.fresh();
+            if flow.tunnel == other.tunnel {
+                return flow;
+            }
+        }
     }
 
     /// Sends packets through both sides, in order, and returns what became of each.

@@ -85,23 +85,28 @@ impl Judged {
     }
 }
 
-/// Since the device last opened it, the connection saw two FINs (nf_conntrack does not ask whose), and
-/// then the server sent a SYN.
+/// The server sent a SYN after two FINs (nf_conntrack does not ask whose), which may have been in
+/// TIME_WAIT, and no new connection has begun on both sides since.
 fn server_reopened(packets: &[Judged]) -> bool {
-    let mut fins = 0;
-    let mut reopened = false;
+    let (mut fins, mut reopened, mut adopted) = (0, false, false);
+    let mut opening = None;
     for packet in &packets[..packets.len() - 1] {
-        let direction = packet.segment.direction;
-        match Kind::of(packet.segment.tcp.flags) {
-            Some(Kind::Syn) if direction == Direction::ToServer && packet.kernel && packet.ours => {
-                if reopened || fins > 1 {
+        let tcp = &packet.segment.tcp;
+        match (Kind::of(tcp.flags), packet.segment.direction) {
+            (Some(Kind::Syn), Direction::ToSite) if !packet.kernel => reopened |= fins > 1,
+            (Some(Kind::Syn), Direction::ToServer) if packet.kernel => {
+                opening = (fins > 1).then_some(tcp.seq.wrapping_add(1));
+                if reopened && !adopted {
                     (fins, reopened) = (0, false);
                 }
             }
-            Some(Kind::Syn) if direction == Direction::ToSite && !packet.kernel => {
-                reopened |= fins > 1;
+            // With tcp_loose the kernel takes up what it has just forgotten.
+            _ if packet.kernel && reopened => adopted = true,
+            (Some(Kind::SynAck), Direction::ToSite) if packet.kernel && opening == Some(tcp.ack) => {
+                (fins, opening) = (0, None);
             }
-            Some(Kind::Fin) if packet.kernel => fins += 1,
+            (Some(Kind::Fin), _) if packet.kernel => (fins, opening) = (fins + 1, None),
+            _ if packet.kernel => opening = None,
             _ => {}
         }
     }

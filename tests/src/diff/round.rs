@@ -64,9 +64,9 @@ pub fn run(arena: &mut Arena, seeds: &mut Vec<u64>, random: &mut Random) -> Resu
     Ok(ran.map(|((seed, flow, _), packets)| Ran { seed, flow, packets }).collect())
 }
 
-/// Runs one sequence alone, on a flow of its own.
-pub fn alone(arena: &mut Arena, seed: u64, segments: &[Segment]) -> Result<Ran> {
-    let flow = arena.fresh();
+/// Runs one sequence alone, on a flow of its own of this tunnel.
+pub fn alone(arena: &mut Arena, seed: u64, like: &Flow, segments: &[Segment]) -> Result<Ran> {
+    let flow = arena.fresh_like(like);
     let batch: Vec<(Flow, &Segment)> = segments.iter().map(|segment| (flow, segment)).collect();
     let pairs = arena.exchange(&batch)?;
     let packets = segments.iter().zip(pairs).map(|(segment, pair)| judge(segment.clone(), &pair)).collect();

@@ -121,8 +121,8 @@ impl States {
 }
 
 /// Agrees packet by packet, and stands elsewhere at the end.
-fn ends_unlike(arena: &mut Arena, seed: u64, segments: &[Segment]) -> Result<Option<Ran>> {
-    let ran = round::alone(arena, seed, segments)?;
+fn ends_unlike(arena: &mut Arena, like: &Ran, segments: &[Segment]) -> Result<Option<Ran>> {
+    let ran = round::alone(arena, like.seed, &like.flow, segments)?;
     let agrees = ran.compare().difference.is_none();
     let unlike = if agrees { States::read(arena)?.unlike(&ran.flow) } else { None };
     Ok(unlike.filter(|unlike| !unlike.starts_with("kernel none, ours close")).map(|_| ran))
@@ -133,7 +133,8 @@ pub fn trace_states(seed: u64, loose: bool) -> Result<()> {
     machine::prepare()?;
     fs::create_dir_all("/run/netns")?;
     let mut arena = Arena::create(0, loose)?;
-    let ran = round::alone(&mut arena, seed, &super::generate::sequence(seed))?;
+    let flow = arena.fresh();
+    let ran = round::alone(&mut arena, seed, &flow, &super::generate::sequence(seed))?;
     match shrink_while(&mut arena, &ran, ends_unlike)? {
         Some(ran) => {
             print!("{}", finding::trace(&ran)?);
@@ -149,7 +150,8 @@ pub fn trace(seed: u64, loose: bool) -> Result<()> {
     machine::prepare()?;
     fs::create_dir_all("/run/netns")?;
     let mut arena = Arena::create(0, loose)?;
-    let ran = round::alone(&mut arena, seed, &super::generate::sequence(seed))?;
+    let flow = arena.fresh();
+    let ran = round::alone(&mut arena, seed, &flow, &super::generate::sequence(seed))?;
     print!("{}", finding::trace(&ran)?);
     println!("{:?}", ran.compare());
     for (connection, state) in kernel_state::read(arena.kernel())? {

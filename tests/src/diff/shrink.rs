@@ -15,11 +15,11 @@ pub fn shrink(arena: &mut Arena, ran: &Ran) -> Result<Option<Ran>> {
 }
 
 /// Whether a sequence, run alone, still shows what is looked for; and how it ran.
-type Shows = fn(&mut Arena, u64, &[Segment]) -> Result<Option<Ran>>;
+type Shows = fn(&mut Arena, &Ran, &[Segment]) -> Result<Option<Ran>>;
 
 /// The shortest sequence that `shows` something.
 pub fn shrink_while(arena: &mut Arena, ran: &Ran, shows: Shows) -> Result<Option<Ran>> {
-    let Some(mut best) = shows(arena, ran.seed, &segments(ran))? else { return Ok(None) };
+    let Some(mut best) = shows(arena, ran, &segments(ran))? else { return Ok(None) };
     loop {
         let before = best.packets.len();
         best = without_parts(arena, best, shows)?;
@@ -30,8 +30,8 @@ pub fn shrink_while(arena: &mut Arena, ran: &Ran, shows: Shows) -> Result<Option
     }
 }
 
-fn differing(arena: &mut Arena, seed: u64, segments: &[Segment]) -> Result<Option<Ran>> {
-    let mut ran = alone(arena, seed, segments)?;
+fn differing(arena: &mut Arena, like: &Ran, segments: &[Segment]) -> Result<Option<Ran>> {
+    let mut ran = alone(arena, like.seed, &like.flow, segments)?;
     let comparison = ran.compare();
     if comparison.difference != Some(Difference::Unexplained) {
         return Ok(None);
@@ -52,7 +52,7 @@ fn without_parts(arena: &mut Arena, mut best: Ran, shows: Shows) -> Result<Ran> 
         while at < best.packets.len() {
             let mut fewer = segments(&best);
             fewer.drain(at..(at + part).min(fewer.len()));
-            match shows(arena, best.seed, &fewer)? {
+            match shows(arena, &best, &fewer)? {
                 Some(ran) => best = ran,
                 None => at += part,
             }
@@ -82,14 +82,14 @@ fn plainer(arena: &mut Arena, mut best: Ran, shows: Shows) -> Result<Ran> {
             let before = segment.clone();
             change(segment);
             if *segment != before
-                && let Some(ran) = shows(arena, best.seed, &changed)?
+                && let Some(ran) = shows(arena, &best, &changed)?
             {
                 best = ran;
             }
         }
     }
     let plain = renumbered(&segments(&best));
-    if let Some(ran) = shows(arena, best.seed, &plain)? {
+    if let Some(ran) = shows(arena, &best, &plain)? {
         best = ran;
     }
     Ok(best)
