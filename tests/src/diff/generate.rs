@@ -137,7 +137,7 @@ impl Generator {
     /// This side sends it, and a middlebox sees it.
     fn send(&mut self, side: usize, segment: Segment) {
         let end = &mut self.ends[side];
-        let after = segment.tcp.seq.wrapping_add(segment.space());
+        let after = segment.seq.wrapping_add(segment.space());
         if ahead(after, end.next) {
             end.next = after;
         }
@@ -147,7 +147,7 @@ impl Generator {
     }
 
     fn see(&mut self, side: usize, segment: &Segment) {
-        let after = segment.tcp.seq.wrapping_add(segment.space());
+        let after = segment.seq.wrapping_add(segment.space());
         let syn = segment.tcp.flags & SYN != 0;
         let shift = if syn { 0 } else { self.ends[side].shift };
         let window = u32::from(segment.tcp.window) << shift;
@@ -157,7 +157,7 @@ impl Generator {
         }
         end.largest = end.largest.max(window);
         if segment.tcp.flags & ACK != 0 {
-            let limit = segment.tcp.ack.wrapping_add(window.max(1));
+            let limit = segment.ack.wrapping_add(window.max(1));
             let peer = &mut self.ends[side ^ 1];
             if ahead(limit, peer.limit) {
                 peer.limit = limit;
@@ -226,7 +226,7 @@ impl Generator {
         self.settle_scaling();
         for side in [first ^ 1, first] {
             let mut syn_ack = self.polite(side, SYN | ACK, 0);
-            syn_ack.tcp.seq = self.ends[side].initial;
+            syn_ack.seq = self.ends[side].initial;
             self.send(side, syn_ack);
         }
     }
@@ -267,7 +267,7 @@ impl Generator {
             16 => {
                 // Keepalive, RFC 9293 section 3.8.4: one before the next.
                 let mut probe = self.polite(side, ACK, 0);
-                probe.tcp.seq = probe.tcp.seq.wrapping_sub(1);
+                probe.seq = probe.seq.wrapping_sub(1);
                 probe.tcp.length = self.random.below(2) as usize;
                 self.send(side, probe);
             }
@@ -276,10 +276,10 @@ impl Generator {
                 let lost = self.polite(side, ACK, length);
                 self.ends[side].next = self.ends[side].next.wrapping_add(length as u32);
                 let after = self.polite(side, ACK | PSH, length);
-                let from = after.tcp.seq;
+                let from = after.seq;
                 self.send(side, after);
                 let mut sack = self.polite(side ^ 1, ACK, 0);
-                sack.tcp.ack = lost.tcp.seq;
+                sack.ack = lost.seq;
                 let blocks = self.random.pick(&[1, 1, 2, 3, 4]);
                 let option = sack_option(from, from.wrapping_add(length as u32), blocks);
                 sack.tcp.options.extend([TcpOption::Bytes(vec![1]), TcpOption::Bytes(vec![1]), option]);
@@ -334,7 +334,7 @@ impl Generator {
         let flags = self.random.pick(&[RST, RST | ACK]);
         let mut reset = self.polite(side, flags, 0);
         if self.random.per_mille(300) {
-            reset.tcp.seq = self.near_sequence(side);
+            reset.seq = self.near_sequence(side);
         }
         self.send(side, reset);
     }
@@ -414,14 +414,14 @@ impl Generator {
         let mut segment = self.polite(side, flags, 0);
         segment.tcp.length = self.random.pick(&[0, 0, 1, 2, 100, 1356]);
         if self.random.per_mille(700) {
-            segment.tcp.seq = self.near_sequence(side);
+            segment.seq = self.near_sequence(side);
             // The end of the segment at the line instead of its beginning.
             if self.random.per_mille(300) {
-                segment.tcp.seq = segment.tcp.seq.wrapping_sub(segment.space());
+                segment.seq = segment.seq.wrapping_sub(segment.space());
             }
         }
         if self.random.per_mille(500) {
-            segment.tcp.ack = self.near_acknowledgment(side);
+            segment.ack = self.near_acknowledgment(side);
         }
         if self.random.per_mille(200) {
             segment.tcp.window = self.random.pick(&[0, 1, 1000, 32768, 65535]);
@@ -441,8 +441,8 @@ impl Generator {
         };
         let random = &mut self.random;
         match random.below(9) {
-            0 => segment.tcp.seq = near(random, segment.tcp.seq),
-            1 => segment.tcp.ack = near(random, segment.tcp.ack),
+            0 => segment.seq = near(random, segment.seq),
+            1 => segment.ack = near(random, segment.ack),
             2 => segment.tcp.flags ^= 1 << random.below(8),
             3 => segment.tcp.flags = random.any() as u8,
             4 => segment.tcp.window = random.any() as u16,
@@ -463,18 +463,18 @@ impl Generator {
         let flags = self.random.pick(&[SYN, SYN, RST, SYN | ACK]);
         let mut provocation = self.polite(side, flags, 0);
         if self.random.per_mille(600) {
-            provocation.tcp.seq = self.near_sequence(side);
+            provocation.seq = self.near_sequence(side);
         }
         self.packets.push(provocation);
         let mut answer = self.polite(side ^ 1, ACK, 0);
         if self.random.per_mille(200) {
-            answer.tcp.ack = self.near_acknowledgment(side ^ 1);
+            answer.ack = self.near_acknowledgment(side ^ 1);
         }
         self.packets.push(answer);
         // What the peer of the challenge may say to it: a RST at the acknowledged number.
         let mut reset = self.polite(side, RST, 0);
         if self.random.per_mille(300) {
-            reset.tcp.seq = self.near_sequence(side);
+            reset.seq = self.near_sequence(side);
         }
         reset
     }

@@ -91,18 +91,18 @@ fn server_reopened(packets: &[Judged]) -> bool {
     let (mut fins, mut reopened, mut adopted) = (0, false, false);
     let mut opening = None;
     for packet in &packets[..packets.len() - 1] {
-        let tcp = &packet.segment.tcp;
-        match (Kind::of(tcp.flags), packet.segment.direction) {
+        let segment = &packet.segment;
+        match (Kind::of(segment.tcp.flags), segment.direction) {
             (Some(Kind::Syn), Direction::ToSite) if !packet.kernel => reopened |= fins > 1,
             (Some(Kind::Syn), Direction::ToServer) if packet.kernel => {
-                opening = (fins > 1).then_some(tcp.seq.wrapping_add(1));
+                opening = (fins > 1).then_some(segment.seq.wrapping_add(1));
                 if reopened && !adopted {
                     (fins, reopened) = (0, false);
                 }
             }
             // With tcp_loose the kernel takes up what it has just forgotten.
             _ if packet.kernel && reopened => adopted = true,
-            (Some(Kind::SynAck), Direction::ToSite) if packet.kernel && opening == Some(tcp.ack) => {
+            (Some(Kind::SynAck), Direction::ToSite) if packet.kernel && opening == Some(segment.ack) => {
                 (fins, opening) = (0, None);
             }
             (Some(Kind::Fin), _) if packet.kernel => (fins, opening) = (fins + 1, None),

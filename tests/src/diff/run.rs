@@ -266,7 +266,11 @@ impl Report {
         println!("states at the end, kernel: {:?}", self.kernel_states);
         println!("states at the end, ours:   {:?}", self.our_states);
         for (unlike, seeds) in &self.unlike_states {
-            println!("{} sequences agree but end unlike, {unlike}; one has the seed {:#x}", seeds.len(), seeds[0]);
+            println!(
+                "{} sequences agree but end unlike, {unlike}; one has the seed {:#x}",
+                seeds.len(),
+                seeds[0]
+            );
         }
         println!("reasons of drops: {:?}", self.reasons);
         for (signature, times) in &self.findings {

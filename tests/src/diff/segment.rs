@@ -36,7 +36,11 @@ pub struct Flow {
 pub struct Segment {
     /// Which way it goes.
     pub direction: Direction,
-    /// TCP; the ports are those of the flow, whatever stands here.
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgment number.
+    pub ack: u32,
+    /// The rest of TCP; ports and numbers are those of the flow and of the segment, whatever stands here.
     pub tcp: Tcp,
     /// What the checksum is wrong by.
     pub checksum_error: u16,
@@ -79,14 +83,14 @@ impl Segment {
         let tcp = Tcp {
             ports: [0; 2],
             flags,
-            seq,
-            ack,
+            seq: None,
+            ack: None,
             window: 64240,
             options: Vec::new(),
             data_offset: None,
             length: 0,
         };
-        Self { direction, tcp, checksum_error: 0, ttl: 64, aside: Aside::No }
+        Self { direction, seq, ack, tcp, checksum_error: 0, ttl: 64, aside: Aside::No }
     }
 
     /// What it takes of the sequence space.
@@ -139,7 +143,12 @@ impl Flow {
         let transport = match segment.aside {
             Aside::Udp => Transport::Udp(Udp { ports, udp_length: None, head: Vec::new(), length: 8 }),
             Aside::Ping => Transport::Icmp { kind: 8, code: 0, length: 8 },
-            _ => Transport::Tcp(Tcp { ports, ..segment.tcp.clone() }),
+            _ => Transport::Tcp(Tcp {
+                ports,
+                seq: Some(segment.seq),
+                ack: Some(segment.ack),
+                ..segment.tcp.clone()
+            }),
         };
         let options = if segment.aside == Aside::IpOptions { vec![1, 1, 1, 0] } else { Vec::new() };
         let ip = Ip {
@@ -183,7 +192,7 @@ impl Flow {
         match transport {
             Transport::Tcp(tcp) => {
                 let ([a, b], flags) = (tcp.ports, flag_letters(tcp.flags));
-                write!(line, "{from}:{a} > {to}:{b} {flags} seq {} ack {}", tcp.seq, tcp.ack)?;
+                write!(line, "{from}:{a} > {to}:{b} {flags} seq {} ack {}", segment.seq, segment.ack)?;
                 write_tcp(&mut line, tcp)?;
             }
             Transport::Udp(udp) => {

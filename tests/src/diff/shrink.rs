@@ -98,19 +98,18 @@ fn plainer(arena: &mut Arena, mut best: Ran, shows: Shows) -> Result<Ran> {
 /// Initial sequence numbers 1000 and 5000, all others as far from them as before.
 fn renumbered(segments: &[Segment]) -> Vec<Segment> {
     let mut segments = segments.to_vec();
-    let first =
-        |direction: usize| segments.iter().find(|s| s.direction as usize == direction).map(|s| s.tcp.seq);
+    let first = |direction: usize| segments.iter().find(|s| s.direction as usize == direction).map(|s| s.seq);
     let acknowledged = |direction: usize| {
         let acks = |s: &&Segment| s.direction as usize != direction && s.tcp.flags & flag::ACK != 0;
-        segments.iter().find(acks).map(|s| s.tcp.ack.wrapping_sub(1))
+        segments.iter().find(acks).map(|s| s.ack.wrapping_sub(1))
     };
     let bases = [0, 1].map(|direction| first(direction).or_else(|| acknowledged(direction)).unwrap_or(0));
     let moved = [1000u32.wrapping_sub(bases[0]), 5000u32.wrapping_sub(bases[1])];
     for segment in &mut segments {
         let direction = segment.direction as usize;
-        segment.tcp.seq = segment.tcp.seq.wrapping_add(moved[direction]);
-        if segment.tcp.ack != 0 {
-            segment.tcp.ack = segment.tcp.ack.wrapping_add(moved[direction ^ 1]);
+        segment.seq = segment.seq.wrapping_add(moved[direction]);
+        if segment.ack != 0 {
+            segment.ack = segment.ack.wrapping_add(moved[direction ^ 1]);
         }
     }
     segments
