@@ -11,7 +11,7 @@ use gateway_common::{
     wire::{Frame, Step, Wire},
 };
 
-use crate::maps::REPLAY;
+use crate::maps::{INBOUND_SPIS, REPLAY};
 
 /// Bytes of a frame that the programs read directly: Ethernet, IPv4 without and TCP with all
 /// options. The kernel's drivers put at least this much into the linear part; for others it is
@@ -143,6 +143,22 @@ impl<'a> Skb<'a> {
             spi: u32::from_be(state.spi),
             mark: self.mark(),
         })
+    }
+
+    /// Sets what [`Skb::identity`] reads in a replay, by the SPI in the source MAC address.
+    #[inline(always)]
+    pub fn replay_identity(&self) {
+        const SPI_OFFSET: usize = 8;
+        let Some(bytes) = self.frame().read::<[u8; 4]>(SPI_OFFSET) else { return };
+        let spi = u32::from_be_bytes(bytes);
+        // SAFETY: an element that is replaced meanwhile stays readable (RCU).
+        let tunnel = unsafe { INBOUND_SPIS.get(&spi) }.copied().unwrap_or(0);
+        self.set_mark(tunnel);
+        // SAFETY: as in `mark`; the indices are constant.
+        unsafe {
+            (*self.raw()).cb[0] = tunnel;
+            (*self.raw()).cb[1] = spi;
+        }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! What a verdict does to a packet. Kernel action codes appear here only.
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh, xdp_action},
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC as TCX_NEXT, bpf_redir_neigh, xdp_action},
     helpers::{bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_store_bytes},
     programs::XdpContext,
 };
@@ -27,6 +27,12 @@ use crate::{
 #[inline(always)]
 pub fn pass() -> i32 {
     TC_ACT_OK
+}
+
+/// Leaves the packet to the next program of the hook.
+#[inline(always)]
+pub fn next() -> i32 {
+    TCX_NEXT
 }
 
 /// At the XDP hook.

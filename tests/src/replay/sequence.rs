@@ -50,7 +50,8 @@ impl Sequences {
     /// The step with all of its packet's sequence numbers said.
     pub fn complete(&mut self, step: &Step) -> Result<Step> {
         let packet: Packet = step.packet.parse()?;
-        let (Network::Ipv4(ip, Transport::Tcp(tcp)), Some(own)) = (&packet.network, sender(step.hook()?)) else {
+        let (Network::Ipv4(ip, Transport::Tcp(tcp)), Some(own)) = (&packet.network, sender(step.hook()?))
+        else {
             return Ok(step.clone());
         };
         let mut connection = [(ip.source, tcp.ports[0]), (ip.destination, tcp.ports[1])];
