@@ -211,9 +211,9 @@ fn compare_flows(
     }
     let fine = match step.verdict {
         Verdict::Pass => changed.is_empty(),
-        Verdict::Drop(reason) => changed
-            .iter()
-            .all(|(old, _, new)| old.is_some_and(|old| may_become(reason, old, new))),
+        Verdict::Drop(reason) => {
+            changed.iter().all(|(old, _, new)| old.is_some_and(|old| may_become(reason, old, new)))
+        }
         Verdict::ToServer | Verdict::ToTunnel(_) => {
             changed.len() == 1 && counted(changed[0], step.counts.opens(), step.repeat, input)
         }

@@ -155,7 +155,10 @@ impl Counts {
             let mut words = item.split_whitespace();
             let word = words.next().context("a counter is missing")?;
             ensure!(
-                matches!(word, "to_server" | "to_site" | "bytes" | "opened" | "unknown_spi" | "dropped" | "lost"),
+                matches!(
+                    word,
+                    "to_server" | "to_site" | "bytes" | "opened" | "unknown_spi" | "dropped" | "lost"
+                ),
                 "there is no counter {word:?}"
             );
             let by = words.next().map_or(Ok(1), number)?;

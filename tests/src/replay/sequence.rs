@@ -50,7 +50,8 @@ impl Sequences {
     /// The step with all of its packet's sequence numbers said.
     pub fn complete(&mut self, step: &Step) -> Result<Step> {
         let packet: Packet = step.packet.parse()?;
-        let (Network::Ipv4(ip, Transport::Tcp(tcp)), Some(own)) = (&packet.network, sender(step.hook()?)) else {
+        let (Network::Ipv4(ip, Transport::Tcp(tcp)), Some(own)) = (&packet.network, sender(step.hook()?))
+        else {
             return Ok(step.clone());
         };
         let mut connection = [(ip.source, tcp.ports[0]), (ip.destination, tcp.ports[1])];
@@ -64,7 +65,13 @@ impl Sequences {
             ends[own].sent(tcp, seq);
             self.connections.insert(connection, ends);
         }
-        Ok(Step { packet: format!("{} seq {seq} ack {ack}", step.packet), ..step.clone() })
+        let mut step = step.clone();
+        for (word, said, number) in [("seq", tcp.seq, seq), ("ack", tcp.ack, ack)] {
+            if said.is_none() {
+                step.packet += &format!(" {word} {number}");
+            }
+        }
+        Ok(step)
     }
 }
 
@@ -111,3 +118,6 @@ impl End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
