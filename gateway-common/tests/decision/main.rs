@@ -14,7 +14,7 @@ use gateway_common::{
     track::{peer_flag, status},
     verdict::Verdict,
 };
-use packets::{Arrival, Hook, any_arrival, arrival};
+use packets::{Arrival, Hook, any_arrival, any_history, history};
 use proptest::{
     collection::vec,
     prelude::*,
@@ -144,7 +144,7 @@ fn play(
 
 #[test]
 fn only_tcp_of_the_sites_lan_to_its_own_server_goes_to_a_server() {
-    often(500, 300, vec(any_arrival(), 1..40), |arrivals, noted| {
+    often(500, 1_500, any_history(1..40), |arrivals, noted| {
         let world = World::new();
         play(&world, &arrivals, |_, arrival, _, decision| match decision.verdict {
             Verdict::ToServer(tunnel) => {
@@ -160,7 +160,9 @@ fn only_tcp_of_the_sites_lan_to_its_own_server_goes_to_a_server() {
 
 #[test]
 fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
-    often(500, 200, (vec(any_arrival(), 1..60), 0..2u32), |(arrivals, adopt_midstream), noted| {
+    // Answers beside a connection whose handshake was whole: the packets get that far.
+    let established = Cell::new(0u64);
+    often(500, 1_000, (any_history(1..60), 0..2u32), |(arrivals, adopt_midstream), noted| {
         let mut world = World::new();
         world.settings.adopt_midstream = adopt_midstream;
         // Who opened last: by server and device, with their ports.
@@ -173,6 +175,10 @@ fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
                 }
                 Verdict::ToTunnel(tunnel) => {
                     noted();
+                    let assured = |flow: &Flow| flow.status & status::ASSURED != 0;
+                    if adopt_midstream == 0 && world.flows.borrow().values().any(assured) {
+                        established.set(established.get() + 1);
+                    }
                     prop_assert_eq!(arrival.hook, Hook::Server);
                     let tcp = tcp_of(&arrival.frame);
                     prop_assert!(tcp.is_some(), "not a TCP segment to etherparse");
@@ -185,11 +191,13 @@ fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
             Ok(())
         })
     });
+    println!("{} beside established connections", established.get());
+    assert!(established.get() >= 300, "only {} beside established connections", established.get());
 }
 
 #[test]
 fn flows_never_outlive_their_timeout() {
-    often(1_000, 20, vec(any_arrival(), 1..60), |arrivals, noted| {
+    often(1_000, 60, any_history(1..60), |arrivals, noted| {
         let world = World::new();
         play(&world, &arrivals, |before, arrival, now_ns, decision| {
             for (key, flow) in world.flows.borrow().iter() {
@@ -221,15 +229,18 @@ fn flows_never_outlive_their_timeout() {
 
 #[test]
 fn flow_reset_before_any_answer_is_dead_at_once() {
-    often(1_000, 300, vec(any_arrival(), 1..40), |arrivals, noted| {
+    often(1_500, 50, any_history(1..40), |arrivals, noted| {
         let world = World::new();
         play(&world, &arrivals, |before, arrival, now_ns, decision| {
             if matches!(decision.verdict, Verdict::Drop(_)) || arrival.frame[47] & flag::RST == 0 {
                 return Ok(());
             }
             for (key, flow) in world.flows.borrow().iter() {
-                if let Some(old) = before.get(key).filter(|old| *old != flow)
+                let closed = |state: u8| state == State::Close as u8;
+                if let Some(old) = before.get(key)
                     && old.status & status::REPLY_SEEN == 0
+                    && !closed(old.state)
+                    && closed(flow.state)
                 {
                     noted();
                     prop_assert!(flow.expires.has_come(Ticks::from_ns(now_ns)), "{:?}", flow);
@@ -245,7 +256,7 @@ fn flow_reset_before_any_answer_is_dead_at_once() {
 #[test]
 fn a_dropped_packet_gives_no_flow_anything() {
     let out_of_window = Cell::new(0u64);
-    often(500, 1_000, vec(any_arrival(), 1..60), |arrivals, noted| {
+    often(1_000, 1_000, any_history(1..60), |arrivals, noted| {
         let world = World::new();
         play(&world, &arrivals, |before, _, now_ns, decision| {
             let Verdict::Drop(reason) = decision.verdict else { return Ok(()) };
@@ -272,7 +283,8 @@ fn a_dropped_packet_gives_no_flow_anything() {
             Ok(())
         })
     });
-    assert!(out_of_window.get() >= 300, "only {} out of window", out_of_window.get());
+    println!("{} out of window", out_of_window.get());
+    assert!(out_of_window.get() >= 400, "only {} out of window", out_of_window.get());
 }
 
 #[test]
@@ -301,10 +313,10 @@ fn tunnels_that_are_down_carry_nothing() {
 /// the same verdicts as without it.
 #[test]
 fn no_packet_of_one_customer_changes_a_verdict_for_another() {
-    let noise = vec(arrival(&[1, 2]), 0..40);
-    let quiet = vec(arrival(&[3]), 1..40);
+    let noise = history(&[1, 2], 0..40);
+    let quiet = history(&[3], 1..40);
     let order = vec(any::<bool>(), 80);
-    often(500, 1_000, (noise, quiet, order), |(noise, quiet, order), noted| {
+    often(500, 2_000, (noise, quiet, order), |(noise, quiet, order), noted| {
         let alone = World::new();
         let beside = World::new();
         let mut noise = noise.iter();
@@ -329,7 +341,7 @@ fn no_packet_of_one_customer_changes_a_verdict_for_another() {
 
 #[test]
 fn a_full_table_opens_nothing_and_keeps_what_it_has() {
-    often(1_000, 100, vec(any_arrival(), 1..60), |arrivals, noted| {
+    often(1_000, 1_000, any_history(1..60), |arrivals, noted| {
         let world = World { flow_limit: 2, ..World::new() };
         play(&world, &arrivals, |before, _, _, decision| {
             let after = world.flows.borrow();

@@ -1,4 +1,6 @@
 //! Random packets, near enough to good ones that many pass.
+use std::ops::Range;
+
 use etherparse::PacketBuilder;
 use gateway_common::decide::{Decision, Identity, from_server, from_site};
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -203,4 +205,36 @@ pub fn arrival(tunnels: &'static [u32]) -> BoxedStrategy<Arrival> {
 /// Packets of all.
 pub fn any_arrival() -> BoxedStrategy<Arrival> {
     arrival(&[1, 1, 1, 2, 3, 4])
+}
+
+/// A handshake, whole and well-formed, of one of a tunnel's own devices.
+fn handshake(tunnels: &'static [u32]) -> impl Strategy<Value = Vec<Arrival>> {
+    (select(tunnels), 0..2usize, 40000..40002u16).prop_map(|(tunnel, which, port)| {
+        let device = (DEVICES[tunnel as usize - 1][which], port);
+        let server = (server(SITES[tunnel as usize - 1].0), 80);
+        let site = Hook::Site(Identity { reqid: tunnel, spi: spi(tunnel), mark: tunnel });
+        let (device_next, server_next) = (DEVICE_BASE.wrapping_add(1), SERVER_BASE + 1);
+        [
+            (site, device, server, 0x02, DEVICE_BASE, 0),
+            (Hook::Server, server, device, 0x12, SERVER_BASE, device_next),
+            (site, device, server, 0x10, device_next, server_next),
+        ]
+        .map(|(hook, from, to, flags, sequence, acknowledgment)| {
+            let header = Header { sequence, acknowledgment, window: 2000, options: &[] };
+            Arrival { hook, frame: frame(from, to, &header, flags, 64, &[]), after_ms: 0 }
+        })
+        .to_vec()
+    })
+}
+
+/// Packets of these tunnels and their servers, with handshakes among them: at random hardly any
+/// connection would be established.
+pub fn history(tunnels: &'static [u32], length: Range<usize>) -> BoxedStrategy<Vec<Arrival>> {
+    let part = prop_oneof![9 => arrival(tunnels).prop_map(|arrival| vec![arrival]), 1 => handshake(tunnels)];
+    vec(part, length).prop_map(|parts| parts.concat()).boxed()
+}
+
+/// The same of all.
+pub fn any_history(length: Range<usize>) -> BoxedStrategy<Vec<Arrival>> {
+    history(&[1, 1, 1, 2, 3, 4], length)
 }
