@@ -65,7 +65,13 @@ impl Sequences {
             ends[own].sent(tcp, seq);
             self.connections.insert(connection, ends);
         }
-        Ok(Step { packet: format!("{} seq {seq} ack {ack}", step.packet), ..step.clone() })
+        let mut step = step.clone();
+        for (word, said, number) in [("seq", tcp.seq, seq), ("ack", tcp.ack, ack)] {
+            if said.is_none() {
+                step.packet += &format!(" {word} {number}");
+            }
+        }
+        Ok(step)
     }
 }
 
@@ -112,3 +118,6 @@ impl End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
