@@ -1,8 +1,8 @@
 //! gatewayd: starts the data plane, then keeps maps and charon as the policy says, for ever.
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, File},
-    path::{Path, PathBuf},
+    fs,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -45,6 +45,9 @@ const DEBOUNCE: Duration = Duration::from_millis(10);
 const RETRY: Duration = Duration::from_secs(1);
 /// How often flows whose time is over are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is said after somebody has taken the pins away: trying again would undo what they wanted.
+const DETACHED: &str = "detached: nothing is forwarded until gatewayd is started again";
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -107,8 +110,6 @@ pub struct Daemon {
     status: Status,
     written: Option<Status>,
     signals: Signals,
-    /// Held as long as we live.
-    _lock: File,
 }
 
 /// The signals we understand; taken early, since an untaken SIGHUP ends a process.
@@ -126,14 +127,6 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
-}
-
-/// Two daemons would undo each other's work.
-fn lock(state: &Path) -> Result<File> {
-    let path = state.join("lock");
-    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    file.try_lock().with_context(|| format!("{} is locked: another gatewayd runs", path.display()))?;
-    Ok(file)
 }
 
 /// charon, while we are connected.
@@ -154,7 +147,6 @@ impl Daemon {
         let signals = Signals::take()?;
         let now = (Interface::look(&internet)?, Interface::look(&lan)?);
         fs::create_dir_all(&options.state).with_context(|| format!("create {}", options.state.display()))?;
-        let lock = lock(&options.state)?;
         let mut registry = Registry::open(options.state.join("ids.toml"))?;
         let ids = registry.assign(&inputs.policy)?;
 
@@ -176,7 +168,6 @@ impl Daemon {
             status,
             written: None,
             signals,
-            _lock: lock,
         };
         daemon.reconcile().await?;
         Ok(daemon)
@@ -290,12 +281,21 @@ impl Daemon {
                 }
             }
         }
-        // After the maps: forwarding comes on only when they are filled in.
-        if let Err(error) = self.plane.ensure(&internet, &lan) {
+        // After the maps: forwarding comes on only when they are filled in. Never without pins: they
+        // are gone because somebody wants nothing to be forwarded.
+        if self.options.pins.exist()
+            && let Err(error) = self.plane.ensure(&internet, &lan)
+        {
             error!("{error:#}");
             failed.push(format!("{error:#}"));
         }
         let done = failed.is_empty();
+        if !self.options.pins.exist() {
+            failed.push(DETACHED.to_owned());
+            if !self.status.failed.iter().any(|line| line == DETACHED) {
+                warn!("{DETACHED}");
+            }
+        }
         self.status.failed = failed;
         self.status.xdp = match self.plane.xdp() {
             XdpState::Native => "native".into(),

@@ -40,8 +40,8 @@ pub struct Machine {
     /// The guest's memory in MiB; files it writes live there too
     #[arg(long = "memory", value_name = "MIB", default_value_t = 3072, value_parser = clap::value_parser!(u32).range(512..))]
     pub memory_mib: u32,
-    /// The guest's processors
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    /// The guest's processors; QEMU 7.2, emulating several, lets a kernel that patches its code die now and then
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
     /// QEMU's -accel, e.g. "tcg,thread=multi"; found out by a trial once a boot
     #[arg(long = "accel", value_name = "ACCELERATOR", default_value = "", hide_default_value = true)]
@@ -50,7 +50,7 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { memory_mib: 3072, cpus: 2, accelerator: String::new() }
+        Self { memory_mib: 3072, cpus: 1, accelerator: String::new() }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::Parser;
 use gateway::{
+    control::lock::lock,
     daemon::{Daemon, Inputs, Options},
     kernel::pins::{DEFAULT_DIRECTORY, Pins},
     strongswan::DEFAULT_SOCKET,
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: Options, inputs: Inputs) -> Result<()> {
+    let _lock = lock(&options.state)?;
     let customers = inputs.describe();
     let daemon = Daemon::start(options, inputs).await?;
     tracing::info!("ready: {customers}");

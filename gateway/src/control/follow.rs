@@ -23,7 +23,7 @@ pub struct Live {
     pub outbound: BTreeMap<OutboundSpi, TunnelId>,
     /// SAs with a tunnel's reqid that are not the tunnel's.
     pub strangers: Vec<Stranger>,
-    /// SAs of a tunnel that let through what the policy no longer has.
+    /// SAs of a tunnel whose selectors have nothing in common with the policy.
     pub stale: Vec<Stranger>,
 }
 
@@ -53,7 +53,7 @@ pub fn follow(tunnels: &BTreeMap<TunnelId, DesiredTunnel>, sas: &[IkeSa]) -> Liv
             }
             match stranger(id, tunnel, ike, child) {
                 Some(what) => live.strangers.push(Stranger { tunnel: id, unique_id: ike.unique_id, what }),
-                None if child.state.is_up() && !selects_within(tunnel, child) => {
+                None if child.state.is_up() && !serves(tunnel, child) => {
                     let what = "its traffic selectors are not the policy's".to_owned();
                     live.stale.push(Stranger { tunnel: id, unique_id: ike.unique_id, what });
                 }
@@ -98,16 +98,18 @@ fn stranger(id: TunnelId, tunnel: &DesiredTunnel, ike: &IkeSa, child: &ChildSa) 
     None
 }
 
-/// Whether the SA's selectors lie within the tunnel's: a site may ask for less, never for more.
-fn selects_within(tunnel: &DesiredTunnel, child: &ChildSa) -> bool {
-    let within = |selectors: &[TrafficSelector], wanted: &[IpNet]| {
-        selectors.iter().all(|selector| match selector {
-            TrafficSelector::Net(net) => wanted.iter().any(|wanted| wanted.contains(net)),
-            // A protocol, a port or a range of the prefix: narrower than any prefix.
-            TrafficSelector::Other(_) => true,
-        })
+/// Whether anything the policy allows fits the SA's selectors. It may select less, as the site asked,
+/// or more, from before a change of policy: what passes is the maps' to say.
+fn serves(tunnel: &DesiredTunnel, child: &ChildSa) -> bool {
+    let fit = |selectors: &[TrafficSelector], wanted: &[IpNet]| {
+        selectors.is_empty()
+            || selectors.iter().any(|selector| match selector {
+                TrafficSelector::Net(net) => wanted.iter().any(|w| w.contains(net) || net.contains(w)),
+                // A protocol, a port or a range.
+                TrafficSelector::Other(_) => true,
+            })
     };
-    within(&child.local_ts, &tunnel.local) && within(&child.remote_ts, &tunnel.remote)
+    fit(&child.local_ts, &tunnel.local) && fit(&child.remote_ts, &tunnel.remote)
 }
 
 fn note_spis(live: &mut Live, shared: &mut Shared, id: TunnelId, ike: &IkeSa, child: &ChildSa) {

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod desired;
 pub mod follow;
+pub mod lock;
 pub mod observed;
 pub mod plan;
 pub mod status;

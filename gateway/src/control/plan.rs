@@ -7,6 +7,8 @@ use gateway_common::{
     layout::{Customer, OutboundSpi, Settings, Tunnel},
 };
 
+use ipnet::IpNet;
+
 use crate::{
     control::{desired::Desired, follow::Live, observed::Observed},
     policy::parse_connection_name,
@@ -103,8 +105,8 @@ fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) 
     }
 }
 
-/// charon keeps SAs as they were negotiated when their connection changes, and rekeys them so: one
-/// whose traffic selectors are another now has to be made anew.
+/// charon keeps SAs as they were negotiated when their connection changes, and rekeys them so: one that
+/// lacks what the connection selects now has to be made anew. One that selects more may stay.
 fn plan_loads(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
     for connection in desired.connections.values() {
         let loaded = charon.loaded.get(&connection.name);
@@ -112,7 +114,7 @@ fn plan_loads(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
             continue;
         }
         actions.push(Action::Load(Box::new(connection.clone())));
-        if loaded.is_some_and(|loaded| loaded.children != connection.children) {
+        if loaded.is_some_and(|loaded| !selects_all_of(loaded, connection)) {
             let sas = charon.ike_sas.iter().filter(|(_, name)| *name == connection.name);
             actions.extend(sas.map(|(unique_id, name)| Action::Terminate {
                 unique_id: *unique_id,
@@ -124,6 +126,15 @@ fn plan_loads(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
         let why = format!("tunnel {}: {}", stale.tunnel, stale.what);
         actions.push(Action::Terminate { unique_id: stale.unique_id, why });
     }
+}
+
+/// Whether all that one connection's children select, the other's did too.
+fn selects_all_of(old: &Connection, new: &Connection) -> bool {
+    let within = |new: &[IpNet], old: &[IpNet]| new.iter().all(|new| old.iter().any(|old| old.contains(new)));
+    new.children
+        .iter()
+        .zip(&old.children)
+        .all(|(new, old)| within(&new.local_ts, &old.local_ts) && within(&new.remote_ts, &old.remote_ts))
 }
 
 fn plan_tunnels(

@@ -168,7 +168,7 @@ fn a_tunnel_is_up_only_with_its_sites_identity() {
 }
 
 #[test]
-fn an_sa_that_selects_more_than_the_policy_is_not_up_and_is_made_anew() {
+fn an_sa_that_selects_nothing_of_the_policy_is_not_up_and_is_made_anew() {
     let desired = wanted(&example());
     let id = tunnel(&desired, BERLIN);
     let net = |text: &str| vec![TrafficSelector::Net(text.parse().unwrap())];
@@ -178,9 +178,10 @@ fn an_sa_that_selects_more_than_the_policy_is_not_up_and_is_made_anew() {
         sa.children[0].remote_ts = net(lan);
         follow(&desired.tunnels, &[sa])
     };
-    // A site may ask for less.
+    // A site may ask for less, and an older policy may have had more.
     assert!(with("10.200.0.11/32", "192.168.7.0/24").up.contains(&id));
-    for (server, lan) in [("10.200.0.99/32", "192.168.0.0/16"), ("10.200.0.11/32", "0.0.0.0/0")] {
+    assert!(with("10.200.0.11/32", "192.0.0.0/8").up.contains(&id));
+    for (server, lan) in [("10.200.0.99/32", "192.168.0.0/16"), ("10.200.0.11/32", "10.99.0.0/16")] {
         let live = with(server, lan);
         assert!(live.up.is_empty() && live.strangers.is_empty() && live.stale.len() == 1);
         let (observed, charon) = settled(&desired, live);
@@ -190,21 +191,25 @@ fn an_sa_that_selects_more_than_the_policy_is_not_up_and_is_made_anew() {
 }
 
 #[test]
-fn a_changed_lan_makes_the_sites_sa_anew_and_no_other() {
+fn a_moved_lan_makes_the_sites_sa_anew_and_no_other() {
     let mut policy = example();
     let (observed, mut charon) = settled(&wanted(&policy), Live::default());
     charon.ike_sas = vec![(7, BERLIN.into()), (8, "acme.munich".into()), (9, "globex.springfield".into())];
     let acme = policy.customers.get_mut(&"acme".parse().unwrap()).unwrap();
-    acme.sites[0].lan = vec!["192.168.0.0/17".parse().unwrap()];
-    let actions = plan(&wanted(&policy), &observed, Some(&charon));
-    let terminated: Vec<_> = actions
-        .iter()
-        .filter_map(|action| match action {
+    let mut terminated = |lan: &str| -> Vec<u32> {
+        acme.sites[0].lan = vec![lan.parse().unwrap()];
+        let mut policy = example();
+        policy.customers.insert(acme.name.clone(), acme.clone());
+        let actions = plan(&wanted(&policy), &observed, Some(&charon));
+        let ids = actions.iter().filter_map(|action| match action {
             Action::Terminate { unique_id, .. } => Some(*unique_id),
             _ => None,
-        })
-        .collect();
-    assert_eq!(terminated, [7]);
+        });
+        ids.collect()
+    };
+    // What it has no selectors for, and not what it merely has too many for.
+    assert_eq!(terminated("172.16.0.0/12"), [7]);
+    assert!(terminated("192.168.0.0/17").is_empty());
 }
 
 #[test]

@@ -35,6 +35,10 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "bad_policies_end_with_status_2_and_touch_nothing",
         run: bad_policies_end_with_status_2_and_touch_nothing,
     },
+    Scenario {
+        name: "second_gatewayd_is_refused_and_touches_nothing",
+        run: |lab| second_gatewayd(lab, POLICIES, 1, &["error: another gatewayd is running".to_owned()]),
+    },
 ];
 
 const ACME: &str = "customers/acme.toml";
@@ -211,17 +215,22 @@ fn bad_policies_end_with_status_2_and_touch_nothing(lab: &mut Lab) -> Result<()>
         format!("{BAD}/gateway.toml:{}:", line_of(bad.example("gateway.toml")?, "eth_lan")?),
         format!("{BAD}/customers/globex.toml:1:"),
     ];
+    second_gatewayd(lab, BAD, 2, &expected)
+}
 
+/// Starts a second gatewayd under traffic: it must end with `exit_status` and lines that start with
+/// `expected`, and nothing may have changed.
+fn second_gatewayd(lab: &mut Lab, policies: &str, exit_status: i32, expected: &[String]) -> Result<()> {
     let look = |lab: &Lab| anyhow::Ok((lab.observed()?, lab.attached()?, lab.status()?));
     let before = look(lab)?;
     without_loss(lab, |lab| {
         let start = Instant::now();
-        let output = lab.gateway().run_second_daemon(&lab.topology.gateway, BAD)?;
+        let output = lab.gateway().run_second_daemon(&lab.topology.gateway, policies)?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.code() == Some(2), "gatewayd ended with {}:\n{said}", output.status);
+        ensure!(output.status.code() == Some(exit_status), "gatewayd ended with {}:\n{said}", output.status);
         ensure!(start.elapsed() < Duration::from_secs(30), "that took {:?}", start.elapsed());
-        for place in &expected {
-            ensure!(said.lines().any(|line| line.starts_with(place)), "no fault at {place}:\n{said}");
+        for place in expected {
+            ensure!(said.lines().any(|line| line.starts_with(place)), "it does not say {place}:\n{said}");
         }
         Ok(())
     })?;

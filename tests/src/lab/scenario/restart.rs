@@ -132,6 +132,9 @@ fn detached_gateway_forwards_nothing(lab: &mut Lab) -> Result<()> {
         thread::sleep(WHILE);
         // The gatewayd that still runs does not bring back what it is no longer asked to do.
         lab.gateway().reload()?;
+        lab.wait_for_status("gatewayd to say so", |status| {
+            status.failed.iter().any(|line| line.starts_with("detached"))
+        })?;
         thread::sleep(WHILE);
         let leaks = watch.leaks()?;
         ensure!(leaks.is_empty(), "{} packets in spite of detaching: {:?}", leaks.len(), leaks.first());
