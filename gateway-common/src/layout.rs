@@ -301,7 +301,9 @@ pub struct Flow {
     /// See [`crate::track::status`].
     pub status: u8,
     #[doc(hidden)]
-    pub _reserved: [u8; 3],
+    pub _reserved: u8,
+    /// The last segment: how many sequence numbers it took, which with `last_end` says where it began.
+    pub last_length: u16,
     /// Packets, wrapping.
     pub packets: [u32; 2],
 }

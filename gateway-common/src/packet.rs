@@ -359,7 +359,7 @@ impl Step for Scan {
             self.scale = if scale > MOST_SCALE { MOST_SCALE } else { scale };
         } else if kind == SACK_PERMITTED && size == 2 {
             self.sack_permitted = 1;
-        } else if kind == SACK && size >= 10 && (size - 2) % 8 == 0 && self.sack_seen == 0 {
+        } else if kind == SACK && size >= 10 && (size - 2).is_multiple_of(8) && self.sack_seen == 0 {
             self.sack(size);
         }
         self.at += size;

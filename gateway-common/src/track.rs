@@ -93,7 +93,8 @@ pub fn open(segment: &Segment, settings: &Settings, now: Ticks) -> Option<Flow> 
         state: State::SynSent as u8,
         retransmissions: 0,
         status: 0,
-        _reserved: [0; 3],
+        _reserved: 0,
+        last_length: 0,
         packets: [0; 2],
     };
     let timeout = match segment.kind as u8 {
@@ -144,7 +145,8 @@ impl Flow {
         (self.last_ack, self.last_end, self.last_window) = (last_ack, last_end, last_window);
         (self.last_kind, self.last_direction) = (last_kind, last_direction);
         (self.last_flags, self.last_scale) = (last_flags, last_scale);
-        let Self { state, retransmissions, status, packets, .. } = by;
+        let Self { state, retransmissions, status, last_length, packets, .. } = by;
+        self.last_length = last_length;
         (self.state, self.retransmissions, self.status, self.packets) =
             (state, retransmissions, status, packets);
     }
@@ -520,15 +522,17 @@ fn learn(flow: &mut Flow, segment: &Segment, direction: Direction, seen: Seen) {
     }
 
     if segment.kind as u8 == ACK {
-        // Without the sequence number, which nf_conntrack keeps too: the end says nearly as much.
+        let length = segment.end.wrapping_sub(segment.sequence) as u16;
         let again = flow.last_direction == direction as u8
             && flow.last_ack == seen.ack
             && flow.last_end == seen.end
+            && flow.last_length == length
             && flow.last_window == segment.window;
         flow.retransmissions = if again { flow.retransmissions.saturating_add(1) } else { 0 };
         flow.last_direction = direction as u8;
         flow.last_ack = seen.ack;
         flow.last_end = seen.end;
+        flow.last_length = length;
         flow.last_window = segment.window;
     }
 }
