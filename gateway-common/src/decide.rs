@@ -2,11 +2,11 @@
 //! very code. parse → identify the tunnel → look up the flow → decide.
 use crate::{
     ids::TunnelId,
-    layout::{Customer, Flow, FlowKey, Settings, Tunnel, bpf_spin_lock},
-    packet::{Inner, Kind, Segment},
+    layout::{Customer, Flow, FlowKey, Settings, Ticks, Tunnel},
+    packet::{Inner, Kind, Mss, Segment},
     reason::Reason,
-    slot::slot,
-    tcp::{self, Direction, STATE_SLOTS, State, Step},
+    tcp::Direction,
+    track::{self, Tracked},
     verdict::Verdict,
     wire::{Frame, Ipv4},
 };
@@ -23,6 +23,12 @@ pub trait Tables {
     fn inbound_spi(&self, spi: u32) -> Option<u32>;
     /// The flow of this key.
     fn flow(&self, key: &FlowKey) -> Option<impl FlowCell>;
+    /// The same segment. In eBPF it takes the way through a map: the verifier follows every
+    /// combination of what parsing found out, and forgets them all where a value comes from memory.
+    #[inline(always)]
+    fn through_memory(&self, segment: Segment) -> Segment {
+        segment
+    }
     /// Adds a flow. Err if the table is full.
     fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Full>;
 }
@@ -60,19 +66,21 @@ pub struct Decision {
     pub customer: u32,
     /// Tunnel number, 0 if not known.
     pub tunnel: u32,
-    /// Set for a SYN or SYN-ACK that passes: its MSS option may need lowering.
+    /// Set for a SYN or SYN-ACK that passes and whose MSS option is to be lowered.
     pub syn: Option<Syn>,
     /// The packet opened a flow.
     pub opened: bool,
+    /// Bytes of a packet that passes, from the IPv4 header on.
+    pub bytes: u64,
 }
 
-/// What clamping a SYN's MSS needs.
+/// What lowering a SYN's MSS needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Syn {
     /// The largest segment that fits the tunnel, in bytes.
     pub mss: u16,
-    /// Bytes of the TCP header.
-    pub header_bytes: u16,
+    /// The option that asks for more.
+    pub offered: Mss,
 }
 
 impl Decision {
@@ -83,6 +91,7 @@ impl Decision {
             tunnel: 0,
             syn: None,
             opened: false,
+            bytes: 0,
         }
     }
 }
@@ -141,7 +150,7 @@ fn admit_from_site<F: Frame + ?Sized, T: Tables>(
     if packet.destination != tunnel.server {
         return Err(Reason::DestinationNotServer);
     }
-    let segment = Segment::parse(frame, &packet)?;
+    let segment = tables.through_memory(Segment::parse(frame, &packet)?);
     if segment.destination != tunnel.port {
         return Err(Reason::PortNotAllowed);
     }
@@ -151,29 +160,41 @@ fn admit_from_site<F: Frame + ?Sized, T: Tables>(
         lan_port: segment.source,
         server_port: segment.destination,
     };
-    let packet = Counted { bytes: packet.total_bytes(), direction: Direction::ToServer, now_ns };
-    decision.opened = match tables.flow(&key) {
+    let now = Ticks::from_ns(now_ns);
+    let cell = tables.flow(&key);
+    let goes_on = match &cell {
+        None => false,
         Some(cell) => cell.locked(|flow| {
-            if flow.expires_ns <= now_ns {
-                return reopen(flow, id, tunnel, segment.kind, settings, packet);
+            // A flow whose time is over is no flow, whatever tunnel it belonged to.
+            if flow.expires.has_come(now) {
+                return Ok(false);
             }
             if flow.tunnel != id.get() {
                 return Err(Reason::FlowOwnedByOtherTunnel);
             }
             // What this packet had to show above is what the policy of today asks.
             flow.generation = tunnel.generation;
-            track(flow, segment.kind, settings, packet)
+            let tracked = track::track(flow, &segment, Direction::ToServer, settings, now)?;
+            count(flow, Direction::ToServer);
+            Ok(tracked as u8 == Tracked::On as u8)
         })?,
-        None => {
-            let flow = open(id, tunnel, segment.kind, settings, packet).ok_or(Reason::NoConnection)?;
-            // A server's answer to an address of ours would end at the gateway itself.
-            if settings.is_own(key.lan_address) {
-                return Err(Reason::InnerSourceNotInSite);
-            }
-            tables.insert_flow(&key, &flow).map_err(|Full| Reason::FlowTableFull)?;
-            true
-        }
     };
+    if !goes_on {
+        let mut flow = track::open(&segment, settings, now).ok_or(Reason::NoConnection)?;
+        // A server's answer to an address of ours would end at the gateway itself.
+        if settings.is_own(packet.source) {
+            return Err(Reason::InnerSourceNotInSite);
+        }
+        flow.tunnel = id.get();
+        flow.generation = tunnel.generation;
+        flow.packets = [1, 0];
+        match cell {
+            Some(cell) => cell.locked(|old| old.replace(flow)),
+            None => tables.insert_flow(&key, &flow).map_err(|Full| Reason::FlowTableFull)?,
+        }
+        decision.opened = true;
+    }
+    decision.bytes = packet.total_bytes();
     decision.syn = syn(&segment, tunnel);
     Ok(id)
 }
@@ -192,7 +213,7 @@ fn admit_from_server<F: Frame + ?Sized, T: Tables>(
     if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
-    let segment = Segment::parse(frame, &packet)?;
+    let segment = tables.through_memory(Segment::parse(frame, &packet)?);
     let key = FlowKey {
         customer: customer.id,
         lan_address: packet.destination,
@@ -216,18 +237,21 @@ fn admit_from_server<F: Frame + ?Sized, T: Tables>(
     }
     let still_allowed =
         segment.source == tunnel.port && tunnel.server == packet.source && tunnel.has(packet.destination);
-    let counted = Counted { bytes: packet.total_bytes(), direction: Direction::ToSite, now_ns };
+    let now = Ticks::from_ns(now_ns);
     cell.locked(|flow| {
         // The tunnel was looked up without the lock: the flow may have been reopened since.
-        if flow.tunnel != owner.get() || flow.expires_ns <= now_ns {
+        if flow.tunnel != owner.get() || flow.expires.has_come(now) {
             return Err(without_flow);
         }
         if !still_allowed {
             return Err(Reason::FlowNoLongerAllowed);
         }
         flow.generation = tunnel.generation;
-        track(flow, segment.kind, settings, counted)
+        track::track(flow, &segment, Direction::ToSite, settings, now)?;
+        count(flow, Direction::ToSite);
+        Ok(())
     })?;
+    decision.bytes = packet.total_bytes();
     decision.syn = syn(&segment, tunnel);
     Ok(owner)
 }
@@ -257,86 +281,17 @@ fn identify<T: Tables>(tables: &T, identity: Identity) -> Result<(TunnelId, &Tun
     }
 }
 
-/// What is counted of a packet, and when.
-#[derive(Clone, Copy)]
-struct Counted {
-    bytes: u64,
-    direction: Direction,
-    now_ns: u64,
-}
-
-/// A new flow, if this packet opens one.
 #[inline(always)]
-fn open(id: TunnelId, tunnel: &Tunnel, kind: Kind, settings: &Settings, packet: Counted) -> Option<Flow> {
-    if kind as u8 != Kind::Syn as u8 {
-        return None;
-    }
-    Some(Flow {
-        lock: bpf_spin_lock { val: 0 },
-        tunnel: id.get(),
-        generation: tunnel.generation,
-        state: State::SynSent as u8,
-        _reserved: [0; 3],
-        expires_ns: expiry(settings, State::SynSent, packet.now_ns),
-        packets: [1, 0],
-        bytes: [packet.bytes, 0],
-    })
-}
-
-/// A flow whose time is over is no flow: a SYN takes its place, whatever tunnel it belonged to.
-#[inline(always)]
-fn reopen(
-    flow: &mut Flow,
-    id: TunnelId,
-    tunnel: &Tunnel,
-    kind: Kind,
-    settings: &Settings,
-    packet: Counted,
-) -> Result<bool, Reason> {
-    let fresh = open(id, tunnel, kind, settings, packet).ok_or(Reason::NoConnection)?;
-    flow.tunnel = fresh.tunnel;
-    flow.generation = fresh.generation;
-    flow.state = fresh.state;
-    flow.expires_ns = fresh.expires_ns;
-    flow.packets = fresh.packets;
-    flow.bytes = fresh.bytes;
-    Ok(true)
-}
-
-/// One more packet of a flow. Ok(true) if it opened the connection anew (port reuse).
-#[inline(always)]
-fn track(flow: &mut Flow, kind: Kind, settings: &Settings, packet: Counted) -> Result<bool, Reason> {
-    let state = State::from_number(flow.state).ok_or(Reason::TcpStateInvalid)?;
-    let ended = matches!(state, State::TimeWait | State::Close);
-    let mut reopened = false;
-    match tcp::step(state, packet.direction, kind) {
-        Step::Invalid => return Err(Reason::TcpStateInvalid),
-        Step::Ignore => {}
-        Step::To(next) => {
-            reopened = ended && next as u8 == State::SynSent as u8;
-            flow.state = next as u8;
-            flow.expires_ns = expiry(settings, next, packet.now_ns);
-        }
-    }
-    if reopened {
-        flow.packets = [0; 2];
-        flow.bytes = [0; 2];
-    }
-    let direction = (packet.direction as usize) & 1;
-    flow.packets[direction] = flow.packets[direction].wrapping_add(1);
-    flow.bytes[direction] = flow.bytes[direction].wrapping_add(packet.bytes);
-    Ok(reopened)
-}
-
-#[inline(always)]
-fn expiry(settings: &Settings, state: State, now_ns: u64) -> u64 {
-    now_ns.wrapping_add(settings.timeouts_ns[slot::<STATE_SLOTS>(state as u8)])
+fn count(flow: &mut Flow, direction: Direction) {
+    let slot = direction as usize & 1;
+    flow.packets[slot] = flow.packets[slot].wrapping_add(1);
 }
 
 #[inline(always)]
 fn syn(segment: &Segment, tunnel: &Tunnel) -> Option<Syn> {
-    (segment.kind as u8 <= Kind::SynAck as u8)
-        .then_some(Syn { mss: tunnel.mss, header_bytes: segment.header_bytes })
+    let offered = segment.options.mss()?;
+    let too_much = segment.kind as u8 <= Kind::SynAck as u8 && offered.bytes > tunnel.mss;
+    too_much.then_some(Syn { mss: tunnel.mss, offered })
 }
 
 impl Inner {

@@ -65,14 +65,16 @@ pub struct Settings {
     pub lan_address_count: u32,
     /// How many of `management` count.
     pub management_count: u32,
+    /// 1: a connection in mid-stream is taken up, from the LAN side only.
+    pub adopt_midstream: u32,
     /// The gateway's own addresses on the internet interface.
     pub internet_addresses: [Ipv4; OWN_ADDRESSES],
     /// The gateway's own addresses on the LAN interface.
     pub lan_addresses: [Ipv4; OWN_ADDRESSES],
     /// What else may reach the gateway on the internet interface.
     pub management: [ManagementRule; MANAGEMENT_RULES],
-    /// How long a flow stays without a packet, in nanoseconds, by TCP state number.
-    pub timeouts_ns: [u64; STATE_SLOTS],
+    /// How long a flow stays without a packet, by TCP state number and the slots after those.
+    pub timeouts: [Ticks; STATE_SLOTS],
 }
 
 impl Settings {
@@ -196,7 +198,71 @@ pub struct bpf_spin_lock {
     pub val: u32,
 }
 
-/// One connection.
+/// A time on CLOCK_MONOTONIC, or a span of it, in ticks of 2^20 ns (1.05 ms), wrapping after 52 days.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+#[repr(C)]
+pub struct Ticks {
+    /// Units of 2^20 ns.
+    pub ticks: u32,
+}
+
+impl Ticks {
+    /// Of nanoseconds, rounded down.
+    #[inline(always)]
+    pub const fn from_ns(ns: u64) -> Self {
+        Self { ticks: (ns >> 20) as u32 }
+    }
+
+    /// Of seconds, rounded down.
+    pub const fn from_seconds(seconds: u32) -> Self {
+        Self::from_ns(seconds as u64 * 1_000_000_000)
+    }
+
+    /// This span after this time.
+    #[inline(always)]
+    pub const fn plus(self, span: Self) -> Self {
+        Self { ticks: self.ticks.wrapping_add(span.ticks) }
+    }
+
+    /// True if this time has come. Right for 26 days before and after.
+    #[inline(always)]
+    pub const fn has_come(self, now: Self) -> bool {
+        now.ticks.wrapping_sub(self.ticks) as i32 >= 0
+    }
+
+    /// The span from `now` to this time, 0 if it has come.
+    #[inline(always)]
+    pub const fn since(self, now: Self) -> Self {
+        if self.has_come(now) {
+            Self { ticks: 0 }
+        } else {
+            Self { ticks: self.ticks.wrapping_sub(now.ticks) }
+        }
+    }
+
+    /// In nanoseconds.
+    pub const fn as_ns(self) -> u64 {
+        (self.ticks as u64) << 20
+    }
+}
+
+/// What was seen of one end of a connection; `struct ip_ct_tcp_state`. Sequence numbers, host byte
+/// order.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Peer {
+    /// The highest sequence number it sent, and one more.
+    pub end: u32,
+    /// The highest it may send, by what the other end offered.
+    pub max_end: u32,
+    /// The largest window it offered, scaled; 0: nothing was seen of it yet.
+    pub max_window: u32,
+    /// The highest it acknowledged.
+    pub max_ack: u32,
+}
+
+/// One connection: with key and the kernel's own 64 bytes of a hash element and its bucket, 160
+/// bytes. Arrays are indexed by [`crate::tcp::Direction`] number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Flow {
@@ -206,16 +272,40 @@ pub struct Flow {
     pub tunnel: u32,
     /// The policy generation that allowed it.
     pub generation: u32,
+    /// When it ends unless a packet comes.
+    pub expires: Ticks,
+    /// Both ends: the device's, the server's.
+    pub peers: [Peer; 2],
+    /// Both ends' window scale, 0 to 14.
+    pub scale: [u8; 2],
+    /// Both ends' flags, see [`crate::track::peer_flag`].
+    pub flags: [u8; 2],
+    /// The last segment: acknowledgment number.
+    pub last_ack: u32,
+    /// The last segment: sequence number after it.
+    pub last_end: u32,
+    /// The last segment: window, unscaled.
+    pub last_window: u16,
+    /// The last segment: a [`crate::packet::Kind`] number.
+    pub last_kind: u8,
+    /// The last segment: a direction number.
+    pub last_direction: u8,
+    /// Of a SYN that was let through on a live connection: its options, as in `flags`.
+    pub last_flags: u8,
+    /// Of that SYN: its window scale.
+    pub last_scale: u8,
     /// A [`crate::tcp::State`] number.
     pub state: u8,
+    /// How often the last segment came again.
+    pub retransmissions: u8,
+    /// See [`crate::track::status`].
+    pub status: u8,
     #[doc(hidden)]
-    pub _reserved: [u8; 3],
-    /// When it ends unless a packet comes, on CLOCK_MONOTONIC.
-    pub expires_ns: u64,
-    /// Packets by [`crate::tcp::Direction`] number.
-    pub packets: [u64; 2],
-    /// Bytes of IPv4 packets by direction number.
-    pub bytes: [u64; 2],
+    pub _reserved: u8,
+    /// The last segment: how many sequence numbers it took, which with `last_end` says where it began.
+    pub last_length: u16,
+    /// Packets, wrapping.
+    pub packets: [u32; 2],
 }
 
 /// What was counted for one customer on one CPU.
@@ -224,6 +314,8 @@ pub struct Flow {
 pub struct Counters {
     /// Packets passed on to servers and to sites, by direction number.
     pub passed: [u64; 2],
+    /// Bytes of them, from the IPv4 header on.
+    pub passed_bytes: [u64; 2],
     /// ESP packets of an SPI that is not in INBOUND_SPIS (yet); the kernel decides on those.
     pub unknown_spi: u64,
     /// Flows opened.
@@ -305,10 +397,10 @@ impl Hook {
 /// such packets through.
 pub const APPROVED_MARK: u32 = 1 << 31;
 
-const _: () = assert!(size_of::<Settings>() == 6 * 4 + 16 * 4 + 16 * 12 + 16 * 8);
+const _: () = assert!(size_of::<Settings>() == 7 * 4 + 16 * 4 + 16 * 12 + 16 * 4);
 const _: () = assert!(size_of::<Tunnel>() == 52);
 const _: () = assert!(size_of::<FlowKey>() == 12);
-const _: () = assert!(size_of::<Flow>() == 56);
+const _: () = assert!(size_of::<Flow>() == 80);
 const _: () = assert!(size_of::<DropEvent>() == 40);
 
 #[cfg(feature = "user")]

@@ -14,5 +14,6 @@ pub mod packet;
 pub mod reason;
 pub mod slot;
 pub mod tcp;
+pub mod track;
 pub mod verdict;
 pub mod wire;

@@ -1,7 +1,9 @@
 //! The inner packet: what was decapsulated, or what a server sends. Parsed once, checked here.
 use crate::{
     reason::Reason,
-    wire::{Be16, Frame, Ipv4, Ipv4Header, NETWORK_OFFSET, TRANSPORT_OFFSET, TcpHeader, ethertype, protocol},
+    wire::{
+        Be16, Frame, Ipv4, Ipv4Header, NETWORK_OFFSET, Step, TRANSPORT_OFFSET, TcpHeader, ethertype, protocol,
+    },
 };
 
 /// An IPv4 packet without options that is no fragment and is as long as it says.
@@ -20,7 +22,8 @@ pub struct Inner {
 }
 
 impl Inner {
-    /// RFC 791 section 3.1; RFC 1812 section 5.2.2 for what a router must check.
+    /// RFC 791 section 3.1; RFC 1812 section 5.2.2 for what a router must check, the checksum too:
+    /// `bpf_redirect_neigh` goes past the kernel's ip_rcv.
     #[inline(always)]
     pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Self, Reason> {
         if ethertype_of(frame) != Some(ethertype::IPV4) {
@@ -39,6 +42,9 @@ impl Inner {
         if header.is_fragment() {
             return Err(Reason::InnerFragment);
         }
+        if header.sum() != 0xffff {
+            return Err(Reason::InnerChecksumWrong);
+        }
         Ok(Self {
             source: header.source,
             destination: header.destination,
@@ -49,18 +55,32 @@ impl Inner {
     }
 }
 
-/// A TCP segment with flags that a TCP sends.
+/// A TCP segment with flags that a TCP sends. Laid out without padding, see
+/// [`crate::decide::Tables::through_memory`].
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Segment {
     /// Source port.
     pub source: u16,
     /// Destination port.
     pub destination: u16,
+    /// Sequence number.
+    pub sequence: u32,
+    /// The sequence number after it: SYN and FIN take one each.
+    pub end: u32,
+    /// Acknowledgment number, whatever the flag says.
+    pub acknowledgment: u32,
+    /// Window, unscaled.
+    pub window: u16,
     /// The kind of segment by its flags.
     pub kind: Kind,
-    /// Bytes of the TCP header, 20 to 60.
-    pub header_bytes: u16,
+    /// The ACK flag is set.
+    pub has_ack: bool,
+    /// What its options say.
+    pub options: Options,
 }
+
+const _: () = assert!(size_of::<Segment>() == 32);
 
 /// A segment's kind; what nf_conntrack distinguishes (nf_conntrack_proto_tcp.c, `get_conntrack_index`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,7 +153,21 @@ impl Segment {
             return Err(Reason::TcpMalformed);
         }
         let kind = Kind::of(header.flags).ok_or(Reason::TcpFlagsInvalid)?;
-        Ok(Self { source: header.source.get(), destination: header.destination.get(), kind, header_bytes })
+        let sequence = header.sequence.get();
+        let acknowledgment = header.acknowledgment.get();
+        let data = u32::from(inner.payload_bytes - header_bytes);
+        let counted = u32::from(header.flags & flag::SYN != 0) + u32::from(header.flags & flag::FIN != 0);
+        Ok(Self {
+            source: header.source.get(),
+            destination: header.destination.get(),
+            kind,
+            has_ack: header.flags & flag::ACK != 0,
+            sequence,
+            end: sequence.wrapping_add(data).wrapping_add(counted),
+            acknowledgment,
+            window: header.window.get(),
+            options: Options::parse(frame, header_bytes, acknowledgment).ok_or(Reason::TcpMalformed)?,
+        })
     }
 }
 
@@ -143,38 +177,192 @@ pub fn ethertype_of<F: Frame + ?Sized>(frame: &F) -> Option<u16> {
     frame.read::<Be16>(12).map(Be16::get)
 }
 
-/// Room for TCP options, which take at most 40 bytes: the next power of two.
-pub const OPTIONS_BUFFER_BYTES: usize = 64;
+/// Where TCP options begin in a frame.
+pub const OPTIONS_OFFSET: usize = TRANSPORT_OFFSET + size_of::<TcpHeader>();
+/// Bytes that TCP options can take: 60 of header less 20 of it.
+pub const MOST_OPTIONS_BYTES: usize = 40;
+/// Room for them: the next power of two.
+const OPTIONS_BUFFER_BYTES: usize = 64;
 
-/// Where the value of the MSS option stands in these TCP options, of which `length` bytes count,
-/// and the value; RFC 9293 section 3.2. Hostile options end the search.
-#[inline(always)]
-pub fn find_mss(options: &[u8; OPTIONS_BUFFER_BYTES], length: usize) -> Option<(usize, u16)> {
-    const END: u8 = 0;
-    const NO_OPERATION: u8 = 1;
-    const MSS: u8 = 2;
-    const MOST_BYTES: usize = 40;
-    let length = length.min(MOST_BYTES);
-    let mut at = 0usize;
-    // Each round eats a byte at least, so this sees every option there can be.
-    for _ in 0..MOST_BYTES {
-        let kind = *options.get(at)?;
-        if at >= length || kind == END {
-            return None;
-        }
-        if kind == NO_OPERATION {
-            at += 1;
-            continue;
-        }
-        let size = *options.get(at + 1)? as usize;
-        if size < 2 || at + size > length {
-            return None;
-        }
-        if kind == MSS {
-            let value = (*options.get(at + 2)?, *options.get(at + 3)?);
-            return (size == 4).then_some((at + 2, u16::from_be_bytes([value.0, value.1])));
-        }
-        at += size;
+/// What a segment's options say; RFC 9293 section 3.2, RFC 7323 section 2.2, RFC 2018.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Options {
+    /// The highest right edge of the first SACK option's blocks, or the acknowledgment number.
+    pub highest_sack: u32,
+    mss: u16,
+    /// 0: no MSS option. No option's value stands at 0.
+    mss_at: u8,
+    /// [`NO_SCALE`] or at most 14.
+    scale: u8,
+    /// There are any.
+    pub present: bool,
+    /// SACK is permitted.
+    pub sack_permitted: bool,
+    _reserved: [u8; 2],
+}
+
+/// An MSS option.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mss {
+    /// Where its value stands, in bytes from the first option.
+    pub at: u8,
+    /// Its value in bytes.
+    pub bytes: u16,
+}
+
+impl Options {
+    /// The first MSS option.
+    #[inline(always)]
+    pub fn mss(&self) -> Option<Mss> {
+        (self.mss_at != 0).then_some(Mss { at: self.mss_at, bytes: self.mss })
     }
-    None
+
+    /// The last window scale option, at most 14.
+    #[inline(always)]
+    pub fn window_scale(&self) -> Option<u8> {
+        (self.scale != NO_SCALE as u8).then_some(self.scale)
+    }
+
+    /// Of a segment whose TCP header has this many bytes; None if the frame is shorter.
+    #[inline(always)]
+    pub fn parse<F: Frame + ?Sized>(frame: &F, header_bytes: u16, acknowledgment: u32) -> Option<Self> {
+        let none = Self {
+            highest_sack: acknowledgment,
+            mss: 0,
+            mss_at: 0,
+            scale: NO_SCALE as u8,
+            present: false,
+            sack_permitted: false,
+            _reserved: [0; 2],
+        };
+        let length = (header_bytes as usize).saturating_sub(size_of::<TcpHeader>());
+        if length == 0 {
+            return Some(none);
+        }
+        // Nearly every segment of most connections: a timestamp alone (RFC 7323 appendix A).
+        let timestamp = [1, 1, 8, 10];
+        if length == 12 && frame.read::<[u8; 4]>(OPTIONS_OFFSET)? == timestamp {
+            return Some(Self { present: true, ..none });
+        }
+        let mut scan = Scan {
+            bytes: [0; OPTIONS_BUFFER_BYTES],
+            length: length as u32,
+            at: 0,
+            mss_at: 0,
+            mss: 0,
+            scale: NO_SCALE,
+            sack_permitted: 0,
+            sack_seen: 0,
+            highest_sack: acknowledgment,
+        };
+        let mut word = 0;
+        while word < MOST_OPTIONS_BYTES / 4 {
+            if word * 4 < length {
+                let read: [u8; 4] = frame.read(OPTIONS_OFFSET + word * 4)?;
+                scan.bytes[word * 4] = read[0];
+                scan.bytes[word * 4 + 1] = read[1];
+                scan.bytes[word * 4 + 2] = read[2];
+                scan.bytes[word * 4 + 3] = read[3];
+            }
+            word += 1;
+        }
+        F::repeat(MOST_OPTIONS_BYTES as u32, &mut scan);
+        Some(Self {
+            highest_sack: scan.highest_sack,
+            mss: scan.mss as u16,
+            mss_at: scan.mss_at as u8,
+            scale: scan.scale as u8,
+            present: true,
+            sack_permitted: scan.sack_permitted == 1,
+            _reserved: [0; 2],
+        })
+    }
+}
+
+/// No window scale option.
+const NO_SCALE: u32 = 255;
+
+/// Reading options one by one; plain words, which the eBPF verifier follows best.
+struct Scan {
+    bytes: [u8; OPTIONS_BUFFER_BYTES],
+    length: u32,
+    at: u32,
+    /// 0: none yet. No option's value stands at 0.
+    mss_at: u32,
+    mss: u32,
+    scale: u32,
+    sack_permitted: u32,
+    sack_seen: u32,
+    highest_sack: u32,
+}
+
+impl Scan {
+    #[inline(always)]
+    fn byte(&self, at: u32) -> u32 {
+        u32::from(self.bytes[core::hint::black_box(at) as usize & (OPTIONS_BUFFER_BYTES - 1)])
+    }
+
+    #[inline(always)]
+    fn be16(&self, at: u32) -> u32 {
+        self.byte(at) << 8 | self.byte(at + 1)
+    }
+
+    /// The highest right edge of a SACK option's blocks counts if it is above what there is.
+    #[inline(always)]
+    fn sack(&mut self, size: u32) {
+        const MOST_BLOCKS: u32 = 4;
+        self.sack_seen = 1;
+        let mut block = 0;
+        while block < MOST_BLOCKS {
+            if 2 + (block + 1) * 8 <= size {
+                let edge = self.at + 2 + block * 8 + 4;
+                let right = self.be16(edge) << 16 | self.be16(edge + 2);
+                if (self.highest_sack.wrapping_sub(right) as i32) < 0 {
+                    self.highest_sack = right;
+                }
+            }
+            block += 1;
+        }
+    }
+}
+
+impl Step for Scan {
+    /// One option, as nf_conntrack reads them (`tcp_options`, `tcp_sack`): a nonsensical length
+    /// ends it.
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        const END: u32 = 0;
+        const NO_OPERATION: u32 = 1;
+        const MSS: u32 = 2;
+        const WINDOW_SCALE: u32 = 3;
+        const SACK_PERMITTED: u32 = 4;
+        const SACK: u32 = 5;
+        const MOST_SCALE: u32 = 14;
+        if self.at >= self.length {
+            return false;
+        }
+        let kind = self.byte(self.at);
+        if kind == NO_OPERATION {
+            self.at += 1;
+            return true;
+        }
+        let size = self.byte(self.at + 1);
+        if kind == END || size < 2 || self.at + size > self.length {
+            return false;
+        }
+        if kind == MSS && size == 4 && self.mss_at == 0 {
+            self.mss_at = self.at + 2;
+            self.mss = self.be16(self.at + 2);
+        } else if kind == WINDOW_SCALE && size == 3 {
+            let scale = self.byte(self.at + 2);
+            self.scale = if scale > MOST_SCALE { MOST_SCALE } else { scale };
+        } else if kind == SACK_PERMITTED && size == 2 {
+            self.sack_permitted = 1;
+        } else if kind == SACK && size >= 10 && (size - 2).is_multiple_of(8) && self.sack_seen == 0 {
+            self.sack(size);
+        }
+        self.at += size;
+        true
+    }
 }

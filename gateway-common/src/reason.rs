@@ -95,6 +95,12 @@ reasons! {
     34 FlowNoLongerAllowed
     /// The flow table is full.
     35 FlowTableFull
+    /// The segment lies outside what both ends of its connection can mean.
+    36 OutOfWindow
+    /// The RST does not have the sequence number that the other end expects.
+    37 RstOutOfSequence
+    /// The inner IPv4 header's checksum is wrong.
+    38 InnerChecksumWrong
 
     /// The source on the cloud LAN is not the server of any customer.
     48 SourceNotServer

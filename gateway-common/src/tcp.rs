@@ -92,6 +92,12 @@ impl State {
 
 /// Slots for something by [`State`] number: a power of two.
 pub const STATE_SLOTS: usize = 16;
+/// The slot for connections whose last segment comes again and again, or whose window is closed.
+pub const RETRANSMISSION_SLOT: u8 = 10;
+/// The slot for connections with data that is not acknowledged.
+pub const UNACKNOWLEDGED_SLOT: u8 = 11;
+/// What both are unless configured, as in nf_conntrack.
+pub const DOUBTFUL_TIMEOUT_SECONDS: u32 = 300;
 
 /// Which way a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +107,17 @@ pub enum Direction {
     ToServer = 0,
     /// From the server to the device.
     ToSite = 1,
+}
+
+impl Direction {
+    /// The other one.
+    #[inline(always)]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::ToServer => Self::ToSite,
+            Self::ToSite => Self::ToServer,
+        }
+    }
 }
 
 /// What a segment does to its connection.

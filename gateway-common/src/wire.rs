@@ -47,6 +47,23 @@ pub trait Frame {
     fn read<T: Wire>(&self, offset: usize) -> Option<T>;
     /// Bytes of the whole frame, also of those that cannot be read directly.
     fn length(&self) -> usize;
+
+    /// Takes steps until one is the last, at most so many. In eBPF by `bpf_loop`, whose body the
+    /// verifier looks at once and not once for each round.
+    #[inline(always)]
+    fn repeat<S: Step>(most: u32, state: &mut S) {
+        for _ in 0..most {
+            if !state.step() {
+                return;
+            }
+        }
+    }
+}
+
+/// What [`Frame::repeat`] repeats.
+pub trait Step {
+    /// False if this was the last step.
+    fn step(&mut self) -> bool;
 }
 
 /// A type that any bytes of its size are a value of.
@@ -218,6 +235,26 @@ const _: () = assert!(size_of::<UdpHeader>() == 8 && size_of::<Ipv4>() == 4);
 const _: () = assert!(ethertype::IPV4 == 0x0800 && ethertype::ARP == 0x0806);
 
 impl Ipv4Header {
+    /// One's complement sum of a header without options, checksum included: 0xffff if that is right
+    /// (RFC 1071). Byte order does not matter to it.
+    #[inline(always)]
+    pub const fn sum(&self) -> u32 {
+        let words = [
+            u16::from_ne_bytes([self.version_length, self.traffic_class]) as u32,
+            self.total_length.0 as u32,
+            self.identification.0 as u32,
+            self.fragment.0 as u32,
+            u16::from_ne_bytes([self.ttl, self.protocol]) as u32,
+            self.checksum.0 as u32,
+        ];
+        let source = u32::from_ne_bytes(self.source.octets);
+        let destination = u32::from_ne_bytes(self.destination.octets);
+        let mut sum = words[0] + words[1] + words[2] + words[3] + words[4] + words[5];
+        sum += (source & 0xffff) + (source >> 16) + (destination & 0xffff) + (destination >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        (sum & 0xffff) + (sum >> 16)
+    }
+
     /// Bytes behind a header without options, by what it says.
     #[inline(always)]
     pub const fn payload_bytes(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The outer filter over random frames, with etherparse as the judge of what got through.
 use etherparse::{Ipv4HeaderSlice, PacketBuilder};
 use gateway_common::{
-    layout::{ManagementRule, Prefix, Settings},
+    layout::{ManagementRule, Prefix, Settings, Ticks},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
     outer::{Outer, arriving, leaving, to_lan},
     tcp::STATE_SLOTS,
@@ -25,11 +25,12 @@ fn settings() -> Settings {
         internet_address_count: 1,
         lan_address_count: 1,
         management_count: 1,
+        adopt_midstream: 0,
         internet_ifindex: 2,
         internet_addresses: [Ipv4::default(); OWN_ADDRESSES],
         lan_addresses: [Ipv4::default(); OWN_ADDRESSES],
         management: [ManagementRule::default(); MANAGEMENT_RULES],
-        timeouts_ns: [0; STATE_SLOTS],
+        timeouts: [Ticks::default(); STATE_SLOTS],
     };
     settings.internet_addresses[0] = Ipv4 { octets: INTERNET };
     settings.lan_addresses[0] = Ipv4 { octets: LAN };

@@ -1,5 +1,6 @@
 //! TCP flags and options, against statements of their own.
-use gateway_common::packet::{Kind, OPTIONS_BUFFER_BYTES, find_mss};
+use etherparse::PacketBuilder;
+use gateway_common::packet::{Inner, Kind, MOST_OPTIONS_BYTES, Segment};
 use proptest::{prelude::*, test_runner::FileFailurePersistence::Direct};
 
 /// Where seeds that once failed are kept, to be tried again.
@@ -35,59 +36,149 @@ fn all_flags_are_judged_as_linux_does() {
     }
 }
 
-/// RFC 9293 section 3.1 read off simply: a list of options, then the first MSS among them.
+/// RFC 9293 section 3.1 read off simply: a list of options, kind and where the content stands, up
+/// to the end of list or nonsense.
+fn list(options: &[u8]) -> Vec<(u8, usize, &[u8])> {
+    let mut list = Vec::new();
+    let mut rest = options;
+    while let [kind, more @ ..] = rest {
+        let at = options.len() - rest.len();
+        rest = match (kind, more) {
+            (0, _) | (_, []) => break,
+            (1, more) => more,
+            (kind, [size, ..]) => match rest.split_at_checked(usize::from(*size)) {
+                Some((option, behind)) if option.len() >= 2 => {
+                    list.push((*kind, at + 2, &option[2..]));
+                    behind
+                }
+                _ => break,
+            },
+        };
+    }
+    list
+}
+
+/// The first MSS option: where its value stands, and the value.
 fn first_mss(options: &[u8]) -> Option<(usize, u16)> {
-    fn walk(options: &[u8], at: usize) -> Option<(usize, u16)> {
-        match options {
-            [] | [0, ..] => None,
-            [1, rest @ ..] => walk(rest, at + 1),
-            [2, 4, high, low, ..] => Some((at + 2, u16::from_be_bytes([*high, *low]))),
-            [2, ..] | [_] => None,
-            [_, size, ..] => {
-                let size = usize::from(*size);
-                let rest = if size < 2 { None } else { options.get(size..) };
-                rest.and_then(|rest| walk(rest, at + size))
+    let of = |(kind, at, content): &(u8, usize, &[u8])| match (kind, content) {
+        (2, [high, low]) => Some((*at, u16::from_be_bytes([*high, *low]))),
+        _ => None,
+    };
+    list(options).iter().find_map(of)
+}
+
+/// The last window scale, at most 14 (RFC 7323 section 2.3).
+fn last_scale(options: &[u8]) -> Option<u8> {
+    let of = |(kind, _, content): &(u8, usize, &[u8])| match (kind, content) {
+        (3, [scale]) => Some((*scale).min(14)),
+        _ => None,
+    };
+    list(options).iter().filter_map(of).next_back()
+}
+
+/// The highest right edge of the first SACK option of whole blocks, if it is above `ack`: above by
+/// less than half of all numbers (RFC 9293 section 3.4).
+fn highest_sack(options: &[u8], ack: u32) -> u32 {
+    let whole = |content: &[u8]| !content.is_empty() && content.len().is_multiple_of(8);
+    let mut highest = ack;
+    if let Some((_, _, blocks)) = list(options).iter().find(|(kind, _, content)| *kind == 5 && whole(content))
+    {
+        for block in blocks.chunks(8) {
+            let right = u32::from_be_bytes([block[4], block[5], block[6], block[7]]);
+            if (1..=0x8000_0000).contains(&right.wrapping_sub(highest)) {
+                highest = right;
             }
         }
     }
-    walk(options, 0)
+    highest
 }
 
-/// Options that are mostly well formed, so that the search gets far.
+/// Options that are mostly well formed, so that reading gets far, up to whole words.
 fn options() -> impl Strategy<Value = Vec<u8>> {
+    let near = prop_oneof![3 => 0..100u32, 1 => any::<u32>()];
+    let block = (any::<[u8; 4]>(), near).prop_map(|(left, right)| [left, right.to_be_bytes()].concat());
+    let sack = proptest::collection::vec(block, 0..4)
+        .prop_map(|blocks| [&[5, 2 + 8 * blocks.len() as u8][..], &blocks.concat()].concat());
     let option = prop_oneof![
         4 => Just(vec![1]),
         3 => any::<[u8; 2]>().prop_map(|[high, low]| vec![2, 4, high, low]),
         2 => Just(vec![4, 2]),
-        2 => any::<u8>().prop_map(|scale| vec![3, 3, scale]),
+        2 => (0..20u8).prop_map(|scale| vec![3, 3, scale]),
         2 => any::<[u8; 8]>().prop_map(|stamps| [&[8, 10][..], &stamps].concat()),
+        1 => Just(vec![1, 1, 8, 10, 5, 5, 5, 5, 3, 3, 3, 3]),
+        3 => sack,
+        1 => (0..7u8, 2..6u8).prop_map(|(kind, size)| [vec![kind, size], vec![7; usize::from(size) - 2]].concat()),
         1 => Just(vec![0]),
         1 => proptest::collection::vec(any::<u8>(), 1..6),
     ];
-    proptest::collection::vec(option, 0..12).prop_map(|options| options.concat())
+    (proptest::collection::vec(option, 0..8), any::<u8>()).prop_map(|(options, padding)| {
+        let mut options = options.concat();
+        options.truncate(MOST_OPTIONS_BYTES);
+        options.resize(options.len().next_multiple_of(4), padding);
+        options
+    })
+}
+
+/// A segment with these options and data.
+fn frame(options: &[u8], data: &[u8], sequence: u32, ack: u32, flags: u8, window: u16) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([1; 4], [2; 4], 64).tcp(1234, 80, sequence, window);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[options, data].concat()).expect("writing to a vector");
+    frame[42..46].copy_from_slice(&ack.to_be_bytes());
+    frame[46] = (5 + options.len() as u8 / 4) << 4;
+    frame[47] = flags;
+    frame
+}
+
+fn parse(frame: &[u8]) -> Segment {
+    let inner = Inner::parse(frame).expect("well-formed IPv4");
+    Segment::parse(frame, &inner).expect("well-formed TCP")
 }
 
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: Some(Box::new(Direct(REGRESSIONS))),
-        ..ProptestConfig::with_cases(10_000)
+        ..ProptestConfig::with_cases(20_000)
     })]
 
     #[test]
-    fn mss_is_found_as_by_a_simple_parser(mut options in options(), behind: u8) {
-        options.truncate(40);
-        // What is behind the options must not matter.
-        let mut buffer = [behind; OPTIONS_BUFFER_BYTES];
-        buffer[..options.len()].copy_from_slice(&options);
-        prop_assert_eq!(find_mss(&buffer, options.len()), first_mss(&options));
+    fn options_are_read_as_by_a_simple_parser(
+        options in options(),
+        ack in prop_oneof![3 => (0..200u32).prop_map(|ack| ack.wrapping_sub(100)), 1 => any::<u32>()],
+    ) {
+        let parsed = parse(&frame(&options, &[], 1, ack, ACK, 1)).options;
+        let mss = parsed.mss().map(|mss| (usize::from(mss.at), mss.bytes));
+        prop_assert_eq!(mss, first_mss(&options));
+        prop_assert_eq!(parsed.window_scale(), last_scale(&options));
+        let permitted = list(&options).iter().any(|(kind, _, content)| *kind == 4 && content.is_empty());
+        prop_assert_eq!(parsed.sack_permitted, permitted);
+        prop_assert_eq!(parsed.highest_sack, highest_sack(&options, ack));
+        prop_assert_eq!(parsed.present, !options.is_empty());
     }
 
     #[test]
-    fn mss_stands_wholly_inside_the_options(buffer: [[u8; 32]; 2], length in 0..100usize) {
-        let buffer: [u8; 64] = buffer.concat().try_into().unwrap();
-        if let Some((at, value)) = find_mss(&buffer, length) {
-            prop_assert!(at + 2 <= length.min(40));
-            prop_assert_eq!(value, u16::from_be_bytes([buffer[at], buffer[at + 1]]));
-        }
+    fn nothing_behind_the_options_matters(options in options(), data in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let alone = parse(&frame(&options, &[], 1, 50, ACK, 1)).options;
+        let before_data = parse(&frame(&options, &data, 1, 50, ACK, 1)).options;
+        let mut longer = frame(&options, &[], 1, 50, ACK, 1);
+        longer.extend(&data);
+        prop_assert_eq!(alone, before_data);
+        prop_assert_eq!(alone, parse(&longer).options);
+    }
+
+    #[test]
+    fn syn_fin_and_data_take_sequence_numbers(
+        options in options(),
+        data in 0..100usize,
+        (sequence, ack) in any::<(u32, u32)>(),
+        flags in proptest::sample::select(&VALID[..]),
+        window in any::<u16>(),
+    ) {
+        let segment = parse(&frame(&options, &vec![0; data], sequence, ack, flags, window));
+        let taken = data as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        prop_assert_eq!((segment.sequence, segment.end), (sequence, sequence.wrapping_add(taken)));
+        prop_assert_eq!((segment.acknowledgment, segment.window), (ack, window));
+        prop_assert_eq!((segment.kind, segment.has_ack), (kind(flags), flags & ACK != 0));
     }
 }

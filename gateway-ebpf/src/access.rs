@@ -2,19 +2,21 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, bpf_xfrm_state},
-    helpers::bpf_skb_get_xfrm_state,
+    helpers::{bpf_loop, bpf_skb_get_xfrm_state},
     programs::{TcContext, XdpContext},
 };
 use gateway_common::{
     decide::Identity,
-    wire::{Frame, TRANSPORT_OFFSET, TcpHeader, Wire},
+    packet::{MOST_OPTIONS_BYTES, OPTIONS_OFFSET},
+    wire::{Frame, Step, Wire},
 };
 
-use crate::maps::REPLAY;
+use crate::maps::{INBOUND_SPIS, REPLAY};
 
-/// Bytes of a frame that the programs read directly: Ethernet, IPv4 and TCP without options. The
-/// kernel's drivers put at least this much into the linear part; for others it is pulled there.
-const HEADERS_BYTES: usize = TRANSPORT_OFFSET + size_of::<TcpHeader>();
+/// Bytes of a frame that the programs read directly: Ethernet, IPv4 without and TCP with all
+/// options. The kernel's drivers put at least this much into the linear part; for others it is
+/// pulled there.
+const HEADERS_BYTES: usize = OPTIONS_OFFSET + MOST_OPTIONS_BYTES;
 
 /// The directly readable part of a packet.
 #[derive(Clone, Copy)]
@@ -57,6 +59,20 @@ impl Frame for Direct {
     fn length(&self) -> usize {
         self.length
     }
+
+    #[inline(always)]
+    fn repeat<S: Step>(most: u32, state: &mut S) {
+        // SAFETY: `one_step` has the signature bpf_loop calls, and gets the state it is made for.
+        unsafe {
+            bpf_loop(most, one_step::<S> as *mut core::ffi::c_void, (&raw mut *state).cast(), 0);
+        }
+    }
+}
+
+/// bpf_loop's callback: 0 goes on, 1 ends.
+extern "C" fn one_step<S: Step>(_round: u32, state: *mut S) -> i64 {
+    // SAFETY: the pointer is the one `repeat` passed, and nobody else uses it meanwhile.
+    i64::from(!unsafe { &mut *state }.step())
 }
 
 /// The packet of a TC program.
@@ -127,6 +143,22 @@ impl<'a> Skb<'a> {
             spi: u32::from_be(state.spi),
             mark: self.mark(),
         })
+    }
+
+    /// Sets what [`Skb::identity`] reads in a replay, by the SPI in the source MAC address.
+    #[inline(always)]
+    pub fn replay_identity(&self) {
+        const SPI_OFFSET: usize = 8;
+        let Some(bytes) = self.frame().read::<[u8; 4]>(SPI_OFFSET) else { return };
+        let spi = u32::from_be_bytes(bytes);
+        // SAFETY: an element that is replaced meanwhile stays readable (RCU).
+        let tunnel = unsafe { INBOUND_SPIS.get(&spi) }.copied().unwrap_or(0);
+        self.set_mark(tunnel);
+        // SAFETY: as in `mark`; the indices are constant.
+        unsafe {
+            (*self.raw()).cb[0] = tunnel;
+            (*self.raw()).cb[1] = spi;
+        }
     }
 
     #[inline(always)]

@@ -1,18 +1,18 @@
 //! What a verdict does to a packet. Kernel action codes appear here only.
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh, xdp_action},
-    helpers::{bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC as TCX_NEXT, bpf_redir_neigh, xdp_action},
+    helpers::{bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_store_bytes},
     programs::XdpContext,
 };
 use gateway_common::{
     decide::{Decision, Syn},
     layout::{APPROVED_MARK, Hook},
     outer::Outer,
-    packet::{OPTIONS_BUFFER_BYTES, find_mss},
+    packet::OPTIONS_OFFSET,
     reason::Reason,
     tcp::Direction,
     verdict::Verdict,
-    wire::{Frame, Ipv4Header, NETWORK_OFFSET, TRANSPORT_OFFSET, TcpHeader},
+    wire::{Frame, Ipv4Header, NETWORK_OFFSET, TRANSPORT_OFFSET},
 };
 
 use crate::{
@@ -27,6 +27,12 @@ use crate::{
 #[inline(always)]
 pub fn pass() -> i32 {
     TC_ACT_OK
+}
+
+/// Leaves the packet to the next program of the hook.
+#[inline(always)]
+pub fn next() -> i32 {
+    TCX_NEXT
 }
 
 /// At the XDP hook.
@@ -96,13 +102,13 @@ pub fn to_server(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
     let Some(header) = frame.read::<Ipv4Header>(NETWORK_OFFSET) else { return TC_ACT_SHOT };
     let Some(settings) = settings() else { return TC_ACT_SHOT };
     if let Some(syn) = decision.syn {
-        clamp_mss(skb, syn);
+        lower_mss(skb, syn);
     }
     if decrement_ttl(&skb.frame()).is_none() {
         count::drop(&skb.frame(), Hook::InternetIngress, whose, Reason::InnerMalformed);
         return TC_ACT_SHOT;
     }
-    count::passed(decision.customer, Direction::ToServer, decision.opened);
+    count::passed(&decision, Direction::ToServer);
     skb.set_mark(APPROVED_MARK | tunnel.get());
     // SAFETY: zero is a valid value of a C structure of integers.
     let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
@@ -122,9 +128,9 @@ pub fn to_tunnel(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
     match decision.verdict {
         Verdict::ToTunnel(tunnel) => {
             if let Some(syn) = decision.syn {
-                clamp_mss(skb, syn);
+                lower_mss(skb, syn);
             }
-            count::passed(decision.customer, Direction::ToSite, false);
+            count::passed(&decision, Direction::ToSite);
             skb.set_mark(tunnel.get());
             TC_ACT_OK
         }
@@ -153,44 +159,21 @@ fn keep_apart(frame: &Direct, spi: u32) {
 /// Lowers the MSS option of a SYN to what fits the tunnel. A SYN without the option means 536
 /// bytes (RFC 9293 section 3.7.1) and needs none.
 #[inline(always)]
-fn clamp_mss(skb: &Skb, syn: Syn) {
-    const OPTIONS_OFFSET: usize = TRANSPORT_OFFSET + size_of::<TcpHeader>();
+fn lower_mss(skb: &Skb, syn: Syn) {
     const CHECKSUM_OFFSET: u32 = TRANSPORT_OFFSET as u32 + 16;
-    if usize::from(syn.header_bytes) < size_of::<TcpHeader>() + 4 {
-        return;
-    }
-    // 1 to 10 words of options; the mask, hidden from LLVM, which would drop it as needless,
-    // shows the verifier that they fit the buffer.
-    let words = core::hint::black_box(usize::from(syn.header_bytes) / 4 - 6) & 15;
-    let length = words * 4 + 4;
-    let mut options = [0u8; OPTIONS_BUFFER_BYTES];
-    // SAFETY: `length` is at most the array's.
-    if unsafe {
-        bpf_skb_load_bytes(
-            skb.raw().cast(),
-            OPTIONS_OFFSET as u32,
-            options.as_mut_ptr().cast(),
-            length as u32,
-        )
-    } != 0
-    {
-        return;
-    }
-    let Some((at, offered)) = find_mss(&options, length) else { return };
-    if offered <= syn.mss {
-        return;
-    }
     let value = syn.mss.to_be();
+    let offered = syn.offered.bytes.to_be();
     // The checksum sums 16-bit words from an even offset on. A value at an odd one lies across two
     // of them, which counts like the value with its bytes swapped (RFC 1071 section 2 B).
-    let (from, to) = match at % 2 {
-        0 => (offered.to_be(), value),
-        _ => (offered.to_be().swap_bytes(), value.swap_bytes()),
+    let (from, to) = match syn.offered.at % 2 {
+        0 => (offered, value),
+        _ => (offered.swap_bytes(), value.swap_bytes()),
     };
+    let at = OPTIONS_OFFSET as u32 + u32::from(syn.offered.at);
     // SAFETY: two bytes from a local; the kernel checks the offsets against the packet.
     unsafe {
         bpf_l4_csum_replace(skb.raw(), CHECKSUM_OFFSET, u64::from(from), u64::from(to), 2);
-        bpf_skb_store_bytes(skb.raw(), (OPTIONS_OFFSET + at) as u32, (&raw const value).cast(), 2, 0);
+        bpf_skb_store_bytes(skb.raw(), at, (&raw const value).cast(), 2, 0);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Counters for each customer, and drop events within each customer's budget.
 use gateway_common::{
+    decide::Decision,
     layout::{Counters, DropEvent, Hook},
     limits::{EVENTS_BURST, EVENTS_PER_SECOND},
     reason::{REASON_SLOTS, Reason},
@@ -35,11 +36,12 @@ pub fn drop(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason) {
 
 /// Counts a packet that goes on.
 #[inline(always)]
-pub fn passed(customer: u32, direction: Direction, opened: bool) {
-    if let Some(counters) = counters(customer) {
+pub fn passed(decision: &Decision, direction: Direction) {
+    if let Some(counters) = counters(decision.customer) {
         let slot = direction as usize & 1;
         counters.passed[slot] = counters.passed[slot].wrapping_add(1);
-        counters.opened = counters.opened.wrapping_add(u64::from(opened));
+        counters.passed_bytes[slot] = counters.passed_bytes[slot].wrapping_add(decision.bytes);
+        counters.opened = counters.opened.wrapping_add(u64::from(decision.opened));
     }
 }
 

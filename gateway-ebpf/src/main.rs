@@ -107,6 +107,16 @@ pub fn lan_egress(ctx: TcContext) -> i32 {
     act::outer(&skb, &frame, Hook::LanEgress, verdict)
 }
 
+/// Only for the differential test, which attaches it before `internet_ingress`; the daemon never loads
+/// it. Gives a packet the identity that decryption would: of the tunnel whose inbound SPI stands in the
+/// source MAC address, 02:00:SPI.
+#[classifier]
+pub fn replay_identity(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    skb.replay_identity();
+    act::next()
+}
+
 #[inline(always)]
 fn outer_verdict(result: Result<outer::Outer, Reason>) -> Verdict {
     match result {

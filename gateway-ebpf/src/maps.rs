@@ -10,6 +10,7 @@ use aya_ebpf::{
 use gateway_common::{
     layout::{Counters, Customer, DropEvent, Flow, FlowKey, OutboundSpi, Settings, Tunnel},
     limits::EVENT_RING_BYTES,
+    packet::Segment,
     wire::Ipv4,
 };
 
@@ -46,3 +47,7 @@ pub static REPLAY: Global<u32> = Global::new(0);
 /// Nanoseconds, in packet-replay tests.
 #[btf_map]
 pub static REPLAY_CLOCK: Array<u64, 1> = Array::new();
+
+/// Between parsing and tracking, see `Tables::through_memory`.
+#[btf_map]
+pub static SEGMENT: PerCpuArray<Segment, 1> = PerCpuArray::new();

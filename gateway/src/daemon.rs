@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use gateway_common::ids::TunnelId;
+use gateway_common::{ids::TunnelId, layout::Ticks};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -398,12 +398,12 @@ impl Daemon {
 
     /// Removes flows whose time is over. To the programs they are no flows already; this makes room.
     fn sweep(&mut self) -> Result<()> {
-        let now_ns = monotonic_ns();
+        let now = Ticks::from_ns(monotonic_ns());
         let over: Vec<_> = self
             .maps
             .flows()
             .filter_map(Result::ok)
-            .filter(|(_, flow)| flow.expires_ns <= now_ns)
+            .filter(|(_, flow)| flow.expires.has_come(now))
             .map(|(key, _)| key)
             .collect();
         for key in &over {

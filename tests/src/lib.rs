@@ -1,4 +1,5 @@
 //! The gateway's tests that need more than the host: packets through the real programs, and the
 //! lab with real tunnels.
+pub mod diff;
 pub mod lab;
 pub mod replay;

@@ -2,6 +2,7 @@
 mod bpf;
 mod build;
 mod command;
+mod diff;
 mod guest;
 mod kernel;
 mod lab;
@@ -74,6 +75,18 @@ enum Task {
         #[command(flatten)]
         machine: vm::Machine,
     },
+    /// Compare our verdicts with those of the original iptables rules, packet by packet
+    ///
+    /// The same generated packets go through both at the same time, on real veths. A sequence with a
+    /// difference that has no entry in the table of purposes is shrunk and printed as a replay case. First
+    /// come the seeds of tests/diff/seeds.txt.
+    Diff {
+        #[command(flatten)]
+        machine: vm::Machine,
+        /// --packets N, --seed S, --loose 0|1; see --help behind --
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Check format, clippy (warnings denied) and dependencies
     Lint {
         /// Let rustfmt and clippy change the files
@@ -132,6 +145,7 @@ fn run(task: Task) -> Result<i32> {
         Task::Test { filter, only, choice, machine } => {
             test::run(&only, filter.as_deref(), choice, &machine).map(|passed| i32::from(!passed))
         }
+        Task::Diff { machine, arguments } => diff::run(&arguments, &machine),
         Task::Lint { fix } => {
             let checks = lint::run(fix)?;
             for check in &checks {

@@ -3,9 +3,9 @@ use std::{cell::RefCell, collections::HashMap};
 
 use gateway_common::{
     decide::{FlowCell, Full, Tables},
-    layout::{Customer, Flow, FlowKey, Prefix, Settings, Tunnel},
+    layout::{Customer, Flow, FlowKey, Prefix, Settings, Ticks, Tunnel},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES, PREFIXES_PER_SITE},
-    tcp::{STATE_SLOTS, State},
+    tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
     wire::Ipv4,
 };
 
@@ -38,9 +38,12 @@ pub const fn spi(tunnel: u32) -> u32 {
 
 impl World {
     pub fn new() -> Self {
-        let mut timeouts_ns = [0; STATE_SLOTS];
+        let mut timeouts = [Ticks::default(); STATE_SLOTS];
         for state in State::ALL {
-            timeouts_ns[*state as usize] = u64::from(state.default_timeout_seconds()) * 1_000_000_000;
+            timeouts[*state as usize] = Ticks::from_seconds(state.default_timeout_seconds());
+        }
+        for slot in [RETRANSMISSION_SLOT, UNACKNOWLEDGED_SLOT] {
+            timeouts[slot as usize] = Ticks::from_seconds(DOUBTFUL_TIMEOUT_SECONDS);
         }
         let settings = Settings {
             ready: 1,
@@ -48,11 +51,12 @@ impl World {
             internet_address_count: 0,
             lan_address_count: 0,
             management_count: 0,
+            adopt_midstream: 0,
             internet_ifindex: 2,
             internet_addresses: [Ipv4::default(); OWN_ADDRESSES],
             lan_addresses: [Ipv4::default(); OWN_ADDRESSES],
             management: [Default::default(); MANAGEMENT_RULES],
-            timeouts_ns,
+            timeouts,
         };
         let tunnels = SITES.map(|(customer, network, bits)| {
             let mut lan = [Prefix::default(); PREFIXES_PER_SITE];

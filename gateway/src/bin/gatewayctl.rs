@@ -14,7 +14,7 @@ use gateway::{
     },
     registry::{Assignment, Registry},
 };
-use gateway_common::{reason::Reason, tcp::State};
+use gateway_common::{layout::Ticks, reason::Reason, tcp::State};
 use serde_json::json;
 
 /// Looks into a gateway: tunnels, flows, and why packets were dropped.
@@ -138,8 +138,10 @@ fn counters(arguments: &Arguments, maps: &Maps) -> Result<()> {
     let mut table = table(["customer", "to server", "to sites", "opened", "unknown SPI", "events lost"]);
     for (customer, counted) in counted(arguments, maps)? {
         let [to_server, to_sites] = counted.passed;
+        let [bytes_to_server, bytes_to_sites] = counted.passed_bytes;
         list.push(json!({
-            "customer": customer, "to_server": to_server, "to_sites": to_sites, "opened": counted.opened,
+            "customer": customer, "to_server": to_server, "to_sites": to_sites,
+            "bytes_to_server": bytes_to_server, "bytes_to_sites": bytes_to_sites, "opened": counted.opened,
             "unknown_spi": counted.unknown_spi, "events_lost": counted.events_lost,
         }));
         let numbers = [to_server, to_sites, counted.opened, counted.unknown_spi, counted.events_lost];
@@ -170,20 +172,19 @@ fn print(arguments: &Arguments, list: &[serde_json::Value], table: &Table) -> Re
 
 fn flows(arguments: &Arguments, maps: &Maps) -> Result<()> {
     let names = Names::read(arguments)?;
-    let now_ns = monotonic_ns();
+    let now = Ticks::from_ns(monotonic_ns());
     let mut list = Vec::new();
-    let mut table =
-        table(["customer", "tunnel", "device", "server port", "state", "ends in", "packets", "bytes"]);
+    let mut table = table(["customer", "tunnel", "device", "server port", "state", "ends in", "packets"]);
     for flow in maps.flows() {
         let (key, flow) = flow?;
         let state = State::from_number(flow.state).map_or("?", State::name);
-        let left_seconds = flow.expires_ns.saturating_sub(now_ns) / 1_000_000_000;
+        let left_seconds = flow.expires.since(now).as_ns() / 1_000_000_000;
         if arguments.json {
             list.push(json!({
                 "customer": names.customer(key.customer), "tunnel": flow.tunnel,
                 "lan_address": std::net::Ipv4Addr::from(key.lan_address), "lan_port": key.lan_port,
                 "server_port": key.server_port, "state": state, "ends_in_seconds": left_seconds,
-                "packets": flow.packets, "bytes": flow.bytes, "generation": flow.generation,
+                "packets": flow.packets, "generation": flow.generation,
             }));
             continue;
         }
@@ -195,7 +196,6 @@ fn flows(arguments: &Arguments, maps: &Maps) -> Result<()> {
             state.to_owned(),
             format!("{left_seconds} s"),
             format!("{} / {}", flow.packets[0], flow.packets[1]),
-            format!("{} / {}", flow.bytes[0], flow.bytes[1]),
         ]);
     }
     print(arguments, &list, &table)

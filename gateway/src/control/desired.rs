@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 use anyhow::{Context, Result, ensure};
 use gateway_common::{
     ids::{CustomerId, TunnelId},
-    layout::{self, ManagementRule, Prefix, Settings},
+    layout::{self, ManagementRule, Prefix, Settings, Ticks},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES, PREFIXES_PER_SITE, TUNNEL_MSS_BYTES},
-    tcp::{STATE_SLOTS, State},
+    tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
     wire::{Ipv4, protocol},
 };
 use ipnet::{IpNet, Ipv4Net};
@@ -126,7 +126,8 @@ fn settings(policy: &Policy, internet: &Interface, lan: &Interface) -> Result<Se
         internet_addresses,
         lan_addresses,
         management,
-        timeouts_ns: timeouts_ns(&policy.gateway.timeouts),
+        adopt_midstream: 0,
+        timeouts: timeouts(&policy.gateway.timeouts),
     })
 }
 
@@ -142,8 +143,8 @@ fn addresses(interface: &Interface) -> Result<([Ipv4; OWN_ADDRESSES], u32)> {
     Ok((slots, addresses.len() as u32))
 }
 
-fn timeouts_ns(timeouts: &Timeouts) -> [u64; STATE_SLOTS] {
-    let mut slots = [0; STATE_SLOTS];
+fn timeouts(timeouts: &Timeouts) -> [Ticks; STATE_SLOTS] {
+    let mut slots = [Ticks::default(); STATE_SLOTS];
     for state in State::ALL {
         let timeout: Duration = match state {
             State::SynSent | State::SynSent2 => timeouts.syn_sent,
@@ -155,7 +156,10 @@ fn timeouts_ns(timeouts: &Timeouts) -> [u64; STATE_SLOTS] {
             State::TimeWait => timeouts.time_wait,
             State::Close => timeouts.close,
         };
-        slots[*state as usize] = timeout.as_nanos() as u64;
+        slots[*state as usize] = Ticks::from_ns(timeout.as_nanos() as u64);
+    }
+    for slot in [RETRANSMISSION_SLOT, UNACKNOWLEDGED_SLOT] {
+        slots[usize::from(slot)] = Ticks::from_seconds(DOUBTFUL_TIMEOUT_SECONDS);
     }
     slots
 }

@@ -31,6 +31,8 @@ pub struct Maps {
 pub struct Counted {
     /// Packets passed on, by direction number.
     pub passed: [u64; 2],
+    /// Bytes of them, by direction number.
+    pub passed_bytes: [u64; 2],
     /// ESP packets whose SPI was not known.
     pub unknown_spi: u64,
     /// Flows opened.
@@ -169,8 +171,10 @@ impl Maps {
         let mut sum = Counted::default();
         let mut dropped = [0u64; REASON_SLOTS];
         for cpu in cpus.iter() {
-            sum.passed[0] += cpu.passed[0];
-            sum.passed[1] += cpu.passed[1];
+            for direction in [0, 1] {
+                sum.passed[direction] += cpu.passed[direction];
+                sum.passed_bytes[direction] += cpu.passed_bytes[direction];
+            }
             sum.unknown_spi += cpu.unknown_spi;
             sum.opened += cpu.opened;
             sum.events_lost += cpu.events_lost;

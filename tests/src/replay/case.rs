@@ -15,7 +15,8 @@
 //! - a packet that is dropped or only let through keeps its bytes and its mark, and one that goes to
 //!   a server has a TTL one lower; `out` adds words to what is expected of the bytes;
 //! - a packet that is dropped leaves the flows as they were (but for the generation of a flow that
-//!   was found to be still allowed), and one that goes on is counted in exactly one flow.
+//!   was found to be still allowed, and what the windows learn from a segment that they refuse), and
+//!   one that goes on is counted in exactly one flow.
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
@@ -95,6 +96,14 @@ pub struct Input {
     pub identity: [u32; 3],
     /// The frame.
     pub frame: Vec<u8>,
+}
+
+impl Input {
+    /// Bytes of the IPv4 packet, as its header says; 0 if there is none.
+    pub fn packet_bytes(&self) -> u64 {
+        let total = self.frame.get(16..).and_then(|rest| rest.first_chunk::<2>());
+        total.map_or(0, |total| u64::from(u16::from_be_bytes(*total)))
+    }
 }
 
 fn once() -> u32 {

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use gateway_common::{
-    layout::{APPROVED_MARK, Flow, FlowKey, Hook},
+    layout::{APPROVED_MARK, Flow, FlowKey, Hook, Ticks},
     reason::Reason,
     tcp::State,
 };
@@ -106,6 +106,10 @@ pub enum Counter {
     ToServer,
     /// Packets to sites.
     ToSite,
+    /// Bytes to servers.
+    BytesToServer,
+    /// Bytes to sites.
+    BytesToSite,
     /// Flows opened.
     Opened,
     /// ESP of an SPI that is not known.
@@ -117,7 +121,8 @@ pub enum Counter {
 }
 
 /// `nobody: unknown_spi` or `acme via berlin: dropped 3, lost 1`: by customer id, what changed by
-/// how much. `dropped` is for the verdict's reason; `via` is the tunnel that drop events name.
+/// how much. `dropped` is for the verdict's reason; `via` is the tunnel that drop events name. Bytes
+/// that pass are as many as the packet has; `bytes N` says so.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Counts {
@@ -150,7 +155,10 @@ impl Counts {
             let mut words = item.split_whitespace();
             let word = words.next().context("a counter is missing")?;
             ensure!(
-                matches!(word, "to_server" | "to_site" | "opened" | "unknown_spi" | "dropped" | "lost"),
+                matches!(
+                    word,
+                    "to_server" | "to_site" | "bytes" | "opened" | "unknown_spi" | "dropped" | "lost"
+                ),
                 "there is no counter {word:?}"
             );
             let by = words.next().map_or(Ok(1), number)?;
@@ -160,14 +168,33 @@ impl Counts {
         Ok(Self { customer: customer_id(customer)?, tunnel, words: words.collect::<Result<_>>()? })
     }
 
-    /// By how much each counter changes.
-    pub fn changes(&self, verdict: Verdict) -> Result<BTreeMap<Counter, u64>> {
+    /// By how much each counter changes, with packets of so many bytes from the IPv4 header on.
+    pub fn changes(&self, verdict: Verdict, packet_bytes: u64) -> Result<BTreeMap<Counter, u64>> {
+        let mut changes = self.named(verdict)?;
+        for (packets, bytes) in
+            [(Counter::ToServer, Counter::BytesToServer), (Counter::ToSite, Counter::BytesToSite)]
+        {
+            if let Some(packets) = changes.get(&packets).copied() {
+                changes.entry(bytes).or_insert(packets * packet_bytes);
+            }
+        }
+        Ok(changes)
+    }
+
+    /// True if a flow is opened.
+    pub fn opens(&self) -> bool {
+        self.words.iter().any(|(word, _)| word == "opened")
+    }
+
+    fn named(&self, verdict: Verdict) -> Result<BTreeMap<Counter, u64>> {
         self.words
             .iter()
             .map(|(word, by)| {
                 let counter = match (word.as_str(), verdict) {
                     ("to_server", _) => Counter::ToServer,
                     ("to_site", _) => Counter::ToSite,
+                    ("bytes", Verdict::ToServer) => Counter::BytesToServer,
+                    ("bytes", Verdict::ToTunnel(_)) => Counter::BytesToSite,
                     ("opened", _) => Counter::Opened,
                     ("unknown_spi", _) => Counter::UnknownSpi,
                     ("lost", _) => Counter::Lost,
@@ -181,7 +208,8 @@ impl Counts {
 }
 
 /// `acme 192.168.1.2:40000 > 80 berlin established`, and as far as wanted `generation 1`, `ends_ms
-/// 7440000` (since the case began), `packets 2/1`, `bytes 120/60` (to the server / to the site).
+/// 7440000` (since the case began, give or take the tick that times are rounded to), `packets 2/1`
+/// (to the server / to the site).
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct FlowLine {
@@ -192,8 +220,7 @@ pub struct FlowLine {
     state: State,
     generation: Option<u32>,
     ends_ms: Option<u64>,
-    packets: Option<[u64; 2]>,
-    bytes: Option<[u64; 2]>,
+    packets: Option<[u32; 2]>,
 }
 
 impl TryFrom<String> for FlowLine {
@@ -228,7 +255,6 @@ impl FlowLine {
             generation: None,
             ends_ms: None,
             packets: None,
-            bytes: None,
         };
         while let Some(word) = words.next() {
             let value = words.next().context("the line ends too early")?;
@@ -236,7 +262,6 @@ impl FlowLine {
                 "generation" => line.generation = Some(number(value)?),
                 "ends_ms" => line.ends_ms = Some(number(value)?),
                 "packets" => line.packets = Some(pair(value)?),
-                "bytes" => line.bytes = Some(pair(value)?),
                 _ => bail!("{word:?} does not belong here"),
             }
         }
@@ -250,13 +275,18 @@ impl FlowLine {
             && self.tunnel == flow.tunnel
             && self.state as u8 == flow.state
             && self.generation.is_none_or(|generation| generation == flow.generation)
-            && ends_ns.is_none_or(|ends| ends == flow.expires_ns)
+            && ends_ns.is_none_or(|ends| is_about(flow.expires, ends))
             && self.packets.is_none_or(|packets| packets == flow.packets)
-            && self.bytes.is_none_or(|bytes| bytes == flow.bytes)
     }
 }
 
-fn pair(text: &str) -> Result<[u64; 2]> {
+/// Both the time it is and the timeout are rounded down, so their sum may be a tick short.
+fn is_about(ticks: Ticks, ns: u64) -> bool {
+    let exact = Ticks::from_ns(ns);
+    ticks == exact || ticks.plus(Ticks { ticks: 1 }) == exact
+}
+
+fn pair(text: &str) -> Result<[u32; 2]> {
     let (first, second) = text.split_once('/').context("expected N/N")?;
     Ok([number(first)?, number(second)?])
 }
@@ -264,7 +294,7 @@ fn pair(text: &str) -> Result<[u64; 2]> {
 /// A flow as a line.
 pub fn flow_line(key: &FlowKey, flow: &Flow, start_ns: u64) -> String {
     format!(
-        "{} {}:{} > {} {} {} generation {} ends_ms {} packets {}/{} bytes {}/{}",
+        "{} {}:{} > {} {} {} generation {} ends_ms {} packets {}/{}",
         customer_name(key.customer),
         Ipv4Addr::from(key.lan_address),
         key.lan_port,
@@ -272,10 +302,8 @@ pub fn flow_line(key: &FlowKey, flow: &Flow, start_ns: u64) -> String {
         tunnel_name(flow.tunnel),
         State::from_number(flow.state).map_or("?", State::name),
         flow.generation,
-        (flow.expires_ns as f64 - start_ns as f64) / 1e6,
+        (flow.expires.as_ns() as f64 - start_ns as f64) / 1e6,
         flow.packets[0],
         flow.packets[1],
-        flow.bytes[0],
-        flow.bytes[1],
     )
 }

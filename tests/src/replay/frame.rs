@@ -139,8 +139,8 @@ impl Tcp {
             }
         }
         options.resize(options.len().next_multiple_of(4), 0);
-        let mut header = TcpHeader::new(self.ports[0], self.ports[1], self.seq, self.window);
-        header.acknowledgment_number = self.ack;
+        let mut header = TcpHeader::new(self.ports[0], self.ports[1], self.seq.unwrap_or(1000), self.window);
+        header.acknowledgment_number = self.ack.unwrap_or(0);
         header.set_options_raw(&options).context("TCP options are 40 bytes at most")?;
         let mut bytes = header.to_bytes().to_vec();
         if let Some(words) = self.data_offset {

@@ -229,6 +229,8 @@ impl Machine {
                 let mut add = |counter, by| *sums.entry((customer, counter)).or_insert(0) += by;
                 add(Counter::ToServer, cpu.passed[0]);
                 add(Counter::ToSite, cpu.passed[1]);
+                add(Counter::BytesToServer, cpu.passed_bytes[0]);
+                add(Counter::BytesToSite, cpu.passed_bytes[1]);
                 add(Counter::Opened, cpu.opened);
                 add(Counter::UnknownSpi, cpu.unknown_spi);
                 add(Counter::Lost, cpu.events_lost);

@@ -10,4 +10,5 @@ pub mod expect;
 pub mod frame;
 pub mod machine;
 pub mod packet;
+pub mod sequence;
 pub mod world;

@@ -1,7 +1,7 @@
 //! The packet language: one line says what is special about a packet, all else has defaults.
 //!
 //! ```text
-//! 192.168.1.2:40000 > 10.200.0.11:80 S seq 1000 mss 1460      TCP, flags as letters SFRPAUEC, - for none
+//! 192.168.1.2:40000 > 10.200.0.11:80 S mss 1460               TCP, flags as letters SFRPAUEC, - for none
 //! 198.18.0.1:500 > 203.0.113.1:500 UDP len 20                 UDP
 //! 198.18.0.1:4500 > 203.0.113.1:4500 UDP spi 0xc0de0001 len 60  ESP in UDP
 //! 192.168.1.2 > 10.200.0.11 ICMP echo                         ICMP: echo, frag-needed, or type N code N
@@ -20,6 +20,8 @@
 //!   `version` (instead of the right ones), `ipopts HEX`, `df`, `mf`;
 //! - TCP: `seq`, `ack`, `win`, `doff` (instead of the right one), options in order: `mss N`,
 //!   `wscale N`, `sackok`, `nop`, `opt HEX`;
+//!   A case's connection needs no `seq` and `ack`: what is not said is what a TCP would send, see
+//!   [`super::sequence`];
 //! - UDP: `udplen` (instead of the right one), payload `marker` (four zero bytes) or `keepalive` (0xff);
 //! - payload: `len N` bytes; for UDP and ESP, `spi N` puts an ESP header before it.
 //!
@@ -137,10 +139,10 @@ pub struct Tcp {
     pub ports: [u16; 2],
     /// Flags, as on the wire.
     pub flags: u8,
-    /// Sequence number.
-    pub seq: u32,
-    /// Acknowledgment number.
-    pub ack: u32,
+    /// Sequence number, if it is said.
+    pub seq: Option<u32>,
+    /// Acknowledgment number, if it is said.
+    pub ack: Option<u32>,
     /// Window.
     pub window: u16,
     /// Options, in order.
@@ -327,8 +329,8 @@ fn transport(words: &mut Words, ports: Option<(u16, u16)>) -> Result<Transport> 
         flags => Transport::Tcp(Tcp {
             flags: tcp_flags(flags)?,
             ports: with_ports()?,
-            seq: 1000,
-            ack: 0,
+            seq: None,
+            ack: None,
             window: 64240,
             options: Vec::new(),
             data_offset: None,
@@ -406,8 +408,8 @@ impl Transport {
 impl Tcp {
     fn word(&mut self, word: &str, words: &mut Words) -> Result<bool> {
         match word {
-            "seq" => self.seq = words.number()?,
-            "ack" => self.ack = words.number()?,
+            "seq" => self.seq = Some(words.number()?),
+            "ack" => self.ack = Some(words.number()?),
             "win" => self.window = words.number()?,
             "doff" => self.data_offset = Some(words.number()?),
             "len" => self.length = words.number()?,

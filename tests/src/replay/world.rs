@@ -9,14 +9,15 @@
 //!
 //! All tunnels are up, generation 1. Inbound SPIs are 0xc0de0001 to 4, outbound ones 0xbeef0001 to
 //! 4, by tunnel id. The gateway is 203.0.113.1 on the internet and 10.200.0.1 on the LAN;
-//! 198.51.100.0/24 may reach its TCP port 22. Timeouts are the default ones.
+//! 198.51.100.0/24 may reach its TCP port 22. Timeouts are the default ones, and connections in
+//! mid-stream are not taken up.
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::{Context, Result, bail};
 use gateway_common::{
-    layout::{Customer, ManagementRule, OutboundSpi, Prefix, Settings, Tunnel},
+    layout::{Customer, ManagementRule, OutboundSpi, Prefix, Settings, Ticks, Tunnel},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES, PREFIXES_PER_SITE, TUNNEL_MSS_BYTES},
-    tcp::{STATE_SLOTS, State},
+    tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
     wire::{Ipv4, protocol},
 };
 use serde::Deserialize;
@@ -157,9 +158,12 @@ fn settings() -> Settings {
         protocol: protocol::TCP,
         _reserved: 0,
     };
-    let mut timeouts_ns = [0; STATE_SLOTS];
+    let mut timeouts = [Ticks::default(); STATE_SLOTS];
     for state in State::ALL {
-        timeouts_ns[*state as usize] = u64::from(state.default_timeout_seconds()) * 1_000_000_000;
+        timeouts[*state as usize] = Ticks::from_seconds(state.default_timeout_seconds());
+    }
+    for slot in [RETRANSMISSION_SLOT, UNACKNOWLEDGED_SLOT] {
+        timeouts[usize::from(slot)] = Ticks::from_seconds(DOUBTFUL_TIMEOUT_SECONDS);
     }
     Settings {
         ready: 1,
@@ -168,10 +172,11 @@ fn settings() -> Settings {
         lan_address_count: 1,
         management_count: 1,
         internet_ifindex: 2,
+        adopt_midstream: 0,
         internet_addresses,
         lan_addresses,
         management,
-        timeouts_ns,
+        timeouts,
     }
 }
 
@@ -181,6 +186,10 @@ fn settings() -> Settings {
 pub struct Change {
     /// Whether the settings are filled in.
     pub ready: Option<bool>,
+    /// Whether connections in mid-stream are taken up.
+    pub adopt_midstream: Option<bool>,
+    /// Timeouts in seconds, by the state's name, `retransmission` or `unacknowledged`.
+    pub timeout_seconds: BTreeMap<String, u32>,
     /// Tunnels by name or number.
     pub tunnel: BTreeMap<String, TunnelChange>,
     /// Customers that are removed from the table of servers.
@@ -223,6 +232,12 @@ impl World {
         if let Some(ready) = change.ready {
             self.settings.ready = u32::from(ready);
         }
+        if let Some(adopt) = change.adopt_midstream {
+            self.settings.adopt_midstream = u32::from(adopt);
+        }
+        for (name, seconds) in &change.timeout_seconds {
+            self.settings.timeouts[timeout_slot(name)?] = Ticks::from_seconds(*seconds);
+        }
         for (name, change) in &change.tunnel {
             let id = tunnel_id(name)?;
             change.apply(self.tunnels.entry(id).or_default()).with_context(|| format!("tunnel {name}"))?;
@@ -254,6 +269,17 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn timeout_slot(name: &str) -> Result<usize> {
+    Ok(match name {
+        "retransmission" => usize::from(RETRANSMISSION_SLOT),
+        "unacknowledged" => usize::from(UNACKNOWLEDGED_SLOT),
+        state => {
+            let known = State::ALL.iter().find(|known| known.name() == state);
+            *known.with_context(|| format!("there is no timeout {name:?}"))? as usize
+        }
+    })
 }
 
 fn set<K: Ord>(spis: &mut BTreeMap<K, u32>, spi: K, owner: &str) -> Result<()> {

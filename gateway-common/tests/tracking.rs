@@ -1,0 +1,618 @@
+//! Short conversations, each with what nf_conntrack makes of it: expectations are read off Linux
+//! 6.12's net/netfilter/nf_conntrack_proto_tcp.c with `nf_conntrack_tcp_be_liberal=0`.
+#[path = "decision/world.rs"]
+mod world;
+
+use etherparse::PacketBuilder;
+use gateway_common::{
+    decide::{Decision, Identity, from_server, from_site},
+    layout::{Flow, Ticks},
+    reason::Reason::{self, *},
+    tcp::State::{self, *},
+    verdict::Verdict,
+};
+use world::{SITES, World, server as server_address, spi};
+
+const FIN: u8 = 0x11;
+const SYN: u8 = 0x02;
+const SYN_ACK: u8 = 0x12;
+const RST: u8 = 0x04;
+const RST_ACK: u8 = 0x14;
+const ACK: u8 = 0x10;
+
+/// A segment of the one connection there is.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    from_site: bool,
+    flags: u8,
+    sequence: u32,
+    ack: u32,
+    window: u16,
+    data: usize,
+    options: &'static [u8],
+}
+
+/// From the device, which offers 1000 bytes.
+const fn site(flags: u8, sequence: u32, ack: u32) -> Segment {
+    Segment { from_site: true, flags, sequence, ack, window: 1000, data: 0, options: &[] }
+}
+
+/// From the server, which offers 2000.
+const fn server(flags: u8, sequence: u32, ack: u32) -> Segment {
+    Segment { from_site: false, window: 2000, ..site(flags, sequence, ack) }
+}
+
+impl Segment {
+    const fn data(self, data: usize) -> Self {
+        Self { data, ..self }
+    }
+
+    const fn window(self, window: u16) -> Self {
+        Self { window, ..self }
+    }
+
+    const fn options(self, options: &'static [u8]) -> Self {
+        Self { options, ..self }
+    }
+
+    fn frame(&self) -> Vec<u8> {
+        let (device, server) = (([192, 168, 1, 2], 40_000), (server_address(SITES[0].0), 80));
+        let (from, to) = if self.from_site { (device, server) } else { (server, device) };
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(
+            from.1,
+            to.1,
+            self.sequence,
+            self.window,
+        );
+        let mut frame = Vec::new();
+        let builder = builder.options_raw(self.options).expect("options fit");
+        builder.write(&mut frame, &vec![0; self.data]).expect("writing to a vector");
+        frame[42..46].copy_from_slice(&self.ack.to_be_bytes());
+        frame[47] = self.flags;
+        frame
+    }
+
+    fn judge(&self, world: &World, now_ns: u64) -> Decision {
+        let identity = Identity { reqid: 1, spi: spi(1), mark: 1 };
+        if self.from_site {
+            from_site(&self.frame()[..], world, identity, now_ns)
+        } else {
+            from_server(&self.frame()[..], world, now_ns)
+        }
+    }
+}
+
+/// What becomes of a segment.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// It passes and opens a connection in this state, for so many seconds.
+    Opens(State, u32),
+    /// It passes; the connection is in this state and may be silent for so many seconds.
+    Goes(State, u32),
+    /// It passes; the connection's state and end stay.
+    Ignored,
+    /// It passes, and the connection is no more.
+    Ends,
+    /// It is dropped; the connection's state and end stay.
+    Drops(Reason),
+    /// It is dropped, and the connection ends in so many seconds.
+    Doubted(Reason, u32),
+}
+use Outcome::*;
+
+type Trace<'a> = &'a [(Segment, Outcome)];
+
+/// The one connection.
+fn flow(world: &World) -> Option<Flow> {
+    world.flows.borrow().values().next().copied()
+}
+
+/// Seconds that a flow may be silent, if it is alive.
+fn seconds(flow: &Flow, now: Ticks) -> Option<u32> {
+    let left = flow.expires.since(now);
+    (left != Ticks::default()).then(|| (left.as_ns() as f64 / 1e9).round() as u32)
+}
+
+/// Plays a conversation, one segment a second.
+fn play(world: &World, name: &str, traces: &[Trace]) {
+    let mut now_ns = 1_000_000_000_000;
+    for (at, (segment, outcome)) in traces.iter().flat_map(|trace| trace.iter()).enumerate() {
+        now_ns += 1_000_000_000;
+        let now = Ticks::from_ns(now_ns);
+        let before = flow(world);
+        let decision = segment.judge(world, now_ns);
+        let after = flow(world);
+        let here =
+            format!("{name}, segment {at}: {segment:?} {outcome:?}: {decision:?} {before:?} {after:?}");
+        let lasting = |flow: Option<Flow>| flow.map(|flow| (flow.state, flow.expires));
+        let now_in = after.map(|flow| (flow.state, seconds(&flow, now)));
+        match *outcome {
+            Opens(state, left) | Goes(state, left) => {
+                assert_eq!(now_in, Some((state as u8, Some(left))), "{here}");
+            }
+            Ignored | Drops(_) => assert_eq!(lasting(before), lasting(after), "{here}"),
+            Ends => assert!(after.is_some_and(|flow| flow.expires.has_come(now)), "{here}"),
+            Doubted(_, left) => {
+                assert_eq!(now_in, before.map(|flow| (flow.state, Some(left))), "{here}");
+            }
+        }
+        let passes = match (*outcome, decision.verdict) {
+            (Drops(reason) | Doubted(reason, _), verdict) => verdict == Verdict::Drop(reason),
+            (_, Verdict::ToServer(tunnel)) => segment.from_site && tunnel.get() == 1,
+            (_, Verdict::ToTunnel(tunnel)) => !segment.from_site && tunnel.get() == 1,
+            _ => false,
+        };
+        assert!(passes, "{here}");
+        assert_eq!(decision.opened, matches!(outcome, Opens(..)), "{here}");
+    }
+}
+
+/// Every case from its own beginning, after the same first segments.
+fn each(first: Trace, cases: &[(&str, Trace)]) {
+    for (name, trace) in cases {
+        play(&World::new(), name, &[first, trace]);
+    }
+}
+
+/// The device's next number is 1000, of 3000 it may send; the server's 5000, of 6000.
+const HANDSHAKE: Trace = &[
+    (site(SYN, 999, 0), Opens(SynSent, 120)),
+    (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60)),
+    (site(ACK, 1000, 5000), Goes(Established, 7440)),
+];
+
+const OPEN: Outcome = Goes(Established, 7440);
+/// With data that is not acknowledged, or another doubt.
+const DOUBTFUL: Outcome = Goes(Established, 300);
+
+#[test]
+fn conversation_goes_from_syn_to_time_wait() {
+    each(
+        HANDSHAKE,
+        &[(
+            "request and answer",
+            &[
+                (site(ACK, 1000, 5000).data(100), DOUBTFUL),
+                (server(ACK, 5000, 1100), OPEN),
+                (server(ACK, 5000, 1100).data(500), DOUBTFUL),
+                (site(ACK, 1100, 5499), DOUBTFUL),
+                (site(ACK, 1100, 5500), OPEN),
+                (site(FIN, 1100, 5500), Goes(FinWait, 120)),
+                (server(ACK, 5500, 1101), Goes(CloseWait, 60)),
+                (server(FIN, 5500, 1101), Goes(LastAck, 30)),
+                (site(ACK, 1101, 5501), Goes(TimeWait, 120)),
+            ],
+        )],
+    );
+}
+
+#[test]
+fn each_window_condition_holds_to_the_byte() {
+    each(
+        HANDSHAKE,
+        &[
+            // I. seq <= sender.td_maxend; more passes unnoted while it could fit the receiver.
+            ("site I in", &[(site(ACK, 3000, 5000), DOUBTFUL)]),
+            ("site I over", &[(site(ACK, 3001, 5000), Ignored)]),
+            ("site I far over", &[(site(ACK, 4999, 5000), Ignored)]),
+            ("site I too far over", &[(site(ACK, 5000, 5000), Drops(OutOfWindow))]),
+            ("site I data too far over", &[(site(ACK, 3001, 5000).data(1999), Drops(OutOfWindow))]),
+            ("site I begins inside", &[(site(ACK, 3000, 5000).data(1400), DOUBTFUL)]),
+            ("server I in", &[(server(ACK, 6000, 1000), DOUBTFUL)]),
+            ("server I over", &[(server(ACK, 6001, 1000), Ignored)]),
+            ("server I far over", &[(server(ACK, 6999, 1000), Ignored)]),
+            ("server I too far over", &[(server(ACK, 7000, 1000), Drops(OutOfWindow))]),
+            (
+                "what was sent beyond may be acknowledged",
+                &[
+                    (site(ACK, 3001, 5000).data(500), Ignored),
+                    (server(ACK, 5000, 3502), Drops(OutOfWindow)),
+                    (server(ACK, 5000, 3501), OPEN),
+                ],
+            ),
+            // II. end >= sender.td_end - receiver.td_maxwin; less passes unnoted.
+            ("site II in", &[(site(ACK, 1000u32.wrapping_sub(2000), 5000), OPEN)]),
+            ("site II under", &[(site(ACK, 1000u32.wrapping_sub(2001), 5000), Ignored)]),
+            ("site II end in", &[(site(ACK, 1000u32.wrapping_sub(2010), 5000).data(10), OPEN)]),
+            ("server II in", &[(server(ACK, 4000, 1000), OPEN)]),
+            ("server II under", &[(server(ACK, 3999, 1000), Ignored)]),
+            // III. ack <= receiver.td_end.
+            ("site III in", &[(site(ACK, 1000, 5000), OPEN)]),
+            ("site III over", &[(site(ACK, 1000, 5001), Drops(OutOfWindow))]),
+            ("server III in", &[(server(ACK, 5000, 1000), OPEN)]),
+            ("server III over", &[(server(ACK, 5000, 1001), Drops(OutOfWindow))]),
+            // IV. ack >= receiver.td_end - 66000; less passes unnoted.
+            ("site IV in", &[(site(ACK, 1000, 5000u32.wrapping_sub(66_000)), OPEN)]),
+            ("site IV under", &[(site(ACK, 1000, 5000u32.wrapping_sub(66_001)), Ignored)]),
+            ("server IV in", &[(server(ACK, 5000, 1000u32.wrapping_sub(66_000)), OPEN)]),
+            ("server IV under", &[(server(ACK, 5000, 1000u32.wrapping_sub(66_001)), Ignored)]),
+            // Beyond the window and acknowledging too much or too little: not only beyond.
+            ("I and III", &[(site(ACK, 3001, 5001), Drops(OutOfWindow))]),
+            ("I and IV", &[(site(ACK, 3001, 5000u32.wrapping_sub(66_001)), Drops(OutOfWindow))]),
+        ],
+    );
+}
+
+/// Scale 7 of the device, 3 of the server.
+const SCALE_7: &[u8] = &[3, 3, 7, 0];
+const SCALE_3: &[u8] = &[3, 3, 3, 0];
+
+#[test]
+fn windows_are_scaled_if_both_ends_offer_it() {
+    each(
+        &[
+            (site(SYN, 999, 0).options(SCALE_7), Opens(SynSent, 120)),
+            (server(SYN_ACK, 4999, 1000).options(SCALE_3), Goes(SynRecv, 60)),
+            (site(ACK, 1000, 5000), OPEN),
+            (server(ACK, 5000, 1000), OPEN),
+        ],
+        &[
+            ("server I in", &[(server(ACK, 5000 + 128_000, 1000), DOUBTFUL)]),
+            ("server I over", &[(server(ACK, 5001 + 128_000, 1000), Ignored)]),
+            ("site I in", &[(site(ACK, 1000 + 16_000, 5000), DOUBTFUL)]),
+            ("site I over", &[(site(ACK, 1001 + 16_000, 5000), Ignored)]),
+            // IV allows the sender's own window if that is more than 66000.
+            ("site IV in", &[(site(ACK, 1000, 5000u32.wrapping_sub(128_000)), OPEN)]),
+            ("site IV under", &[(site(ACK, 1000, 5000u32.wrapping_sub(128_001)), Ignored)]),
+        ],
+    );
+}
+
+#[test]
+fn window_of_a_syn_is_never_scaled() {
+    each(
+        &[
+            (site(SYN, 999, 0).options(SCALE_7), Opens(SynSent, 120)),
+            (server(SYN_ACK, 4999, 1000).options(SCALE_3), Goes(SynRecv, 60)),
+        ],
+        &[("in", &[(site(ACK, 3000, 5000), DOUBTFUL)]), ("over", &[(site(ACK, 3001, 5000), Ignored)])],
+    );
+}
+
+#[test]
+fn windows_are_not_scaled_if_one_end_does_not_offer_it() {
+    let cases: &[(&str, Trace)] = &[
+        ("server I in", &[(server(ACK, 6000, 1000), DOUBTFUL)]),
+        ("server I over", &[(server(ACK, 6001, 1000), Ignored)]),
+        ("site I in", &[(site(ACK, 3000, 5000), DOUBTFUL)]),
+        ("site I over", &[(site(ACK, 3001, 5000), Ignored)]),
+    ];
+    for (ours, theirs) in [(SCALE_7, &[][..]), (&[], SCALE_3)] {
+        each(
+            &[
+                (site(SYN, 999, 0).options(ours), Opens(SynSent, 120)),
+                (server(SYN_ACK, 4999, 1000).options(theirs), Goes(SynRecv, 60)),
+                (site(ACK, 1000, 5000), OPEN),
+                (server(ACK, 5000, 1000), OPEN),
+            ],
+            cases,
+        );
+    }
+}
+
+#[test]
+fn sack_counts_only_if_the_other_end_permitted_it() {
+    const PERMITTED: &[u8] = &[4, 2, 0, 0];
+    // Right edges 1000 and 1001, where the device has sent up to 1000.
+    const EDGE_1000: &[u8] = &[5, 10, 0, 0, 3, 0, 0, 0, 3, 232, 0, 0];
+    const EDGE_1001: &[u8] = &[5, 10, 0, 0, 3, 0, 0, 0, 3, 233, 0, 0];
+    for (permitted, over) in [(PERMITTED, Drops(OutOfWindow)), (&[], OPEN)] {
+        each(
+            &[
+                (site(SYN, 999, 0).options(permitted), Opens(SynSent, 120)),
+                (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60)),
+                (site(ACK, 1000, 5000), OPEN),
+            ],
+            &[
+                ("in", &[(server(ACK, 5000, 900).options(EDGE_1000), OPEN)]),
+                ("over", &[(server(ACK, 5000, 900).options(EDGE_1001), over)]),
+            ],
+        );
+    }
+}
+
+#[test]
+fn rst_must_be_exact_to_end_an_established_connection() {
+    each(
+        HANDSHAKE,
+        &[
+            ("server exact", &[(server(RST, 5000, 0), Goes(Close, 10))]),
+            ("server old", &[(server(RST, 4999, 0), Drops(RstOutOfSequence))]),
+            ("server zero", &[(server(RST, 0, 0), Drops(RstOutOfSequence))]),
+            ("server later", &[(server(RST, 5001, 0), DOUBTFUL), (server(RST, 5000, 0), Goes(Close, 10))]),
+            ("server latest", &[(server(RST, 6000, 0), DOUBTFUL)]),
+            ("server over", &[(server(RST, 6001, 0), Ignored)]),
+            ("server too far over", &[(server(RST, 7000, 0), Drops(OutOfWindow))]),
+            ("site exact", &[(site(RST, 1000, 0), Goes(Close, 10))]),
+            ("site old", &[(site(RST, 999, 0), Drops(RstOutOfSequence))]),
+            ("site later", &[(site(RST, 3000, 0), DOUBTFUL)]),
+            ("site acknowledges too much", &[(site(RST_ACK, 1000, 5001), Drops(OutOfWindow))]),
+            ("acknowledgment number 0", &[(server(RST_ACK, 5000, 0), Goes(Close, 10))]),
+            (
+                "right behind its own data",
+                &[(server(ACK, 5000, 1000).data(100), DOUBTFUL), (server(RST, 5100, 0), Goes(Close, 10))],
+            ),
+            (
+                "not right behind its own data",
+                &[(server(ACK, 5000, 1000).data(100), DOUBTFUL), (server(RST, 5101, 0), DOUBTFUL)],
+            ),
+            (
+                "behind its own data, after the other end's",
+                &[
+                    (server(ACK, 5000, 1000).data(100), DOUBTFUL),
+                    (site(ACK, 1000, 5000).data(1), DOUBTFUL),
+                    (server(RST, 5100, 0), DOUBTFUL),
+                ],
+            ),
+            (
+                "any while closing",
+                &[(site(FIN, 1000, 5000), Goes(FinWait, 120)), (server(RST, 77, 0), Goes(Close, 10))],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn rst_answers_a_syn_with_sequence_number_0() {
+    let syn = (site(SYN, 999, 0), Opens(SynSent, 120));
+    each(
+        &[syn],
+        &[
+            (
+                "refused",
+                &[
+                    (server(RST_ACK, 0, 1000), Ends),
+                    (server(SYN_ACK, 4999, 1000), Drops(ReplyWithoutConnection)),
+                    (site(ACK, 1000, 5000), Drops(NoConnection)),
+                    (site(SYN, 99_999, 0), Opens(SynSent, 120)),
+                ],
+            ),
+            // As if it answered a keepalive.
+            ("acknowledges one more", &[(server(RST_ACK, 0, 1001), Ends)]),
+            ("acknowledges what was not sent", &[(server(RST_ACK, 0, 1002), Drops(OutOfWindow))]),
+            ("the site gives up", &[(site(RST, 1000, 0), Ends), syn]),
+            (
+                "answers a half-open connection's ACK",
+                &[(server(ACK, 7000, 3333), Ignored), (site(RST, 3333, 0), Goes(Close, 10))],
+            ),
+            (
+                "answers nothing",
+                &[(server(ACK, 7000, 3333), Ignored), (site(RST, 3334, 0), Drops(OutOfWindow))],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn handshake_goes_in_its_order() {
+    each(
+        &[(site(SYN, 999, 0), Opens(SynSent, 120))],
+        &[
+            ("SYN again keeps nothing alive", &[(site(SYN, 999, 0), Ignored), (site(SYN, 999, 0), Ignored)]),
+            (
+                "another SYN",
+                &[(site(SYN, 1999, 0), Ignored), (server(SYN_ACK, 4999, 2000), Goes(SynRecv, 60))],
+            ),
+            ("ACK too early", &[(site(ACK, 1000, 5000), Drops(TcpStateInvalid))]),
+            ("FIN too early", &[(site(FIN, 1000, 5000), Drops(TcpStateInvalid))]),
+            ("SYN-ACK of the site", &[(site(SYN_ACK, 1000, 5000), Drops(TcpStateInvalid))]),
+            (
+                "SYN-ACK of something else",
+                &[
+                    (server(SYN_ACK, 4999, 1001), Drops(OutOfWindow)),
+                    (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60)),
+                ],
+            ),
+            (
+                "both ends at once",
+                &[
+                    // Linux renews nothing by a SYN before any answer, and takes this for one.
+                    (server(SYN, 4999, 0), Goes(SynSent2, 119)),
+                    (site(SYN_ACK, 999, 5000), Goes(SynRecv, 60)),
+                    (server(ACK, 5000, 1000), OPEN),
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn syn_on_a_live_connection_passes_and_only_its_answer_tells() {
+    let again = (site(SYN, 8999, 0), Ignored);
+    each(
+        HANDSHAKE,
+        &[
+            (
+                "changes nothing",
+                &[
+                    again,
+                    (site(ACK, 1000, 5000), OPEN),
+                    (server(ACK, 5000, 1001), Drops(OutOfWindow)),
+                    (server(ACK, 5000, 1000), OPEN),
+                    (site(ACK, 9000, 5000), Drops(OutOfWindow)),
+                ],
+            ),
+            (
+                "a SYN-ACK answers",
+                &[
+                    again,
+                    (server(SYN_ACK, 69_999, 9000), Goes(SynRecv, 60)),
+                    (site(ACK, 9000, 70_001), Drops(OutOfWindow)),
+                    (site(ACK, 9000, 70_000), OPEN),
+                    (site(ACK, 11_000, 70_000), DOUBTFUL),
+                    (site(ACK, 13_001, 70_000), Drops(OutOfWindow)),
+                ],
+            ),
+            (
+                "with its options",
+                &[
+                    (site(SYN, 8999, 0).options(SCALE_7), Ignored),
+                    (server(SYN_ACK, 69_999, 9000).options(SCALE_3), Goes(SynRecv, 60)),
+                    (site(ACK, 9000, 70_000), OPEN),
+                    (server(ACK, 198_000, 9000), DOUBTFUL),
+                ],
+            ),
+            (
+                "a SYN-ACK answers something else",
+                &[
+                    again,
+                    (server(SYN_ACK, 69_999, 9001), Ignored),
+                    (server(SYN_ACK, 69_999, 9000), Ignored),
+                    (server(ACK, 70_000, 9000), Drops(OutOfWindow)),
+                    (server(ACK, 5000, 1000), OPEN),
+                ],
+            ),
+            (
+                "a challenge ACK answers, and a RST that",
+                &[again, (server(ACK, 5000, 1000), OPEN), (site(RST, 1000, 0), Goes(Close, 10))],
+            ),
+            ("a RST answers", &[again, (server(RST_ACK, 0, 9000), Goes(Close, 10))]),
+            ("a server's is no SYN", &[(server(SYN, 8999, 0), Drops(TcpStateInvalid))]),
+        ],
+    );
+}
+
+const BOTH_FINS: Trace = &[
+    (site(SYN, 999, 0), Opens(SynSent, 120)),
+    (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60)),
+    (site(ACK, 1000, 5000), OPEN),
+    (site(FIN, 1000, 5000), Goes(FinWait, 120)),
+    (server(FIN, 5000, 1001), Goes(LastAck, 30)),
+];
+
+#[test]
+fn challenge_ack_is_not_the_last_ack() {
+    each(
+        BOTH_FINS,
+        &[
+            ("the last", &[(server(ACK, 5001, 1001), Goes(TimeWait, 120))]),
+            (
+                "the challenge, then the last",
+                &[
+                    (site(SYN, 8999, 0), Ignored),
+                    (server(ACK, 5001, 1001), Ignored),
+                    (site(ACK, 1001, 5001), Goes(TimeWait, 120)),
+                ],
+            ),
+            (
+                "one challenge a SYN",
+                &[
+                    (site(SYN, 8999, 0), Ignored),
+                    (server(ACK, 5001, 1001), Ignored),
+                    (server(ACK, 5001, 1001), Goes(TimeWait, 120)),
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn only_a_site_reopens_what_is_over() {
+    let again = (site(SYN, 8999, 0), Opens(SynSent, 120));
+    each(
+        BOTH_FINS,
+        &[
+            (
+                "TIME-WAIT",
+                &[
+                    (site(ACK, 1001, 5001), Goes(TimeWait, 120)),
+                    (server(SYN, 8999, 0), Drops(TcpStateInvalid)),
+                    again,
+                    (server(ACK, 5001, 1001), Ignored),
+                    (server(SYN_ACK, 69_999, 9000), Goes(SynRecv, 60)),
+                    (site(ACK, 9000, 70_000), OPEN),
+                ],
+            ),
+            ("not yet", &[(site(SYN, 8999, 0), Ignored)]),
+        ],
+    );
+    each(
+        HANDSHAKE,
+        &[
+            ("reset by the site", &[(site(RST, 1000, 0), Goes(Close, 10)), again]),
+            (
+                "reset by the server",
+                &[
+                    (server(RST, 5000, 0), Goes(Close, 10)),
+                    (site(SYN, 8999, 0), Ignored),
+                    (server(SYN_ACK, 69_999, 9000), Goes(SynRecv, 60)),
+                ],
+            ),
+            (
+                "reset by the server while closing",
+                &[
+                    (site(FIN, 1000, 5000), Goes(FinWait, 120)),
+                    (server(RST, 5000, 0), Goes(Close, 10)),
+                    again,
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn doubt_shortens_the_silence() {
+    let again = (site(ACK, 1000, 5000), OPEN);
+    each(
+        HANDSHAKE,
+        &[
+            (
+                "third repetition",
+                &[again, again, (site(ACK, 1000, 5000), DOUBTFUL), (server(ACK, 5000, 1000), OPEN)],
+            ),
+            ("closed window", &[(site(ACK, 1000, 5000).window(0), DOUBTFUL), again]),
+            (
+                "both ends close outside the windows",
+                &[
+                    (server(FIN, 105_000, 1000), Drops(OutOfWindow)),
+                    (server(RST, 105_001, 1000), Drops(OutOfWindow)),
+                    (site(FIN, 101_000, 5000), Doubted(OutOfWindow, 300)),
+                    (server(ACK, 5000, 1000), OPEN),
+                ],
+            ),
+            (
+                "one end closes outside the windows",
+                &[
+                    (server(FIN, 105_000, 1000), Drops(OutOfWindow)),
+                    (site(ACK, 101_000, 5000), Drops(OutOfWindow)),
+                    (server(FIN, 105_000, 1000), Drops(OutOfWindow)),
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn connection_in_mid_stream_is_adopted_only_if_asked_for_and_only_from_the_site() {
+    each(
+        &[],
+        &[
+            (
+                "unasked",
+                &[(site(ACK, 1000, 5000), Drops(NoConnection)), (site(FIN, 1000, 5000), Drops(NoConnection))],
+            ),
+            ("unasked, from the server", &[(server(ACK, 5000, 1000), Drops(ReplyWithoutConnection))]),
+        ],
+    );
+    let cases: &[Trace] = &[
+        &[
+            (server(ACK, 5000, 1000), Drops(ReplyWithoutConnection)),
+            (server(SYN, 5000, 1000), Drops(NewFromServer)),
+            (site(FIN, 1000, 5000), Drops(NoConnection)),
+            (site(RST, 1000, 5000), Drops(NoConnection)),
+            (site(SYN_ACK, 1000, 5000), Drops(NoConnection)),
+            (site(ACK, 1000, 5000), Opens(Established, 300)),
+            (server(ACK, 5000, 1000), DOUBTFUL),
+            (site(ACK, 1000, 5000), OPEN),
+            // Its window scale is not known: nothing is outside the windows.
+            (server(ACK, 905_000, 1000), OPEN),
+            (site(ACK, 901_000, 905_000), OPEN),
+        ],
+        &[(site(SYN, 999, 0), Opens(SynSent, 120)), (site(ACK, 1000, 5000), Drops(TcpStateInvalid))],
+    ];
+    for trace in cases {
+        let mut world = World::new();
+        world.settings.adopt_midstream = 1;
+        play(&world, "adopted", &[trace]);
+    }
+}

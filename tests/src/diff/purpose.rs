@@ -1,0 +1,118 @@
+//! The differences on purpose: the one table.
+use gateway_common::{packet::Kind, tcp::Direction};
+
+use super::segment::{Aside, Flow, Segment};
+
+/// A packet and what became of it.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The packet.
+    pub segment: Segment,
+    /// The kernel's own rules let it through.
+    pub kernel: bool,
+    /// Our programs let it through.
+    pub ours: bool,
+    /// Both let it through, but with different bytes.
+    pub bytes_differ: bool,
+}
+
+/// A difference on purpose.
+pub struct Purpose {
+    /// For reports.
+    pub name: &'static str,
+    /// Why we differ.
+    pub reason: &'static str,
+    /// Whether the last of these packets is a case of it. From there on both sides may remember
+    /// different things, so the rest of the flow's packets is not compared.
+    pub applies: fn(&Flow, &[Judged]) -> bool,
+}
+
+/// All of them.
+pub const PURPOSES: &[Purpose] = &[
+    Purpose {
+        name: "tcp checksum",
+        reason: "nf_conntrack calls a wrong TCP checksum INVALID; reading all of a packet to sum it up costs \
+                 more than the rest of the decision, and the receiver checks it",
+        applies: |_, packets| last(packets, |packet| packet.is_tcp() && packet.segment.checksum_error != 0),
+    },
+    Purpose {
+        name: "ip options",
+        reason: "inner IPv4 options are dropped: no device needs them, and source routes are an attack",
+        applies: |_, packets| {
+            last(packets, |packet| packet.segment.aside == Aside::IpOptions && !packet.ours)
+        },
+    },
+    Purpose {
+        name: "ttl",
+        reason: "nf_conntrack tracks a packet that the router then drops for its TTL; with us a dropped packet \
+                 changes nothing",
+        applies: |_, packets| {
+            last(packets, |packet| packet.segment.ttl <= 1 && !packet.kernel && !packet.ours)
+        },
+    },
+    Purpose {
+        name: "wrong tunnel",
+        reason: "nf_conntrack tracks a packet out of the wrong tunnel and the FORWARD chain drops it only then: \
+                 another customer could move the windows of a connection; with us it changes nothing",
+        applies: |flow, packets| {
+            last(packets, |packet| match packet.segment.aside {
+                Aside::Tunnel(other) => {
+                    packet.segment.direction == Direction::ToServer
+                        && other != flow.tunnel
+                        && !packet.kernel
+                        && !packet.ours
+                }
+                _ => false,
+            })
+        },
+    },
+    Purpose {
+        name: "server reopens",
+        reason: "a server's SYN ends a TIME_WAIT connection in nf_conntrack (and is then dropped as NEW); with \
+                 us a server neither opens nor ends anything by a SYN",
+        applies: |_, packets| last(packets, |packet| !packet.agrees()) && server_reopened(packets),
+    },
+];
+
+impl Judged {
+    /// Both sides did the same.
+    pub fn agrees(&self) -> bool {
+        self.kernel == self.ours && !self.bytes_differ
+    }
+
+    fn is_tcp(&self) -> bool {
+        !matches!(self.segment.aside, Aside::Udp | Aside::Ping)
+    }
+}
+
+/// The server sent a SYN after two FINs (nf_conntrack does not ask whose), which may have been in
+/// TIME_WAIT, and no new connection has begun on both sides since.
+fn server_reopened(packets: &[Judged]) -> bool {
+    let (mut fins, mut reopened, mut adopted) = (0, false, false);
+    let mut opening = None;
+    for packet in &packets[..packets.len() - 1] {
+        let segment = &packet.segment;
+        match (Kind::of(segment.tcp.flags), segment.direction) {
+            (Some(Kind::Syn), Direction::ToSite) if !packet.kernel => reopened |= fins > 1,
+            (Some(Kind::Syn), Direction::ToServer) if packet.kernel => {
+                opening = (fins > 1).then_some(segment.seq.wrapping_add(1));
+                if reopened && !adopted {
+                    (fins, reopened) = (0, false);
+                }
+            }
+            // With tcp_loose the kernel takes up what it has just forgotten.
+            _ if packet.kernel && reopened => adopted = true,
+            (Some(Kind::SynAck), Direction::ToSite) if packet.kernel && opening == Some(segment.ack) => {
+                (fins, opening) = (0, None);
+            }
+            (Some(Kind::Fin), _) if packet.kernel => (fins, opening) = (fins + 1, None),
+            _ if packet.kernel => opening = None,
+            _ => {}
+        }
+    }
+    reopened
+}
+
+fn last(packets: &[Judged], is: impl Fn(&Judged) -> bool) -> bool {
+    packets.last().is_some_and(is)
+}
