@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use gateway_common::{
     budget::{CLASSES, Class},
     family::Family,
-    layout::{Bucket, Source, Strangers},
+    layout::{Bucket, Budgets},
     outer::Outer,
     wire::{Ipv4, Ipv6},
 };
@@ -85,9 +85,9 @@ proptest! {
 /// As the outer filter does it: a peer's own budget; else the source's own and the one that all share.
 #[derive(Default)]
 struct Filter {
-    peers: HashMap<Ipv6, Source>,
-    sources: HashMap<Ipv6, Source>,
-    strangers: Strangers,
+    peers: HashMap<Ipv6, Budgets>,
+    sources: HashMap<Ipv6, Budgets>,
+    strangers: Budgets,
 }
 
 impl Filter {
@@ -113,7 +113,7 @@ impl Filter {
 fn a_million_strangers_leave_a_peers_budget_untouched() {
     let peer = std::net::IpAddr::from([198, 18, 0, 1]);
     let mut filter = Filter::default();
-    filter.peers.insert(Ipv6::from(peer), Source::default());
+    filter.peers.insert(Ipv6::from(peer), Budgets::default());
     let (mut admitted, mut peers) = (0u32, 0);
     for number in 0..1_000_000u32 {
         let now_ns = (1 << 40) + u64::from(number) * 1_000;
