@@ -197,7 +197,9 @@ struct Site<'a> {
     tunnel: &'a Tunnel,
 }
 
-#[inline(always)]
+/// In eBPF a function of its own, as each has 512 bytes of stack in all: those of the two families then
+/// take the same.
+#[inline(never)]
 fn admit_to_server<A, F, T>(
     frame: &F,
     tables: &T,
@@ -341,7 +343,8 @@ fn meet(flow: &mut Flow, segment: &Segment, site: &Site, now: Ticks) -> Result<M
     Ok(if half_open && !flow.has(status::HALF_OPEN) { Met::Confirmed } else { Met::GoesOn })
 }
 
-#[inline(always)]
+/// As [`admit_to_server`].
+#[inline(never)]
 fn admit_from_server<A, F, T>(
     frame: &F,
     tables: &T,

@@ -10,8 +10,8 @@
 //! | INBOUND_SPIS | SPI | tunnel id | gatewayd | internet XDP and ingress |
 //! | OUTBOUND_SPIS | [`OutboundSpi`] | tunnel id | gatewayd | internet egress |
 //! | PEERS | outer address | [`Source`] | gatewayd (which), outer filter (budgets) | outer filter |
-//! | SOURCES | outer address or /64 | [`Source`] | outer filter | outer filter |
-//! | STRANGERS | 0, for each CPU | [`Strangers`] | outer filter | outer filter |
+//! | SOURCES | outer address or /64 | [`Budgets`] | outer filter | outer filter |
+//! | STRANGERS | 0, for each CPU | [`Budgets`] of all of those | outer filter | outer filter |
 //! | FLOWS, FLOWS6 | [`FlowKey`] | [`Flow`] | ingress programs, expiry | ingress programs, gatewayctl |
 //! | NODES, NODES6 | flow's number | [`crate::wheel::Node`] | ingress programs, expiry | expiry |
 //! | WHEEL | slot | [`crate::wheel::Slot`] | ingress programs, expiry | expiry |
@@ -288,7 +288,15 @@ pub struct OutboundSpi {
     pub spi: u32,
 }
 
-/// What one source of outer packets has taken of its budgets.
+/// What was taken of the budgets for outer packets.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Budgets {
+    /// By [`crate::budget::Class`] number.
+    pub classes: [Bucket; crate::budget::CLASSES],
+}
+
+/// What one peer has taken.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Source {
@@ -296,16 +304,8 @@ pub struct Source {
     pub lock: bpf_spin_lock,
     #[doc(hidden)]
     pub _reserved: u32,
-    /// By [`crate::budget::Class`] number.
-    pub classes: [Bucket; crate::budget::CLASSES],
-}
-
-/// What all sources that are no peers have taken together, on one CPU.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-#[repr(C)]
-pub struct Strangers {
-    /// By [`crate::budget::Class`] number.
-    pub classes: [Bucket; crate::budget::CLASSES],
+    /// What it has taken.
+    pub budgets: Budgets,
 }
 
 /// A connection, its direction taken out. The server's address and port follow from the customer.
@@ -540,6 +540,6 @@ mod pod {
         };
     }
     pod!(Ipv4, Ipv6, super::Settings, super::Tunnel, super::Customer, super::OutboundSpi);
-    pod!(super::Source, super::Strangers, super::Usage, super::Flow, super::Counters);
+    pod!(super::Source, super::Budgets, super::Usage, super::Flow, super::Counters);
     pod!(super::FlowKey<Ipv4>, super::FlowKey<Ipv6>);
 }

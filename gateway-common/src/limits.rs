@@ -14,4 +14,4 @@ pub const EVENT_RING_BYTES: usize = 256 * 1024;
 /// Drop events one customer may write on one CPU: so many a second...
 pub const EVENTS_PER_SECOND: u64 = 20;
 /// ...and so many at once.
-pub const EVENTS_BURST: u64 = 20;
+pub const EVENTS_BURST: u32 = 20;

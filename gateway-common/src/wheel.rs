@@ -6,7 +6,7 @@
 //! sooner than it was to (a RST on a connection that had two hours) is gone within [`TURN_SECONDS`].
 //! Verdicts do not wait for that: a flow that has ended is no flow.
 use crate::{
-    layout::{FlowKey, Kept, Ticks},
+    layout::{FlowKey, Kept, Ticks, bpf_spin_lock},
     wire::Ipv6,
 };
 
@@ -89,6 +89,8 @@ impl<A: Kept> Node<A> {
 #[derive(Clone, Copy, Default, Debug)]
 #[repr(C)]
 pub struct Slot {
+    /// Held while a program changes it.
+    pub lock: bpf_spin_lock,
     /// Numbers of nodes.
     pub first: [Number; 2],
 }
@@ -99,9 +101,10 @@ pub struct Slot {
 pub struct Expiry {
     /// Turns the wheel.
     pub timer: bpf_timer,
-    /// The first free node of each family in bits 0 to 31; a count of changes in bits 32 to 63, so
-    /// that a list that changed and changed back is not taken for the same.
-    pub free: [u64; 2],
+    /// Held while a program changes `free` or `highest`.
+    pub lock: bpf_spin_lock,
+    /// The first free node of each family.
+    pub free: [Number; 2],
     /// The highest number that was ever given out, of each family.
     pub highest: [Number; 2],
     /// What is left of the lists being looked at.
@@ -114,6 +117,8 @@ pub struct Expiry {
     pub looked_at: u32,
     /// Flows removed, wrapping.
     pub removed: u32,
+    #[doc(hidden)]
+    pub _reserved: u32,
 }
 
 /// `struct bpf_timer`; the kernel finds it by its name in BTF.
@@ -139,6 +144,7 @@ impl Listed for Ipv6 {
 }
 
 const _: () = assert!(SLOTS.is_power_of_two() && size_of::<Node<crate::wire::Ipv4>>() == 12);
+const _: () = assert!(size_of::<Expiry>() == 64 && size_of::<Slot>() == 12);
 const _: () = assert!((SLOTS as u64) << (20 + SLOT_SHIFT) <= TURN_SECONDS as u64 * 1_000_000_000);
 
 #[cfg(feature = "user")]

@@ -10,7 +10,9 @@
 
 mod access;
 mod act;
+mod charge;
 mod count;
+mod expiry;
 mod maps;
 mod tables;
 
@@ -20,14 +22,14 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide,
-    layout::{APPROVED_MARK, Hook},
+    layout::{APPROVED_MARK, Hook, Settings},
     outer,
     reason::Reason,
     verdict::Verdict,
 };
 
 use crate::{
-    access::Skb,
+    access::{Direct, Skb},
     count::Attribution,
     tables::{Maps, now_ns, outbound_owner, settings},
 };
@@ -39,7 +41,7 @@ pub fn internet_xdp(ctx: XdpContext) -> u32 {
     let frame = access::xdp(&ctx);
     let verdict = match settings() {
         None => Verdict::Drop(Reason::NotConfigured),
-        Some(settings) => outer_verdict(outer::arriving(&frame, settings)),
+        Some(settings) => arriving(&frame, settings, true),
     };
     act::xdp(&ctx, &frame, verdict)
 }
@@ -53,7 +55,8 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
         None => {
             let verdict = match settings() {
                 None => Verdict::Drop(Reason::NotConfigured),
-                Some(settings) => outer_verdict(outer::arriving(&frame, settings)),
+                // What XDP let pass it has charged.
+                Some(settings) => arriving(&frame, settings, settings.xdp == 0),
             };
             act::outer(&skb, &frame, Hook::InternetIngress, verdict)
         }
@@ -69,7 +72,7 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
 pub fn lan_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let frame = skb.frame();
-    if gateway_common::packet::ethertype_of(&frame) == Some(gateway_common::wire::ethertype::ARP) {
+    if outer::is_neighbour_on_lan(&frame) {
         return act::pass();
     }
     let decision = decide::from_server(&frame, &Maps, now_ns());
@@ -115,6 +118,28 @@ pub fn replay_identity(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.replay_identity();
     act::next()
+}
+
+/// Run once after loading: from then on flows that have ended are removed, whether or not the daemon
+/// lives. Returns 0, or a negative error number.
+#[classifier]
+pub fn expiry(_ctx: TcContext) -> i32 {
+    expiry::arm()
+}
+
+#[inline(always)]
+fn arriving(frame: &Direct, settings: &Settings, charged_here: bool) -> Verdict {
+    let arrival = match outer::arriving(frame, settings) {
+        Ok(arrival) => arrival,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    match charged_here {
+        false => Verdict::Outer(arrival.outer),
+        true => match charge::charge(&arrival) {
+            Ok(()) => Verdict::Outer(arrival.outer),
+            Err(reason) => Verdict::Drop(reason),
+        },
+    }
 }
 
 #[inline(always)]

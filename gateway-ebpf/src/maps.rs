@@ -4,15 +4,67 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use gateway_common::{
-    layout::{Counters, Customer, DropEvent, Flow, FlowKey, OutboundSpi, Settings, Tunnel},
-    limits::EVENT_RING_BYTES,
+    layout::{
+        Budgets, Counters, Customer, DropEvent, Flow, FlowKey, Kept, OutboundSpi, Settings, Source, Tunnel,
+        Usage,
+    },
+    limits::{EVENT_RING_BYTES, SOURCES as MOST_SOURCES},
     packet::Segment,
-    wire::Ipv4,
+    wheel::{Expiry, Listed, Node, SLOTS, Slot},
+    wire::{Ipv4, Ipv6},
 };
+
+/// Servers of one address family.
+pub type Customers<A> = HashMap<A, Customer, 1, { BPF_F_NO_PREALLOC as usize }>;
+/// Flows of one address family.
+pub type Flows<A> = HashMap<FlowKey<A>, Flow, 1>;
+/// The places of one family's flows in the wheel.
+pub type Nodes<A> = Array<Node<A>, 2>;
+
+/// An address family, and its own maps.
+pub trait Stored: Kept + Listed {
+    fn customers() -> &'static Customers<Self>;
+    fn flows() -> &'static Flows<Self>;
+    fn nodes() -> &'static Nodes<Self>;
+}
+
+impl Stored for Ipv4 {
+    #[inline(always)]
+    fn customers() -> &'static Customers<Self> {
+        &CUSTOMERS
+    }
+
+    #[inline(always)]
+    fn flows() -> &'static Flows<Self> {
+        &FLOWS
+    }
+
+    #[inline(always)]
+    fn nodes() -> &'static Nodes<Self> {
+        &NODES
+    }
+}
+
+impl Stored for Ipv6 {
+    #[inline(always)]
+    fn customers() -> &'static Customers<Self> {
+        &CUSTOMERS6
+    }
+
+    #[inline(always)]
+    fn flows() -> &'static Flows<Self> {
+        &FLOWS6
+    }
+
+    #[inline(always)]
+    fn nodes() -> &'static Nodes<Self> {
+        &NODES6
+    }
+}
 
 #[btf_map(pin_by_name)]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
@@ -21,7 +73,10 @@ pub static SETTINGS: Array<Settings, 1> = Array::new();
 pub static TUNNELS: Array<Tunnel, 2> = Array::new();
 
 #[btf_map(pin_by_name)]
-pub static CUSTOMERS: HashMap<Ipv4, Customer, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub static CUSTOMERS: Customers<Ipv4> = HashMap::new();
+
+#[btf_map(pin_by_name)]
+pub static CUSTOMERS6: Customers<Ipv6> = HashMap::new();
 
 #[btf_map(pin_by_name)]
 pub static INBOUND_SPIS: HashMap<u32, u32, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
@@ -30,7 +85,34 @@ pub static INBOUND_SPIS: HashMap<u32, u32, 1, { BPF_F_NO_PREALLOC as usize }> = 
 pub static OUTBOUND_SPIS: HashMap<OutboundSpi, u32, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map(pin_by_name)]
-pub static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
+pub static PEERS: HashMap<Ipv6, Source, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+#[btf_map(pin_by_name)]
+pub static SOURCES: LruHashMap<Ipv6, Budgets, MOST_SOURCES> = LruHashMap::new();
+
+#[btf_map(pin_by_name)]
+pub static STRANGERS: PerCpuArray<Budgets, 1> = PerCpuArray::new();
+
+#[btf_map(pin_by_name)]
+pub static FLOWS: Flows<Ipv4> = HashMap::new();
+
+#[btf_map(pin_by_name)]
+pub static FLOWS6: Flows<Ipv6> = HashMap::new();
+
+#[btf_map(pin_by_name)]
+pub static NODES: Nodes<Ipv4> = Array::new();
+
+#[btf_map(pin_by_name)]
+pub static NODES6: Nodes<Ipv6> = Array::new();
+
+#[btf_map(pin_by_name)]
+pub static WHEEL: Array<Slot, SLOTS> = Array::new();
+
+#[btf_map(pin_by_name)]
+pub static EXPIRY: Array<Expiry, 1> = Array::new();
+
+#[btf_map(pin_by_name)]
+pub static USAGE: Array<Usage, 2> = Array::new();
 
 #[btf_map(pin_by_name)]
 pub static COUNTERS: PerCpuArray<Counters, 2> = PerCpuArray::new();
