@@ -132,10 +132,9 @@ impl Ip {
             let [a, b, c, d] = u32::from(self.id).to_be_bytes();
             extensions.extend([protocol, 0, high, low, a, b, c, d]);
         }
-        let label = if fragmented { 0 } else { u32::from(self.id) };
         let header = Ipv6Header {
             traffic_class: self.tos,
-            flow_label: label.try_into().expect("sixteen bits"),
+            flow_label: u32::from(self.id).try_into().expect("sixteen bits"),
             payload_length: self.total.unwrap_or((extensions.len() + body.len()).try_into()?),
             next_header: IpNumber(next),
             hop_limit: self.ttl,

@@ -21,7 +21,7 @@ use gateway::kernel::{
 use gateway_common::{
     family::Family,
     ids::TunnelId,
-    layout::{Budgets, Counters, DropEvent, Flow, FlowKey, Hook, Kept, Tunnel, Usage},
+    layout::{Budgets, Counters, DropEvent, Flow, FlowKey, Kept, Tunnel, Usage},
     reason::REASON_SLOTS,
     wheel::{Expiry, SLOTS},
     wire::{Ipv4, Ipv6},
@@ -140,11 +140,11 @@ impl Machine {
         self.remove_flows::<Ipv4>()?;
         self.remove_flows::<Ipv6>()?;
         for slot in 0..SLOTS as u32 {
-            self.wheel.set(slot, [0; 2], 0)?;
+            self.wheel.set(slot, &[0; 2], 0)?;
         }
         // SAFETY: all of it is integers, and the kernel leaves the timer alone.
         let unmoved: Expiry = unsafe { std::mem::zeroed() };
-        self.expiry.set(0, unmoved, 0)?;
+        self.expiry.set(0, &unmoved, 0)?;
         for customer in 0..=self.maps.customer_limit() {
             self.maps.set_usage(customer, &Usage::default())?;
         }

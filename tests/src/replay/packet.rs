@@ -96,7 +96,7 @@ pub struct Ip {
     pub ttl: u8,
     /// DSCP and ECN, or traffic class.
     pub tos: u8,
-    /// Identification. In IPv6 of the fragment header, or the flow label if there is none.
+    /// Identification. In IPv6 of the fragment header, and the flow label.
     pub id: u16,
     /// Don't fragment.
     pub df: bool,
