@@ -286,7 +286,7 @@ rule! {
     tiny_ipv6_cloud_lan_is_refused: gateway("10.200.0.0/24", "fd00:200::/127") =>
         "gateway.toml:4:13: `fd00:200::/127` has no room for a server and the gateway";
     two_cloud_lans_of_a_family_are_refused: gateway("\"10.200.0.0/24\"", "[\"10.200.0.0/24\", \"10.201.0.0/24\"]") =>
-        "gateway.toml:4:30: a second prefix of IPv4";
+        "gateway.toml:4:31: a second prefix of IPv4";
     management_from_ipv6_has_no_fault:
         gateway_and("[management]\nallow = [{ from = \"2001:db8::/32\", protocol = \"tcp\", port = 22 }]\n") => ;
     management_from_all_of_ipv6_is_refused:
@@ -415,7 +415,7 @@ fn same_ipv6_server_of_two_customers_is_refused() {
     let dir = three("", "", "");
     dir.write("customers/umbrella.toml", customer("fd00:200::11", "u.example", "fd00:1::/64"));
     let expected = "customers/umbrella.toml:1:10: `fd00:200::11` is the server of customer `acme`, \
-                    see customers/acme.toml:1:25";
+                    see customers/acme.toml:1:26";
     assert_eq!(dir.faults(), [expected]);
 }
 
