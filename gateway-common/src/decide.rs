@@ -197,9 +197,7 @@ struct Site<'a> {
     tunnel: &'a Tunnel,
 }
 
-/// In eBPF a function of its own, as each has 512 bytes of stack in all: those of the two families then
-/// take the same.
-#[inline(never)]
+#[inline(always)]
 fn admit_to_server<A, F, T>(
     frame: &F,
     tables: &T,
@@ -343,8 +341,7 @@ fn meet(flow: &mut Flow, segment: &Segment, site: &Site, now: Ticks) -> Result<M
     Ok(if half_open && !flow.has(status::HALF_OPEN) { Met::Confirmed } else { Met::GoesOn })
 }
 
-/// As [`admit_to_server`].
-#[inline(never)]
+#[inline(always)]
 fn admit_from_server<A, F, T>(
     frame: &F,
     tables: &T,
