@@ -17,6 +17,9 @@ impl<A: Family> Inner<A> {
     /// the checksum too: `bpf_redirect_neigh` goes past the kernel's ip_rcv.
     #[inline(always)]
     pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Self, Reason> {
+        if ethertype_of(frame) != Some(A::ETHERTYPE) {
+            return Err(Reason::InnerNotIp);
+        }
         let header = match A::header(frame) {
             Ok(header) => header,
             Err(Fault::Malformed) => return Err(Reason::InnerMalformed),
