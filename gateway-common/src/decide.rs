@@ -24,11 +24,31 @@ pub trait Tables {
     fn inbound_spi(&self, spi: u32) -> Option<u32>;
     /// What the customer of this number has taken.
     fn usage(&self, customer: u32) -> Option<impl UsageCell>;
-    /// The same segment. In eBPF it takes the way through a map: the verifier follows every
+    /// Where a segment is kept while it is judged. In eBPF that is a map: the verifier follows every
     /// combination of what parsing found out, and forgets them all where a value comes from memory.
     #[inline(always)]
-    fn through_memory(&self, segment: Segment) -> Segment {
-        segment
+    fn segment_place(&self) -> Option<impl Place<Segment>> {
+        Some(Local(None))
+    }
+    /// Where a new flow is kept on its way into its table. In eBPF that is a map, since the stack has
+    /// little room.
+    #[inline(always)]
+    fn flow_place(&self) -> Option<impl Place<Flow>> {
+        Some(Local(None))
+    }
+}
+
+/// Where a value is kept.
+pub trait Place<T> {
+    /// Keeps it.
+    fn keep(&mut self, value: T) -> &mut T;
+}
+
+struct Local<T>(Option<T>);
+
+impl<T> Place<T> for Local<T> {
+    fn keep(&mut self, value: T) -> &mut T {
+        self.0.insert(value)
     }
 }
 
@@ -133,12 +153,10 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
 {
-    let mut decision = Decision::undecided();
-    decision.verdict = match admit_from_site(frame, tables, identity, now_ns, &mut decision) {
-        Ok(tunnel) => Verdict::ToServer(tunnel),
-        Err(reason) => Verdict::Drop(reason),
-    };
-    decision
+    match ethertype_of(frame) {
+        Some(ethertype::IPV6) => from_site_in::<Ipv6, F, T>(frame, tables, identity, now_ns),
+        _ => from_site_in::<Ipv4, F, T>(frame, tables, identity, now_ns),
+    }
 }
 
 /// Rule two: a packet from the cloud LAN. A customer's server answers on a connection that exists,
@@ -149,45 +167,42 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
 {
+    match ethertype_of(frame) {
+        Some(ethertype::IPV6) => from_server_in::<Ipv6, F, T>(frame, tables, now_ns),
+        _ => from_server_in::<Ipv4, F, T>(frame, tables, now_ns),
+    }
+}
+
+/// Rule one for one address family; a packet of another one is dropped.
+#[inline(always)]
+pub fn from_site_in<A, F, T>(frame: &F, tables: &T, identity: Identity, now_ns: u64) -> Decision
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
     let mut decision = Decision::undecided();
-    let admitted = match ethertype_of(frame) {
-        Some(ethertype::IPV4) => admit_from_server::<Ipv4, F, T>(frame, tables, now_ns, &mut decision),
-        Some(ethertype::IPV6) => admit_from_server::<Ipv6, F, T>(frame, tables, now_ns, &mut decision),
-        _ => Err(Reason::InnerNotIp),
-    };
-    decision.verdict = match admitted {
-        Ok(tunnel) => Verdict::ToTunnel(tunnel),
+    decision.verdict = match admit_from_site::<A, F, T>(frame, tables, identity, now_ns, &mut decision) {
+        Ok(tunnel) => Verdict::ToServer(tunnel),
         Err(reason) => Verdict::Drop(reason),
     };
     decision
 }
 
+/// Rule two for one address family; a packet of another one is dropped.
 #[inline(always)]
-fn admit_from_site<F, T>(
-    frame: &F,
-    tables: &T,
-    identity: Identity,
-    now_ns: u64,
-    decision: &mut Decision,
-) -> Result<TunnelId, Reason>
+pub fn from_server_in<A, F, T>(frame: &F, tables: &T, now_ns: u64) -> Decision
 where
+    A: Kept,
     F: Frame + ?Sized,
-    T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
+    T: Tables + FamilyTables<A>,
 {
-    let settings = ready(tables)?;
-    let (id, tunnel) = identify(tables, identity)?;
-    decision.customer = tunnel.customer;
-    decision.tunnel = id.get();
-    if tunnel.up != 1 {
-        return Err(Reason::TunnelDown);
-    }
-    let site = Site { settings, id, tunnel };
-    match ethertype_of(frame) {
-        Some(ethertype::IPV4) => admit_to_server::<Ipv4, F, T>(frame, tables, &site, now_ns, decision)?,
-        Some(ethertype::IPV6) => admit_to_server::<Ipv6, F, T>(frame, tables, &site, now_ns, decision)?,
-        _ => return Err(Reason::InnerNotIp),
-    }
-    Ok(id)
+    let mut decision = Decision::undecided();
+    decision.verdict = match admit_from_server::<A, F, T>(frame, tables, now_ns, &mut decision) {
+        Ok(tunnel) => Verdict::ToTunnel(tunnel),
+        Err(reason) => Verdict::Drop(reason),
+    };
+    decision
 }
 
 /// Where a packet out of a tunnel comes from.
@@ -197,22 +212,27 @@ struct Site<'a> {
     tunnel: &'a Tunnel,
 }
 
-/// In eBPF a function of its own, as each has 512 bytes of stack in all: those of the two families then
-/// take the same.
-#[inline(never)]
-fn admit_to_server<A, F, T>(
+#[inline(always)]
+fn admit_from_site<A, F, T>(
     frame: &F,
     tables: &T,
-    site: &Site,
+    identity: Identity,
     now_ns: u64,
     decision: &mut Decision,
-) -> Result<(), Reason>
+) -> Result<TunnelId, Reason>
 where
     A: Kept,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    let Site { settings, id, tunnel } = *site;
+    let settings = ready(tables)?;
+    let (id, tunnel) = identify(tables, identity)?;
+    decision.customer = tunnel.customer;
+    decision.tunnel = id.get();
+    if tunnel.up != 1 {
+        return Err(Reason::TunnelDown);
+    }
+    let site = &Site { settings, id, tunnel };
     let packet = Inner::<A>::parse(frame)?;
     let access = A::access(tunnel);
     if packet.header.hop_limit <= 1 {
@@ -229,76 +249,123 @@ where
     }
     let now = Ticks::from_ns(now_ns);
     if packet.header.protocol == A::ICMP {
-        let quote = Quote::parse(frame, &packet)?;
-        let asked = quote.source == access.server && quote.source_port == tunnel.port;
-        let key = key(tunnel.customer, quote.destination, quote.destination_port);
-        let cell = tables.flow(&key).filter(|_| asked).ok_or(Reason::NoConnection)?;
-        cell.locked(|flow| match flow.tunnel == id.get() && lives(flow, tunnel, now) {
-            true => Ok(()),
-            false => Err(Reason::NoConnection),
-        })?;
+        path_mtu_to_server(frame, tables, site, &packet, now)?;
         decision.passes(&packet, 0);
-        return Ok(());
+        return Ok(id);
     }
-    let segment = tables.through_memory(Segment::parse(frame, &packet)?);
+    let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
+    let segment = &*place.keep(Segment::parse(frame, &packet)?);
     if segment.destination != tunnel.port {
         return Err(Reason::PortNotAllowed);
     }
     let key = key(tunnel.customer, packet.header.source, segment.source);
-    let cell = tables.flow(&key);
-    let met = match &cell {
+    let met = match tables.flow(&key) {
         None => Met::None,
-        Some(cell) => cell.locked(|flow| meet(flow, &segment, site, now))?,
+        Some(cell) => cell.locked(|flow| meet(flow, segment, site, now))?,
     };
     let met = met as u8;
     if met == Met::Confirmed as u8 {
         confirm(tables, tunnel.customer);
     } else if met != Met::GoesOn as u8 {
-        let mut flow = track::open(&segment, settings, now).ok_or(Reason::NoConnection)?;
-        // A server's answer to an address of ours would end at the gateway itself.
-        if settings.is_own(packet.header.source) {
-            return Err(Reason::InnerSourceNotInSite);
-        }
-        if met == Met::Ending as u8 {
-            return Err(Reason::FlowEnding);
-        }
-        flow.tunnel = id.get();
-        flow.generation = tunnel.generation;
-        let charge = Charge {
-            flows: u32::from(met == Met::None as u8),
-            half_open: u32::from(met != Met::OverHalfOpen as u8),
-        };
-        take(tables, tunnel, charge, now_ns)?;
-        match cell {
-            Some(cell) => {
-                let replaced = cell.locked(|old| {
-                    // Another CPU may have been faster, with a copy of this SYN.
-                    let unchanged = old.state() != 0
-                        && !lives(old, tunnel, now)
-                        && u32::from(!old.has(status::HALF_OPEN)) == charge.half_open;
-                    if unchanged {
-                        old.replace(flow);
-                    }
-                    unchanged
-                });
-                if !replaced {
-                    give_back(tables, tunnel.customer, charge);
-                    return Err(Reason::FlowEnding);
-                }
-            }
-            None => {
-                if let Err(why) = tables.insert_flow(&key, &flow, now) {
-                    give_back(tables, tunnel.customer, charge);
-                    if why as u8 == NotInserted::Full as u8 {
-                        return Err(Reason::FlowTableFull);
-                    }
-                }
-            }
-        }
+        open(tables, site, &key, segment, Opening { met, now_ns })?;
         decision.opened = true;
     }
     decision.passes(&packet, segment.options.header_bytes);
-    decision.syn = syn(&segment, &packet, access.mss);
+    decision.syn = syn(segment, &packet, access.mss);
+    Ok(id)
+}
+
+/// A message that a packet of the server's was too big, on its way back: only about a connection that
+/// there is. In eBPF a function of its own, so that it takes no room on the caller's stack.
+#[inline(never)]
+fn path_mtu_to_server<A, F, T>(
+    frame: &F,
+    tables: &T,
+    site: &Site,
+    packet: &Inner<A>,
+    now: Ticks,
+) -> Result<(), Reason>
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
+    let Site { id, tunnel, .. } = *site;
+    let quote = Quote::parse(frame, packet)?;
+    let asked = quote.source == A::access(tunnel).server && quote.source_port == tunnel.port;
+    let key = key(tunnel.customer, quote.destination, quote.destination_port);
+    let cell = tables.flow(&key).filter(|_| asked).ok_or(Reason::NoConnection)?;
+    let ours = cell.locked(|flow| flow.tunnel == id.get() && lives(flow, tunnel, now));
+    if ours { Ok(()) } else { Err(Reason::NoConnection) }
+}
+
+/// How a flow is to be opened.
+struct Opening {
+    /// A [`Met`] number.
+    met: u8,
+    now_ns: u64,
+}
+
+/// Opens a flow, if the segment opens one and the customer's quota has room for it. In eBPF a function of
+/// its own, so that it takes no room on the caller's stack.
+#[inline(never)]
+fn open<A, T>(
+    tables: &T,
+    site: &Site,
+    key: &FlowKey<A>,
+    segment: &Segment,
+    opening: Opening,
+) -> Result<(), Reason>
+where
+    A: Kept,
+    T: Tables + FamilyTables<A>,
+{
+    let Site { settings, id, tunnel } = *site;
+    let Opening { met, now_ns } = opening;
+    let now = Ticks::from_ns(now_ns);
+    let mut place = tables.flow_place().ok_or(Reason::NotConfigured)?;
+    let flow = place.keep(track::open(segment, settings, now).ok_or(Reason::NoConnection)?);
+    // A server's answer to an address of ours would end at the gateway itself.
+    if settings.is_own(key.lan_address) {
+        return Err(Reason::InnerSourceNotInSite);
+    }
+    if met == Met::Ending as u8 {
+        return Err(Reason::FlowEnding);
+    }
+    flow.tunnel = id.get();
+    flow.generation = tunnel.generation;
+    let charge = Charge {
+        flows: u32::from(met == Met::None as u8),
+        half_open: u32::from(met != Met::OverHalfOpen as u8),
+    };
+    take(tables, tunnel, charge, now_ns)?;
+    if met == Met::None as u8 {
+        let why = match tables.insert_flow(key, flow, now) {
+            Ok(()) => return Ok(()),
+            Err(why) => why,
+        };
+        give_back(tables, tunnel.customer, charge);
+        return match why {
+            NotInserted::Full => Err(Reason::FlowTableFull),
+            NotInserted::Exists => Ok(()),
+        };
+    }
+    let replaced = tables.flow(key).is_some_and(|cell| {
+        cell.locked(|old| {
+            // Another CPU may have been faster, with a copy of this SYN.
+            let unchanged = old.state() != 0
+                && !lives(old, tunnel, now)
+                && u32::from(!old.has(status::HALF_OPEN)) == charge.half_open;
+            if unchanged {
+                old.replace(*flow);
+            }
+            unchanged
+        })
+    });
+    if !replaced {
+        give_back(tables, tunnel.customer, charge);
+        return Err(Reason::FlowEnding);
+    }
     Ok(())
 }
 
@@ -343,8 +410,7 @@ fn meet(flow: &mut Flow, segment: &Segment, site: &Site, now: Ticks) -> Result<M
     Ok(if half_open && !flow.has(status::HALF_OPEN) { Met::Confirmed } else { Met::GoesOn })
 }
 
-/// As [`admit_to_server`].
-#[inline(never)]
+#[inline(always)]
 fn admit_from_server<A, F, T>(
     frame: &F,
     tables: &T,
@@ -381,7 +447,8 @@ where
         decision.passes(&packet, 0);
         return Ok(owner);
     }
-    let segment = tables.through_memory(Segment::parse(frame, &packet)?);
+    let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
+    let segment = &*place.keep(Segment::parse(frame, &packet)?);
     let to = Reply {
         customer,
         server: packet.header.source,
@@ -395,12 +462,12 @@ where
     };
     let (owner, tunnel) = reply(tables, &to, now, decision, |flow, confirmed| {
         let half_open = flow.has(status::HALF_OPEN);
-        track::track(flow, &segment, Direction::ToSite, settings, now)?;
+        track::track(flow, segment, Direction::ToSite, settings, now)?;
         *confirmed = u8::from(half_open && !flow.has(status::HALF_OPEN));
         Ok(())
     })?;
     decision.passes(&packet, segment.options.header_bytes);
-    decision.syn = syn(&segment, &packet, A::access(tunnel).mss);
+    decision.syn = syn(segment, &packet, A::access(tunnel).mss);
     Ok(owner)
 }
 

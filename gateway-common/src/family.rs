@@ -1,12 +1,14 @@
 //! What differs between IPv4 and IPv6, so that everything else is written once.
 use core::fmt;
 
-use crate::wire::{Frame, Ipv4, Ipv4Header, Ipv6, Ipv6Header, NETWORK_OFFSET, Wire, protocol};
+use crate::wire::{Frame, Ipv4, Ipv4Header, Ipv6, Ipv6Header, NETWORK_OFFSET, Wire, ethertype, protocol};
 
 /// An address family, by its address.
 pub trait Family: Wire + Eq + Default + fmt::Debug + 'static {
     /// Bytes of its header without options or extension headers.
     const HEADER_BYTES: usize;
+    /// Its EtherType, see [`ethertype`].
+    const ETHERTYPE: u16;
     /// The ICMP that belongs to it, see [`protocol`].
     const ICMP: u8;
     /// AF_INET or AF_INET6, as Linux numbers them.
@@ -120,6 +122,7 @@ impl<A: Family> Header<A> {
 /// RFC 791 section 3.1.
 impl Family for Ipv4 {
     const HEADER_BYTES: usize = size_of::<Ipv4Header>();
+    const ETHERTYPE: u16 = ethertype::IPV4;
     const ICMP: u8 = protocol::ICMP;
     const LINUX: u32 = 2;
 
@@ -200,6 +203,7 @@ impl Family for Ipv4 {
 /// here has others, and a chain of them is a way past filters (RFC 7045, RFC 9098).
 impl Family for Ipv6 {
     const HEADER_BYTES: usize = size_of::<Ipv6Header>();
+    const ETHERTYPE: u16 = ethertype::IPV6;
     const ICMP: u8 = protocol::ICMPV6;
     const LINUX: u32 = 10;
 

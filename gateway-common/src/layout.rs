@@ -16,6 +16,7 @@
 //! | NODES, NODES6 | flow's number | [`crate::wheel::Node`] | ingress programs, expiry | expiry |
 //! | WHEEL | slot | [`crate::wheel::Slot`] | ingress programs, expiry | expiry |
 //! | EXPIRY | 0 | [`crate::wheel::Expiry`] | ingress programs, expiry | gatewayctl |
+//! | PROGRAMS | [`NextProgram`] | program | gatewayd | ingress programs |
 //! | USAGE | customer id | [`Usage`] | ingress programs, expiry | ingress programs, gatewayctl |
 //! | COUNTERS | customer id, 0 for none | [`Counters`] | all programs | gatewayctl |
 //! | EVENTS | | [`DropEvent`] | all programs | gatewayd |
@@ -513,6 +514,29 @@ impl Hook {
             Self::LanIngress => "lan_ingress",
             Self::InternetEgress => "internet_egress",
             Self::LanEgress => "lan_egress",
+        }
+    }
+}
+
+/// A program that another one goes on in, by its index in PROGRAMS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum NextProgram {
+    /// Of `internet_ingress`, for IPv6 out of a tunnel.
+    InternetIngressV6 = 0,
+    /// Of `lan_ingress`, for IPv6.
+    LanIngressV6 = 1,
+}
+
+impl NextProgram {
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; 2] = [Self::InternetIngressV6, Self::LanIngressV6];
+
+    /// The program's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InternetIngressV6 => "internet_ingress_v6",
+            Self::LanIngressV6 => "lan_ingress_v6",
         }
     }
 }

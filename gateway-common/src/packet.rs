@@ -17,6 +17,9 @@ impl<A: Family> Inner<A> {
     /// the checksum too: `bpf_redirect_neigh` goes past the kernel's ip_rcv.
     #[inline(always)]
     pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Self, Reason> {
+        if ethertype_of(frame) != Some(A::ETHERTYPE) {
+            return Err(Reason::InnerNotIp);
+        }
         let header = match A::header(frame) {
             Ok(header) => header,
             Err(Fault::Malformed) => return Err(Reason::InnerMalformed),
@@ -274,6 +277,14 @@ impl Options {
         if length == 12 && frame.read::<[u8; 4]>(options)? == timestamp {
             return Some(Self { present: true, ..none });
         }
+        let mut read = none;
+        read.scan(frame, options, length).then_some(read)
+    }
+
+    /// Reads options of so many bytes at this offset one by one; false if the frame is shorter. In eBPF a
+    /// function of its own, so that it takes no room on the caller's stack.
+    #[inline(never)]
+    fn scan<F: Frame + ?Sized>(&mut self, frame: &F, options: usize, length: usize) -> bool {
         let mut scan = Scan {
             bytes: [0; OPTIONS_BUFFER_BYTES],
             length: length as u32,
@@ -283,12 +294,12 @@ impl Options {
             scale: NO_SCALE,
             sack_permitted: 0,
             sack_seen: 0,
-            highest_sack: acknowledgment,
+            highest_sack: self.highest_sack,
         };
         let mut word = 0;
         while word < MOST_OPTIONS_BYTES / 4 {
             if word * 4 < length {
-                let read: [u8; 4] = frame.read(options + word * 4)?;
+                let Some(read) = frame.read::<[u8; 4]>(options + word * 4) else { return false };
                 scan.bytes[word * 4] = read[0];
                 scan.bytes[word * 4 + 1] = read[1];
                 scan.bytes[word * 4 + 2] = read[2];
@@ -297,15 +308,13 @@ impl Options {
             word += 1;
         }
         F::repeat(MOST_OPTIONS_BYTES as u32, &mut scan);
-        Some(Self {
-            highest_sack: scan.highest_sack,
-            mss: scan.mss as u16,
-            mss_at: scan.mss_at as u8,
-            scale: scan.scale as u8,
-            present: true,
-            sack_permitted: scan.sack_permitted == 1,
-            ..none
-        })
+        self.highest_sack = scan.highest_sack;
+        self.mss = scan.mss as u16;
+        self.mss_at = scan.mss_at as u8;
+        self.scale = scan.scale as u8;
+        self.present = true;
+        self.sack_permitted = scan.sack_permitted == 1;
+        true
     }
 }
 

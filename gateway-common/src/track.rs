@@ -13,7 +13,7 @@ use crate::{
     layout::{Flow, Peer, Settings, Ticks},
     packet::{Kind, Options, Segment},
     reason::Reason,
-    slot::slot,
+    slot::{forget, slot},
     tcp::{self, Direction, RETRANSMISSION_SLOT, STATE_SLOTS, State, Step, UNACKNOWLEDGED_SLOT},
 };
 
@@ -119,6 +119,11 @@ const SYN_ACK: u8 = Kind::SynAck as u8;
 const FIN: u8 = Kind::Fin as u8;
 const ACK: u8 = Kind::Ack as u8;
 const RST: u8 = Kind::Rst as u8;
+
+#[inline(always)]
+fn is(segment: &Segment, kind: u8) -> bool {
+    forget(segment.kind as u8, segment.sequence) == kind
+}
 
 impl Flow {
     /// A [`State`] number; 0 while the entry is being removed.
@@ -297,7 +302,7 @@ fn may_be_replaced(flow: &Flow, direction: Direction) -> bool {
 /// only we were out of step.
 #[inline(always)]
 fn answers_ignored_syn(flow: &Flow, segment: &Segment, direction: Direction) -> bool {
-    segment.kind as u8 == SYN_ACK
+    is(segment, SYN_ACK)
         && flow.last_kind() == SYN
         && flow.last_direction() != direction as u8
         && segment.acknowledgment == flow.last_end
@@ -326,7 +331,7 @@ fn ignore(flow: &mut Flow, segment: &Segment, direction: Direction) {
     flow.set_last(segment.kind as u8, direction as u8);
     flow.last_end = segment.end;
     flow.last_window = segment.window;
-    if segment.kind as u8 == SYN && direction as u8 == Direction::ToServer as u8 {
+    if is(segment, SYN) && direction as u8 == Direction::ToServer as u8 {
         let mut noted = 0;
         if let Some(scale) = segment.options.window_scale() {
             noted |= peer_flag::WINDOW_SCALE | (scale & 15) << IGNORED_SCALE_SHIFT;
@@ -339,9 +344,7 @@ fn ignore(flow: &mut Flow, segment: &Segment, direction: Direction) {
         }
         flow.ignored = noted;
     }
-    if flow.state() == State::SynSent as u8
-        && segment.kind as u8 == ACK
-        && direction as u8 == Direction::ToSite as u8
+    if flow.state() == State::SynSent as u8 && is(segment, ACK) && direction as u8 == Direction::ToSite as u8
     {
         flow.last_ack = segment.acknowledgment;
     }
@@ -367,7 +370,7 @@ fn special(flow: &mut Flow, segment: &Segment, direction: Direction, next: u8) -
         // A challenge ACK is not the ACK of the last FIN.
         TIME_WAIT
             if flow.state() == State::LastAck as u8
-                && segment.kind as u8 == ACK
+                && is(segment, ACK)
                 && flow.last_direction() != direction as u8
                 && flow.last_kind() == SYN
                 && flow.ignored & ignored::CHALLENGE_EXPECTED != 0 =>
@@ -381,12 +384,12 @@ fn special(flow: &mut Flow, segment: &Segment, direction: Direction, next: u8) -
         }
         SYN_RECV
             if direction as u8 == Direction::ToSite as u8
-                && segment.kind as u8 == ACK
+                && is(segment, ACK)
                 && flow.ignored & ignored::SIMULTANEOUS != 0 =>
         {
             Ok(Special::Judge(State::Established as u8))
         }
-        CLOSE if segment.kind as u8 == RST => reset(flow, segment, direction, next),
+        CLOSE if is(segment, RST) => reset(flow, segment, direction, next),
         _ => Ok(Special::Judge(next)),
     }
 }
@@ -453,8 +456,8 @@ enum Fit {
 #[inline(always)]
 fn window(flow: &mut Flow, segment: &Segment, direction: Direction) -> Fit {
     let (own, other) = (direction as usize & 1, direction.opposite() as usize & 1);
-    let is_syn = segment.kind as u8 <= SYN_ACK;
-    let is_rst = segment.kind as u8 == RST;
+    let is_syn = forget(segment.kind as u8, segment.sequence) <= SYN_ACK;
+    let is_rst = is(segment, RST);
     let mut window = u32::from(segment.window);
     let (mut sequence, mut end) = (segment.sequence, segment.end);
     let (mut ack, mut sack) = (segment.acknowledgment, segment.acknowledgment);
@@ -575,7 +578,7 @@ fn learn(flow: &mut Flow, segment: &Segment, direction: Direction, seen: Seen) {
         flow.flags[other] &= !peer_flag::UNACKNOWLEDGED;
     }
 
-    if segment.kind as u8 == ACK {
+    if is(segment, ACK) {
         let length = segment.end.wrapping_sub(segment.sequence) as u16;
         let again = flow.last_direction() == direction as u8
             && flow.last_ack == seen.ack
@@ -663,6 +666,7 @@ fn accept(
     next: u8,
 ) {
     const ESTABLISHED: u8 = State::Established as u8;
+    let (was, next) = (forget(was, segment.end), forget(next, segment.end));
     flow.set_last(segment.kind as u8, direction as u8);
     flow.set_state(next);
     if was != next && next == State::FinWait as u8 {
@@ -671,7 +675,7 @@ fn accept(
 
     let retransmission = timeout(settings, RETRANSMISSION_SLOT);
     let unacknowledged = timeout(settings, UNACKNOWLEDGED_SLOT);
-    let is_rst = segment.kind as u8 == RST;
+    let is_rst = is(segment, RST);
     let mut silence = timeout(settings, next);
     if flow.retransmissions() >= MAX_RETRANSMISSIONS && silence > retransmission {
         silence = retransmission;
@@ -691,7 +695,7 @@ fn accept(
             note_reply(flow, direction);
             return;
         }
-        if segment.kind as u8 == SYN && was == State::SynSent as u8 {
+        if is(segment, SYN) && was == State::SynSent as u8 {
             // A SYN sent again and again does not keep it alive.
             note_reply(flow, direction);
             return;

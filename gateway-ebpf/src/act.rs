@@ -34,6 +34,13 @@ pub fn next() -> i32 {
     TCX_NEXT
 }
 
+/// Drops what is nobody's yet.
+#[inline(always)]
+pub fn dropped(frame: &Direct, hook: Hook, reason: Reason) -> i32 {
+    count::drop(frame, hook, NOBODY, reason);
+    TC_ACT_SHOT
+}
+
 /// At the XDP hook.
 #[inline(always)]
 pub fn xdp(_ctx: &XdpContext, frame: &Direct, verdict: Verdict) -> u32 {

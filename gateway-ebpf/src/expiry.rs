@@ -24,7 +24,7 @@ const BATCH: u32 = 1024;
 const NEXT_GO_NS: u64 = 1 << 20;
 
 /// A number for a new flow's node; None if all are taken.
-#[inline(always)]
+#[inline(never)]
 pub fn allocate<A: Stored>() -> Option<Number> {
     /// Other CPUs may take the one that is tried.
     const TRIES: u32 = 8;
@@ -78,7 +78,7 @@ pub fn allocate<A: Stored>() -> Option<Number> {
 }
 
 /// Gives back a number that is in no list.
-#[inline(always)]
+#[inline(never)]
 pub fn free<A: Stored>(number: Number) {
     let Some(expiry) = EXPIRY.get_ptr_mut(0) else { return };
     let Some(node) = A::nodes().get_ptr_mut(number) else { return };
@@ -93,7 +93,7 @@ pub fn free<A: Stored>(number: Number) {
 }
 
 /// Puts a flow into the list of the slot at whose time it is to be looked at.
-#[inline(always)]
+#[inline(never)]
 pub fn list<A: Stored>(number: Number, key: &FlowKey<A>, expires: Ticks, now: Ticks) {
     let Some(slot) = WHEEL.get_ptr_mut(slot_for(expires, now)) else { return };
     let Some(node) = A::nodes().get_ptr_mut(number) else { return };

@@ -23,9 +23,10 @@ use aya_ebpf::{
 use gateway_common::{
     decide,
     layout::{APPROVED_MARK, Hook, Settings},
-    outer,
+    outer, packet,
     reason::Reason,
     verdict::Verdict,
+    wire::{Ipv4, Ipv6, ethertype},
 };
 
 use crate::{
@@ -60,11 +61,27 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
             };
             act::outer(&skb, &frame, Hook::InternetIngress, verdict)
         }
+        Some(_) if is_ipv6(&frame) => {
+            next::internet_ingress_v6(&ctx);
+            act::dropped(&frame, Hook::InternetIngress, Reason::NotConfigured)
+        }
         Some(identity) => {
-            let decision = decide::from_site(&frame, &Maps, identity, now_ns());
+            let decision = decide::from_site_in::<Ipv4, _, _>(&frame, &Maps, identity, now_ns());
             act::to_server(&skb, &frame, decision)
         }
     }
+}
+
+/// Where `internet_ingress` goes on for IPv6 out of a tunnel.
+#[classifier]
+pub fn internet_ingress_v6(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let frame = skb.frame();
+    let Some(identity) = skb.identity() else {
+        return act::dropped(&frame, Hook::InternetIngress, Reason::NotConfigured);
+    };
+    let decision = decide::from_site_in::<Ipv6, _, _>(&frame, &Maps, identity, now_ns());
+    act::to_server(&skb, &frame, decision)
 }
 
 /// What servers send.
@@ -75,7 +92,20 @@ pub fn lan_ingress(ctx: TcContext) -> i32 {
     if outer::is_neighbour_on_lan(&frame) {
         return act::pass();
     }
-    let decision = decide::from_server(&frame, &Maps, now_ns());
+    if is_ipv6(&frame) {
+        next::lan_ingress_v6(&ctx);
+        return act::dropped(&frame, Hook::LanIngress, Reason::NotConfigured);
+    }
+    let decision = decide::from_server_in::<Ipv4, _, _>(&frame, &Maps, now_ns());
+    act::to_tunnel(&skb, &frame, decision)
+}
+
+/// Where `lan_ingress` goes on for IPv6.
+#[classifier]
+pub fn lan_ingress_v6(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let frame = skb.frame();
+    let decision = decide::from_server_in::<Ipv6, _, _>(&frame, &Maps, now_ns());
     act::to_tunnel(&skb, &frame, decision)
 }
 
@@ -125,6 +155,32 @@ pub fn replay_identity(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn expiry(_ctx: TcContext) -> i32 {
     expiry::arm()
+}
+
+mod next {
+    //! Programs that others go on in: one for each address family keeps each within the verifier's
+    //! limits and the 512 bytes of stack. Where one is missing the packet is dropped.
+    use aya_ebpf::programs::TcContext;
+    use gateway_common::layout::NextProgram;
+
+    use crate::maps::PROGRAMS;
+
+    #[inline(always)]
+    pub fn internet_ingress_v6(ctx: &TcContext) {
+        // SAFETY: does not return unless the slot is empty.
+        unsafe { PROGRAMS.tail_call(ctx, NextProgram::InternetIngressV6 as u32) };
+    }
+
+    #[inline(always)]
+    pub fn lan_ingress_v6(ctx: &TcContext) {
+        // SAFETY: as above.
+        unsafe { PROGRAMS.tail_call(ctx, NextProgram::LanIngressV6 as u32) };
+    }
+}
+
+#[inline(always)]
+fn is_ipv6(frame: &Direct) -> bool {
+    packet::ethertype_of(frame) == Some(ethertype::IPV6)
 }
 
 #[inline(always)]

@@ -4,13 +4,13 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
 use gateway_common::{
     layout::{
-        Budgets, Counters, Customer, DropEvent, Flow, FlowKey, Kept, OutboundSpi, Settings, Source, Tunnel,
-        Usage,
+        Budgets, Counters, Customer, DropEvent, Flow, FlowKey, Kept, NextProgram, OutboundSpi, Settings,
+        Source, Tunnel, Usage,
     },
     limits::{EVENT_RING_BYTES, SOURCES as MOST_SOURCES},
     packet::Segment,
@@ -120,6 +120,9 @@ pub static COUNTERS: PerCpuArray<Counters, 2> = PerCpuArray::new();
 #[btf_map(pin_by_name)]
 pub static EVENTS: RingBuf<DropEvent, EVENT_RING_BYTES> = RingBuf::new();
 
+#[btf_map(pin_by_name)]
+pub static PROGRAMS: ProgramArray<{ NextProgram::ALL.len() }> = ProgramArray::new();
+
 /// 1 in packet-replay tests, which cannot give a packet an XFRM state: the SA's reqid and SPI then
 /// come from skb->cb[0] and cb[1], and the time from `REPLAY_CLOCK`. The daemon never sets it, and
 /// as a constant it lets the verifier remove that code.
@@ -130,6 +133,10 @@ pub static REPLAY: Global<u32> = Global::new(0);
 #[btf_map]
 pub static REPLAY_CLOCK: Array<u64, 1> = Array::new();
 
-/// Between parsing and tracking, see `Tables::through_memory`.
+/// Between parsing and tracking, see `Tables::segment_place`.
 #[btf_map]
 pub static SEGMENT: PerCpuArray<Segment, 1> = PerCpuArray::new();
+
+/// A flow on its way into its table; words, since a lock may not stand in a map for each CPU.
+#[btf_map]
+pub static NEW_FLOW: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray::new();

@@ -4,14 +4,17 @@ use aya_ebpf::{
     helpers,
 };
 use gateway_common::{
-    decide::{FamilyTables, FlowCell, NotInserted, Tables, UsageCell},
+    decide::{FamilyTables, FlowCell, NotInserted, Place, Tables, UsageCell},
     layout::{Flow, FlowKey, OutboundSpi, Settings, Ticks, Tunnel, Usage},
     packet::Segment,
 };
 
 use crate::{
     expiry,
-    maps::{INBOUND_SPIS, OUTBOUND_SPIS, REPLAY, REPLAY_CLOCK, SEGMENT, SETTINGS, Stored, TUNNELS, USAGE},
+    maps::{
+        INBOUND_SPIS, NEW_FLOW, OUTBOUND_SPIS, REPLAY, REPLAY_CLOCK, SEGMENT, SETTINGS, Stored, TUNNELS,
+        USAGE,
+    },
 };
 
 /// As the kernel's helpers return it.
@@ -44,12 +47,26 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn through_memory(&self, segment: Segment) -> Segment {
-        let Some(slot) = SEGMENT.get_ptr_mut(0) else { return segment };
-        // SAFETY: this CPU's own slot. The black box keeps LLVM from passing the value on directly.
+    fn segment_place(&self) -> Option<impl Place<Segment>> {
+        SEGMENT.get_ptr_mut(0).map(Slot)
+    }
+
+    #[inline(always)]
+    fn flow_place(&self) -> Option<impl Place<Flow>> {
+        NEW_FLOW.get_ptr_mut(0).map(|slot| Slot(slot.cast()))
+    }
+}
+
+/// This CPU's slot for a value, which has its size and alignment.
+struct Slot<T>(*mut T);
+
+impl<T> Place<T> for Slot<T> {
+    #[inline(always)]
+    fn keep(&mut self, value: T) -> &mut T {
+        // SAFETY: a live map value, this CPU's own. The black box keeps LLVM from using the value itself.
         unsafe {
-            *slot = segment;
-            *core::hint::black_box(slot)
+            *self.0 = value;
+            &mut *core::hint::black_box(self.0)
         }
     }
 }

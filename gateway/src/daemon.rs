@@ -2,12 +2,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    net::SocketAddr,
     path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use gateway_common::ids::TunnelId;
+use gateway_common::{ids::TunnelId, layout::Tunnel};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
@@ -266,8 +267,7 @@ impl Daemon {
         let gateway = &self.inputs.policy.gateway;
         let internet = Interface::look(gateway.internet.as_str())?;
         let lan = Interface::look(gateway.lan.as_str())?;
-        let links =
-            Links { internet: &internet, lan: &lan, xdp: self.plane.xdp() == XdpState::Native };
+        let links = Links { internet: &internet, lan: &lan, xdp: self.plane.xdp() == XdpState::Native };
         let desired = desired(&self.inputs.policy, &self.ids, links, &self.inputs.credentials)?;
         let mut failed = Vec::new();
         let seen = match self.introduce().await {
@@ -362,9 +362,7 @@ impl Daemon {
             let lines = charon.live.strangers.iter();
             lines.map(|stranger| format!("tunnel {}: {}", stranger.tunnel, stranger.what)).collect()
         });
-        let up = self.maps.tunnels()?;
-        let is_up = |id: TunnelId| up.get(&id).is_some_and(|tunnel| tunnel.up == 1);
-        status.tunnels = tunnels(&self.ids, desired, sas, is_up);
+        status.tunnels = tunnels(&self.ids, desired, sas, &self.maps.tunnels()?);
         if self.written.as_ref() != Some(status) {
             status.write(&self.options.state)?;
             self.written = Some(status.clone());
@@ -426,7 +424,7 @@ fn tunnels(
     ids: &Assignment,
     desired: &Desired,
     sas: &[IkeSa],
-    is_up: impl Fn(TunnelId) -> bool,
+    entries: &BTreeMap<TunnelId, Tunnel>,
 ) -> Vec<TunnelStatus> {
     let children: HashMap<u32, _> = sas
         .iter()
@@ -438,14 +436,16 @@ fn tunnels(
     for (customer, customer_ids) in ids.iter() {
         for (site, id) in customer_ids.tunnels.iter().filter(|(_, id)| desired.tunnels.contains_key(id)) {
             let sa = children.get(&id.get());
+            let entry = entries.get(id).copied().unwrap_or_default();
             tunnels.push(TunnelStatus {
                 customer: customer.to_string(),
                 site: site.to_string(),
                 id: id.get(),
-                up: is_up(*id),
-                peer: sa.map(|(ike, _)| format!("{}:{}", ike.remote_host, ike.remote_port)),
+                up: entry.up == 1,
+                peer: sa.map(|(ike, _)| SocketAddr::new(ike.remote_host, ike.remote_port).to_string()),
                 cipher: sa.map(|(_, child)| child.algorithms.to_string()),
                 encapsulated: sa.is_some_and(|(_, child)| child.encap),
+                mss: (entry.v4.mss, entry.v6.mss),
             });
         }
     }

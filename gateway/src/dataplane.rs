@@ -38,7 +38,15 @@ impl DataPlane {
         let xdp = programs::attach(&mut ebpf, pins, &internet.name, &lan.name)?;
         programs::arm_expiry(&mut ebpf)?;
         let map_memory_bytes = maps::memory_bytes(pins)?;
-        info!(internet = internet.name, lan = lan.name, adopted, ?xdp, ?sizes, map_memory_bytes, "programs attached");
+        info!(
+            internet = internet.name,
+            lan = lan.name,
+            adopted,
+            ?xdp,
+            ?sizes,
+            map_memory_bytes,
+            "programs attached"
+        );
         Ok(Self { ebpf, pins: pins.clone(), attached: indices, xdp })
     }
 

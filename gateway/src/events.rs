@@ -1,5 +1,8 @@
 //! Drop events and the programs' own log, from the kernel's rings to the daemon's log.
-use std::{collections::HashMap, net::{IpAddr, SocketAddr}};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::{Context, Result};
 use aya::{

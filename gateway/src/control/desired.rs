@@ -157,7 +157,10 @@ fn addresses(interface: &Interface) -> Result<Addresses> {
     let mut addresses =
         Addresses { v4_count: v4.len() as u32, v6_count: v6.len() as u32, ..Addresses::default() };
     for (family, count) in [("IPv4", v4.len()), ("IPv6", v6.len())] {
-        ensure!(count <= OWN_ADDRESSES, "the interface {name} has more than {OWN_ADDRESSES} {family} addresses");
+        ensure!(
+            count <= OWN_ADDRESSES,
+            "the interface {name} has more than {OWN_ADDRESSES} {family} addresses"
+        );
     }
     for (slot, address) in addresses.v4.iter_mut().zip(v4) {
         *slot = (*address).into();

@@ -2,7 +2,7 @@
 use std::{
     ffi::CString,
     fs, mem,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::Path,
 };
@@ -53,14 +53,6 @@ impl Interface {
     pub fn is_routable(&self) -> bool {
         let link_local = |address: &Ipv6Addr| address.is_unicast_link_local();
         !self.v4.is_empty() || !self.v6.iter().all(link_local)
-    }
-
-    /// True if the address is one of its own.
-    pub fn has(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.v4.contains(&address),
-            IpAddr::V6(address) => self.v6.contains(&address),
-        }
     }
 }
 

@@ -152,16 +152,22 @@ impl Maps {
 
     /// All customers by their servers' addresses.
     pub fn customers(&self) -> Result<BTreeMap<IpAddr, Customer>> {
-        let v4 = self.customers.iter().map(|entry| entry.map(|(server, customer)| (IpAddr::V4(server.into()), customer)));
-        let v6 = self.customers6.iter().map(|entry| entry.map(|(server, customer)| (IpAddr::V6(server.into()), customer)));
+        let v4 = self
+            .customers
+            .iter()
+            .map(|entry| entry.map(|(server, customer)| (IpAddr::V4(server.into()), customer)));
+        let v6 = self
+            .customers6
+            .iter()
+            .map(|entry| entry.map(|(server, customer)| (IpAddr::V6(server.into()), customer)));
         v4.chain(v6).collect::<Result<_, _>>().context("read CUSTOMERS and CUSTOMERS6")
     }
 
     /// Writes one customer.
     pub fn set_customer(&mut self, server: IpAddr, customer: &Customer) -> Result<()> {
         match server {
-            IpAddr::V4(server) => self.customers.insert(Ipv4::from(server), customer, 0),
-            IpAddr::V6(server) => self.customers6.insert(Ipv6::from(server), customer, 0),
+            IpAddr::V4(server) => self.customers.insert(&server.into(), customer, 0),
+            IpAddr::V6(server) => self.customers6.insert(&server.into(), customer, 0),
         }
         .with_context(|| format!("write {server} to the customers"))
     }
@@ -183,7 +189,7 @@ impl Maps {
     /// Adds a peer with whole budgets. One that is there keeps what it has left of them.
     pub fn add_peer(&mut self, peer: Ipv6) -> Result<()> {
         const BPF_NOEXIST: u64 = 1;
-        match self.peers.insert(peer, Source::default(), BPF_NOEXIST) {
+        match self.peers.insert(&peer, &Source::default(), BPF_NOEXIST) {
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
                 Ok(())
             }

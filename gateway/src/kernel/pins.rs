@@ -16,7 +16,7 @@ use nix::{
 pub const DEFAULT_DIRECTORY: &str = "/run/gateway/bpf";
 
 /// The maps that are pinned, by name.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 19] = [
     "SETTINGS",
     "TUNNELS",
     "CUSTOMERS",
@@ -35,6 +35,7 @@ pub const MAPS: [&str; 18] = [
     "USAGE",
     "COUNTERS",
     "EVENTS",
+    "PROGRAMS",
 ];
 
 /// A directory on a bpffs that holds all pins of one gateway.

@@ -5,6 +5,7 @@ use std::{fs, io};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
+    maps::ProgramArray,
     programs::{
         LinkOrder, Program, ProgramError, SchedClassifier, TcAttach, TcAttachType, TestRun as _,
         TestRunOptions, Xdp,
@@ -13,7 +14,7 @@ use aya::{
     },
     sys::SyscallError,
 };
-use gateway_common::layout::Hook;
+use gateway_common::layout::{Hook, NextProgram};
 
 use crate::kernel::{interface, pins::Pins};
 
@@ -87,8 +88,23 @@ pub fn load(pins: &Pins, sizes: Sizes, purpose: Purpose) -> Result<Ebpf> {
         }
         .with_context(|| format!("load the program {}", hook.name()))?;
     }
-    expiry(&mut ebpf)?.load().with_context(|| format!("load the program {EXPIRY}"))?;
+    for next in NextProgram::ALL {
+        load_next(&mut ebpf, next).with_context(|| format!("load the program {}", next.name()))?;
+    }
+    classifier(&mut ebpf, EXPIRY)?.load().with_context(|| format!("load the program {EXPIRY}"))?;
     Ok(ebpf)
+}
+
+/// Loads a program that others go on in, and tells them where it is: also those of an earlier gatewayd,
+/// which are attached still.
+fn load_next(ebpf: &mut Ebpf, next: NextProgram) -> Result<()> {
+    const MAP: &str = "PROGRAMS";
+    let program = classifier(ebpf, next.name())?;
+    program.load()?;
+    let program = program.fd()?.try_clone()?;
+    let map = ebpf.map_mut(MAP).ok_or_else(|| anyhow!("the object has no map {MAP}"))?;
+    let mut programs = ProgramArray::try_from(map).with_context(|| format!("map {MAP}"))?;
+    programs.set(next as u32, &program, 0).with_context(|| format!("write {MAP}"))
 }
 
 /// Sets the timer going by which flows end; what an earlier gatewayd's does goes on with the new
@@ -99,7 +115,7 @@ pub fn arm_expiry(ebpf: &mut Ebpf) -> Result<()> {
     let packet = [0; 64];
     let mut options = TestRunOptions::new();
     options.data_in = Some(&packet);
-    let result = expiry(ebpf)?.test_run(options).with_context(|| format!("run the program {EXPIRY}"))?;
+    let result = classifier(ebpf, EXPIRY)?.test_run(options).with_context(|| format!("run the program {EXPIRY}"))?;
     ensure!(
         result.return_value == ARMED,
         "the timer by which flows end cannot be set: the program {EXPIRY} returned {}",
@@ -155,9 +171,9 @@ pub fn forget_links(pins: &Pins) -> Result<()> {
     Ok(())
 }
 
-fn expiry(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
-    let program = ebpf.program_mut(EXPIRY).ok_or_else(|| anyhow!("the object has no program {EXPIRY}"))?;
-    program.try_into().with_context(|| format!("the object's program {EXPIRY} is of an unknown type"))
+fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier> {
+    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
+    program.try_into().with_context(|| format!("the object's program {name} is of an unknown type"))
 }
 
 fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut Program> {

@@ -74,9 +74,9 @@ fn check_lans(gateway: &GatewayDocument, customer: &CustomerDocument, conflicts:
 
 fn check_servers_differ(customers: &[&CustomerDocument], conflicts: &mut Vec<Conflict>) {
     let mut owners = BTreeMap::new();
-    let servers = customers.iter().flat_map(|customer| {
-        customer.server.values.iter().map(move |server| (*customer, server))
-    });
+    let servers = customers
+        .iter()
+        .flat_map(|customer| customer.server.values.iter().map(move |server| (*customer, server)));
     for (customer, server) in servers {
         let Some((owner, place)) = owners.get(server.get_ref()) else {
             owners.insert(server.get_ref(), (&customer.name, customer.source.place(server.span())));
@@ -131,7 +131,12 @@ fn check_limits(
     let written = &gateway.limits;
     let counts = [
         ("customers", &written.customers, limits.customers, vec![1; customers.len()]),
-        ("tunnels", &written.tunnels, limits.tunnels, customers.iter().map(|c| c.sites.len() as u64).collect()),
+        (
+            "tunnels",
+            &written.tunnels,
+            limits.tunnels,
+            customers.iter().map(|c| c.sites.len() as u64).collect(),
+        ),
     ];
     for (key, written, limit, each) in counts {
         let count: u64 = each.iter().sum();
@@ -139,7 +144,10 @@ fn check_limits(
         let invalid = Invalid::new(message, format!("`{key} = {count}` or more, or fewer {key}"));
         conflicts.extend(beyond(gateway, written.as_ref(), limit, customers, &each, invalid));
     }
-    check_quotas(gateway, limits, customers, conflicts);
+    // With more customers than there is to be room for, their default shares are too large by right.
+    if customers.len() as u64 <= u64::from(limits.customers) {
+        check_quotas(gateway, limits, customers, conflicts);
+    }
 }
 
 /// The customers' flows of both families together count as one number, and any of them may be of any

@@ -46,8 +46,7 @@ impl CustomerDocument {
         let text = source.text.clone().unwrap_or_default();
         let mut reader = Reader::new(&source);
         let root = reader.parse(&text);
-        let known =
-            ["server", "port", "max_flows", "max_half_open", "new_flows_per_second", "site"];
+        let known = ["server", "port", "max_flows", "max_half_open", "new_flows_per_second", "site"];
         let root = reader.root(&root, &known);
         let server = reader.required(&root, "server", "server = \"10.200.0.11\"");
         let server = server.map_or_else(Families::missing, |value| {

@@ -53,8 +53,7 @@ impl GatewayDocument {
         let timeouts = read_timeouts(&mut reader, &root);
         let faults = bounded(&source, reader.faults);
 
-        let (internet, lan, cloud_lan) =
-            interfaces.unwrap_or_else(|| (None, None, Families::missing()));
+        let (internet, lan, cloud_lan) = interfaces.unwrap_or_else(|| (None, None, Families::missing()));
         let (identity, certificate, private_key, authority) = ipsec.unwrap_or_default();
         let value = || {
             Some(Gateway {
@@ -92,9 +91,8 @@ impl GatewayDocument {
 impl WrittenLimits {
     fn value(&self) -> Limits {
         let default = Limits::default();
-        let or = |limit: &Option<Spanned<u32>>, default| {
-            limit.as_ref().map_or(default, |limit| *limit.get_ref())
-        };
+        let or =
+            |limit: &Option<Spanned<u32>>, default| limit.as_ref().map_or(default, |limit| *limit.get_ref());
         Limits {
             tunnels: or(&self.tunnels, default.tunnels),
             customers: or(&self.customers, default.customers),

@@ -55,8 +55,7 @@ impl<T> Families<T> {
             reader.fault(value.span(), Invalid::new(format!("a list of {}", elements.len()), expected));
             return Self::missing();
         }
-        let values: Vec<_> =
-            elements.iter().filter_map(|element| reader.text(element, &parse)).collect();
+        let values: Vec<_> = elements.iter().filter_map(|element| reader.text(element, &parse)).collect();
         if let [first, second] = &values[..]
             && is_v4(first.get_ref()) == is_v4(second.get_ref())
         {
