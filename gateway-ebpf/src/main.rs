@@ -59,6 +59,11 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
                 // What XDP let pass it has charged.
                 Some(settings) => arriving(&frame, settings, settings.xdp == 0),
             };
+            if let Verdict::Outer(outer::Outer::PathMtu) = verdict
+                && let Some(owner) = outer::quoted_esp(&frame).and_then(outbound_owner)
+            {
+                skb.set_mark(owner);
+            }
             act::outer(&skb, &frame, Hook::InternetIngress, verdict)
         }
         Some(_) if is_ipv6(&frame) => {
