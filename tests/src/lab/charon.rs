@@ -74,6 +74,16 @@ impl Charon {
         })
     }
 
+    /// Kills it: its SAs and policies stay in the kernel.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Whether it is there.
+    pub fn is_running(&mut self) -> bool {
+        self.process.ensure_running().is_ok()
+    }
+
     /// What it has logged.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.process.log())?)

@@ -7,23 +7,24 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::libc;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, setsockopt, socket,
-    sockopt::ReuseAddr,
+    sockopt::{Linger, ReuseAddr},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{namespace::Namespace, process, server::PORT, site::Spec};
 
 /// For a connection, and for each answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Sends the current date with curl, as a device would, and returns the server's answer.
 pub fn report_date(namespace: &Namespace, site: &Spec) -> Result<String> {
     let now = OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?;
     let url = format!("http://{}/telemetry?device={}-sensor&date={now}", site.server, site.name);
     let mut curl = namespace.command("curl");
-    curl.args(["--silent", "--show-error", "--fail", "--max-time", "10", &url]);
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "30", &url]);
     process::output(&mut curl)
 }
 
@@ -62,6 +63,12 @@ impl Connection {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream), server })
+    }
+
+    /// Ends it with a RST, after which neither end sends anything.
+    pub fn reset(self) -> Result<()> {
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        Ok(setsockopt(self.stream.get_ref(), Linger, &at_once)?)
     }
 
     /// The device's port.

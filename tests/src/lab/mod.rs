@@ -12,6 +12,7 @@ pub mod mounts;
 pub mod namespace;
 pub mod open_gateway;
 pub mod pki;
+pub mod policies;
 pub mod process;
 pub mod report;
 pub mod run;
@@ -24,6 +25,7 @@ pub mod traffic;
 pub mod watch;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -32,15 +34,16 @@ use std::{
 };
 
 use ::gateway::{
+    control::{observed::Observed, status::Status},
     pki::{write_private, write_public},
     strongswan::Local,
 };
 use anyhow::{Context, Result, anyhow, ensure};
+use gateway_common::ids::TunnelId;
 
 use self::{
     charon::{Charon, Sa},
     gateway::{Drops, Gateway, Programs},
-    mounts::mount_fresh,
     namespace::Namespace,
     pki::{Authority, Issued},
     process::wait_for,
@@ -89,9 +92,6 @@ impl Lab {
     /// The process must be in a mount namespace of its own: [`mounts::isolate`].
     pub fn up(programs: Programs) -> Result<Self> {
         let dir = PathBuf::from(DIR);
-        let pins = dir.join("gateway/run/gateway/bpf");
-        fs::create_dir_all(&pins)?;
-        mount_fresh("bpf", &pins)?;
         let topology = Arc::new(Topology::build(&dir).context("cannot build the topology")?);
 
         let gateway = Gateway::start(programs, &topology.gateway, &dir.join("gateway"))?;
@@ -126,7 +126,7 @@ impl Lab {
             let sas = self.gateway_sas()?;
             let of_site = |site: &Spec| sas.iter().find(|sa| sa.remote_identity == site.identity).cloned();
             let Some(found) = SITES.iter().map(of_site).collect::<Option<Vec<_>>>() else { return Ok(None) };
-            let open = match self.gateway.tunnels_up()? {
+            let open = match self.gateway.tunnels_up(&self.topology.gateway)? {
                 Some(ids) => found.iter().all(|sa| ids.contains(&sa.reqid)),
                 None => true,
             };
@@ -136,8 +136,14 @@ impl Lab {
 
     /// Brings back what a failed test may have left down.
     pub fn restore(&mut self) -> Result<()> {
+        if !self.gateway.charon_is_running() {
+            self.start_charon()?;
+        }
+        let changed = self.gateway.policies().is_ok_and(|policies| policies.restore().unwrap_or(true));
         if !self.gateway.is_running() {
             self.start_daemon()?;
+        } else if changed {
+            self.reload_example()?;
         }
         for site in self.sites() {
             if site.charon.list_sas()?.is_empty() {
@@ -151,7 +157,8 @@ impl Lab {
     pub fn wait_until_down(&self, tunnel_id: u32) -> Result<()> {
         wait_for("the tunnel to be down", TUNNEL_UP, || {
             let in_charon = self.gateway_sas()?.iter().any(|sa| sa.reqid == tunnel_id);
-            let in_programs = self.gateway.tunnels_up()?.is_some_and(|ids| ids.contains(&tunnel_id));
+            let in_programs =
+                self.gateway.tunnels_up(&self.topology.gateway)?.is_some_and(|ids| ids.contains(&tunnel_id));
             Ok((!in_charon && !in_programs).then_some(()))
         })
     }
@@ -193,9 +200,74 @@ impl Lab {
         self.gateway.drops(&self.topology.gateway)
     }
 
+    /// What gatewayd says of itself.
+    pub fn status(&self) -> Result<Status> {
+        self.gateway.status(&self.topology.gateway)
+    }
+
+    /// Waits until gatewayd says that it is so, and returns what it says.
+    pub fn wait_for_status(&self, what: &str, holds: impl Fn(&Status) -> bool) -> Result<Status> {
+        self.gateway.wait_for_status(&self.topology.gateway, what, holds)
+    }
+
+    /// What is attached on the gateway: [`Gateway::attached`].
+    pub fn attached(&self) -> Result<BTreeMap<String, u32>> {
+        self.gateway.attached(&self.topology.gateway)
+    }
+
+    /// What the gateway's maps hold.
+    pub fn observed(&self) -> Result<Observed> {
+        self.gateway.observed(&self.topology.gateway)
+    }
+
+    /// Waits until the maps say that it is so, and returns them.
+    pub fn wait_for_maps(&self, what: &str, holds: impl Fn(&Observed) -> bool) -> Result<Observed> {
+        self.gateway.wait_for_maps(&self.topology.gateway, what, holds)
+    }
+
     /// Starts gatewayd and waits until it is ready.
     pub fn start_daemon(&mut self) -> Result<()> {
         self.gateway.start_daemon(&self.topology.gateway, &self.authority, &self.credentials)
+    }
+
+    /// Starts the gateway's charon, which knows nothing, and waits until it answers.
+    pub fn start_charon(&mut self) -> Result<()> {
+        self.gateway.start_charon(&self.topology.gateway)
+    }
+
+    /// Kills the gateway's charon with SIGKILL.
+    pub fn kill_charon(&mut self) -> Result<()> {
+        self.gateway.kill_charon()
+    }
+
+    /// Starts gatewayd and waits for nothing.
+    pub fn spawn_daemon(&mut self) -> Result<()> {
+        self.gateway.spawn_daemon(&self.topology.gateway)
+    }
+
+    /// Waits until gatewayd is ready.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        self.gateway.wait_until_ready(&self.topology.gateway)
+    }
+
+    /// Puts the example policies back, has gatewayd read them, and waits until all of them hold.
+    pub fn reload_example(&self) -> Result<()> {
+        self.gateway.policies()?.restore()?;
+        self.gateway.reload()?;
+        let status = self.wait_for_status("the example policies", |status| {
+            status.faults.is_empty() && status.tunnels.len() == SITES.len()
+        })?;
+        self.wait_for_maps("the LANs of the example policies", |maps| {
+            SITES.iter().all(|site| {
+                let told = status
+                    .tunnels
+                    .iter()
+                    .find(|t| (t.customer.as_str(), t.site.as_str()) == (site.customer, site.name));
+                let tunnel = told.and_then(|told| maps.tunnels.get(&TunnelId::new(told.id)?));
+                tunnel.is_some_and(|tunnel| tunnel.has(site.device.into()))
+            })
+        })?;
+        Ok(())
     }
 
     /// Kills gatewayd with SIGKILL.

@@ -100,10 +100,16 @@ impl Namespace {
         command
     }
 
-    /// Runs `work` on a thread inside the network namespace. A socket made there stays there.
+    /// Runs `work` on a thread inside the namespace, with its `/run`. A socket made there stays there.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         on_new_thread(|| {
             setns(&self.net, CloneFlags::CLONE_NEWNET)?;
+            if let Some(mounts) = &self.mounts {
+                // The threads of a process share root and working directory, which bars them from
+                // another mount namespace.
+                unshare(CloneFlags::CLONE_FS)?;
+                setns(mounts, CloneFlags::CLONE_NEWNS)?;
+            }
             work()
         })
         .with_context(|| format!("in the namespace {}", self.name))

@@ -7,7 +7,7 @@ use std::{
 use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
 
-use super::{Lab, attack::judge, attacks, gateway::Programs, report::Report, scenario::SCENARIOS};
+use super::{Lab, attack::judge, attacks, gateway::Programs, report::Report, scenario};
 
 /// The lab, from when it is up.
 type Shared = Arc<Mutex<Option<Lab>>>;
@@ -32,7 +32,7 @@ pub fn test(programs: Programs, args: Vec<String>) -> Result<ExitCode> {
 }
 
 fn trials(shared: &Shared) -> Vec<Trial> {
-    let scenarios = SCENARIOS.iter().map(|scenario| trial(scenario.name, "works", shared, scenario.run));
+    let scenarios = scenario::all().map(|scenario| trial(scenario.name, "works", shared, scenario.run));
     let attacks = attacks::all().map(|attack| {
         trial(attack.name, "attack", shared, |lab| {
             let outcome = judge(attack, lab, &mut lab.drops()?)?;

@@ -66,24 +66,43 @@ impl Traffic {
         Ok(Self { site, requests_before, stop, client, at_device, at_server })
     }
 
-    /// Stops, and fails if a request was lost, repeated or not answered.
+    /// Stops, and fails if a request was lost, repeated or not answered; returns how many there were.
+    /// Packets may have been lost and sent again.
+    pub fn stop_requests(self, lab: &Lab) -> Result<u64> {
+        self.end(lab).map(|(requests, ..)| requests)
+    }
+
+    /// Stops, and fails if a request was lost, repeated or not answered, or a packet lost.
     pub fn stop(self, lab: &Lab) -> Result<Tally> {
-        self.stop.store(true, Ordering::Relaxed);
         let site = self.site;
-        let requests = self.client.join().map_err(|_| anyhow!("the client of {} panicked", site.name))??;
-        thread::sleep(SETTLE);
-
-        let urls = lab.requests.since(self.requests_before).into_iter().map(|request| request.url);
-        let received: Vec<_> = urls.filter(|url| url.starts_with(&path_of(site))).collect();
-        let sent: Vec<_> = (0..requests).map(|number| format!("{}{number}", path_of(site))).collect();
-        ensure!(received == sent, "{} sent {requests} requests, {} arrived", site.name, received.len());
-
-        let (device, server) = (self.at_device.stop()?, self.at_server.stop()?);
+        let (requests, at_device, at_server) = self.end(lab)?;
+        let (device, server) = (at_device.stop()?, at_server.stop()?);
         let packets =
             |frames: &[Frame], outgoing: bool, to_server: bool| packets(frames, site, outgoing, to_server);
         let to_server = same(&packets(&device, true, true), &packets(&server, false, true), "to the server")?;
         let to_site = same(&packets(&server, true, false), &packets(&device, false, false), "to the device")?;
         Ok(Tally { requests, to_server, to_site })
+    }
+
+    fn end(self, lab: &Lab) -> Result<(u64, Capture, Capture)> {
+        self.stop.store(true, Ordering::Relaxed);
+        let site = self.site;
+        let requests = self.client.join().map_err(|_| anyhow!("the client of {} panicked", site.name))??;
+        thread::sleep(SETTLE);
+
+        let received = lab.requests.since(self.requests_before).into_iter();
+        let received: Vec<_> = received.filter(|request| request.url.starts_with(&path_of(site))).collect();
+        let astray = received.iter().find(|request| request.customer != site.customer);
+        ensure!(
+            astray.is_none(),
+            "{} is a request of {}",
+            astray.map_or("", |request| &request.url),
+            site.name
+        );
+        let received: Vec<_> = received.into_iter().map(|request| request.url).collect();
+        let sent: Vec<_> = (0..requests).map(|number| format!("{}{number}", path_of(site))).collect();
+        ensure!(received == sent, "{} sent {requests} requests, {} arrived", site.name, received.len());
+        Ok((requests, self.at_device, self.at_server))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Eyes everywhere during an attack: whatever arrives where nothing may arrive is a leak.
-use std::{thread, time::Duration};
+use std::{net::Ipv4Addr, thread, time::Duration};
 
 use anyhow::Result;
 
-use super::{Lab, capture::Capture};
+use super::{Lab, capture::Capture, site::SITES, topology::customers};
 
 /// How long a packet may take through the lab. Under emulation the slowest path takes some 10 ms.
 const SETTLE: Duration = Duration::from_millis(150);
@@ -37,6 +37,28 @@ impl Watch {
             leaks.extend(arrived.map(|frame| format!("{} reached {place}", frame.describe())));
         }
         Ok(leaks)
+    }
+
+    /// As [`Watch::leaks`], but packets between devices and their own customers' servers are meant to be
+    /// there.
+    pub fn astray(self) -> Result<Vec<String>> {
+        thread::sleep(SETTLE);
+        let mut astray = self.internet_leaks()?;
+        let at_servers = customers().map(|(customer, _)| {
+            let own = SITES.iter().filter(|site| site.customer == customer);
+            own.map(|site| site.device).collect()
+        });
+        let at_devices = SITES.iter().map(|site| vec![site.server]);
+        for (end, known) in self.ends.into_iter().zip(at_servers.chain(at_devices)) {
+            let known: Vec<Ipv4Addr> = known;
+            let place = end.place.clone();
+            let strange = end.stop()?.into_iter().filter(|frame| {
+                let from_known = frame.addresses().is_some_and(|(source, _)| known.contains(&source));
+                !frame.outgoing && !frame.is_arp() && !from_known
+            });
+            astray.extend(strange.map(|frame| format!("{} reached {place}", frame.describe())));
+        }
+        Ok(astray)
     }
 
     /// As [`Watch::leaks`], but packets at servers and devices are meant to be there.
