@@ -19,6 +19,7 @@ pub mod run;
 pub mod scenario;
 pub mod server;
 pub mod site;
+pub mod static_keys;
 pub mod suite;
 pub mod topology;
 pub mod traffic;
@@ -49,6 +50,7 @@ use self::{
     process::wait_for,
     server::{Requests, Server},
     site::{CONNECTION, GATEWAY_IDENTITY, SITES, Spec, connection},
+    static_keys::StaticKeys,
     topology::{Topology, customers, router_wan},
 };
 
@@ -72,6 +74,7 @@ pub struct Lab {
     pub authority: Authority,
     credentials: Issued,
     dir: PathBuf,
+    _static_keys: StaticKeys,
 }
 
 /// One site of a lab that is up.
@@ -92,6 +95,7 @@ impl Lab {
     /// The process must be in a mount namespace of its own: [`mounts::isolate`].
     pub fn up(programs: Programs) -> Result<Self> {
         let dir = PathBuf::from(DIR);
+        let static_keys = StaticKeys::hold()?;
         let topology = Arc::new(Topology::build(&dir).context("cannot build the topology")?);
 
         let gateway = Gateway::start(programs, &topology.gateway, &dir.join("gateway"))?;
@@ -107,7 +111,17 @@ impl Lab {
         let credentials = authority.issue(GATEWAY_IDENTITY)?;
         place_gateway_keys(&authority, &credentials)?;
 
-        let mut lab = Self { gateway, routers, servers, requests, topology, authority, credentials, dir };
+        let mut lab = Self {
+            gateway,
+            routers,
+            servers,
+            requests,
+            topology,
+            authority,
+            credentials,
+            dir,
+            _static_keys: static_keys,
+        };
         lab.start_daemon()?;
         lab.load_routers()?;
         Ok(lab)
