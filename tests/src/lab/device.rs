@@ -14,7 +14,13 @@ use nix::sys::socket::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{namespace::Namespace, process, server::PORT, site::Spec};
+use super::{
+    content::{self, judgement},
+    namespace::Namespace,
+    process,
+    server::PORT,
+    site::Spec,
+};
 
 /// For a connection, and for each answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,6 +67,7 @@ impl Connection {
 
     fn over(stream: TcpStream, server: Ipv4Addr) -> Result<Self> {
         stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream), server })
     }
@@ -93,8 +100,32 @@ impl Connection {
         self.stream.get_mut().write_all(bytes).context("cannot send the request")
     }
 
+    /// Gets this much content, and checks all of it.
+    pub fn download(&mut self, bytes: usize) -> Result<()> {
+        self.send(self.request(&format!("{}{bytes}", content::PATH)).as_bytes())?;
+        let body = self.receive_bytes(bytes)?;
+        ensure!(body == content::content(bytes), "{bytes} bytes were asked for, {}", judgement(&body).trim());
+        Ok(())
+    }
+
+    /// Sends this much content; the server must say that all of it is right.
+    pub fn upload(&mut self, bytes: usize) -> Result<()> {
+        let path = content::PATH;
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {bytes}\r\n\r\n", self.server);
+        self.send(head.as_bytes())?;
+        self.send(&content::content(bytes))?;
+        let (answer, right) = (self.receive()?, judgement(&content::content(bytes)));
+        ensure!(answer == right, "{bytes} bytes were sent, the server received {}", answer.trim());
+        Ok(())
+    }
+
     /// Reads one answer, which must be a 200; returns its body.
     pub fn receive(&mut self) -> Result<String> {
+        Ok(String::from_utf8(self.receive_bytes(64 * 1024)?)?)
+    }
+
+    fn receive_bytes(&mut self, limit: usize) -> Result<Vec<u8>> {
         let mut status = String::new();
         self.stream.read_line(&mut status).context("no answer")?;
         ensure!(status.starts_with("HTTP/1.1 200"), "the answer is {status:?}");
@@ -112,9 +143,9 @@ impl Connection {
                 length = value.trim().parse()?;
             }
         }
-        ensure!(length <= 64 * 1024, "an answer of {length} bytes is not this server's");
+        ensure!(length <= limit, "an answer of {length} bytes is not this server's");
         let mut body = vec![0; length];
-        self.stream.read_exact(&mut body)?;
-        Ok(String::from_utf8(body)?)
+        self.stream.read_exact(&mut body).with_context(|| format!("an answer of {length} bytes"))?;
+        Ok(body)
     }
 }

@@ -33,8 +33,9 @@ pub const PINS: &str = "/run/gateway/bpf";
 const STATE: &str = "/run/gateway/state";
 /// gatewayd's policies, as the gateway sees them.
 pub const POLICIES: &str = "/run/policies";
-/// gatewayd acts at once, but under emulation that takes its time.
-const REACTION: Duration = Duration::from_secs(30);
+/// gatewayd acts at once. But under emulation that takes its time, above all the kernel's verification of
+/// the programs, and all the more while traffic goes on: it may take minutes on a busy machine.
+const REACTION: Duration = Duration::from_secs(300);
 
 /// Packets dropped so far, by customer (`-` where none is known) and reason.
 pub type Drops = BTreeMap<(String, String), u64>;
@@ -137,6 +138,17 @@ impl Gateway {
     /// Its folder of policies.
     pub fn policies(&self) -> Result<&Policies> {
         self.policies.as_ref().context("without gatewayd there are no policies")
+    }
+
+    /// Makes the policies those of the example again; true if they were not. gatewayd does not know yet.
+    pub fn restore_policies(&self) -> Result<bool> {
+        self.policies.as_ref().map_or(Ok(false), Policies::restore)
+    }
+
+    /// Whether gatewayd says that something it had to do did not work, as after it was detached.
+    pub fn has_failed(&self, namespace: &Namespace) -> bool {
+        let failed = || self.status(namespace).map_or(true, |status| !status.failed.is_empty());
+        !self.programs.without_gatewayd && failed()
     }
 
     /// Has gatewayd read its policies again.
@@ -298,7 +310,7 @@ impl Gateway {
 
     /// Ready is the gatewayd that we started, connected to charon, with all it had to do done.
     pub fn wait_until_ready(&mut self, namespace: &Namespace) -> Result<()> {
-        wait_for("gatewayd to be ready", Duration::from_secs(60), || {
+        wait_for("gatewayd to be ready", REACTION, || {
             let daemon = self.daemon.as_mut().context("gatewayd is not running")?;
             daemon.ensure_running().context("gatewayd did not come up")?;
             let pid = daemon.pid();

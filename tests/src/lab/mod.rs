@@ -4,6 +4,8 @@ pub mod attack;
 pub mod attacks;
 pub mod capture;
 pub mod charon;
+pub mod content;
+pub mod conversation;
 pub mod device;
 pub mod frame;
 pub mod gateway;
@@ -58,7 +60,7 @@ use self::{
 const DIR: &str = "/run/lab";
 /// Where `policies/gateway.toml` says the gateway's keys are.
 const GATEWAY_PKI: &str = "/etc/gateway/pki";
-const TUNNEL_UP: Duration = Duration::from_secs(30);
+const TUNNEL_UP: Duration = Duration::from_secs(60);
 
 /// A lab that is up. Fields are dropped in this order: processes first.
 pub struct Lab {
@@ -148,23 +150,42 @@ impl Lab {
         })
     }
 
-    /// Brings back what a failed test may have left down.
+    /// Puts the lab back to its normal state, whatever a failed test has left. Cheap if that was nothing.
     pub fn restore(&mut self) -> Result<()> {
         if !self.gateway.charon_is_running() {
             self.start_charon()?;
         }
-        let changed = self.gateway.policies().is_ok_and(|policies| policies.restore().unwrap_or(true));
+        let changed = self.gateway.restore_policies()?;
         if !self.gateway.is_running() {
+            self.start_daemon()?;
+        } else if self.gateway.has_failed(&self.topology.gateway) {
+            self.kill_daemon()?;
             self.start_daemon()?;
         } else if changed {
             self.reload_example()?;
         }
-        for site in self.sites() {
-            if site.charon.list_sas()?.is_empty() {
-                site.initiate()?;
+        let of_gateway = self.gateway_sas()?;
+        in_parallel(self.sites(), |site| {
+            let known = of_gateway.iter().any(|sa| sa.remote_identity == site.spec.identity);
+            let own = site.charon.list_sas()?;
+            if known && own.len() == 1 {
+                return Ok(());
             }
-        }
+            for sa in own {
+                // One that the gateway does not know any more takes its time to end, and ends.
+                site.charon.terminate(sa.ike_id)?;
+            }
+            site.initiate()
+        })?;
         self.wait_for_tunnels().map(drop)
+    }
+
+    /// What the gateway's maps hold once they know one SA in each direction of each tunnel: the ones
+    /// that a rekey has replaced stay for a while (FACTS 9).
+    pub fn settled_maps(&self) -> Result<Observed> {
+        self.wait_for_maps("the maps to have one SA in each direction of each tunnel", |maps| {
+            (maps.inbound.len(), maps.outbound.len()) == (SITES.len(), SITES.len())
+        })
     }
 
     /// Waits until neither charon nor the programs have the tunnel of this id.
@@ -297,12 +318,17 @@ impl Lab {
     fn load_routers(&self) -> Result<()> {
         let sites = self.sites().into_iter().enumerate().collect();
         in_parallel(sites, |(index, site)| {
-            let issued = self.authority.issue(site.spec.identity)?;
-            let identity = site.spec.identity.to_owned();
-            let local = Local { identity, certificate: issued.certificate_pem.into() };
-            let authority = self.authority.certificate_pem();
-            site.charon.load(&connection(local, authority, router_wan(index), site.spec)?, &issued.key_pem)
+            self.load_router(index, &self.authority.issue(site.spec.identity)?)
         })
+    }
+
+    /// Gives a site's router its connection, with this certificate.
+    fn load_router(&self, index: usize, issued: &Issued) -> Result<()> {
+        let site = self.sites()[index];
+        let identity = site.spec.identity.to_owned();
+        let local = Local { identity, certificate: issued.certificate_pem.clone().into() };
+        let authority = self.authority.certificate_pem();
+        site.charon.load(&connection(local, authority, router_wan(index), site.spec)?, &issued.key_pem)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Error, Result, anyhow};
 use libtest_mimic::{Arguments, Trial};
 
 use super::{Lab, attack::judge, attacks, gateway::Programs, report::Report, scenario};
@@ -61,7 +61,18 @@ fn trial(
         let mut lab = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let lab = lab.as_mut().ok_or("the lab is not up")?;
         // The one before may have failed half-way.
-        lab.restore().and_then(|()| run(lab)).map_err(|error| format!("{error:#}").into())
+        lab.restore()
+            .context("what the tests before have left could not be put back to normal")
+            .and_then(|()| run(lab).map_err(|error| with_restoration(error, lab.restore())))
+            .map_err(|error| format!("{error:#}").into())
     };
     Trial::test(name, test).with_kind(kind)
+}
+
+/// A test's error, and whether the next ones suffer from it.
+fn with_restoration(error: Error, restored: Result<()>) -> Error {
+    match restored {
+        Ok(()) => error,
+        Err(why) => anyhow!("{error:#}\nThe lab could not be put back to normal: {why:#}"),
+    }
 }

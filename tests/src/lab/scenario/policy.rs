@@ -6,11 +6,7 @@ use gateway_common::{ids::TunnelId, reason::Reason};
 
 use super::*;
 use crate::lab::{
-    capture::Capture,
-    frame::{send_packets, tcp},
-    gateway::POLICIES,
-    policies::Policies,
-    server::PORT,
+    capture::Capture, conversation::Conversation, frame::send_packets, gateway::POLICIES, policies::Policies,
     site::Spec,
 };
 
@@ -54,7 +50,7 @@ lan = ["192.168.0.0/16"]
 const PROBES: usize = 5;
 
 fn customer_added_by_a_file_under_traffic_disturbs_nobody(lab: &mut Lab) -> Result<()> {
-    let (sas, before) = (lab.gateway_sas()?, lab.observed()?);
+    let (sas, before) = (lab.gateway_sas()?, lab.settled_maps()?);
     without_loss(lab, |lab| {
         let old = lab.status()?.tunnels;
         lab.gateway().policies()?.write(HOOLI, HOOLI_TEXT)?;
@@ -78,8 +74,7 @@ fn customer_added_by_a_file_under_traffic_disturbs_nobody(lab: &mut Lab) -> Resu
         lab.gateway().policies()?.remove(HOOLI)?;
         lab.gateway().reload()?;
         lab.wait_for_status("the new customer to be gone", |status| status.tunnels == old)?;
-        ensure!(lab.observed()? == before, "the maps are not what they were");
-        Ok(())
+        lab.wait_for_maps("the maps to be what they were", |maps| *maps == before).map(drop)
     })?;
     ensure!(lab.gateway_sas()? == sas, "SAs have changed");
     Ok(())
@@ -90,7 +85,7 @@ fn faulty_file_keeps_the_last_good_version(lab: &mut Lab) -> Result<()> {
     let good = lab.gateway().policies()?.example(ACME)?.to_owned();
     let syntax = good.replacen("10.200.0.11\"", "10.200.0.11", 1);
     let meaning = good.replacen("10.200.0.11", "10.99.0.11", 1);
-    let (sas, before) = (lab.gateway_sas()?, lab.observed()?);
+    let (sas, before) = (lab.gateway_sas()?, lab.settled_maps()?);
     for (bad, needle) in [(syntax, "10.200.0.11"), (meaning, "10.99.0.11")] {
         ensure!(bad != good, "the example has changed");
         without_loss(lab, |lab| {
@@ -128,7 +123,7 @@ fn removed_site_stops_connections_with_the_next_packet(lab: &mut Lab) -> Result<
     // Packets from the site have no tunnel to come through: only those from the server are counted.
     let expected = [Reason::UnknownTunnel];
     no_longer_allowed(lab, remove, gone, &expected, |lab| {
-        wait_for("munich's router to see its tunnel end", Duration::from_secs(30), || {
+        wait_for("munich's router to see its tunnel end", PATIENCE, || {
             Ok(lab.site("munich")?.charon.list_sas()?.is_empty().then_some(()))
         })?;
         ensure!(lab.gateway_sa(munich()).is_err(), "the removed site's tunnel is still there");
@@ -149,8 +144,7 @@ fn no_longer_allowed(
     restore: impl Fn(&Lab) -> Result<()>,
 ) -> Result<()> {
     let id = TunnelId::new(lab.gateway_sa(munich())?.reqid).context("no tunnel id")?;
-    let mut connection = Connection::open(lab.site("munich")?.device, munich().server)?;
-    connection.get("/before")?;
+    let mut munichs = Conversation::open(lab.site("munich")?)?;
     let others = SITES.iter().filter(|site| site.name != munich().name);
     let traffic = others.map(|site| Traffic::start(lab, site.name)).collect::<Result<Vec<_>>>()?;
     thread::sleep(WHILE);
@@ -161,10 +155,16 @@ fn no_longer_allowed(
         policies.write(ACME, &change(policies.example(ACME)?))?;
         lab.gateway().reload()?;
         lab.wait_for_maps("the change", |maps| is_in_force(maps, id))?;
-        let arrived = probe(lab, connection.local_port()?)?;
-        ensure!(arrived.is_empty(), "no longer allowed, but {arrived:?}");
         let counted = |reason: &Reason| (("acme".to_owned(), reason.name().to_owned()), PROBES as u64);
         let expected: BTreeMap<_, _> = expected.iter().map(counted).collect();
+        let arrived = probe(lab, &munichs, || {
+            // Once that many were dropped all have been judged, but for those that no tunnel brought.
+            wait_for("the packets to be dropped", PATIENCE, || {
+                let dropped = increase(&before, &lab.drops()?);
+                Ok((dropped.values().sum::<u64>() >= expected.values().sum()).then_some(()))
+            })
+        })?;
+        ensure!(arrived.is_empty(), "no longer allowed, but {arrived:?}");
         let dropped = increase(&before, &lab.drops()?);
         ensure!(dropped == expected, "dropped: {dropped:?}, expected: {expected:?}");
         Ok(())
@@ -175,22 +175,22 @@ fn no_longer_allowed(
     refused?;
     restored?;
     tallies.into_iter().collect::<Result<Vec<_>>>()?;
-    connection.get("/after").context("allowed again")?;
+    munichs.connection.get("/after").context("allowed again")?;
     ensure!(lab.gateway_sa(munich())?.reqid == id.get(), "munich's tunnel has another id");
     Ok(())
 }
 
-/// Sends packets that fit munich's connection from both of its ends; returns what arrived.
-fn probe(lab: &Lab, port: u16) -> Result<Vec<String>> {
+/// Sends packets that belong in munich's connection from both of its ends, waits for what `judged` waits
+/// for, and returns what arrived.
+fn probe(lab: &Lab, munichs: &Conversation, judged: impl FnOnce() -> Result<()>) -> Result<Vec<String>> {
     let (device, server) = (lab.site("munich")?.device, lab.topology.server("acme")?);
-    let (from_device, from_server) = ((munich().device, port), (munich().server, PORT));
     let captures = [
         (Capture::start(server, "eth0")?, munich().device),
         (Capture::start(device, "eth0")?, munich().server),
     ];
-    // A duplicate acknowledgement changes nothing at either end.
-    send_packets(device, &vec![tcp(from_device, from_server, "A", b""); PROBES])?;
-    send_packets(server, &vec![tcp(from_server, from_device, "A", b""); PROBES])?;
+    send_packets(device, &vec![munichs.from_device.clone(); PROBES])?;
+    send_packets(server, &vec![munichs.from_server.clone(); PROBES])?;
+    let judged = judged();
     thread::sleep(WHILE);
     let mut arrived = Vec::new();
     for (capture, source) in captures {
@@ -198,6 +198,7 @@ fn probe(lab: &Lab, port: u16) -> Result<Vec<String>> {
         let frames = frames.filter(|frame| frame.addresses().is_some_and(|(from, _)| from == source));
         arrived.extend(frames.map(|frame| frame.describe()));
     }
+    judged.with_context(|| format!("arrived: {arrived:?}"))?;
     Ok(arrived)
 }
 
@@ -228,7 +229,7 @@ fn second_gatewayd(lab: &mut Lab, policies: &str, exit_status: i32, expected: &[
         let output = lab.gateway().run_second_daemon(&lab.topology.gateway, policies)?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(exit_status), "gatewayd ended with {}:\n{said}", output.status);
-        ensure!(start.elapsed() < Duration::from_secs(30), "that took {:?}", start.elapsed());
+        ensure!(start.elapsed() < PATIENCE, "that took {:?}", start.elapsed());
         for place in expected {
             ensure!(said.lines().any(|line| line.starts_with(place)), "it does not say {place}:\n{said}");
         }

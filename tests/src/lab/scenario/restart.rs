@@ -8,10 +8,10 @@ use gateway_common::reason::Reason;
 
 use super::*;
 use crate::lab::{
-    frame::{Packet, send_packets, tcp},
+    conversation::Conversation,
+    frame::{Packet, send_packets},
     gateway::PINS,
     namespace::Namespace,
-    server::PORT,
     watch::Watch,
 };
 
@@ -26,6 +26,10 @@ pub const SCENARIOS: &[Scenario] = &[
 /// gateway itself sends are ICMP errors: to ESP in UDP as long as charon's socket is not there.
 const BETWEEN_TUNNELS: [Reason; 3] =
     [Reason::TunnelDown, Reason::PlaintextToInternet, Reason::GatewayTrafficNotAllowed];
+/// Of each site, to say that its traffic goes on.
+const REQUESTS: usize = 10;
+/// In each direction, to say that a customer's packets pass.
+const PACKETS: u64 = 10;
 /// Between two packets of each sender.
 const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -67,13 +71,15 @@ fn gatewayd_then_charon(lab: &mut Lab) -> Result<()> {
 /// out of UDP for charon's socket, so not without charon.
 fn traffic_goes_on(lab: &Lab) -> Result<()> {
     let before = lab.requests.count();
-    thread::sleep(WHILE);
-    let received = lab.requests.since(before);
-    for site in SITES.iter().filter(|site| !site.behind_nat) {
-        let own = format!("/{}/", site.full_name());
-        ensure!(received.iter().any(|request| request.url.contains(&own)), "no request of {own} passed");
-    }
-    Ok(())
+    wait_for("requests of every site that is not behind NAT", PATIENCE, || {
+        let received = lab.requests.since(before);
+        let mut sites = SITES.iter().filter(|site| !site.behind_nat);
+        let all = sites.all(|site| {
+            let own = format!("/{}/", site.full_name());
+            received.iter().filter(|request| request.url.contains(&own)).count() >= REQUESTS
+        });
+        Ok(all.then_some(()))
+    })
 }
 
 /// Has `restart` done, which leaves charon without tunnels, and the sites reconnect, all under traffic of
@@ -164,19 +170,14 @@ fn is_detached(lab: &Lab) -> Result<()> {
     })
 }
 
-/// Does `work` while packets of open connections come all the time from both ends of each. The
-/// connections are reset in the end, so that none of their packets comes later.
+/// Does `work` while packets of open connections come all the time from both ends of each, which all pass
+/// before. The connections are reset in the end, so that none of their packets comes later.
 fn under_packets(lab: &Lab, work: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
-    let mut senders: Vec<(&Namespace, Packet)> = Vec::new();
-    let mut connections = Vec::new();
-    for site in lab.sites() {
-        let mut connection = Connection::open(site.device, site.spec.server)?;
-        connection.get("/before")?;
-        let (device, server) = ((site.spec.device, connection.local_port()?), (site.spec.server, PORT));
-        // A duplicate acknowledgement changes nothing at either end.
-        senders.push((site.device, tcp(device, server, "A", b"")));
-        senders.push((lab.topology.server(site.spec.customer)?, tcp(server, device, "A", b"")));
-        connections.push(connection);
+    let conversations = lab.sites().into_iter().map(Conversation::open).collect::<Result<Vec<_>>>()?;
+    let mut senders: Vec<(&Namespace, &Packet)> = Vec::new();
+    for (site, conversation) in lab.sites().iter().zip(&conversations) {
+        senders.push((site.device, &conversation.from_device));
+        senders.push((lab.topology.server(site.spec.customer)?, &conversation.from_server));
     }
     let stop = AtomicBool::new(false);
     let done = thread::scope(|scope| {
@@ -184,17 +185,30 @@ fn under_packets(lab: &Lab, work: impl FnOnce(&Lab) -> Result<()>) -> Result<()>
             let stop = &stop;
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    send_packets(namespace, std::slice::from_ref(packet))
+                    send_packets(namespace, std::slice::from_ref(*packet))
                         .expect("packet sockets take packets");
                     thread::sleep(INTERVAL);
                 }
             });
         }
-        thread::sleep(WHILE);
-        let done = work(lab);
+        let done = packets_pass(lab).and_then(|()| work(lab));
         stop.store(true, Ordering::Relaxed);
         done
     });
-    connections.into_iter().try_for_each(Connection::reset)?;
+    let mut ends = conversations.into_iter().map(|conversation| conversation.connection);
+    ends.try_for_each(Connection::reset)?;
     done
+}
+
+/// Waits until packets of every customer have passed in both directions.
+fn packets_pass(lab: &Lab) -> Result<()> {
+    let count = || -> Result<Vec<_>> {
+        customers().map(|(customer, _)| lab.gateway().passed(&lab.topology.gateway, customer)).collect()
+    };
+    let before = count()?;
+    wait_for("packets of every customer to pass in both directions", PATIENCE, || {
+        let now = count()?;
+        let mut grown = before.iter().zip(&now).map(|(before, now)| (now.0 - before.0, now.1 - before.1));
+        Ok(grown.all(|grown| grown.0 >= PACKETS && grown.1 >= PACKETS).then_some(()))
+    })
 }
