@@ -29,7 +29,7 @@ pub mod watch;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -355,12 +355,18 @@ fn start_routers(topology: &Topology, dir: &Path) -> Result<Vec<Charon>> {
     Ok(routers)
 }
 
+/// Puts the gateway's certificates and key where its policy says they are, in the place of others.
 fn place_gateway_keys(authority: &Authority, issued: &Issued) -> Result<()> {
     let dir = Path::new(GATEWAY_PKI);
     fs::create_dir_all(dir)?;
-    write_public(&dir.join("ca.crt"), authority.certificate_pem())?;
-    write_public(&dir.join("gateway.crt"), &issued.certificate_pem)?;
-    write_private(&dir.join("gateway.key"), &issued.key_pem)?;
+    let place = |name: &str, write: fn(&Path, &str) -> io::Result<()>, text: &str| {
+        let new = dir.join(format!("{name}.new"));
+        write(&new, text)?;
+        fs::rename(&new, dir.join(name))
+    };
+    place("ca.crt", write_public, authority.certificate_pem())?;
+    place("gateway.crt", write_public, &issued.certificate_pem)?;
+    place("gateway.key", write_private, &issued.key_pem)?;
     Ok(())
 }
 

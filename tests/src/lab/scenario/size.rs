@@ -13,7 +13,7 @@ use crate::lab::{
     place_gateway_keys,
     process::output,
     site::{GATEWAY_IDENTITY, Spec},
-    topology::{GATEWAY, GATEWAY_LAN, next_hop},
+    topology::{GATEWAY, GATEWAY_LAN, next_hop, seen_address},
 };
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -23,12 +23,15 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "server_sending_too_large_packets_learns_the_tunnels_mtu",
         run: server_learns_tunnel_mtu,
     },
+    Scenario { name: "path_mtu_of_the_internet_reaches_the_server", run: server_learns_path_mtu },
     Scenario { name: "esp_in_fragments_from_a_small_uplink_works", run: fragmented_esp },
     Scenario { name: "ike_messages_in_ip_fragments_make_a_tunnel", run: fragmented_ike },
 ];
 
 /// Of every link of the lab, in bytes.
 const LINK_MTU: usize = 1500;
+/// Of a link on the way from the gateway to a site, in bytes.
+const PATH_MTU: usize = 1300;
 /// Of a site's uplink that is smaller, in bytes.
 const SMALL_MTU: usize = 600;
 /// IPv4 and TCP without options.
@@ -98,6 +101,32 @@ fn server_learns_tunnel_mtu(lab: &mut Lab) -> Result<()> {
             || server_learns(lab, site, tunnel_mtu(site.spec, LINK_MTU)),
             || {
                 output(server.command("tc").args(["qdisc", "del", "dev", "eth0", "clsact"]))?;
+                forget_mtus(lab, site)
+            },
+        )
+        .with_context(|| site.spec.full_name())?;
+    }
+    Ok(())
+}
+
+/// A link between the gateway and a site takes less than the gateway's own: its router tells the gateway
+/// that an ESP packet is too big, and the gateway the server.
+fn server_learns_path_mtu(lab: &mut Lab) -> Result<()> {
+    for name in ["berlin", "austin"] {
+        let site = lab.site(name)?;
+        let route = |verb: &str, of: &[&str]| {
+            let destination = format!("{}/32", seen_address(site.spec));
+            let route = ["route", verb, &destination, "dev", name];
+            output(lab.topology.internet.command("ip").args(route).args(of)).map(drop)
+        };
+        changed(
+            || {
+                forget_mtus(lab, site)?;
+                route("add", &["mtu", &PATH_MTU.to_string()])
+            },
+            || server_learns(lab, site, tunnel_mtu(site.spec, PATH_MTU)),
+            || {
+                route("del", &[])?;
                 forget_mtus(lab, site)
             },
         )
