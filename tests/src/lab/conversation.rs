@@ -38,7 +38,7 @@ impl Conversation {
             let last = |outgoing, port_of: fn(&Segment) -> u16| {
                 let own =
                     frames.iter().filter(|frame| frame.outgoing == outgoing).filter_map(|f| f.segment());
-                own.filter(|segment| port_of(segment) == port).last().map(|segment| segment.next(b""))
+                own.filter(|segment| port_of(segment) == port).next_back().map(|segment| segment.next(b""))
             };
             let device = last(true, |segment| segment.header.source_port);
             let server = last(false, |segment| segment.header.destination_port);

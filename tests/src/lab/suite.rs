@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Completion, Trial};
 
 use super::{
@@ -69,33 +69,31 @@ fn trial(
         // A test that panicked leaves a lab that is as good as after any failure.
         let mut lab = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let lab = lab.as_mut().ok_or("the lab is not up")?;
-        // The one before may have failed half-way.
-        lab.restore()
+        let result = lab
+            .restore()
             .context("what the tests before have left could not be put back to normal")
-            .and_then(|()| run(lab).map_err(|error| with_restoration(error, lab.restore())))
-            .map_or_else(|error| unless_known(error, fault), |()| works(fault))
-            .map_err(|error| format!("{error:#}").into())
+            .and_then(|()| run_one(lab, run, fault));
+        result.map_err(|error| format!("{error:#}").into())
     };
     Trial::ignorable_test(name, test).with_kind(kind)
 }
 
-/// A test that fails is not counted as such if that is known.
-fn unless_known(error: Error, fault: Option<&KnownFault>) -> Result<Completion> {
+/// Runs a test. One that fails leaves the lab in its normal state, or says that it could not; one that is
+/// known to fail in this way is not counted as failed.
+fn run_one(
+    lab: &mut Lab,
+    run: impl FnOnce(&mut Lab) -> Result<()>,
+    fault: Option<&KnownFault>,
+) -> Result<Completion> {
+    let Err(error) = run(lab) else {
+        ensure!(fault.is_none(), "it works: take it out of KNOWN_FAULTS");
+        return Ok(Completion::Completed);
+    };
+    if let Err(why) = lab.restore() {
+        bail!("{error:#}\nThe lab could not be put back to normal: {why:#}");
+    }
     match fault.filter(|fault| format!("{error:#}").contains(fault.error)) {
         Some(fault) => Ok(Completion::ignored_with(format!("fails, as is known: {}", fault.why))),
         None => Err(error),
-    }
-}
-
-fn works(fault: Option<&KnownFault>) -> Result<Completion> {
-    ensure!(fault.is_none(), "it works: take it out of KNOWN_FAULTS");
-    Ok(Completion::Completed)
-}
-
-/// A test's error, and whether the next ones suffer from it.
-fn with_restoration(error: Error, restored: Result<()>) -> Error {
-    match restored {
-        Ok(()) => error,
-        Err(why) => anyhow!("{error:#}\nThe lab could not be put back to normal: {why:#}"),
     }
 }

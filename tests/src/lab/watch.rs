@@ -30,7 +30,7 @@ impl Watch {
     /// that left the gateway towards the internet as anything but ESP or IKE.
     pub fn leaks(self) -> Result<Vec<String>> {
         thread::sleep(SETTLE);
-        let mut leaks = self.internet_leaks()?;
+        let mut leaks = internet_leaks(self.internet)?;
         for end in self.ends {
             let place = end.place.clone();
             let arrived = end.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_arp());
@@ -43,7 +43,7 @@ impl Watch {
     /// there.
     pub fn astray(self) -> Result<Vec<String>> {
         thread::sleep(SETTLE);
-        let mut astray = self.internet_leaks()?;
+        let mut astray = internet_leaks(self.internet)?;
         let at_servers = customers().map(|(customer, _)| {
             let own = SITES.iter().filter(|site| site.customer == customer);
             own.map(|site| site.device).collect()
@@ -64,12 +64,11 @@ impl Watch {
     /// As [`Watch::leaks`], but packets at servers and devices are meant to be there.
     pub fn plaintext_on_the_internet(self) -> Result<Vec<String>> {
         thread::sleep(SETTLE);
-        self.internet_leaks()
+        internet_leaks(self.internet)
     }
+}
 
-    fn internet_leaks(&self) -> Result<Vec<String>> {
-        let left =
-            self.internet.frames().into_iter().filter(|frame| !frame.outgoing && !frame.is_ipsec_or_arp());
-        Ok(left.map(|frame| format!("{} left eth_internet", frame.describe())).collect())
-    }
+fn internet_leaks(internet: Capture) -> Result<Vec<String>> {
+    let left = internet.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_ipsec_or_arp());
+    Ok(left.map(|frame| format!("{} left eth_internet", frame.describe())).collect())
 }
