@@ -36,9 +36,9 @@ impl Conversation {
         let (device, server) = wait_for("both ends to be quiet", QUIET, || {
             let frames = capture.frames();
             let last = |outgoing, port_of: fn(&Segment) -> u16| {
-                let own =
+                let mut own =
                     frames.iter().filter(|frame| frame.outgoing == outgoing).filter_map(|f| f.segment());
-                own.filter(|segment| port_of(segment) == port).next_back().map(|segment| segment.next(b""))
+                own.rfind(|segment| port_of(segment) == port).map(|segment| segment.next(b""))
             };
             let device = last(true, |segment| segment.header.source_port);
             let server = last(false, |segment| segment.header.destination_port);
