@@ -325,7 +325,12 @@ impl Report {
 
     fn print(&self, options: &Options, kept: usize) {
         let agreed = self.passed + self.dropped;
-        println!("seed {} loose {} families {:?}, kept seeds run first: {kept}", options.seed, u8::from(options.loose), options.families);
+        println!(
+            "seed {} loose {} families {:?}, kept seeds run first: {kept}",
+            options.seed,
+            u8::from(options.loose),
+            options.families
+        );
         println!(
             "{} packets of {} sequences in {:.1} s, {:.0} packets/s through both sides",
             self.packets,
