@@ -299,7 +299,7 @@ impl Lab {
                     .iter()
                     .find(|t| (t.customer.as_str(), t.site.as_str()) == (site.customer, site.name));
                 let tunnel = told.and_then(|told| maps.tunnels.get(&TunnelId::new(told.id)?));
-                tunnel.is_some_and(|tunnel| tunnel.has(site.device.into()))
+                tunnel.is_some_and(|tunnel| tunnel.v4.has(site.device.into()))
             })
         })?;
         Ok(())

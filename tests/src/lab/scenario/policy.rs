@@ -111,7 +111,7 @@ fn faulty_file_keeps_the_last_good_version(lab: &mut Lab) -> Result<()> {
 /// A LAN is narrowed so that the device is no longer in it; its tunnel stays up.
 fn narrowed_lan_stops_connections_with_the_next_packet(lab: &mut Lab) -> Result<()> {
     let narrow = |text: &str| text.replacen("10.20.0.0/16", "10.20.128.0/17", 1);
-    let gone = |maps: &Observed, id| !maps.tunnels.get(&id).is_some_and(|t| t.has(munich().device.into()));
+    let gone = |maps: &Observed, id| !maps.tunnels.get(&id).is_some_and(|t| t.v4.has(munich().device.into()));
     let expected = [Reason::InnerSourceNotInSite, Reason::FlowNoLongerAllowed];
     no_longer_allowed(lab, narrow, gone, &expected, |lab| lab.reload_example())
 }
