@@ -100,7 +100,11 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("amount_of_bytes", "bytes 44", "bytes 45"),
     ("flow_generation", "generation 1", "generation 2"),
     ("number_of_flows", "flows = [", "flows = [\"acme 192.168.1.2:40001 berlin syn-sent\", "),
-    ("removal_of_flows", "expire = true, flows = []", "expire = true, flows = [\"acme 192.168.1.2:40000 berlin syn-sent\"]"),
+    (
+        "removal_of_flows",
+        "expire = true, flows = []",
+        "expire = true, flows = [\"acme 192.168.1.2:40000 berlin syn-sent\"]",
+    ),
     ("time_of_removal", "at_ms = 122000", "at_ms = 119000"),
 ];
 

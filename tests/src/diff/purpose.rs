@@ -71,6 +71,14 @@ pub const PURPOSES: &[Purpose] = &[
         },
     },
     Purpose {
+        name: "ipv6 fragment",
+        reason: "inner fragments are dropped, as ports are not in all of them; the kernel takes an IPv6 first \
+                 fragment of no multiple of 8 bytes for a whole packet (nf_ct_frag6_gather, EPROTO)",
+        applies: |flow, packets| {
+            flow.is_v6() && last(packets, |packet| packet.segment.aside == Aside::Fragment && !packet.ours)
+        },
+    },
+    Purpose {
         name: "path mtu",
         reason: "a message that a packet of a connection was too big passes, both ways: without it path-MTU \
                  discovery fails (RFC 1191, RFC 8201); nf_conntrack calls it RELATED, which the original rules \

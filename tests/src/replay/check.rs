@@ -284,7 +284,8 @@ fn compare_usage(state: &State, faults: &mut String) {
         let counted = [own().count() as u32, half_open as u32];
         if *taken != counted {
             let name = customer_name(*customer);
-            let _ = writeln!(faults, "usage of {name}: {taken:?} flows and half-open ones, counted {counted:?}");
+            let _ =
+                writeln!(faults, "usage of {name}: {taken:?} flows and half-open ones, counted {counted:?}");
         }
     }
 }
