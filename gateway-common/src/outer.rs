@@ -2,11 +2,13 @@
 //! program and the first pass of TCX ingress run the same function.
 use crate::{
     family::{Family, Fault, Header},
-    layout::{Kept, ManagementRule, OutboundSpi, Settings},
+    layout::{Addresses, Kept, ManagementRule, OutboundSpi, Settings},
     limits::MANAGEMENT_RULES,
     packet::{ethertype_of, flag},
     reason::Reason,
-    wire::{Be32, Frame, Ipv4, Ipv6, TcpHeader, UdpHeader, ethertype, ike, protocol},
+    wire::{
+        Be32, Frame, Ipv4, Ipv6, Ipv6Header, NETWORK_OFFSET, TcpHeader, UdpHeader, ethertype, ike, protocol,
+    },
 };
 
 /// An outer packet that is allowed.
@@ -37,31 +39,62 @@ pub struct Arrival {
     pub subscriber: Ipv6,
 }
 
+impl Arrival {
+    /// What nobody is charged for.
+    #[inline(always)]
+    pub const fn of_nobody() -> Self {
+        let nobody = Ipv6::from_words([0; 4]);
+        Self { outer: Outer::Neighbour, source: nobody, subscriber: nobody }
+    }
+}
+
 /// What arrives on the internet interface, before decapsulation.
 #[inline(always)]
 pub fn arriving<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Arrival, Reason> {
+    let mut arrival = Arrival::of_nobody();
+    note_arriving(frame, settings, &mut arrival)?;
+    Ok(arrival)
+}
+
+/// As [`arriving`], into an arrival that is whole whatever comes out: of the rest of a result that is
+/// none LLVM makes whatever there is, which the verifier of 6.12 does not accept.
+#[inline(always)]
+pub fn note_arriving<F: Frame + ?Sized>(
+    frame: &F,
+    settings: &Settings,
+    arrival: &mut Arrival,
+) -> Result<(), Reason> {
     match ethertype_of(frame) {
-        Some(ethertype::IPV4) => arriving_in::<Ipv4, F>(frame, settings),
-        Some(ethertype::IPV6) => arriving_in::<Ipv6, F>(frame, settings),
-        Some(ethertype::ARP) => {
-            let nobody = Ipv6::from_words([0; 4]);
-            Ok(Arrival { outer: Outer::Neighbour, source: nobody, subscriber: nobody })
+        Some(ethertype::IPV4) => arriving_in::<Ipv4, F>(frame, settings, arrival),
+        Some(ethertype::IPV6) if listener_message(frame).is_none() => {
+            arriving_in::<Ipv6, F>(frame, settings, arrival)
         }
+        Some(ethertype::ARP | ethertype::IPV6) => Ok(()),
         _ => Err(Reason::OuterNotIp),
     }
 }
 
 #[inline(always)]
-fn arriving_in<A: Kept, F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Arrival, Reason> {
+fn arriving_in<A: Kept, F: Frame + ?Sized>(
+    frame: &F,
+    settings: &Settings,
+    arrival: &mut Arrival,
+) -> Result<(), Reason> {
     let header = header::<A, F>(frame)?;
-    let outer = if settings.internet.have(header.destination) {
+    // Linux drops it too (ip6_rcv_core), but only after budgets and allow-lists took it for another.
+    if header.source.is_mapped() {
+        return Err(Reason::OuterMalformed);
+    }
+    arrival.source = header.source.mapped();
+    arrival.subscriber = header.source.subscriber();
+    arrival.outer = if settings.internet.have(header.destination) {
         to_gateway(frame, &header, settings)?
     } else if A::is_neighbour_group(header.destination) {
         neighbour(frame, &header, &icmpv6::TO_US).ok_or(Reason::OuterNotGatewayAddress)?
     } else {
         return Err(Reason::OuterNotGatewayAddress);
     };
-    Ok(Arrival { outer, source: header.source.mapped(), subscriber: header.source.subscriber() })
+    Ok(())
 }
 
 #[inline(always)]
@@ -129,6 +162,7 @@ pub fn leaving<F: Frame + ?Sized>(
 ) -> Result<Outer, Reason> {
     match ethertype_of(frame) {
         Some(ethertype::IPV4) => leaving_in::<Ipv4, F>(frame, settings, mark, owner_of),
+        Some(ethertype::IPV6) if is_own_listener_message(frame, &settings.internet) => Ok(Outer::Neighbour),
         Some(ethertype::IPV6) => leaving_in::<Ipv6, F>(frame, settings, mark, owner_of),
         Some(ethertype::ARP) => Ok(Outer::Neighbour),
         _ => Err(Reason::OuterNotIp),
@@ -189,6 +223,7 @@ fn leaving_in<A: Kept, F: Frame + ?Sized>(
 pub fn is_neighbour_on_lan<F: Frame + ?Sized>(frame: &F) -> bool {
     match ethertype_of(frame) {
         Some(ethertype::ARP) => true,
+        Some(ethertype::IPV6) if listener_message(frame).is_some() => true,
         Some(ethertype::IPV6) => {
             Ipv6::header(frame).is_ok_and(|header| neighbour(frame, &header, &icmpv6::AMONG_HOSTS).is_some())
         }
@@ -203,6 +238,7 @@ pub fn to_lan<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Outer
     match ethertype_of(frame) {
         Some(ethertype::ARP) => Ok(Outer::Neighbour),
         Some(ethertype::IPV4) => to_lan_in::<Ipv4, F>(frame, settings),
+        Some(ethertype::IPV6) if is_own_listener_message(frame, &settings.lan) => Ok(Outer::Neighbour),
         Some(ethertype::IPV6) => to_lan_in::<Ipv6, F>(frame, settings),
         _ => Err(Reason::NotApprovedForLan),
     }
@@ -232,6 +268,37 @@ mod icmpv6 {
     pub const FROM_US: [u8; 3] = [ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
     /// On the LAN, whose routers say nothing to us.
     pub const AMONG_HOSTS: [u8; 2] = [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
+}
+
+/// The source of a multicast listener message (RFC 3810 section 5), without which switches that snoop do
+/// not deliver neighbour discovery. It has a router alert in a hop-by-hop header, and stays on its link.
+#[inline(always)]
+fn listener_message<F: Frame + ?Sized>(frame: &F) -> Option<Ipv6> {
+    const LEAST_BYTES: u16 = 16;
+    // Next header ICMPv6, 8 bytes long, router alert (RFC 2711) for MLD, two bytes of padding.
+    const HOP_BY_HOP: [u8; 8] = [protocol::ICMPV6, 0, 5, 2, 0, 0, 1, 0];
+    const QUERY: u8 = 130;
+    const DONE: u8 = 132;
+    const REPORT_V2: u8 = 143;
+    let header: Ipv6Header = frame.read(NETWORK_OFFSET)?;
+    let options_at = NETWORK_OFFSET + size_of::<Ipv6Header>();
+    let to_group = header.destination.words()[0].to_ne_bytes()[0] == 0xff;
+    let whole = options_at + header.payload_length.get() as usize <= frame.length();
+    if header.version >> 4 != 6 || header.next_header != 0 || header.hop_limit != 1 || !to_group || !whole {
+        return None;
+    }
+    let options: [u8; 8] = frame.read(options_at)?;
+    let kind: u8 = frame.read(options_at + size_of_val(&options))?;
+    let wanted = u64::from_ne_bytes(options) == u64::from_ne_bytes(HOP_BY_HOP)
+        && header.payload_length.get() >= LEAST_BYTES
+        && ((kind >= QUERY && kind <= DONE) || kind == REPORT_V2);
+    wanted.then_some(header.source)
+}
+
+/// Such a message of the gateway's own, which may not have an address yet.
+#[inline(always)]
+fn is_own_listener_message<F: Frame + ?Sized>(frame: &F, own: &Addresses) -> bool {
+    listener_message(frame).is_some_and(|source| source == Ipv6::default() || own.have(source))
 }
 
 /// ICMP that is allowed: about path MTU, or neighbour discovery of these types.

@@ -197,10 +197,10 @@ fn is_ipv6(frame: &Direct) -> bool {
 
 #[inline(always)]
 fn arriving(frame: &Direct, settings: &Settings, charged_here: bool) -> Verdict {
-    let arrival = match outer::arriving(frame, settings) {
-        Ok(arrival) => arrival,
-        Err(reason) => return Verdict::Drop(reason),
-    };
+    let mut arrival = outer::Arrival::of_nobody();
+    if let Err(reason) = outer::note_arriving(frame, settings, &mut arrival) {
+        return Verdict::Drop(reason);
+    }
     match charged_here {
         false => Verdict::Outer(arrival.outer),
         true => match charge::charge(&arrival) {
