@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     bpf, build,
     command::{cannot_start, pinned as pinned_command},
+    diff, flood,
     lab::{self, Choice, Place},
     lint,
     project::{self, Pinned},
@@ -25,6 +26,10 @@ pub enum Stage {
     Host,
     /// Packets through the real eBPF programs, by BPF_PROG_TEST_RUN
     Replay,
+    /// The same packets through iptables and through the programs
+    Diff,
+    /// One customer floods, the others must not notice
+    Flood,
     /// The lab: real tunnels and real attacks
     Lab,
     /// Format, clippy, cargo-deny
@@ -32,12 +37,14 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 4] = [Self::Host, Self::Replay, Self::Lab, Self::Lint];
+    const ALL: [Self; 6] = [Self::Host, Self::Replay, Self::Diff, Self::Flood, Self::Lab, Self::Lint];
 
     fn title(self) -> &'static str {
         match self {
             Self::Host => "host tests",
             Self::Replay => "packet replay",
+            Self::Diff => "differential",
+            Self::Flood => "flood",
             Self::Lab => "end to end",
             Self::Lint => "lint",
         }
@@ -69,6 +76,14 @@ impl Outcome {
         Self { counts, note: Some(why) }
     }
 
+    /// Of runs that each pass or fail as a whole, by exit status.
+    fn of_runs(runs: &[(&str, i32)]) -> Self {
+        let failed: Vec<_> = runs.iter().filter(|(_, status)| *status != 0).map(|(name, _)| *name).collect();
+        let counts =
+            Counts { passed: (runs.len() - failed.len()) as u64, failed: failed.len() as u64, skipped: 0 };
+        Self { counts, note: (!failed.is_empty()).then(|| failed.join("; ")) }
+    }
+
     /// Judges a run by its exit status and by what it counted: a failure nobody counted is one all the same,
     /// and so is a run without tests, unless a filter may have left none.
     fn of(status: i32, counts: Counts, filtered: bool) -> Self {
@@ -89,7 +104,8 @@ impl Outcome {
 /// passed.
 pub fn run(only: &[Stage], filter: Option<&str>, choice: Choice, machine: &Machine) -> Result<bool> {
     let wanted = |stage: &Stage| {
-        if only.is_empty() { filter.is_none() || *stage != Stage::Lint } else { only.contains(stage) }
+        let filterable = matches!(stage, Stage::Host | Stage::Replay | Stage::Lab);
+        if only.is_empty() { filter.is_none() || filterable } else { only.contains(stage) }
     };
     let stages: Vec<_> = Stage::ALL.into_iter().filter(wanted).collect();
     setup::ensure(Needs { lint: stages.contains(&Stage::Lint), ..Needs::default() })?;
@@ -100,6 +116,8 @@ pub fn run(only: &[Stage], filter: Option<&str>, choice: Choice, machine: &Machi
         let result = match stage {
             Stage::Host => host(filter),
             Stage::Replay => replay(filter, machine),
+            Stage::Diff => differential(machine),
+            Stage::Flood => flooded(),
             Stage::Lab => end_to_end(filter, choice, machine),
             Stage::Lint => lint(),
         };
@@ -159,6 +177,28 @@ fn replay(filter: Option<&str>, machine: &Machine) -> Result<Outcome> {
     Ok(Outcome::of(status, counter.counts, filter.is_some()))
 }
 
+/// A fixed part of it, and every seed that ever failed.
+fn differential(machine: &Machine) -> Result<Outcome> {
+    const PACKETS: &str = "100000";
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(Outcome::skipped("needs root, for namespaces".to_owned()));
+    }
+    let run = |loose: &str| {
+        let arguments = ["--packets", PACKETS, "--loose", loose].map(str::to_owned);
+        diff::run(&arguments, machine)
+    };
+    Ok(Outcome::of_runs(&[("tcp_loose=0", run("0")?), ("tcp_loose=1", run("1")?)]))
+}
+
+fn flooded() -> Result<Outcome> {
+    const SECONDS: &str = "15";
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(Outcome::skipped("needs root, for namespaces".to_owned()));
+    }
+    let status = flood::run(&["--seconds", SECONDS].map(str::to_owned))?;
+    Ok(Outcome::of_runs(&[("flood", status)]))
+}
+
 fn end_to_end(filter: Option<&str>, choice: Choice, machine: &Machine) -> Result<Outcome> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(Outcome::skipped("needs root, for namespaces and for the virtual machine".to_owned()));
@@ -176,10 +216,8 @@ fn end_to_end(filter: Option<&str>, choice: Choice, machine: &Machine) -> Result
 
 fn lint() -> Result<Outcome> {
     let checks = lint::run(false)?;
-    let failed: Vec<_> = checks.iter().filter(|check| !check.passed).map(|check| check.name).collect();
-    let counts =
-        Counts { passed: (checks.len() - failed.len()) as u64, failed: failed.len() as u64, skipped: 0 };
-    Ok(Outcome { counts, note: (!failed.is_empty()).then(|| failed.join("; ")) })
+    let runs: Vec<_> = checks.iter().map(|check| (check.name, i32::from(!check.passed))).collect();
+    Ok(Outcome::of_runs(&runs))
 }
 
 /// Prints the table and the last line; whether nothing failed.
