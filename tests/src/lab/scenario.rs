@@ -39,26 +39,6 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
     [SCENARIOS, size::SCENARIOS, policy::SCENARIOS, restart::SCENARIOS].into_iter().flatten()
 }
 
-/// A scenario that shows what the gateway cannot do yet: counted as skipped while it fails in just this
-/// way, and as failed once it works, so that its entry is taken out.
-#[derive(Debug)]
-pub struct KnownFault {
-    /// The scenario's name.
-    pub scenario: &'static str,
-    /// What its error says.
-    pub error: &'static str,
-    /// Why it fails.
-    pub why: &'static str,
-}
-
-/// All that are known.
-pub const KNOWN_FAULTS: &[KnownFault] = &[KnownFault {
-    scenario: "path_mtu_of_the_internet_reaches_the_server",
-    error: "the server was told {}; dropped: {}",
-    why: "the kernel finds the outbound SA that an ICMP error quotes by its mark, too (esp4_err), which the \
-          error has not unless internet_ingress gives it that of the quoted SPI's tunnel",
-}];
-
 const SCENARIOS: &[Scenario] = &[
     Scenario { name: "tunnels_come_up", run: tunnels_come_up },
     Scenario { name: "requests_arrive", run: |lab| requests_arrive(lab) },
