@@ -47,7 +47,7 @@ pub enum Families {
 }
 
 /// What initech may take in the arena, so that its quotas are reached and others' are not.
-const QUOTA: Quota = Quota { flows: 250, half_open: 25, new_flow_interval_ns: 4_000_000, new_flow_burst: 20 };
+const QUOTA: Quota = Quota { flows: 100, half_open: 25, new_flow_interval_ns: 4_000_000, new_flow_burst: 20 };
 
 /// The customer that has a quota.
 pub const LIMITED: u32 = 3;
