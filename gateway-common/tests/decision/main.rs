@@ -276,7 +276,7 @@ fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
 
 #[test]
 fn flows_never_outlive_their_timeout() {
-    often(1_000, 60, any_history(1..60), |arrivals, noted| {
+    often(1_500, 60, any_history(1..60), |arrivals, noted| {
         let world = World::new();
         play(&world, &arrivals, |before, arrival, now_ns, decision| {
             for (key, flow) in world.flows.borrow().iter() {
@@ -308,7 +308,7 @@ fn flows_never_outlive_their_timeout() {
 
 #[test]
 fn flow_reset_before_any_answer_is_dead_at_once() {
-    often(1_500, 50, any_history(1..40), |arrivals, noted| {
+    often(3_000, 50, any_history(1..40), |arrivals, noted| {
         let world = World::new();
         play(&world, &arrivals, |before, arrival, now_ns, decision| {
             let passes = !matches!(decision.verdict, Verdict::Drop(_));

@@ -46,8 +46,12 @@ pub enum Families {
     Both,
 }
 
-/// What initech may take in the arena, so that its quotas are reached and others' are not.
-const QUOTA: Quota = Quota { flows: 250, half_open: 80, new_flow_interval_ns: 4_000_000, new_flow_burst: 20 };
+/// What initech may take, in one arena and the next, so that each of its quotas is reached: flows in one,
+/// half-open flows in the other, new flows a second in both.
+const QUOTAS: [Quota; 2] = [
+    Quota { flows: 60, half_open: 60, new_flow_interval_ns: 4_000_000, new_flow_burst: 20 },
+    Quota { flows: 100_000, half_open: 10, new_flow_interval_ns: 4_000_000, new_flow_burst: 20 },
+];
 
 /// The customer that has a quota.
 pub const LIMITED: u32 = 3;
@@ -89,7 +93,7 @@ impl Arena {
         let maps = Maps::open(&pins)?;
         let clock = Array::try_from(ebpf.take_map("REPLAY_CLOCK").context("no map REPLAY_CLOCK")?)?;
         let mut arena = Self { _wire: wire, kernel, ours, maps, clock, pins, _ebpf: ebpf, families, next: 1 };
-        arena.fill_maps(loose)?;
+        arena.fill_maps(loose, QUOTAS[number % 2])?;
         arena.attach()?;
         // The first packet of the sentinel's flow opens it on both sides.
         arena.kernel.collect(0)?;
@@ -141,7 +145,7 @@ impl Arena {
         self.clock.set(0, &monotonic_ns(), 0).context("set the programs' clock")
     }
 
-    fn fill_maps(&mut self, loose: bool) -> Result<()> {
+    fn fill_maps(&mut self, loose: bool, quota: Quota) -> Result<()> {
         let mut world = World::usual();
         world.settings.lan_ifindex = self.ours.gateway().enter(|| Ok(Interface::look("lan")?.index))?;
         world.settings.adopt_midstream = u32::from(loose);
@@ -151,7 +155,7 @@ impl Arena {
             // Nor do they lower an MSS; none that is generated is larger.
             tunnel.v6.mss = tunnel.v4.mss;
             if tunnel.customer == LIMITED {
-                tunnel.quota = QUOTA;
+                tunnel.quota = quota;
             }
         }
         let maps = &mut self.maps;

@@ -84,7 +84,9 @@ pub const PURPOSES: &[Purpose] = &[
                  discovery fails (RFC 1191, RFC 8201); nf_conntrack calls it RELATED, which the original rules \
                  do not let through",
         applies: |_, packets| {
-            last(packets, |packet| packet.segment.aside == Aside::TooBig(0) && !packet.kernel && packet.ours)
+            last(packets, |packet| {
+                matches!(packet.segment.aside, Aside::TooBig(_)) && !packet.kernel && packet.ours
+            })
         },
     },
     Purpose {
@@ -122,14 +124,16 @@ impl Judged {
 fn server_reopened(packets: &[Judged]) -> bool {
     let (mut fins, mut reopened, mut adopted) = (0, false, false);
     let mut opening = None;
-    for packet in &packets[..packets.len() - 1] {
+    let Some((now, before)) = packets.split_last() else { return false };
+    for packet in before.iter().filter(|packet| connection(packet) == connection(now)) {
         let segment = &packet.segment;
         match (Kind::of(segment.tcp.flags), segment.direction) {
             (Some(Kind::Syn), Direction::ToSite) if !packet.kernel => reopened |= fins > 1,
             (Some(Kind::Syn), Direction::ToServer) if packet.kernel => {
                 opening = (fins > 1).then_some(segment.seq.wrapping_add(1));
+                // Or it was ignored in LAST_ACK, and both FINs still count until a SYN-ACK answers.
                 if reopened && !adopted {
-                    (fins, reopened) = (0, false);
+                    reopened = false;
                 }
             }
             // With tcp_loose the kernel takes up what it has just forgotten.
@@ -139,21 +143,33 @@ fn server_reopened(packets: &[Judged]) -> bool {
             }
             (Some(Kind::Fin), _) if packet.kernel => (fins, opening) = (fins + 1, None),
             _ if packet.kernel => opening = None,
+            // Out of the windows, but noted as the last segment, so the SYN is not (`nf_tcp_handle_invalid`).
+            (Some(Kind::Fin | Kind::Rst), _) => opening = None,
             _ => {}
         }
     }
     reopened
 }
 
-/// The connection may have begun on both sides: we let something through, and no SYN or RST since says
-/// that it began anew.
+/// We let something of the last packet's connection through, and no RST since that may have ended it; and
+/// that packet is no SYN, which begins anew.
 fn passed_before(packets: &[Judged]) -> bool {
+    let Some((now, before)) = packets.split_last() else { return false };
     let mut passed = false;
-    for packet in &packets[..packets.len() - 1] {
-        passed |= packet.ours;
+    for packet in before.iter().filter(|packet| connection(packet) == connection(now) && packet.ours) {
+        passed = Kind::of(packet.segment.tcp.flags) != Some(Kind::Rst);
     }
-    let now = packets.last().and_then(|packet| Kind::of(packet.segment.tcp.flags));
-    passed && now != Some(Kind::Syn)
+    passed && Kind::of(now.segment.tcp.flags) != Some(Kind::Syn)
+}
+
+/// Where a packet's addresses and ports are not its flow's.
+fn connection(packet: &Judged) -> Option<Aside> {
+    match packet.segment.aside {
+        Aside::DevicePort(_) | Aside::ServerPort(_) | Aside::Device(_) | Aside::Server(_) => {
+            Some(packet.segment.aside)
+        }
+        _ => None,
+    }
 }
 
 /// docs/differences.md.

@@ -44,8 +44,8 @@ pub struct Options {
 /// Of so many findings of one kind, the first is shown; and of so many kinds at most.
 const MOST_FINDINGS: usize = 40;
 
-/// A run of so many packets reaches everything.
-const LONG: usize = 100_000;
+/// A run of so many packets, which is two arenas, reaches everything.
+const LONG: usize = 2 * arena::PACKETS;
 
 /// Reasons that the kinds of packets generated here have, and in which families.
 const REACHABLE: &[(Reason, Families)] = &[
