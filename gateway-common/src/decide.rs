@@ -513,7 +513,7 @@ where
         return Err(Reason::TunnelDown);
     }
     let access = A::access(tunnel);
-    let still_allowed = to.server_port == tunnel.port && access.server == to.server && access.has(to.device);
+    let still_allowed = access.server == to.server && access.has(to.device);
     let mut confirmed = 0;
     cell.locked(|flow| {
         // The tunnel was looked up without the lock: the flow may have been reopened since.
@@ -522,6 +522,10 @@ where
         }
         if !still_allowed || flow.generation != tunnel.generation {
             return Err(Reason::FlowNoLongerAllowed);
+        }
+        // The flow's port is the tunnel's: its generation says so.
+        if to.server_port != tunnel.port {
+            return Err(to.without_flow);
         }
         change(flow, &mut confirmed)
     })?;
