@@ -8,6 +8,7 @@ mod kernel;
 mod lab;
 mod linker;
 mod lint;
+mod mutate;
 mod packages;
 mod progress;
 mod project;
@@ -93,6 +94,18 @@ enum Task {
         #[arg(long)]
         fix: bool,
     },
+    /// Break each rule of the packet decision, one at a time, and see that a test fails
+    ///
+    /// The rules are in tests/mutations.toml. gateway-common is copied to target/mutate and broken there. The
+    /// exit status is 1 if a rule can be broken unnoticed.
+    Mutate {
+        /// Only print the rules
+        #[arg(long)]
+        list: bool,
+        /// Only those with NAME in their names; may be repeated
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+    },
     /// Run a command in the virtual machine, for exploring
     ///
     /// The guest sees this machine's files at the same paths and has a kernel with complete IPsec. What it
@@ -153,6 +166,7 @@ fn run(task: Task) -> Result<i32> {
             }
             Ok(i32::from(!checks.iter().all(|check| check.passed)))
         }
+        Task::Mutate { list, only } => mutate::run(&only, list).map(|all_killed| i32::from(!all_killed)),
         Task::Vm { tty, machine, command } => {
             setup::ensure(setup::Needs { vm: true, ..Default::default() })?;
             let mut stdout = std::io::stdout();
