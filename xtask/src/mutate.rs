@@ -22,7 +22,7 @@ const LIST: &str = "tests/mutations.toml";
 /// The crate that is broken.
 const PACKAGE: &str = "gateway-common";
 /// Tests that take no time, and find nearly everything.
-const QUICK: [&str; 4] = ["tracking", "tcp_table", "rules", "filter"];
+const QUICK: [&str; 5] = ["tracking", "learning", "tcp_table", "rules", "filter"];
 /// A mutation may make a test run for ever; the tests take half a minute.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -53,14 +53,14 @@ enum Fate {
 }
 
 /// Breaks each rule, or those with one of `only` in their names, and prints a table. True if a test failed
-/// for every one. With `list`, only prints which there are.
-pub fn run(only: &[String], list: bool) -> Result<bool> {
+/// for every one. With `list`, only prints which there are; with `quick`, only the quick tests count.
+pub fn run(only: &[String], list: bool, quick: bool) -> Result<bool> {
     let path = project::root().join(LIST);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut mutations = parse(&text).with_context(|| LIST.to_owned())?;
     // All of them, also those that are not wanted: code that has changed must show at once.
     for mutation in &mutations {
-        mutation.applied().with_context(|| format!("{LIST}: {}", mutation.name))?;
+        mutation.applied(&project::root().join(PACKAGE)).with_context(|| format!("{LIST}: {}", mutation.name))?;
     }
     mutations.retain(|mutation| only.is_empty() || only.iter().any(|name| mutation.name.contains(&**name)));
     ensure!(!mutations.is_empty(), "no mutation has {only:?} in its name");
@@ -72,7 +72,7 @@ pub fn run(only: &[String], list: bool) -> Result<bool> {
         println!("\n{} mutations", mutations.len());
         return Ok(true);
     }
-    let bench = Bench::new()?;
+    let bench = Bench::new(quick)?;
     bench.check_tests_pass()?;
     let mut survivors = Vec::new();
     for (number, mutation) in mutations.iter().enumerate() {
@@ -95,9 +95,9 @@ pub fn run(only: &[String], list: bool) -> Result<bool> {
 }
 
 impl Mutation {
-    /// The file's text with the rule broken.
-    fn applied(&self) -> Result<String> {
-        let path = project::root().join(PACKAGE).join("src").join(&self.file);
+    /// The file's text, of this copy of the package, with the rule broken.
+    fn applied(&self, package: &Path) -> Result<String> {
+        let path = package.join("src").join(&self.file);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         replaced(&text, &self.within, &self.from, &self.to)
     }
@@ -128,20 +128,25 @@ fn item(text: &str, within: &str) -> Option<(usize, usize)> {
     Some((start, start + end))
 }
 
-/// A copy of the crate in a workspace of its own.
+/// A copy of the crate in a workspace of its own, and one to restore it from: work may go on meanwhile.
 struct Bench {
     pinned: Pinned,
     root: PathBuf,
+    original: PathBuf,
+    /// Without the tests by random packets.
+    quick: bool,
 }
 
 impl Bench {
-    fn new() -> Result<Self> {
+    fn new(quick: bool) -> Result<Self> {
         let root = project::target().join("mutate");
         fs::create_dir_all(&root)?;
         let manifest = fs::read_to_string(project::root().join("Cargo.toml"))?;
         fs::write(root.join("Cargo.toml"), alone(&manifest))?;
         fs::copy(project::root().join("Cargo.lock"), root.join("Cargo.lock"))?;
-        Ok(Self { pinned: Pinned::read()?, root })
+        let original = root.join("original");
+        replace_directory(&project::root().join(PACKAGE), &original)?;
+        Ok(Self { pinned: Pinned::read()?, root, original, quick })
     }
 
     fn check_tests_pass(&self) -> Result<()> {
@@ -156,17 +161,13 @@ impl Bench {
     fn judge(&self, mutation: &Mutation) -> Result<Fate> {
         self.restore()?;
         let file = self.root.join(PACKAGE).join("src").join(&mutation.file);
-        fs::write(&file, mutation.applied()?)?;
+        fs::write(&file, mutation.applied(&self.original)?)?;
         self.test()
     }
 
     /// The crate as it is, whatever the last run left.
     fn restore(&self) -> Result<()> {
-        let copy = self.root.join(PACKAGE);
-        if copy.exists() {
-            fs::remove_dir_all(&copy)?;
-        }
-        copy_directory(&project::root().join(PACKAGE), &copy)
+        replace_directory(&self.original, &self.root.join(PACKAGE))
     }
 
     /// The quick tests first; a mutation that does not compile is an error.
@@ -177,7 +178,8 @@ impl Bench {
                 ensure!(passed == Some(true), "it does not compile:\n{output}");
                 Ok(())
             })?;
-        for tests in [&quick[..], &[]] {
+        let rounds: &[&[&str]] = if self.quick { &[&quick] } else { &[&quick, &[]] };
+        for tests in rounds {
             match self.cargo(tests)? {
                 (None, _) => return Ok(Fate::Hung),
                 (Some(false), output) => return Ok(Fate::Killed(first_failed(&output))),
@@ -228,6 +230,13 @@ fn alone(manifest: &str) -> String {
         lines.push('\n');
     }
     lines
+}
+
+fn replace_directory(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    copy_directory(from, to)
 }
 
 fn copy_directory(from: &Path, to: &Path) -> Result<()> {

@@ -18,6 +18,8 @@ pub mod tracking;
 pub mod vici;
 pub mod world;
 
+use std::{fs, path::{Path, PathBuf}};
+
 /// Something to be fuzzed.
 #[derive(Debug)]
 pub struct Target {
@@ -41,4 +43,17 @@ impl Target {
     pub fn named(name: &str) -> Option<&'static Self> {
         const { &Self::ALL }.iter().find(|target| target.name == name)
     }
+}
+
+/// The inputs that are kept for a target, in order of name.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn corpus(target: &Target) -> std::io::Result<Vec<PathBuf>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);
+    let mut paths = fs::read_dir(directory)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
 }
