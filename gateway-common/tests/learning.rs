@@ -4,7 +4,11 @@ mod trace;
 #[path = "decision/world.rs"]
 mod world;
 
-use gateway_common::{reason::Reason::*, tcp::State::*};
+use gateway_common::{
+    layout::Ticks,
+    reason::Reason::*,
+    tcp::{RETRANSMISSION_SLOT, State::*, UNACKNOWLEDGED_SLOT},
+};
 use trace::{Outcome::*, *};
 use world::World;
 
@@ -92,7 +96,10 @@ fn allowed_end_only_grows_and_a_closed_window_allows_one_byte() {
     each(
         HANDSHAKE,
         &[
-            ("taken back by one", &[(site(ACK, 1000, 5000).window(999), OPEN), (server(ACK, 6000, 1000), DOUBTFUL)]),
+            (
+                "taken back by one",
+                &[(site(ACK, 1000, 5000).window(999), OPEN), (server(ACK, 6000, 1000), DOUBTFUL)],
+            ),
             ("taken back", &[(site(ACK, 1000, 5000).window(1), OPEN), (server(ACK, 6000, 1000), DOUBTFUL)]),
             (
                 "closed behind data",
@@ -189,22 +196,29 @@ fn segment_is_repeated_only_if_all_of_it_is() {
         HANDSHAKE,
         &[
             ("three", &[same, same, third]),
-            ("another window", &[same, same, (site(ACK, 1000, 5000).window(999), OPEN), same, same, same, third]),
+            (
+                "another window",
+                &[same, same, (site(ACK, 1000, 5000).window(999), OPEN), same, same, same, third],
+            ),
             ("another end", &[same, same, (site(ACK, 999, 5000), OPEN), same, same, same, third]),
             (
                 "another length",
                 &[same, same, (site(ACK, 900, 5000).data(100), OPEN), same, same, same, third],
             ),
-            ("a FIN", &[(site(FIN, 1000, 5000), Goes(FinWait, 120)), (site(FIN, 1000, 5000), Goes(LastAck, 30))]),
+            (
+                "a FIN",
+                &[(site(FIN, 1000, 5000), Goes(FinWait, 120)), (site(FIN, 1000, 5000), Goes(LastAck, 30))],
+            ),
         ],
     );
     let low = (site(ACK, 1000, 5299), OPEN);
     let again = (site(ACK, 1000, 5300), OPEN);
     each(
         sent,
-        &[
-            ("another acknowledgment", &[again, again, low, again, again, again, (site(ACK, 1000, 5300), DOUBTFUL)]),
-        ],
+        &[(
+            "another acknowledgment",
+            &[again, again, low, again, again, again, (site(ACK, 1000, 5300), DOUBTFUL)],
+        )],
     );
     // Both ends at the same numbers: an ACK of one is not the other's again.
     each(
@@ -279,13 +293,7 @@ fn syn_with_a_higher_number_begins_anew_until_the_handshake_is_over() {
         &[SYN_SENT],
         &[
             // An older one does not.
-            (
-                "older",
-                &[
-                    (site(SYN, 900, 0), Ignored),
-                    (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60)),
-                ],
-            ),
+            ("older", &[(site(SYN, 900, 0), Ignored), (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60))]),
             (
                 "SYN-ACK of both",
                 &[
@@ -293,13 +301,6 @@ fn syn_with_a_higher_number_begins_anew_until_the_handshake_is_over() {
                     (site(SYN_ACK, 999, 5000), Goes(SynRecv, 60)),
                     (site(SYN_ACK, 1999, 5000), Goes(SynRecv, 60)),
                     (server(ACK, 5000, 2000), OPEN),
-                ],
-            ),
-            (
-                "another SYN of the server",
-                &[
-                    (server(SYN, 4999, 0), Goes(SynSent2, 119)),
-                    (server(SYN, 5999, 0), Goes(SynSent2, 120)),
                 ],
             ),
         ],
@@ -310,6 +311,333 @@ fn syn_with_a_higher_number_begins_anew_until_the_handshake_is_over() {
 fn window_of_0_in_a_syn_ack_is_a_known_one() {
     each(
         &[SYN_SENT, (server(SYN_ACK, 4999, 1000).window(0), Goes(SynRecv, 60))],
-        &[("nothing is allowed", &[(site(ACK, 1003, 5000), Drops(OutOfWindow)), (site(ACK, 1000, 5000), OPEN)])],
+        &[(
+            "I and II",
+            &[
+                (site(ACK, 1003, 5000), Drops(OutOfWindow)),
+                (site(ACK, 998, 5000), Ignored),
+                (site(ACK, 999, 5000), OPEN),
+            ],
+        )],
     );
+}
+
+/// The handshake up to the server's answer.
+const ANSWERED: Trace = &[SYN_SENT, (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60))];
+
+#[test]
+fn rst_in_a_handshake_need_only_fit() {
+    each(
+        ANSWERED,
+        &[
+            ("site, exact", &[(site(RST, 1000, 0), Goes(Close, 10))]),
+            ("site, later", &[(site(RST, 1001, 0), Goes(Close, 10))]),
+            ("site, number 0", &[(site(RST, 0, 0), Goes(Close, 10))]),
+            ("site, old", &[(site(RST, 999, 0), Drops(RstOutOfSequence))]),
+            // The server's own ACK is taken for what the RST answers.
+            (
+                "server, acknowledges its ACK",
+                &[
+                    (server(ACK, 5000, 1000), Goes(SynRecv, 60)),
+                    (server(RST_ACK, 90_000, 5000), Goes(Close, 10)),
+                ],
+            ),
+            (
+                "server, acknowledges something else",
+                &[
+                    (server(ACK, 5000, 1000), Goes(SynRecv, 60)),
+                    (server(RST_ACK, 90_000, 5001), Drops(OutOfWindow)),
+                ],
+            ),
+        ],
+    );
+    // Before the device acknowledged anything, nothing is expected of the server's number.
+    each(
+        &[SYN_SENT, (server(SYN_ACK, 0xf000_0000, 1000), Goes(SynRecv, 60))],
+        &[("nothing expected", &[(server(RST, 0xf000_0001, 0), Goes(Close, 10))])],
+    );
+}
+
+#[test]
+fn only_a_simultaneous_open_ends_by_an_ack_of_the_server() {
+    each(
+        ANSWERED,
+        &[(
+            "not simultaneous",
+            &[(server(ACK, 5000, 1000), Goes(SynRecv, 60)), (site(ACK, 1000, 5000), OPEN)],
+        )],
+    );
+    each(&[SYN_SENT], &[("an ACK of 0 answers nothing", &[(server(ACK, 7000, 0), Ignored)])]);
+}
+
+#[test]
+fn rst_behind_data_follows_it_at_once() {
+    each(
+        HANDSHAKE,
+        &[(
+            "after another RST",
+            &[
+                (server(ACK, 5000, 1000).data(100), DOUBTFUL),
+                (server(RST, 5101, 0), DOUBTFUL),
+                (server(RST, 5100, 0), DOUBTFUL),
+            ],
+        )],
+    );
+}
+
+#[test]
+fn rst_answers_an_ignored_syn_of_the_other_end_with_its_number() {
+    let again = (site(SYN, 8999, 0), Ignored);
+    each(
+        HANDSHAKE,
+        &[
+            ("exactly", &[again, (server(RST_ACK, 0, 9000), Goes(Close, 10))]),
+            ("with another number", &[again, (server(RST_ACK, 0, 8999), Drops(OutOfWindow))]),
+            ("of its own", &[again, (site(RST_ACK, 0, 9000), Drops(OutOfWindow))]),
+        ],
+    );
+}
+
+#[test]
+fn any_rst_ends_what_is_closing() {
+    let reset = (server(RST, 77, 0), Goes(Close, 10));
+    let fin = (site(FIN, 1000, 5000), Goes(FinWait, 120));
+    let acknowledged = (server(ACK, 5000, 1001), Goes(CloseWait, 60));
+    let other_fin = (server(FIN, 5000, 1001), Goes(LastAck, 30));
+    let last = (site(ACK, 1001, 5001), Goes(TimeWait, 120));
+    each(
+        HANDSHAKE,
+        &[
+            ("FIN_WAIT", &[fin, reset]),
+            ("CLOSE_WAIT", &[fin, acknowledged, reset]),
+            ("LAST_ACK", &[fin, acknowledged, other_fin, reset]),
+            ("TIME_WAIT", &[fin, acknowledged, other_fin, last, reset]),
+            ("CLOSE", &[fin, reset, reset]),
+        ],
+    );
+}
+
+#[test]
+fn ack_of_the_end_that_sent_a_syn_is_no_challenge() {
+    each(
+        HANDSHAKE,
+        &[(
+            "the site's own",
+            &[
+                (site(FIN, 1000, 5000), Goes(FinWait, 120)),
+                (server(FIN, 5000, 1001), Goes(LastAck, 30)),
+                (site(SYN, 8999, 0), Ignored),
+                (site(ACK, 1001, 5001), Goes(TimeWait, 120)),
+            ],
+        )],
+    );
+}
+
+#[test]
+fn connection_is_over_if_either_end_closed_or_the_site_reset_it_last() {
+    let again = (site(SYN, 8999, 0), Opens(SynSent, 120));
+    each(
+        HANDSHAKE,
+        &[
+            (
+                "closed by the server",
+                &[
+                    (server(FIN, 5000, 1000), Goes(FinWait, 120)),
+                    (site(FIN, 1000, 5001), Goes(LastAck, 30)),
+                    (server(ACK, 5001, 1001), Goes(TimeWait, 120)),
+                    again,
+                ],
+            ),
+            (
+                "reset by the server, not by the site",
+                &[
+                    (server(RST, 5000, 0), Goes(Close, 10)),
+                    (site(ACK, 1000, 5000), Goes(Close, 10)),
+                    (site(SYN, 8999, 0), Ignored),
+                ],
+            ),
+            (
+                "reset at once: nothing is left",
+                &[(site(RST, 1000, 0), Goes(Close, 10)), again, (server(RST_ACK, 0, 9000), Ends)],
+            ),
+        ],
+    );
+}
+
+const SCALE_7: &[u8] = &[3, 3, 7, 0];
+const SCALE_3: &[u8] = &[3, 3, 3, 0];
+/// A SACK block up to 9001.
+const EDGE_9001: &[u8] = &[5, 10, 0, 0, 3, 0, 0, 0, 0x23, 0x29, 0, 0];
+
+/// After a SYN-ACK answered a SYN that was let through, both ends are as that SYN said.
+#[test]
+fn connection_is_what_the_answered_syn_said() {
+    let answer = (server(SYN_ACK, 69_999, 9000), Goes(SynRecv, 60));
+    each(
+        HANDSHAKE,
+        &[
+            (
+                "its window",
+                &[
+                    (site(SYN, 8999, 0).window(300), Ignored),
+                    answer,
+                    (server(ACK, 70_299, 9000), Ignored),
+                    (server(ACK, 70_300, 9000), Drops(OutOfWindow)),
+                ],
+            ),
+            (
+                "a number lower than before",
+                &[
+                    (site(SYN, 4_000_000_000, 0), Ignored),
+                    (server(SYN_ACK, 69_999, 4_000_000_001), Goes(SynRecv, 60)),
+                    (site(ACK, 4_000_002_001, 70_000), DOUBTFUL),
+                    (site(ACK, 4_000_002_002, 70_000), Ignored),
+                ],
+            ),
+            (
+                "its permission to use SACK",
+                &[
+                    (site(SYN, 8999, 0).options(SACK_PERMITTED), Ignored),
+                    answer,
+                    (server(ACK, 70_000, 9000).options(EDGE_9001), Drops(OutOfWindow)),
+                ],
+            ),
+            (
+                "without it",
+                &[
+                    (site(SYN, 8999, 0), Ignored),
+                    answer,
+                    (server(ACK, 70_000, 9000).options(EDGE_9001), Goes(SynRecv, 60)),
+                ],
+            ),
+            (
+                "not the options of one before",
+                &[
+                    (site(SYN, 7999, 0).options(SCALE_7), Ignored),
+                    (site(SYN, 8999, 0), Ignored),
+                    (server(SYN_ACK, 69_999, 9000).options(SCALE_3), Goes(SynRecv, 60)),
+                    (site(ACK, 9000, 70_000), OPEN),
+                    (server(ACK, 70_000, 9000), OPEN),
+                    (site(ACK, 11_001, 70_000), Ignored),
+                ],
+            ),
+            // Only a SYN is answered, not data up to the same number.
+            (
+                "no SYN",
+                &[(site(ACK, 1000, 5000).data(100), DOUBTFUL), (server(SYN_ACK, 69_999, 1100), Ignored)],
+            ),
+        ],
+    );
+    each(
+        &[
+            (site(SYN, 999, 0).options(SCALE_7), Opens(SynSent, 120)),
+            (server(SYN_ACK, 4999, 1000).options(SCALE_3), Goes(SynRecv, 60)),
+            (site(ACK, 1000, 5000), OPEN),
+        ],
+        &[(
+            "not the options of the answer before",
+            &[
+                (site(SYN, 8999, 0).options(SCALE_7), Ignored),
+                answer,
+                (site(ACK, 9000, 70_000), OPEN),
+                (server(ACK, 71_001, 9000), Ignored),
+            ],
+        )],
+    );
+}
+
+/// Plays conversations in a world that adopts.
+fn adopt(cases: &[(&str, Trace)]) {
+    for (name, trace) in cases {
+        let mut world = World::new();
+        world.settings.adopt_midstream = 1;
+        play(&world, name, &[trace]);
+    }
+}
+
+const ADOPTED: (Segment, Outcome) = (site(ACK, 1000, 5000), Opens(Established, 300));
+
+#[test]
+fn adoption_learns_only_from_what_acknowledges_next_to_nothing() {
+    let from = |ack: u32| (site(ACK, 1000, ack), Opens(Established, 300));
+    // A RST older than what is expected, if anything is.
+    let old = |ack: u32| server(RST, ack.wrapping_sub(5), 0);
+    let lowest = 0u32.wrapping_sub(66_000);
+    adopt(&[
+        ("0", &[from(0), (old(0), Drops(RstOutOfSequence))]),
+        ("the lowest", &[from(lowest), (old(lowest), Drops(RstOutOfSequence))]),
+        ("below", &[from(lowest - 1), (old(lowest - 1), Ends)]),
+        ("1", &[from(1), (old(1), Ends)]),
+        ("5000", &[ADOPTED, (old(5000), Ends)]),
+    ]);
+}
+
+#[test]
+fn adopted_connection_is_established_for_certain_once_both_were_heard() {
+    let heard = (server(ACK, 5000, 1000), DOUBTFUL);
+    adopt(&[
+        ("the site alone", &[ADOPTED, (site(ACK, 1000, 5000).window(999), DOUBTFUL)]),
+        ("an inexact RST before", &[ADOPTED, heard, (site(RST, 1001, 0), Goes(Close, 10))]),
+        (
+            "an inexact RST after",
+            &[ADOPTED, heard, (site(ACK, 1000, 5000).window(999), OPEN), (site(RST, 1001, 0), DOUBTFUL)],
+        ),
+        // SACK counts: what acknowledges more than was sent is not learnt from.
+        (
+            "SACK",
+            &[
+                ADOPTED,
+                heard,
+                (site(ACK, 1000, 5000).window(999), OPEN),
+                (server(ACK, 5000, 900).data(100).options(EDGE_9001), OPEN),
+            ],
+        ),
+        (
+            "a new handshake: the answering end's scale is still not trusted",
+            &[
+                ADOPTED,
+                heard,
+                (site(SYN, 8999, 0), Ignored),
+                (server(SYN_ACK, 69_999, 9000).options(SCALE_3), Goes(SynRecv, 60)),
+                (site(ACK, 9000, 70_000), OPEN),
+                (server(ACK, 970_000, 9000), OPEN),
+                (site(ACK, 909_000, 70_000), Drops(OutOfWindow)),
+            ],
+        ),
+    ]);
+}
+
+/// A world in which silence in these states is as long as said, in seconds.
+fn world(timeouts: &[(u8, u32)]) -> World {
+    let mut world = World::new();
+    for (slot, seconds) in timeouts {
+        world.settings.timeouts[usize::from(*slot)] = Ticks::from_seconds(*seconds);
+    }
+    world
+}
+
+#[test]
+fn doubt_shortens_what_was_established_and_does_not_end_soon() {
+    let server_fin = (server(FIN, 105_000, 1000), Drops(OutOfWindow));
+    let site_fin = site(FIN, 101_000, 5000);
+    let server_rst = (server(RST, 105_000, 0), Drops(OutOfWindow));
+    let site_rst = site(RST, 101_000, 0);
+    let established =
+        |seconds: u32, doubtful: u32| world(&[(Established as u8, seconds), (UNACKNOWLEDGED_SLOT, doubtful)]);
+    let handshake = |seconds| {
+        let [syn, syn_ack, (ack, _)] = HANDSHAKE else { unreachable!("three segments") };
+        [*syn, *syn_ack, (*ack, Goes(Established, seconds))]
+    };
+    let play_both = |world: World, seconds: u32, name: &str, first, second: (Segment, Outcome)| {
+        play(&world, name, &[&handshake(seconds), &[first, second]]);
+    };
+    play_both(established(7440, 300), 7440, "FINs", server_fin, (site_fin, Doubted(OutOfWindow, 300)));
+    play_both(established(7440, 300), 7440, "RSTs", server_rst, (site_rst, Doubted(OutOfWindow, 300)));
+    play_both(established(122, 60), 122, "not soon", server_fin, (site_fin, Doubted(OutOfWindow, 60)));
+    play_both(established(120, 60), 120, "soon", server_fin, (site_fin, Drops(OutOfWindow)));
+    play_both(established(250, 300), 250, "never longer", server_fin, (site_fin, Drops(OutOfWindow)));
+
+    let half_open = world(&[(SynRecv as u8, 600), (RETRANSMISSION_SLOT, 600)]);
+    let answered = [SYN_SENT, (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 600))];
+    play(&half_open, "not established", &[&answered, &[server_fin, (site_fin, Drops(OutOfWindow))]]);
 }

@@ -329,7 +329,7 @@ fn options_are_read_to_the_byte() {
     assert_eq!(options(&[1, 2, 4, 5, 180, 0, 0, 0]).mss(), mss(3, 1460));
     assert_eq!(options(&[2, 4, 5, 180, 2, 4, 0, 1]).mss(), mss(2, 1460), "the first");
     assert_eq!(options(&[2, 5, 5, 180, 0, 0, 0, 0]).mss(), None, "of another size");
-    assert_eq!(options(&[0, 2, 4, 5, 180, 0, 0, 0]).mss(), None, "behind the end");
+    assert_eq!(options(&[0, 2, 2, 4, 5, 180, 0, 0]).mss(), None, "behind the end");
     assert_eq!(options(&[3, 1, 2, 4, 5, 180, 0, 0]).mss(), None, "behind nonsense");
     assert_eq!(options(&[1, 1, 2, 4]).mss(), None, "beyond the header");
     assert_eq!(options(&[1, 1, 8, 10, 2, 4, 5, 180, 0, 0, 0, 0]).mss(), None, "in a timestamp");

@@ -130,7 +130,17 @@ fn build() -> Result<PathBuf> {
     }
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut build = pinned_command(&Pinned::read()?, "cargo");
-    build.args(["build", "-p", "gateway-fuzz", "--bin", "fuzz", "--features", "libfuzzer", "--profile", "fuzz"]);
+    build.args([
+        "build",
+        "-p",
+        "gateway-fuzz",
+        "--bin",
+        "fuzz",
+        "--features",
+        "libfuzzer",
+        "--profile",
+        "fuzz",
+    ]);
     // With a target, build scripts and macros do without the flags.
     build.args(["--target", &triple]).env("RUSTFLAGS", COVERAGE);
     command::run(&mut build)?;
@@ -190,8 +200,13 @@ fn fuzz(program: &Path, target: &str, limit: &str, jobs: u64) -> Result<Outcome>
             progress(target, &running, begun.elapsed());
         }
     }
-    let mut outcome =
-        Outcome { target: target.to_owned(), executions: 0, time: begun.elapsed(), coverage: (0, 0), crashes: Vec::new() };
+    let mut outcome = Outcome {
+        target: target.to_owned(),
+        executions: 0,
+        time: begun.elapsed(),
+        coverage: (0, 0),
+        crashes: Vec::new(),
+    };
     for mut job in running {
         let status = job.child.wait()?;
         let _ = job.reader.join();
@@ -273,7 +288,10 @@ fn progress(target: &str, running: &[Job], elapsed: Duration) {
 
 /// Prints a table, and how to see a crash again.
 fn report(table: &[Outcome]) -> i32 {
-    println!("\n{:<10} {:>13} {:>8} {:>10} {:>7} {:>9}  found", "target", "executions", "time", "per s", "edges", "features");
+    println!(
+        "\n{:<10} {:>13} {:>8} {:>10} {:>7} {:>9}  found",
+        "target", "executions", "time", "per s", "edges", "features"
+    );
     for Outcome { target, executions, time, coverage: (edges, features), crashes } in table {
         let rate = *executions as f64 / time.as_secs_f64();
         println!(
@@ -283,8 +301,10 @@ fn report(table: &[Outcome]) -> i32 {
         );
     }
     let executions: u64 = table.iter().map(|outcome| outcome.executions).sum();
-    let crashes: Vec<_> =
-        table.iter().flat_map(|outcome| outcome.crashes.iter().map(move |crash| (&outcome.target, crash))).collect();
+    let crashes: Vec<_> = table
+        .iter()
+        .flat_map(|outcome| outcome.crashes.iter().map(move |crash| (&outcome.target, crash)))
+        .collect();
     for (target, crash) in &crashes {
         println!("\n{target} fails on {}", crash.display());
         println!("  see it again: cargo xtask fuzz {target} --input {}", crash.display());

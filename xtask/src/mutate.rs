@@ -60,7 +60,9 @@ pub fn run(only: &[String], list: bool, quick: bool) -> Result<bool> {
     let mut mutations = parse(&text).with_context(|| LIST.to_owned())?;
     // All of them, also those that are not wanted: code that has changed must show at once.
     for mutation in &mutations {
-        mutation.applied(&project::root().join(PACKAGE)).with_context(|| format!("{LIST}: {}", mutation.name))?;
+        mutation
+            .applied(&project::root().join(PACKAGE))
+            .with_context(|| format!("{LIST}: {}", mutation.name))?;
     }
     mutations.retain(|mutation| only.is_empty() || only.iter().any(|name| mutation.name.contains(&**name)));
     ensure!(!mutations.is_empty(), "no mutation has {only:?} in its name");
@@ -173,11 +175,10 @@ impl Bench {
     /// The quick tests first; a mutation that does not compile is an error.
     fn test(&self) -> Result<Fate> {
         let quick: Vec<_> = QUICK.iter().flat_map(|test| ["--test", test]).collect();
-        self.cargo(&[&["--no-run"], &quick[..]].concat())
-            .and_then(|(passed, output)| {
-                ensure!(passed == Some(true), "it does not compile:\n{output}");
-                Ok(())
-            })?;
+        self.cargo(&[&["--no-run"], &quick[..]].concat()).and_then(|(passed, output)| {
+            ensure!(passed == Some(true), "it does not compile:\n{output}");
+            Ok(())
+        })?;
         let rounds: &[&[&str]] = if self.quick { &[&quick] } else { &[&quick, &[]] };
         for tests in rounds {
             match self.cargo(tests)? {
@@ -329,7 +330,8 @@ mod tests {
 
     #[test]
     fn first_failed_test_is_named() {
-        let output = "running 2 tests\nF.\nfailures:\n\n---- it_holds stdout ----\nwhy\n\nfailures:\n    it_holds\n";
+        let output =
+            "running 2 tests\nF.\nfailures:\n\n---- it_holds stdout ----\nwhy\n\nfailures:\n    it_holds\n";
         assert_eq!(first_failed(output), "it_holds");
     }
 }

@@ -132,7 +132,9 @@ impl Packet {
     }
 
     fn check(&self, frame: &[u8], decision: &Decision) {
-        assert!(IP + self.total <= frame.len() && self.tcp_header >= 20 && 20 + self.tcp_header <= self.total);
+        assert!(
+            IP + self.total <= frame.len() && self.tcp_header >= 20 && 20 + self.tcp_header <= self.total
+        );
         assert_eq!(decision.bytes, self.total as u64);
         check_mss(frame, self.tcp_header, decision);
     }

@@ -18,7 +18,10 @@ pub mod tracking;
 pub mod vici;
 pub mod world;
 
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Something to be fuzzed.
 #[derive(Debug)]

@@ -78,7 +78,8 @@ fn check_policy(policy: &Policy, files: usize) {
         let lans: Vec<_> = customer.sites.iter().flat_map(|site| &site.lan).collect();
         for (i, lan) in lans.iter().enumerate() {
             assert_eq!(lan.trunc(), **lan);
-            let apart = |other: &&ipnet::Ipv4Net| !lan.contains(&other.network()) && !other.contains(&lan.network());
+            let apart =
+                |other: &&ipnet::Ipv4Net| !lan.contains(&other.network()) && !other.contains(&lan.network());
             assert!(lans[..i].iter().all(|other| apart(other)), "{lans:?}");
         }
         for (i, site) in customer.sites.iter().enumerate() {

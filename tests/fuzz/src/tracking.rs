@@ -146,7 +146,10 @@ impl Segment {
 /// What must hold whatever came before.
 fn check(segment: &Segment, decision: &Decision, before: &[Connection], after: &[Connection]) {
     let passed = !matches!(decision.verdict, Drop(_));
-    assert_eq!(after.len(), before.len() + usize::from(decision.opened && !before.iter().any(|old| old.key == segment.key)));
+    assert_eq!(
+        after.len(),
+        before.len() + usize::from(decision.opened && !before.iter().any(|old| old.key == segment.key))
+    );
     for (at, new) in after.iter().enumerate() {
         assert!(State::from_number(new.state).is_some(), "{new:?}");
         assert!(new.scale.iter().all(|scale| *scale <= 14), "{new:?}");

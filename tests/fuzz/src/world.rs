@@ -6,7 +6,9 @@ use gateway_common::{
     decide::{self, Decision, FlowCell, Full, Tables},
     layout::{Customer, Flow, FlowKey, ManagementRule, Prefix, Settings, Ticks, Tunnel},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES, PREFIXES_PER_SITE},
-    tcp::{DOUBTFUL_TIMEOUT_SECONDS, Direction, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
+    tcp::{
+        DOUBTFUL_TIMEOUT_SECONDS, Direction, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT,
+    },
     wire::{Ipv4, protocol},
 };
 
@@ -168,8 +170,10 @@ pub fn settings(adopt_midstream: bool) -> Settings {
     settings
 }
 
-const CUSTOMERS: [Customer; 2] =
-    [Customer { id: 1, generation: 1, port: PORT, _reserved: 0 }, Customer { id: 2, generation: 1, port: PORT, _reserved: 0 }];
+const CUSTOMERS: [Customer; 2] = [
+    Customer { id: 1, generation: 1, port: PORT, _reserved: 0 },
+    Customer { id: 2, generation: 1, port: PORT, _reserved: 0 },
+];
 
 impl Tables for World {
     fn settings(&self) -> Option<&Settings> {
