@@ -641,3 +641,34 @@ fn doubt_shortens_what_was_established_and_does_not_end_soon() {
     let answered = [SYN_SENT, (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 600))];
     play(&half_open, "not established", &[&answered, &[server_fin, (site_fin, Drops(OutOfWindow))]]);
 }
+
+#[test]
+fn last_segment_is_noted_of_acks_only() {
+    let world = world(&[(FinWait as u8, 600), (UNACKNOWLEDGED_SLOT, 600)]);
+    play(&world, "FIN", &[HANDSHAKE, &[(site(FIN, 1000, 5000).window(0), Goes(FinWait, 600))]]);
+}
+
+#[test]
+fn syn_of_the_server_without_an_acknowledgment_allows_nothing_yet() {
+    let syn = (server(SYN, 4999, 0), Goes(SynSent2, 119));
+    each(&[SYN_SENT, syn], &[("I", &[(site(SYN_ACK, 1500, 5000), Ignored)])]);
+}
+
+/// Numbers so high that 0 is far ahead of them.
+#[test]
+fn numbers_of_0_in_a_rst_stand_for_what_is_expected() {
+    let syn = (site(SYN, 0xefff_ffff, 0), Opens(SynSent, 120));
+    each(&[syn], &[("sequence number, to an unanswered SYN", &[(site(RST, 0, 0), Ends)])]);
+    each(
+        &[
+            syn,
+            (server(SYN_ACK, 4999, 0xf000_0000), Goes(SynRecv, 60)),
+            (site(ACK, 0xf000_0000, 5000), OPEN),
+        ],
+        &[
+            ("acknowledgment number", &[(server(RST_ACK, 5000, 0), Goes(Close, 10))]),
+            ("acknowledgment number 1", &[(server(RST_ACK, 5000, 1), Drops(OutOfWindow))]),
+            ("sequence number, later", &[(server(RST, 0, 0), Drops(RstOutOfSequence))]),
+        ],
+    );
+}

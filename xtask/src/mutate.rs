@@ -195,7 +195,7 @@ impl Bench {
         let log = self.root.join("log");
         let mut cargo = pinned_command(&self.pinned, "cargo");
         cargo.current_dir(&self.root).args(["test", "--quiet", "--offline"]).args(arguments);
-        cargo.env("CARGO_TARGET_DIR", self.root.join("target")).env("CARGO_PROFILE_TEST_OPT_LEVEL", "1");
+        cargo.env("CARGO_TARGET_DIR", self.root.join("target")).env("CARGO_PROFILE_DEV_DEBUG", "0");
         // Its own process group: of a test that hangs, cargo's death would not be the end.
         std::os::unix::process::CommandExt::process_group(&mut cargo, 0);
         let out = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
