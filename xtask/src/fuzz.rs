@@ -29,6 +29,8 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
 const SECONDS: u64 = 60;
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(10);
+/// Most bytes of a target's inputs in the repository.
+const CORPUS_BYTES: u64 = 56 * 1024;
 /// Lines of a crash that are shown.
 const LAST_WORDS: usize = 30;
 
@@ -325,15 +327,23 @@ fn minimize(program: &Path, target: &str) -> Result<()> {
     command::run(&mut merge)?;
     fs::remove_dir_all(&old)?;
     fs::create_dir(&old)?;
+    let mut inputs = fs::read_dir(&new)?
+        .map(|entry| entry.and_then(|entry| Ok((entry.metadata()?.len(), entry.path()))))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    // The shortest reach most for their size.
+    inputs.sort();
     let (mut count, mut bytes) = (0, 0);
-    for entry in fs::read_dir(&new)? {
-        let entry = entry?;
+    for (length, path) in &inputs {
+        if bytes + length > CORPUS_BYTES {
+            break;
+        }
         // libFuzzer names inputs by SHA-1; a part of it will do.
-        let name = entry.file_name().to_string_lossy().chars().take(12).collect::<String>();
-        bytes += fs::copy(entry.path(), old.join(name))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        fs::copy(path, old.join(name.chars().take(12).collect::<String>()))?;
+        bytes += length;
         count += 1;
     }
-    println!("{target}: {count} inputs, {bytes} bytes");
+    println!("{target}: {count} of {} inputs, {bytes} bytes", inputs.len());
     Ok(())
 }
 

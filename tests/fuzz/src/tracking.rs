@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Segments of one input that are looked at.
-const MAX_SEGMENTS: usize = 64;
+const MAX_SEGMENTS: usize = 32;
 /// The longest that a flow may be silent: established.
 const LONGEST_SECONDS: u64 = 7440;
 /// Most bytes of options.
