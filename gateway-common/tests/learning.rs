@@ -660,15 +660,45 @@ fn numbers_of_0_in_a_rst_stand_for_what_is_expected() {
     let syn = (site(SYN, 0xefff_ffff, 0), Opens(SynSent, 120));
     each(&[syn], &[("sequence number, to an unanswered SYN", &[(site(RST, 0, 0), Ends)])]);
     each(
-        &[
-            syn,
-            (server(SYN_ACK, 4999, 0xf000_0000), Goes(SynRecv, 60)),
-            (site(ACK, 0xf000_0000, 5000), OPEN),
-        ],
+        &[syn, (server(SYN_ACK, 4999, 0xf000_0000), Goes(SynRecv, 60)), (site(ACK, 0xf000_0000, 5000), OPEN)],
         &[
             ("acknowledgment number", &[(server(RST_ACK, 5000, 0), Goes(Close, 10))]),
             ("acknowledgment number 1", &[(server(RST_ACK, 5000, 1), Drops(OutOfWindow))]),
             ("sequence number, later", &[(server(RST, 0, 0), Drops(RstOutOfSequence))]),
         ],
+    );
+}
+
+#[test]
+fn rst_is_exact_behind_data_of_its_own_end_only() {
+    each(
+        &[
+            (site(SYN, 4999, 0), Opens(SynSent, 120)),
+            (server(SYN_ACK, 4999, 5000), Goes(SynRecv, 60)),
+            (site(ACK, 5000, 5000), OPEN),
+            (site(ACK, 5000, 5000).data(100), DOUBTFUL),
+        ],
+        &[
+            ("the other end's", &[(server(RST, 5100, 0), DOUBTFUL)]),
+            ("its own", &[(site(RST, 5100, 0), Goes(Close, 10))]),
+        ],
+    );
+}
+
+/// A RST without ACK takes all data of the other end for acknowledged, so that the last RST here is
+/// all there is to doubt.
+#[test]
+fn inexact_rst_is_doubt_enough() {
+    each(
+        HANDSHAKE,
+        &[(
+            "without data in flight",
+            &[
+                (server(ACK, 5000, 1000).data(100), DOUBTFUL),
+                (site(RST, 1001, 0), DOUBTFUL),
+                (server(ACK, 5100, 1001), OPEN),
+                (server(RST, 5050, 0), DOUBTFUL),
+            ],
+        )],
     );
 }
