@@ -80,7 +80,7 @@ fn check_policy(policy: &Policy, files: usize) {
             assert_eq!(lan.trunc(), **lan);
             let apart =
                 |other: &&ipnet::Ipv4Net| !lan.contains(&other.network()) && !other.contains(&lan.network());
-            assert!(lans[..i].iter().all(|other| apart(other)), "{lans:?}");
+            assert!(lans[..i].iter().all(apart), "{lans:?}");
         }
         for (i, site) in customer.sites.iter().enumerate() {
             assert!((1..=MAX_LAN_PREFIXES).contains(&site.lan.len()));
