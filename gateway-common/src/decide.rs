@@ -1,14 +1,17 @@
 //! The decision about an inner packet: pure, so that the eBPF programs and the tests run this
 //! very code. parse → identify the tunnel → look up the flow → decide.
+//!
+//! What is allowed is asked of every packet, not of a connection's first: a policy that changes, or a
+//! tunnel that goes, holds for the very next packet.
 use crate::{
     ids::TunnelId,
-    layout::{Customer, Flow, FlowKey, Settings, Ticks, Tunnel},
-    packet::{Inner, Kind, Mss, Segment},
+    layout::{Flow, FlowKey, Kept, Quota, Settings, Ticks, Tunnel, Usage},
+    packet::{Inner, Kind, Mss, Quote, Segment, ethertype_of},
     reason::Reason,
     tcp::Direction,
-    track::{self, Tracked},
+    track::{self, Tracked, status},
     verdict::Verdict,
-    wire::{Frame, Ipv4},
+    wire::{Frame, Ipv4, Ipv6, ethertype},
 };
 
 /// What the decision looks things up in: eBPF maps, or ordinary ones on the host.
@@ -17,20 +20,46 @@ pub trait Tables {
     fn settings(&self) -> Option<&Settings>;
     /// The tunnel of this number.
     fn tunnel(&self, number: u32) -> Option<&Tunnel>;
-    /// The customer whose server has this address.
-    fn customer(&self, server: Ipv4) -> Option<&Customer>;
     /// The tunnel that an inbound SPI is known to belong to.
     fn inbound_spi(&self, spi: u32) -> Option<u32>;
-    /// The flow of this key.
-    fn flow(&self, key: &FlowKey) -> Option<impl FlowCell>;
-    /// The same segment. In eBPF it takes the way through a map: the verifier follows every
+    /// What the customer of this number has taken.
+    fn usage(&self, customer: u32) -> Option<impl UsageCell>;
+    /// Where a segment is kept while it is judged. In eBPF that is a map: the verifier follows every
     /// combination of what parsing found out, and forgets them all where a value comes from memory.
     #[inline(always)]
-    fn through_memory(&self, segment: Segment) -> Segment {
-        segment
+    fn segment_place(&self) -> Option<impl Place<Segment>> {
+        Some(Local(None))
     }
-    /// Adds a flow. Err if the table is full.
-    fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Full>;
+    /// Where a new flow is kept on its way into its table. In eBPF that is a map, since the stack has
+    /// little room.
+    #[inline(always)]
+    fn flow_place(&self) -> Option<impl Place<Flow>> {
+        Some(Local(None))
+    }
+}
+
+/// Where a value is kept.
+pub trait Place<T> {
+    /// Keeps it.
+    fn keep(&mut self, value: T) -> &mut T;
+}
+
+struct Local<T>(Option<T>);
+
+impl<T> Place<T> for Local<T> {
+    fn keep(&mut self, value: T) -> &mut T {
+        self.0.insert(value)
+    }
+}
+
+/// What the decision looks up for one address family.
+pub trait FamilyTables<A> {
+    /// The number of the customer whose server has this address.
+    fn customer(&self, server: A) -> Option<u32>;
+    /// The flow of this key.
+    fn flow(&self, key: &FlowKey<A>) -> Option<impl FlowCell>;
+    /// Adds a flow, and sees to it that it is removed after its end.
+    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, now: Ticks) -> Result<(), NotInserted>;
 }
 
 /// A flow in its table, where others may be changing it.
@@ -41,9 +70,21 @@ pub trait FlowCell {
     fn locked<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R;
 }
 
-/// The flow table is full.
+/// A customer's usage in its table, where others may be changing it.
+pub trait UsageCell {
+    /// Runs `change` with nobody else changing it.
+    fn locked<R>(&self, change: impl FnOnce(&mut Usage) -> R) -> R;
+}
+
+/// Why a flow was not added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Full;
+#[repr(u8)]
+pub enum NotInserted {
+    /// The table is full.
+    Full = 0,
+    /// There is one of this key: another CPU has just opened it with a copy of this SYN.
+    Exists = 1,
+}
 
 /// Who sent a decapsulated packet, from two independent sources of the kernel: the SA that
 /// decrypted it, and the mark that this SA's policy set (FACTS 6).
@@ -70,8 +111,12 @@ pub struct Decision {
     pub syn: Option<Syn>,
     /// The packet opened a flow.
     pub opened: bool,
-    /// Bytes of a packet that passes, from the IPv4 header on.
-    pub bytes: u64,
+    /// It is IPv6.
+    pub v6: bool,
+    /// Bytes of its IP and TCP headers, which each of the segments has that GRO merged.
+    pub header_bytes: u16,
+    /// Bytes of a packet that passes, from the IP header on.
+    pub bytes: u32,
 }
 
 /// What lowering a SYN's MSS needs.
@@ -81,6 +126,8 @@ pub struct Syn {
     pub mss: u16,
     /// The option that asks for more.
     pub offered: Mss,
+    /// Where the TCP header begins, in bytes from the frame's start.
+    pub transport: u8,
 }
 
 impl Decision {
@@ -91,6 +138,8 @@ impl Decision {
             tunnel: 0,
             syn: None,
             opened: false,
+            v6: false,
+            header_bytes: 0,
             bytes: 0,
         }
     }
@@ -99,40 +148,83 @@ impl Decision {
 /// Rule one: a packet out of a tunnel. The site's LAN → its customer's server and port, and new
 /// connections from this side only.
 #[inline(always)]
-pub fn from_site<F: Frame + ?Sized, T: Tables>(
-    frame: &F,
-    tables: &T,
-    identity: Identity,
-    now_ns: u64,
-) -> Decision {
+pub fn from_site<F, T>(frame: &F, tables: &T, identity: Identity, now_ns: u64) -> Decision
+where
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
+{
+    match ethertype_of(frame) {
+        Some(ethertype::IPV6) => from_site_in::<Ipv6, F, T>(frame, tables, identity, now_ns),
+        _ => from_site_in::<Ipv4, F, T>(frame, tables, identity, now_ns),
+    }
+}
+
+/// Rule two: a packet from the cloud LAN. A customer's server answers on a connection that exists,
+/// into the tunnel that opened it, and nothing else.
+#[inline(always)]
+pub fn from_server<F, T>(frame: &F, tables: &T, now_ns: u64) -> Decision
+where
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
+{
+    match ethertype_of(frame) {
+        Some(ethertype::IPV6) => from_server_in::<Ipv6, F, T>(frame, tables, now_ns),
+        _ => from_server_in::<Ipv4, F, T>(frame, tables, now_ns),
+    }
+}
+
+/// Rule one for one address family; a packet of another one is dropped.
+#[inline(always)]
+pub fn from_site_in<A, F, T>(frame: &F, tables: &T, identity: Identity, now_ns: u64) -> Decision
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
     let mut decision = Decision::undecided();
-    decision.verdict = match admit_from_site(frame, tables, identity, now_ns, &mut decision) {
+    decision.verdict = match admit_from_site::<A, F, T>(frame, tables, identity, now_ns, &mut decision) {
         Ok(tunnel) => Verdict::ToServer(tunnel),
         Err(reason) => Verdict::Drop(reason),
     };
     decision
 }
 
-/// Rule two: a packet from the cloud LAN. A customer's server answers on a connection that exists,
-/// into the tunnel that opened it, and nothing else.
+/// Rule two for one address family; a packet of another one is dropped.
 #[inline(always)]
-pub fn from_server<F: Frame + ?Sized, T: Tables>(frame: &F, tables: &T, now_ns: u64) -> Decision {
+pub fn from_server_in<A, F, T>(frame: &F, tables: &T, now_ns: u64) -> Decision
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
     let mut decision = Decision::undecided();
-    decision.verdict = match admit_from_server(frame, tables, now_ns, &mut decision) {
+    decision.verdict = match admit_from_server::<A, F, T>(frame, tables, now_ns, &mut decision) {
         Ok(tunnel) => Verdict::ToTunnel(tunnel),
         Err(reason) => Verdict::Drop(reason),
     };
     decision
 }
 
+/// Where a packet out of a tunnel comes from.
+struct Site<'a> {
+    settings: &'a Settings,
+    id: TunnelId,
+    tunnel: &'a Tunnel,
+}
+
 #[inline(always)]
-fn admit_from_site<F: Frame + ?Sized, T: Tables>(
+fn admit_from_site<A, F, T>(
     frame: &F,
     tables: &T,
     identity: Identity,
     now_ns: u64,
     decision: &mut Decision,
-) -> Result<TunnelId, Reason> {
+) -> Result<TunnelId, Reason>
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
     let settings = ready(tables)?;
     let (id, tunnel) = identify(tables, identity)?;
     decision.customer = tunnel.customer;
@@ -140,120 +232,376 @@ fn admit_from_site<F: Frame + ?Sized, T: Tables>(
     if tunnel.up != 1 {
         return Err(Reason::TunnelDown);
     }
-    let packet = Inner::parse(frame)?;
-    if packet.ttl <= 1 {
+    let site = &Site { settings, id, tunnel };
+    let packet = Inner::<A>::parse(frame)?;
+    let access = A::access(tunnel);
+    if packet.header.hop_limit <= 1 {
         return Err(Reason::TtlExpired);
     }
-    if !tunnel.has(packet.source) {
+    if !access.has(packet.header.source) {
         return Err(Reason::InnerSourceNotInSite);
     }
-    if packet.destination != tunnel.server {
+    if packet.header.destination != access.server {
         return Err(Reason::DestinationNotServer);
     }
-    let segment = tables.through_memory(Segment::parse(frame, &packet)?);
+    if largest_bytes(frame, &packet) > settings.lan_mtu {
+        return Err(Reason::TooBigForLan);
+    }
+    let now = Ticks::from_ns(now_ns);
+    if packet.header.protocol == A::ICMP {
+        path_mtu_to_server(frame, tables, site, &packet, now)?;
+        decision.passes(&packet, 0);
+        return Ok(id);
+    }
+    let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
+    let segment = &*place.keep(Segment::parse(frame, &packet)?);
     if segment.destination != tunnel.port {
         return Err(Reason::PortNotAllowed);
     }
-    let key = FlowKey {
-        customer: tunnel.customer,
-        lan_address: packet.source,
-        lan_port: segment.source,
-        server_port: segment.destination,
+    let key = key(tunnel.customer, packet.header.source, segment.source);
+    let met = match tables.flow(&key) {
+        None => Met::None,
+        Some(cell) => cell.locked(|flow| meet(flow, segment, site, now))?,
     };
-    let now = Ticks::from_ns(now_ns);
-    let cell = tables.flow(&key);
-    let goes_on = match &cell {
-        None => false,
-        Some(cell) => cell.locked(|flow| {
-            // A flow whose time is over is no flow, whatever tunnel it belonged to.
-            if flow.expires.has_come(now) {
-                return Ok(false);
-            }
-            if flow.tunnel != id.get() {
-                return Err(Reason::FlowOwnedByOtherTunnel);
-            }
-            // What this packet had to show above is what the policy of today asks.
-            flow.generation = tunnel.generation;
-            let tracked = track::track(flow, &segment, Direction::ToServer, settings, now)?;
-            count(flow, Direction::ToServer);
-            Ok(tracked as u8 == Tracked::On as u8)
-        })?,
-    };
-    if !goes_on {
-        let mut flow = track::open(&segment, settings, now).ok_or(Reason::NoConnection)?;
-        // A server's answer to an address of ours would end at the gateway itself.
-        if settings.is_own(packet.source) {
-            return Err(Reason::InnerSourceNotInSite);
-        }
-        flow.tunnel = id.get();
-        flow.generation = tunnel.generation;
-        flow.packets = [1, 0];
-        match cell {
-            Some(cell) => cell.locked(|old| old.replace(flow)),
-            None => tables.insert_flow(&key, &flow).map_err(|Full| Reason::FlowTableFull)?,
-        }
+    let met = met as u8;
+    if met == Met::Confirmed as u8 {
+        confirm(tables, tunnel.customer);
+    } else if met != Met::GoesOn as u8 {
+        open(tables, site, &key, segment, Opening { met, now_ns })?;
         decision.opened = true;
     }
-    decision.bytes = packet.total_bytes();
-    decision.syn = syn(&segment, tunnel);
+    decision.passes(&packet, segment.options.header_bytes);
+    decision.syn = syn(segment, &packet, access.mss);
     Ok(id)
 }
 
+/// A message that a packet of the server's was too big, on its way back: only about a connection that
+/// there is. In eBPF a function of its own, so that it takes no room on the caller's stack.
+#[inline(never)]
+fn path_mtu_to_server<A, F, T>(
+    frame: &F,
+    tables: &T,
+    site: &Site,
+    packet: &Inner<A>,
+    now: Ticks,
+) -> Result<(), Reason>
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
+    let Site { id, tunnel, .. } = *site;
+    let quote = Quote::parse(frame, packet)?;
+    let asked = quote.source == A::access(tunnel).server && quote.source_port == tunnel.port;
+    let key = key(tunnel.customer, quote.destination, quote.destination_port);
+    let cell = tables.flow(&key).filter(|_| asked).ok_or(Reason::NoConnection)?;
+    let ours = cell.locked(|flow| flow.tunnel == id.get() && lives(flow, tunnel, now));
+    if ours { Ok(()) } else { Err(Reason::NoConnection) }
+}
+
+/// How a flow is to be opened.
+struct Opening {
+    /// A [`Met`] number.
+    met: u8,
+    now_ns: u64,
+}
+
+/// Opens a flow, if the segment opens one and the customer's quota has room for it. In eBPF a function of
+/// its own, so that it takes no room on the caller's stack.
+#[inline(never)]
+fn open<A, T>(
+    tables: &T,
+    site: &Site,
+    key: &FlowKey<A>,
+    segment: &Segment,
+    opening: Opening,
+) -> Result<(), Reason>
+where
+    A: Kept,
+    T: Tables + FamilyTables<A>,
+{
+    let Site { settings, id, tunnel } = *site;
+    let Opening { met, now_ns } = opening;
+    let now = Ticks::from_ns(now_ns);
+    let mut place = tables.flow_place().ok_or(Reason::NotConfigured)?;
+    let flow = place.keep(track::open(segment, settings, now).ok_or(Reason::NoConnection)?);
+    // A server's answer to an address of ours would end at the gateway itself.
+    if settings.is_own(key.lan_address) {
+        return Err(Reason::InnerSourceNotInSite);
+    }
+    if met == Met::Ending as u8 {
+        return Err(Reason::FlowEnding);
+    }
+    flow.tunnel = id.get();
+    flow.generation = tunnel.generation;
+    let charge = Charge {
+        flows: u32::from(met == Met::None as u8),
+        half_open: u32::from(met != Met::OverHalfOpen as u8),
+    };
+    take(tables, tunnel, charge, now_ns)?;
+    if met == Met::None as u8 {
+        let why = match tables.insert_flow(key, flow, now) {
+            Ok(()) => return Ok(()),
+            Err(why) => why,
+        };
+        give_back(tables, tunnel.customer, charge);
+        return match why {
+            NotInserted::Full => Err(Reason::FlowTableFull),
+            NotInserted::Exists => Ok(()),
+        };
+    }
+    let replaced = tables.flow(key).is_some_and(|cell| {
+        cell.locked(|old| {
+            // Another CPU may have been faster, with a copy of this SYN.
+            let unchanged = old.state() != 0
+                && !lives(old, tunnel, now)
+                && u32::from(!old.has(status::HALF_OPEN)) == charge.half_open;
+            if unchanged {
+                old.replace(*flow);
+            }
+            unchanged
+        })
+    });
+    if !replaced {
+        give_back(tables, tunnel.customer, charge);
+        return Err(Reason::FlowEnding);
+    }
+    Ok(())
+}
+
+/// What a segment from the site found in the table.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Met {
+    /// Nothing.
+    None = 0,
+    /// A connection that it belongs to.
+    GoesOn = 1,
+    /// Such a one, whose handshake it completes.
+    Confirmed = 2,
+    /// One that is over.
+    Over = 3,
+    /// One that is over, and was half-open.
+    OverHalfOpen = 4,
+    /// One that is being removed.
+    Ending = 5,
+}
+
 #[inline(always)]
-fn admit_from_server<F: Frame + ?Sized, T: Tables>(
+fn meet(flow: &mut Flow, segment: &Segment, site: &Site, now: Ticks) -> Result<Met, Reason> {
+    if flow.state() == 0 {
+        return Ok(Met::Ending);
+    }
+    let half_open = flow.has(status::HALF_OPEN);
+    let over = if half_open { Met::OverHalfOpen } else { Met::Over };
+    // A flow whose time is over is no flow, whatever tunnel it belonged to.
+    if flow.expires.has_come(now) || flow.generation != site.tunnel.generation {
+        return Ok(over);
+    }
+    if flow.tunnel != site.id.get() {
+        return Err(Reason::FlowOwnedByOtherTunnel);
+    }
+    let tracked = track::track(flow, segment, Direction::ToServer, site.settings, now)?;
+    if tracked as u8 != Tracked::On as u8 {
+        // Not over by the clock, but the SYN may open another one in its place.
+        flow.expires = now;
+        return Ok(over);
+    }
+    Ok(if half_open && !flow.has(status::HALF_OPEN) { Met::Confirmed } else { Met::GoesOn })
+}
+
+#[inline(always)]
+fn admit_from_server<A, F, T>(
     frame: &F,
     tables: &T,
     now_ns: u64,
     decision: &mut Decision,
-) -> Result<TunnelId, Reason> {
+) -> Result<TunnelId, Reason>
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
     let settings = ready(tables)?;
-    let packet = Inner::parse(frame)?;
-    let customer = tables.customer(packet.source).ok_or(Reason::SourceNotServer)?;
-    decision.customer = customer.id;
-    if packet.ttl <= 1 {
+    let packet = Inner::<A>::parse(frame)?;
+    let customer = tables.customer(packet.header.source).ok_or(Reason::SourceNotServer)?;
+    decision.customer = customer;
+    if packet.header.hop_limit <= 1 {
         return Err(Reason::TtlExpired);
     }
-    let segment = tables.through_memory(Segment::parse(frame, &packet)?);
-    let key = FlowKey {
-        customer: customer.id,
-        lan_address: packet.destination,
-        lan_port: segment.destination,
+    let now = Ticks::from_ns(now_ns);
+    if packet.header.protocol == A::ICMP {
+        let quote = Quote::parse(frame, &packet)?;
+        let to = Reply {
+            customer,
+            server: packet.header.source,
+            server_port: quote.destination_port,
+            device: quote.source,
+            device_port: quote.source_port,
+            without_flow: Reason::ReplyWithoutConnection,
+        };
+        if quote.destination != packet.header.source || quote.source != packet.header.destination {
+            return Err(Reason::ReplyWithoutConnection);
+        }
+        let (owner, _) = reply(tables, &to, now, decision, |_, _| Ok(()))?;
+        decision.passes(&packet, 0);
+        return Ok(owner);
+    }
+    let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
+    let segment = &*place.keep(Segment::parse(frame, &packet)?);
+    let to = Reply {
+        customer,
+        server: packet.header.source,
         server_port: segment.source,
+        device: packet.header.destination,
+        device_port: segment.destination,
+        without_flow: match segment.kind as u8 == Kind::Syn as u8 {
+            true => Reason::NewFromServer,
+            false => Reason::ReplyWithoutConnection,
+        },
     };
-    let without_flow = if segment.kind as u8 == Kind::Syn as u8 {
-        Reason::NewFromServer
-    } else {
-        Reason::ReplyWithoutConnection
-    };
-    let cell = tables.flow(&key).ok_or(without_flow)?;
-    let owner = TunnelId::new(cell.tunnel()).ok_or(without_flow)?;
+    let (owner, tunnel) = reply(tables, &to, now, decision, |flow, confirmed| {
+        let half_open = flow.has(status::HALF_OPEN);
+        track::track(flow, segment, Direction::ToSite, settings, now)?;
+        *confirmed = u8::from(half_open && !flow.has(status::HALF_OPEN));
+        Ok(())
+    })?;
+    decision.passes(&packet, segment.options.header_bytes);
+    decision.syn = syn(segment, &packet, A::access(tunnel).mss);
+    Ok(owner)
+}
+
+/// A packet of a server that answers.
+struct Reply<A> {
+    customer: u32,
+    server: A,
+    server_port: u16,
+    device: A,
+    device_port: u16,
+    /// What it is if there is no connection.
+    without_flow: Reason,
+}
+
+/// Looks up the connection, and the tunnel it belongs to, and runs `change` on the flow; that may say
+/// that the handshake is complete.
+#[inline(always)]
+fn reply<'t, A, T>(
+    tables: &'t T,
+    to: &Reply<A>,
+    now: Ticks,
+    decision: &mut Decision,
+    change: impl FnOnce(&mut Flow, &mut u8) -> Result<(), Reason>,
+) -> Result<(TunnelId, &'t Tunnel), Reason>
+where
+    A: Kept,
+    T: Tables + FamilyTables<A>,
+{
+    let key = key(to.customer, to.device, to.device_port);
+    let cell = tables.flow(&key).ok_or(to.without_flow)?;
+    let owner = TunnelId::new(cell.tunnel()).ok_or(to.without_flow)?;
     decision.tunnel = owner.get();
     let tunnel = tables.tunnel(owner.get()).ok_or(Reason::UnknownTunnel)?;
-    if tunnel.customer != customer.id {
+    if tunnel.customer != to.customer {
         return Err(Reason::UnknownTunnel);
     }
     if tunnel.up != 1 {
         return Err(Reason::TunnelDown);
     }
-    let still_allowed =
-        segment.source == tunnel.port && tunnel.server == packet.source && tunnel.has(packet.destination);
-    let now = Ticks::from_ns(now_ns);
+    let access = A::access(tunnel);
+    let still_allowed = to.server_port == tunnel.port && access.server == to.server && access.has(to.device);
+    let mut confirmed = 0;
     cell.locked(|flow| {
         // The tunnel was looked up without the lock: the flow may have been reopened since.
-        if flow.tunnel != owner.get() || flow.expires.has_come(now) {
-            return Err(without_flow);
+        if flow.tunnel != owner.get() || flow.is_over(now) {
+            return Err(to.without_flow);
         }
-        if !still_allowed {
+        if !still_allowed || flow.generation != tunnel.generation {
             return Err(Reason::FlowNoLongerAllowed);
         }
-        flow.generation = tunnel.generation;
-        track::track(flow, &segment, Direction::ToSite, settings, now)?;
-        count(flow, Direction::ToSite);
-        Ok(())
+        change(flow, &mut confirmed)
     })?;
-    decision.bytes = packet.total_bytes();
-    decision.syn = syn(&segment, tunnel);
-    Ok(owner)
+    if confirmed == 1 {
+        confirm(tables, to.customer);
+    }
+    Ok((owner, tunnel))
+}
+
+/// What a new flow takes of its customer's quota.
+#[derive(Clone, Copy)]
+struct Charge {
+    flows: u32,
+    half_open: u32,
+}
+
+#[inline(always)]
+fn take<T: Tables>(tables: &T, tunnel: &Tunnel, charge: Charge, now_ns: u64) -> Result<(), Reason> {
+    let Quota { flows, half_open, new_flow_interval_ns, new_flow_burst } = tunnel.quota;
+    let cell = tables.usage(tunnel.customer).ok_or(Reason::FlowQuotaExceeded)?;
+    cell.locked(|usage| {
+        if usage.flows + charge.flows > flows {
+            return Err(Reason::FlowQuotaExceeded);
+        }
+        if usage.half_open + charge.half_open > half_open {
+            return Err(Reason::HalfOpenQuotaExceeded);
+        }
+        if !usage.new_flows.take(u64::from(new_flow_interval_ns), new_flow_burst, now_ns) {
+            return Err(Reason::NewFlowsOverBudget);
+        }
+        usage.flows += charge.flows;
+        usage.half_open += charge.half_open;
+        Ok(())
+    })
+}
+
+#[inline(always)]
+fn give_back<T: Tables>(tables: &T, customer: u32, charge: Charge) {
+    if let Some(cell) = tables.usage(customer) {
+        cell.locked(|usage| usage.give_back(charge.flows, charge.half_open));
+    }
+}
+
+/// A handshake is complete.
+#[inline(always)]
+fn confirm<T: Tables>(tables: &T, customer: u32) {
+    give_back(tables, customer, Charge { flows: 0, half_open: 1 });
+}
+
+impl Usage {
+    /// So many flows are gone, or half-open no more.
+    #[inline(always)]
+    pub fn give_back(&mut self, flows: u32, half_open: u32) {
+        self.flows -= if flows < self.flows { flows } else { self.flows };
+        self.half_open -= if half_open < self.half_open { half_open } else { self.half_open };
+    }
+}
+
+#[inline(always)]
+fn key<A>(customer: u32, lan_address: A, lan_port: u16) -> FlowKey<A> {
+    FlowKey { customer, lan_address, lan_port, _reserved: 0 }
+}
+
+#[inline(always)]
+fn lives(flow: &Flow, tunnel: &Tunnel, now: Ticks) -> bool {
+    !flow.is_over(now) && flow.generation == tunnel.generation
+}
+
+/// Bytes of the largest packet that a frame is sent as: GRO may have merged several.
+#[inline(always)]
+fn largest_bytes<A: Kept, F: Frame + ?Sized>(frame: &F, packet: &Inner<A>) -> u32 {
+    const TCP_HEADER_BYTES: u32 = size_of::<crate::wire::TcpHeader>() as u32;
+    match frame.segment_bytes() {
+        0 => packet.total_bytes(),
+        segment => segment + A::HEADER_BYTES as u32 + TCP_HEADER_BYTES,
+    }
+}
+
+impl Decision {
+    #[inline(always)]
+    fn passes<A: Kept>(&mut self, packet: &Inner<A>, tcp_header_bytes: u8) {
+        self.v6 = A::HEADER_BYTES == <Ipv6 as crate::family::Family>::HEADER_BYTES;
+        self.header_bytes = A::HEADER_BYTES as u16 + u16::from(tcp_header_bytes);
+        self.bytes = packet.total_bytes();
+    }
 }
 
 #[inline(always)]
@@ -282,22 +630,8 @@ fn identify<T: Tables>(tables: &T, identity: Identity) -> Result<(TunnelId, &Tun
 }
 
 #[inline(always)]
-fn count(flow: &mut Flow, direction: Direction) {
-    let slot = direction as usize & 1;
-    flow.packets[slot] = flow.packets[slot].wrapping_add(1);
-}
-
-#[inline(always)]
-fn syn(segment: &Segment, tunnel: &Tunnel) -> Option<Syn> {
+fn syn<A: Kept>(segment: &Segment, packet: &Inner<A>, most: u16) -> Option<Syn> {
     let offered = segment.options.mss()?;
-    let too_much = segment.kind as u8 <= Kind::SynAck as u8 && offered.bytes > tunnel.mss;
-    too_much.then_some(Syn { mss: tunnel.mss, offered })
-}
-
-impl Inner {
-    /// Bytes of the IPv4 packet.
-    #[inline(always)]
-    fn total_bytes(&self) -> u64 {
-        u64::from(self.payload_bytes) + size_of::<crate::wire::Ipv4Header>() as u64
-    }
+    let too_much = segment.kind as u8 <= Kind::SynAck as u8 && offered.bytes > most;
+    too_much.then_some(Syn { mss: most, offered, transport: packet.header.transport as u8 })
 }

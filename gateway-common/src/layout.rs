@@ -6,46 +6,81 @@
 //! |---|---|---|---|---|
 //! | SETTINGS | 0 | [`Settings`] | gatewayd | all programs |
 //! | TUNNELS | tunnel id | [`Tunnel`] | gatewayd | ingress programs |
-//! | CUSTOMERS | server address | [`Customer`] | gatewayd | ingress programs |
-//! | INBOUND_SPIS | SPI | tunnel id | gatewayd | internet ingress |
+//! | CUSTOMERS, CUSTOMERS6 | server address | [`Customer`] | gatewayd | LAN ingress |
+//! | INBOUND_SPIS | SPI | tunnel id | gatewayd | internet XDP and ingress |
 //! | OUTBOUND_SPIS | [`OutboundSpi`] | tunnel id | gatewayd | internet egress |
-//! | FLOWS | [`FlowKey`] | [`Flow`] | ingress programs | ingress programs |
+//! | PEERS | outer address | [`Source`] | gatewayd (which), outer filter (budgets) | outer filter |
+//! | SOURCES | outer address or /64 | [`Budgets`] | outer filter | outer filter |
+//! | STRANGERS | 0, for each CPU | [`Budgets`] of all of those | outer filter | outer filter |
+//! | FLOWS, FLOWS6 | [`FlowKey`] | [`Flow`] | ingress programs, expiry | ingress programs, gatewayctl |
+//! | NODES, NODES6 | flow's number | [`crate::wheel::Node`] | ingress programs, expiry | expiry |
+//! | WHEEL | slot | [`crate::wheel::Slot`] | ingress programs, expiry | expiry |
+//! | EXPIRY | 0 | [`crate::wheel::Expiry`] | ingress programs, expiry | gatewayctl |
+//! | PROGRAMS | [`NextProgram`] | program | gatewayd | ingress programs |
+//! | USAGE | customer id | [`Usage`] | ingress programs, expiry | ingress programs, gatewayctl |
 //! | COUNTERS | customer id, 0 for none | [`Counters`] | all programs | gatewayctl |
 //! | EVENTS | | [`DropEvent`] | all programs | gatewayd |
 use crate::{
+    family::Family,
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES, PREFIXES_PER_SITE},
     reason::REASON_SLOTS,
     tcp::STATE_SLOTS,
-    wire::Ipv4,
+    wire::{Ipv4, Ipv6},
 };
 
-/// An IPv4 prefix.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-#[repr(C)]
-pub struct Prefix {
-    /// Network address, host bits 0.
-    pub network: Ipv4,
-    /// Netmask.
-    pub mask: Ipv4,
+/// A family, and where the maps keep what is its own.
+pub trait Kept: Family {
+    /// What a site of this tunnel may do in this family.
+    fn access(tunnel: &Tunnel) -> &Access<Self>;
+    /// The gateway's own addresses, and how many of them count.
+    fn own(addresses: &Addresses) -> (&[Self; OWN_ADDRESSES], u32);
 }
 
-impl Prefix {
-    /// A prefix of this many bits, at most 32; host bits of the address are cleared.
-    pub const fn new(address: Ipv4, bits: u8) -> Self {
-        let mask = match bits {
-            0 => 0,
-            1..=31 => u32::MAX << (32 - bits),
-            _ => u32::MAX,
-        };
-        Self { network: Ipv4::from_bits(address.bits() & mask), mask: Ipv4::from_bits(mask) }
+impl Kept for Ipv4 {
+    #[inline(always)]
+    fn access(tunnel: &Tunnel) -> &Access<Self> {
+        &tunnel.v4
+    }
+
+    #[inline(always)]
+    fn own(addresses: &Addresses) -> (&[Self; OWN_ADDRESSES], u32) {
+        (&addresses.v4, addresses.v4_count)
+    }
+}
+
+impl Kept for Ipv6 {
+    #[inline(always)]
+    fn access(tunnel: &Tunnel) -> &Access<Self> {
+        &tunnel.v6
+    }
+
+    #[inline(always)]
+    fn own(addresses: &Addresses) -> (&[Self; OWN_ADDRESSES], u32) {
+        (&addresses.v6, addresses.v6_count)
+    }
+}
+
+/// A prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Prefix<A> {
+    /// Network address, host bits 0.
+    pub network: A,
+    /// Netmask.
+    pub mask: A,
+}
+
+impl<A: Family> Prefix<A> {
+    /// A prefix of this many bits, at most as many as an address has; host bits are cleared.
+    pub fn new(address: A, bits: u8) -> Self {
+        let mask = A::netmask(bits);
+        Self { network: address.masked(mask), mask }
     }
 
     /// True if the address lies in it.
     #[inline(always)]
-    pub const fn contains(&self, address: Ipv4) -> bool {
-        // Byte order does not matter to a mask.
-        u32::from_ne_bytes(address.octets) & u32::from_ne_bytes(self.mask.octets)
-            == u32::from_ne_bytes(self.network.octets)
+    pub fn contains(&self, address: A) -> bool {
+        address.masked(self.mask) == self.network
     }
 }
 
@@ -59,18 +94,20 @@ pub struct Settings {
     pub internet_ifindex: u32,
     /// Interface index of the LAN interface, where `bpf_redirect_neigh` sends to.
     pub lan_ifindex: u32,
-    /// How many of `internet_addresses` count.
-    pub internet_address_count: u32,
-    /// How many of `lan_addresses` count.
-    pub lan_address_count: u32,
-    /// How many of `management` count.
-    pub management_count: u32,
+    /// The largest IP packet that the LAN takes, in bytes.
+    pub lan_mtu: u32,
+    /// 1: the outer filter runs at the XDP hook, so TCX ingress need not charge its budgets again.
+    pub xdp: u32,
     /// 1: a connection in mid-stream is taken up, from the LAN side only.
     pub adopt_midstream: u32,
+    /// How many of `management` count.
+    pub management_count: u32,
+    #[doc(hidden)]
+    pub _reserved: u32,
     /// The gateway's own addresses on the internet interface.
-    pub internet_addresses: [Ipv4; OWN_ADDRESSES],
+    pub internet: Addresses,
     /// The gateway's own addresses on the LAN interface.
-    pub lan_addresses: [Ipv4; OWN_ADDRESSES],
+    pub lan: Addresses,
     /// What else may reach the gateway on the internet interface.
     pub management: [ManagementRule; MANAGEMENT_RULES],
     /// How long a flow stays without a packet, by TCP state number and the slots after those.
@@ -80,31 +117,47 @@ pub struct Settings {
 impl Settings {
     /// True for an address of the gateway, on either side.
     #[inline(always)]
-    pub fn is_own(&self, address: Ipv4) -> bool {
-        among(&self.internet_addresses, self.internet_address_count, address)
-            || among(&self.lan_addresses, self.lan_address_count, address)
+    pub fn is_own<A: Kept>(&self, address: A) -> bool {
+        self.internet.have(address) || self.lan.have(address)
     }
 }
 
-/// True if the address is among the first `count`.
-#[inline(always)]
-pub fn among(addresses: &[Ipv4; OWN_ADDRESSES], count: u32, address: Ipv4) -> bool {
-    let mut i = 0;
-    while i < OWN_ADDRESSES {
-        if i < count as usize && addresses[i] == address {
-            return true;
+/// An interface's addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Addresses {
+    /// How many of `v4` count.
+    pub v4_count: u32,
+    /// How many of `v6` count.
+    pub v6_count: u32,
+    /// IPv4 addresses.
+    pub v4: [Ipv4; OWN_ADDRESSES],
+    /// IPv6 addresses, the link-local one too.
+    pub v6: [Ipv6; OWN_ADDRESSES],
+}
+
+impl Addresses {
+    /// True if the address is among them.
+    #[inline(always)]
+    pub fn have<A: Kept>(&self, address: A) -> bool {
+        let (addresses, count) = A::own(self);
+        let mut i = 0;
+        while i < OWN_ADDRESSES {
+            if i < count as usize && addresses[i] == address {
+                return true;
+            }
+            i += 1;
         }
-        i += 1;
+        false
     }
-    false
 }
 
 /// One entry of the management allow-list.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct ManagementRule {
-    /// Who may reach it.
-    pub from: Prefix,
+    /// Who may reach it; IPv4 mapped into IPv6.
+    pub from: Prefix<Ipv6>,
     /// The gateway's port.
     pub port: u16,
     /// TCP or UDP, see [`crate::wire::protocol`].
@@ -113,34 +166,49 @@ pub struct ManagementRule {
     pub _reserved: u8,
 }
 
-/// One tunnel; its key is its id. All zero: no such tunnel.
+/// One tunnel; its key is its id. All zero: no such tunnel. What IPv4 needs comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Tunnel {
     /// Whose it is; 0: no such tunnel.
     pub customer: u32,
+    /// Which server and port this is the customer's: another number after each change of them. A
+    /// flow of another one is over.
+    pub generation: u16,
+    /// The port that the server offers.
+    pub port: u16,
     /// 1 while it is up with the site's authenticated identity.
     pub up: u8,
-    /// How many of `lan` count.
-    pub prefix_count: u8,
-    /// The largest TCP segment that fits the tunnel, in bytes.
-    pub mss: u16,
-    /// The customer's server.
-    pub server: Ipv4,
-    /// The port it offers.
-    pub port: u16,
     #[doc(hidden)]
-    pub _reserved: u16,
-    /// The policy's generation for this customer.
-    pub generation: u32,
-    /// The site's LAN.
-    pub lan: [Prefix; PREFIXES_PER_SITE],
+    pub _reserved: [u8; 3],
+    /// In IPv4.
+    pub v4: Access<Ipv4>,
+    /// What the customer may take; the same in each of its tunnels.
+    pub quota: Quota,
+    /// In IPv6.
+    pub v6: Access<Ipv6>,
 }
 
-impl Tunnel {
+/// What a site may do in one address family.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Access<A> {
+    /// The customer's server.
+    pub server: A,
+    /// The largest TCP segment that fits the tunnel and the LAN, in bytes.
+    pub mss: u16,
+    /// How many of `lan` count; 0: nothing is allowed in this family.
+    pub prefix_count: u8,
+    #[doc(hidden)]
+    pub _reserved: u8,
+    /// The site's LAN.
+    pub lan: [Prefix<A>; PREFIXES_PER_SITE],
+}
+
+impl<A: Family> Access<A> {
     /// True if the address is in the site's LAN.
     #[inline(always)]
-    pub fn has(&self, address: Ipv4) -> bool {
+    pub fn has(&self, address: A) -> bool {
         let mut i = 0;
         while i < PREFIXES_PER_SITE {
             if i < self.prefix_count as usize && self.lan[i].contains(address) {
@@ -152,42 +220,107 @@ impl Tunnel {
     }
 }
 
+/// What one customer may take of what all share.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Quota {
+    /// Flows at once.
+    pub flows: u32,
+    /// Flows at once whose handshake is not complete.
+    pub half_open: u32,
+    /// One new flow in this many nanoseconds...
+    pub new_flow_interval_ns: u32,
+    /// ...and so many at once.
+    pub new_flow_burst: u32,
+}
+
+/// What one customer has taken.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Usage {
+    /// Held while a program changes it.
+    pub lock: bpf_spin_lock,
+    /// Flows in the table.
+    pub flows: u32,
+    /// Those of them whose handshake is not complete.
+    pub half_open: u32,
+    #[doc(hidden)]
+    pub _reserved: u32,
+    /// The budget for new flows.
+    pub new_flows: Bucket,
+}
+
+/// A rate that is kept to, in one number: the generic cell rate algorithm (ITU-T I.371).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Bucket {
+    /// When all of it is there again, CLOCK_MONOTONIC.
+    pub whole_at_ns: u64,
+}
+
+impl Bucket {
+    /// Takes one, if there is one: one comes in `interval_ns`, `burst` at once.
+    #[inline(always)]
+    pub fn take(&mut self, interval_ns: u64, burst: u32, now_ns: u64) -> bool {
+        let arrival = if self.whole_at_ns > now_ns { self.whole_at_ns } else { now_ns };
+        if arrival - now_ns > interval_ns * (burst as u64).saturating_sub(1) {
+            return false;
+        }
+        self.whole_at_ns = arrival + interval_ns;
+        true
+    }
+}
+
 /// One customer; its key is its server's address.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Customer {
     /// The customer's id, never 0.
     pub id: u32,
-    /// The policy's generation; a flow of another one is decided again.
-    pub generation: u32,
-    /// The port its server offers.
-    pub port: u16,
-    #[doc(hidden)]
-    pub _reserved: u16,
 }
 
 /// Who owns an outbound SPI: the peer chose it, so another peer may have chosen the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(C)]
 pub struct OutboundSpi {
-    /// The peer's outer address.
-    pub peer: Ipv4,
+    /// The peer's outer address; IPv4 mapped into IPv6.
+    pub peer: Ipv6,
     /// The SPI.
     pub spi: u32,
 }
 
-/// A connection, its direction taken out. The server's address follows from the customer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// What was taken of the budgets for outer packets.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
-pub struct FlowKey {
+pub struct Budgets {
+    /// By [`crate::budget::Class`] number.
+    pub classes: [Bucket; crate::budget::CLASSES],
+}
+
+/// What one peer has taken.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Source {
+    /// Held while a program changes it.
+    pub lock: bpf_spin_lock,
+    #[doc(hidden)]
+    pub _reserved: u32,
+    /// What it has taken.
+    pub budgets: Budgets,
+}
+
+/// A connection, its direction taken out. The server's address and port follow from the customer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+#[repr(C)]
+pub struct FlowKey<A> {
     /// Whose connection it is.
     pub customer: u32,
     /// The device's address.
-    pub lan_address: Ipv4,
+    pub lan_address: A,
     /// The device's port.
     pub lan_port: u16,
-    /// The server's port.
-    pub server_port: u16,
+    #[doc(hidden)]
+    pub _reserved: u16,
 }
 
 /// `struct bpf_spin_lock`; the kernel finds it by its name in BTF.
@@ -261,60 +394,52 @@ pub struct Peer {
     pub max_ack: u32,
 }
 
-/// One connection: with key and the kernel's own 64 bytes of a hash element and its bucket, 160
-/// bytes. Arrays are indexed by [`crate::tcp::Direction`] number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// One connection, in one cache line: key and element header of the kernel's hash table take 64
+/// bytes, so that with those the value begins at the next line. Arrays are indexed by
+/// [`crate::tcp::Direction`] number. What is packed is read through the methods.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Flow {
     /// Held while a program changes the flow.
     pub lock: bpf_spin_lock,
     /// The tunnel it belongs to.
     pub tunnel: u32,
-    /// The policy generation that allowed it.
-    pub generation: u32,
     /// When it ends unless a packet comes.
     pub expires: Ticks,
     /// Both ends: the device's, the server's.
     pub peers: [Peer; 2],
-    /// Both ends' window scale, 0 to 14.
-    pub scale: [u8; 2],
-    /// Both ends' flags, see [`crate::track::peer_flag`].
-    pub flags: [u8; 2],
     /// The last segment: acknowledgment number.
     pub last_ack: u32,
     /// The last segment: sequence number after it.
     pub last_end: u32,
     /// The last segment: window, unscaled.
     pub last_window: u16,
-    /// The last segment: a [`crate::packet::Kind`] number.
-    pub last_kind: u8,
-    /// The last segment: a direction number.
-    pub last_direction: u8,
-    /// Of a SYN that was let through on a live connection: its options, as in `flags`.
-    pub last_flags: u8,
-    /// Of that SYN: its window scale.
-    pub last_scale: u8,
-    /// A [`crate::tcp::State`] number.
-    pub state: u8,
-    /// How often the last segment came again.
-    pub retransmissions: u8,
-    /// See [`crate::track::status`].
-    pub status: u8,
-    #[doc(hidden)]
-    pub _reserved: u8,
     /// The last segment: how many sequence numbers it took, which with `last_end` says where it began.
     pub last_length: u16,
-    /// Packets, wrapping.
-    pub packets: [u32; 2],
+    /// [`Tunnel::generation`] when it was opened.
+    pub generation: u16,
+    /// Both ends' flags, see [`crate::track::peer_flag`].
+    pub flags: [u8; 2],
+    /// Both ends' window scale, 0 to 14: the device's in bits 0 to 3, the server's in bits 4 to 7.
+    pub scales: u8,
+    /// Of a SYN that was let through on a live connection: its options and window scale, see
+    /// [`crate::track::ignored`].
+    pub ignored: u8,
+    /// Bits 0 to 3: a [`crate::tcp::State`] number, 0 while the entry is being removed. Bits 4 and 5:
+    /// how often the last segment came again, at most 3.
+    pub state: u8,
+    /// The last segment, bits 0 to 2: a [`crate::packet::Kind`] number; bit 3: a direction number.
+    /// Bits 4 to 7: [`crate::track::status`].
+    pub last: u8,
 }
 
 /// What was counted for one customer on one CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Counters {
-    /// Packets passed on to servers and to sites, by direction number.
+    /// Packets passed on to servers and to sites, by direction number; of what GRO merged, the segments.
     pub passed: [u64; 2],
-    /// Bytes of them, from the IPv4 header on.
+    /// Bytes of them, from the IP header on.
     pub passed_bytes: [u64; 2],
     /// ESP packets of an SPI that is not in INBOUND_SPIS (yet); the kernel decides on those.
     pub unknown_spi: u64,
@@ -322,8 +447,8 @@ pub struct Counters {
     pub opened: u64,
     /// Drop events that were not written: over budget, or the ring full.
     pub events_lost: u64,
-    /// When the event budget is whole again (GCRA's theoretical arrival time), CLOCK_MONOTONIC.
-    pub events_budget_ns: u64,
+    /// The budget for events.
+    pub events: Bucket,
     /// Packets dropped, by [`crate::reason::Reason`] number.
     pub dropped: [u64; REASON_SLOTS],
 }
@@ -338,10 +463,10 @@ pub struct DropEvent {
     pub customer: u32,
     /// By which tunnel, 0 if unknown.
     pub tunnel: u32,
-    /// Source address, zero if not IPv4.
-    pub source: Ipv4,
-    /// Destination address.
-    pub destination: Ipv4,
+    /// Source address, IPv4 mapped into IPv6; zero if neither.
+    pub source: Ipv6,
+    /// Destination address, likewise.
+    pub destination: Ipv6,
     /// Source port of TCP and UDP.
     pub source_port: u16,
     /// Destination port of TCP and UDP.
@@ -393,33 +518,52 @@ impl Hook {
     }
 }
 
+/// A program that another one goes on in, by its index in PROGRAMS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum NextProgram {
+    /// Of `internet_ingress`, for IPv6 out of a tunnel.
+    InternetIngressV6 = 0,
+    /// Of `lan_ingress`, for IPv6.
+    LanIngressV6 = 1,
+}
+
+impl NextProgram {
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; 2] = [Self::InternetIngressV6, Self::LanIngressV6];
+
+    /// The program's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InternetIngressV6 => "internet_ingress_v6",
+            Self::LanIngressV6 => "lan_ingress_v6",
+        }
+    }
+}
+
 /// Set in skb->mark, beside the tunnel id, by `internet_ingress` alone: `lan_egress` lets only
 /// such packets through.
 pub const APPROVED_MARK: u32 = 1 << 31;
 
-const _: () = assert!(size_of::<Settings>() == 7 * 4 + 16 * 4 + 16 * 12 + 16 * 4);
-const _: () = assert!(size_of::<Tunnel>() == 52);
-const _: () = assert!(size_of::<FlowKey>() == 12);
-const _: () = assert!(size_of::<Flow>() == 80);
-const _: () = assert!(size_of::<DropEvent>() == 40);
+const _: () = assert!(size_of::<Addresses>() == 168);
+const _: () = assert!(size_of::<Settings>() == 32 + 2 * 168 + 16 * 36 + 64);
+const _: () = assert!(size_of::<Tunnel>() == 12 + 40 + 16 + 148);
+const _: () = assert!(size_of::<FlowKey<Ipv4>>() == 12 && size_of::<FlowKey<Ipv6>>() == 24);
+const _: () = assert!(size_of::<Flow>() == 64 && size_of::<Usage>() == 24);
+const _: () = assert!(size_of::<OutboundSpi>() == 20 && size_of::<DropEvent>() == 64);
 
 #[cfg(feature = "user")]
 mod pod {
     //! Plain data for aya's maps.
-    // SAFETY: repr(C), integers only, every byte named (see the sizes above).
-    unsafe impl aya::Pod for super::Settings {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Tunnel {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Customer {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::OutboundSpi {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::FlowKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Flow {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Counters {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for crate::wire::Ipv4 {}
+    use super::{Ipv4, Ipv6};
+
+    macro_rules! pod {
+        ($($type:ty),+ $(,)?) => {
+            // SAFETY: repr(C), integers only, every byte named (see the sizes above).
+            $(unsafe impl aya::Pod for $type {})+
+        };
+    }
+    pod!(Ipv4, Ipv6, super::Settings, super::Tunnel, super::Customer, super::OutboundSpi);
+    pod!(super::Source, super::Budgets, super::Usage, super::Flow, super::Counters);
+    pod!(super::FlowKey<Ipv4>, super::FlowKey<Ipv6>);
 }

@@ -1,11 +1,14 @@
 //! What the eBPF programs, the daemon and the tests share: wire formats, ids, the map
 //! layouts and the packet decision itself. No IO, no allocation, no clock: time is an argument.
 //!
-//! The packet's way through the modules: [`wire`] → [`packet`] → [`decide`] (with [`tcp`] and
-//! [`outer`]) → [`verdict`]. What it looks up on its way is in [`layout`].
+//! The packet's way through the modules: [`wire`] → [`family`] → [`packet`] → [`decide`] (with
+//! [`track`]) → [`verdict`], and of outer packets [`outer`] → [`budget`]. What it looks up on its way
+//! is in [`layout`].
 #![no_std]
 
+pub mod budget;
 pub mod decide;
+pub mod family;
 pub mod ids;
 pub mod layout;
 pub mod limits;
@@ -16,4 +19,5 @@ pub mod slot;
 pub mod tcp;
 pub mod track;
 pub mod verdict;
+pub mod wheel;
 pub mod wire;

@@ -1,21 +1,19 @@
 //! The internet side: what may reach the gateway from there, and what may leave to it. The XDP
 //! program and the first pass of TCX ingress run the same function.
 use crate::{
-    layout::{ManagementRule, OutboundSpi, Settings, among},
+    family::{Family, Fault, Header},
+    layout::{Kept, ManagementRule, OutboundSpi, Settings},
     limits::MANAGEMENT_RULES,
     packet::{ethertype_of, flag},
     reason::Reason,
-    wire::{
-        Be32, Frame, Ipv4, Ipv4Header, NETWORK_OFFSET, TRANSPORT_OFFSET, TcpHeader, UdpHeader, Wire,
-        ethertype, ike, protocol,
-    },
+    wire::{Be32, Frame, Ipv4, Ipv6, TcpHeader, UdpHeader, ethertype, ike, protocol},
 };
 
 /// An outer packet that is allowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outer {
-    /// ARP with a neighbour.
-    Arp,
+    /// ARP, or IPv6 neighbour discovery.
+    Neighbour,
     /// ESP, in IP or in UDP port 4500, of this SPI (host byte order).
     Esp(u32),
     /// IKE, or a NAT keepalive (RFC 3948 section 2.3).
@@ -28,35 +26,95 @@ pub enum Outer {
     Fragment,
 }
 
+/// An outer packet that is allowed, and whose budget it is charged to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// What it is.
+    pub outer: Outer,
+    /// Its source address; IPv4 mapped into IPv6.
+    pub source: Ipv6,
+    /// Its source as strangers are told apart, see [`Family::subscriber`].
+    pub subscriber: Ipv6,
+}
+
 /// What arrives on the internet interface, before decapsulation.
 #[inline(always)]
-pub fn arriving<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Outer, Reason> {
-    let Some(header) = ipv4(frame)? else { return Ok(Outer::Arp) };
-    if !among(&settings.internet_addresses, settings.internet_address_count, header.destination) {
-        return Err(Reason::OuterNotGatewayAddress);
+pub fn arriving<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Arrival, Reason> {
+    match ethertype_of(frame) {
+        Some(ethertype::IPV4) => arriving_in::<Ipv4, F>(frame, settings),
+        Some(ethertype::IPV6) => arriving_in::<Ipv6, F>(frame, settings),
+        Some(ethertype::ARP) => {
+            let nobody = Ipv6::from_words([0; 4]);
+            Ok(Arrival { outer: Outer::Neighbour, source: nobody, subscriber: nobody })
+        }
+        _ => Err(Reason::OuterNotIp),
     }
+}
+
+#[inline(always)]
+fn arriving_in<A: Kept, F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Arrival, Reason> {
+    let header = header::<A, F>(frame)?;
+    let outer = if settings.internet.have(header.destination) {
+        to_gateway(frame, &header, settings)?
+    } else if A::is_neighbour_group(header.destination) {
+        neighbour(frame, &header, &icmpv6::TO_US).ok_or(Reason::OuterNotGatewayAddress)?
+    } else {
+        return Err(Reason::OuterNotGatewayAddress);
+    };
+    Ok(Arrival { outer, source: header.source.mapped(), subscriber: header.source.subscriber() })
+}
+
+#[inline(always)]
+fn to_gateway<A: Kept, F: Frame + ?Sized>(
+    frame: &F,
+    header: &Header<A>,
+    settings: &Settings,
+) -> Result<Outer, Reason> {
     Ok(match header.protocol {
         protocol::ESP | protocol::UDP if header.is_later_fragment() => Outer::Fragment,
-        protocol::ESP => esp(frame, &header)?,
+        protocol::ESP => esp(frame, header)?,
         protocol::UDP => {
-            let udp = udp(frame, &header)?;
+            let udp = udp(frame, header)?;
             match udp.destination.get() {
                 ike::PORT => Outer::Ike,
-                ike::NAT_PORT => nat_traversal(frame, &header)?,
+                ike::NAT_PORT => nat_traversal(frame, header)?,
                 port if manages(settings, protocol::UDP, header.source, port) => Outer::Management,
                 _ => return Err(Reason::OuterPortNotAllowed),
             }
         }
         protocol::TCP if !header.is_fragment() => {
-            let tcp: TcpHeader = payload(frame, &header, 0)?;
+            let tcp: TcpHeader = payload(frame, header, 0)?;
             if !manages(settings, protocol::TCP, header.source, tcp.destination.get()) {
                 return Err(Reason::OuterPortNotAllowed);
             }
             Outer::Management
         }
-        protocol::ICMP if is_path_mtu(frame, &header) => Outer::PathMtu,
+        protocol if protocol == A::ICMP => {
+            icmp(frame, header, &icmpv6::TO_US).ok_or(Reason::OuterProtocolNotAllowed)?
+        }
         _ => return Err(Reason::OuterProtocolNotAllowed),
     })
+}
+
+/// Which outbound SA a path-MTU message is about, if it quotes an ESP packet: the kernel looks that SA up
+/// by the message's own mark (esp4_err in net/ipv4/esp4.c), which has to be the tunnel's.
+#[inline(always)]
+pub fn quoted_esp<F: Frame + ?Sized>(frame: &F) -> Option<OutboundSpi> {
+    match ethertype_of(frame)? {
+        ethertype::IPV4 => quoted_esp_in::<Ipv4, F>(frame),
+        ethertype::IPV6 => quoted_esp_in::<Ipv6, F>(frame),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn quoted_esp_in<A: Kept, F: Frame + ?Sized>(frame: &F) -> Option<OutboundSpi> {
+    const QUOTE_OFFSET: usize = 8;
+    let header = A::header(frame).ok()?;
+    let quoted = A::quoted(frame, header.transport + QUOTE_OFFSET)?;
+    let spi: Be32 = header.payload(frame, QUOTE_OFFSET + A::HEADER_BYTES).ok()?;
+    let peer = quoted.destination.mapped();
+    (quoted.protocol == protocol::ESP).then_some(OutboundSpi { peer, spi: spi.get() })
 }
 
 /// What is about to leave on the internet interface: nothing but ESP of the tunnel that its mark
@@ -69,9 +127,27 @@ pub fn leaving<F: Frame + ?Sized>(
     mark: u32,
     owner_of: impl Fn(OutboundSpi) -> Option<u32>,
 ) -> Result<Outer, Reason> {
-    let Some(header) = ipv4(frame)? else { return Ok(Outer::Arp) };
-    if !among(&settings.internet_addresses, settings.internet_address_count, header.source) {
-        return Err(Reason::PlaintextToInternet);
+    match ethertype_of(frame) {
+        Some(ethertype::IPV4) => leaving_in::<Ipv4, F>(frame, settings, mark, owner_of),
+        Some(ethertype::IPV6) => leaving_in::<Ipv6, F>(frame, settings, mark, owner_of),
+        Some(ethertype::ARP) => Ok(Outer::Neighbour),
+        _ => Err(Reason::OuterNotIp),
+    }
+}
+
+#[inline(always)]
+fn leaving_in<A: Kept, F: Frame + ?Sized>(
+    frame: &F,
+    settings: &Settings,
+    mark: u32,
+    owner_of: impl Fn(OutboundSpi) -> Option<u32>,
+) -> Result<Outer, Reason> {
+    let header = header::<A, F>(frame)?;
+    if !settings.internet.have(header.source) {
+        // Before it has an address it asks whether somebody else does (RFC 4862 section 5.4.2).
+        return neighbour(frame, &header, &[icmpv6::NEIGHBOUR_SOLICITATION])
+            .filter(|_| header.source == A::default())
+            .ok_or(Reason::PlaintextToInternet);
     }
     let outer = match header.protocol {
         protocol::ESP | protocol::UDP if header.is_later_fragment() => Outer::Fragment,
@@ -94,10 +170,13 @@ pub fn leaving<F: Frame + ?Sized>(
             }
             Outer::Management
         }
+        protocol if protocol == A::ICMP => {
+            neighbour(frame, &header, &icmpv6::FROM_US).ok_or(Reason::GatewayTrafficNotAllowed)?
+        }
         _ => return Err(Reason::GatewayTrafficNotAllowed),
     };
     if let Outer::Esp(spi) = outer
-        && let Some(owner) = owner_of(OutboundSpi { peer: header.destination, spi })
+        && let Some(owner) = owner_of(OutboundSpi { peer: header.destination.mapped(), spi })
         && owner != mark
     {
         return Err(Reason::SpiOfOtherTunnel);
@@ -105,68 +184,120 @@ pub fn leaving<F: Frame + ?Sized>(
     Ok(outer)
 }
 
-/// What is about to leave on the LAN interface without approval of `internet_ingress`: ARP, and
-/// the gateway's word to a server that its packets are too big for the tunnel.
+/// What servers send to the gateway itself: ARP and neighbour discovery, but no router's word.
+#[inline(always)]
+pub fn is_neighbour_on_lan<F: Frame + ?Sized>(frame: &F) -> bool {
+    match ethertype_of(frame) {
+        Some(ethertype::ARP) => true,
+        Some(ethertype::IPV6) => {
+            Ipv6::header(frame).is_ok_and(|header| neighbour(frame, &header, &icmpv6::AMONG_HOSTS).is_some())
+        }
+        _ => false,
+    }
+}
+
+/// What is about to leave on the LAN interface without approval of `internet_ingress`: ARP, neighbour
+/// discovery, and the gateway's word to a server that its packets are too big for the tunnel.
 #[inline(always)]
 pub fn to_lan<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Outer, Reason> {
-    match ipv4(frame) {
-        Ok(None) => Ok(Outer::Arp),
-        Ok(Some(header))
-            if is_path_mtu(frame, &header)
-                && among(&settings.lan_addresses, settings.lan_address_count, header.source) =>
-        {
-            Ok(Outer::PathMtu)
-        }
+    match ethertype_of(frame) {
+        Some(ethertype::ARP) => Ok(Outer::Neighbour),
+        Some(ethertype::IPV4) => to_lan_in::<Ipv4, F>(frame, settings),
+        Some(ethertype::IPV6) => to_lan_in::<Ipv6, F>(frame, settings),
         _ => Err(Reason::NotApprovedForLan),
     }
 }
 
-/// The IPv4 header, or None for ARP.
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F) -> Result<Option<Ipv4Header>, Reason> {
-    match ethertype_of(frame) {
-        Some(ethertype::IPV4) => {}
-        Some(ethertype::ARP) => return Ok(None),
-        _ => return Err(Reason::OuterNotIpv4),
-    }
-    let header: Ipv4Header = frame.read(NETWORK_OFFSET).ok_or(Reason::OuterMalformed)?;
-    match header.version_length {
-        0x45 => {}
-        0x46..=0x4f => return Err(Reason::OuterHasIpOptions),
-        _ => return Err(Reason::OuterMalformed),
-    }
-    let total = header.total_length.get() as usize;
-    if total < size_of::<Ipv4Header>() || NETWORK_OFFSET + total > frame.length() {
-        return Err(Reason::OuterMalformed);
-    }
-    Ok(Some(header))
+fn to_lan_in<A: Kept, F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Outer, Reason> {
+    let header = A::header(frame).map_err(|_| Reason::NotApprovedForLan)?;
+    let outer = if settings.lan.have(header.source) {
+        icmp(frame, &header, &icmpv6::AMONG_HOSTS)
+    } else {
+        neighbour(frame, &header, &[icmpv6::NEIGHBOUR_SOLICITATION]).filter(|_| header.source == A::default())
+    };
+    outer.ok_or(Reason::NotApprovedForLan)
 }
 
-/// A header this many bytes into the IPv4 payload, where the IPv4 header says there is one: what
-/// follows in the frame may be padding.
+/// ICMPv6 types of neighbour discovery (RFC 4861 section 4).
+mod icmpv6 {
+    const ROUTER_SOLICITATION: u8 = 133;
+    const ROUTER_ADVERTISEMENT: u8 = 134;
+    pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+    const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+
+    /// From the internet interface's link.
+    pub const TO_US: [u8; 3] = [ROUTER_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
+    /// To it.
+    pub const FROM_US: [u8; 3] = [ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
+    /// On the LAN, whose routers say nothing to us.
+    pub const AMONG_HOSTS: [u8; 2] = [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
+}
+
+/// ICMP that is allowed: about path MTU, or neighbour discovery of these types.
 #[inline(always)]
-fn payload<F: Frame + ?Sized, T: Wire>(frame: &F, header: &Ipv4Header, offset: usize) -> Result<T, Reason> {
-    if header.payload_bytes() < offset + size_of::<T>() {
-        return Err(Reason::OuterMalformed);
+fn icmp<A: Kept, F: Frame + ?Sized>(frame: &F, header: &Header<A>, types: &[u8]) -> Option<Outer> {
+    if header.protocol != A::ICMP || header.is_fragment() {
+        return None;
     }
-    frame.read(TRANSPORT_OFFSET + offset).ok_or(Reason::OuterMalformed)
+    let head: [u8; 2] = header.payload(frame, 0).ok()?;
+    match A::is_too_big(head) {
+        true => Some(Outer::PathMtu),
+        false => neighbour(frame, header, types),
+    }
+}
+
+/// Neighbour discovery of one of these types, from this very link: RFC 4861 section 7.1.1 and others
+/// demand a hop limit of 255, which no router passes on.
+#[inline(always)]
+fn neighbour<A: Kept, F: Frame + ?Sized>(frame: &F, header: &Header<A>, types: &[u8]) -> Option<Outer> {
+    const FROM_THIS_LINK: u8 = 255;
+    if A::ICMP != protocol::ICMPV6 || header.protocol != A::ICMP || header.is_fragment() {
+        return None;
+    }
+    let [kind, code]: [u8; 2] = header.payload(frame, 0).ok()?;
+    let mut wanted = false;
+    let mut i = 0;
+    while i < types.len() {
+        wanted |= types[i] == kind;
+        i += 1;
+    }
+    (wanted && code == 0 && header.hop_limit == FROM_THIS_LINK).then_some(Outer::Neighbour)
+}
+
+#[inline(always)]
+fn header<A: Kept, F: Frame + ?Sized>(frame: &F) -> Result<Header<A>, Reason> {
+    match A::header(frame) {
+        Ok(header) => Ok(header),
+        Err(Fault::Malformed) => Err(Reason::OuterMalformed),
+        Err(Fault::Options) => Err(Reason::OuterHasIpOptions),
+    }
+}
+
+#[inline(always)]
+fn payload<A: Kept, F: Frame + ?Sized, T: crate::wire::Wire>(
+    frame: &F,
+    header: &Header<A>,
+    offset: usize,
+) -> Result<T, Reason> {
+    header.payload(frame, offset).map_err(|_| Reason::OuterMalformed)
 }
 
 /// RFC 4303 section 2.1: SPI 0 is for local use and must not be on the wire.
 #[inline(always)]
-fn esp<F: Frame + ?Sized>(frame: &F, header: &Ipv4Header) -> Result<Outer, Reason> {
-    match payload::<F, Be32>(frame, header, 0)?.get() {
+fn esp<A: Kept, F: Frame + ?Sized>(frame: &F, header: &Header<A>) -> Result<Outer, Reason> {
+    match payload::<A, F, Be32>(frame, header, 0)?.get() {
         0 => Err(Reason::OuterMalformed),
         spi => Ok(Outer::Esp(spi)),
     }
 }
 
-/// A UDP header that agrees with the IPv4 header about its length; of a first fragment it says more.
+/// A UDP header that agrees with the IP header about its length; of a first fragment it says more.
 #[inline(always)]
-fn udp<F: Frame + ?Sized>(frame: &F, header: &Ipv4Header) -> Result<UdpHeader, Reason> {
+fn udp<A: Kept, F: Frame + ?Sized>(frame: &F, header: &Header<A>) -> Result<UdpHeader, Reason> {
     let udp: UdpHeader = payload(frame, header, 0)?;
-    let length = udp.length.get() as usize;
-    if header.is_fragment() && length > header.payload_bytes() || length == header.payload_bytes() {
+    let length = udp.length.get();
+    if header.is_fragment() && length > header.payload_bytes || length == header.payload_bytes {
         return Ok(udp);
     }
     Err(Reason::OuterMalformed)
@@ -175,12 +306,12 @@ fn udp<F: Frame + ?Sized>(frame: &F, header: &Ipv4Header) -> Result<UdpHeader, R
 /// RFC 3948 section 2: behind the UDP header stands an SPI, or four zero bytes and IKE, or 0xff
 /// alone as a keepalive.
 #[inline(always)]
-fn nat_traversal<F: Frame + ?Sized>(frame: &F, header: &Ipv4Header) -> Result<Outer, Reason> {
+fn nat_traversal<A: Kept, F: Frame + ?Sized>(frame: &F, header: &Header<A>) -> Result<Outer, Reason> {
     const HEADER_BYTES: usize = size_of::<UdpHeader>();
-    if header.payload_bytes() == HEADER_BYTES + 1 && !header.is_fragment() {
+    if header.payload_bytes as usize == HEADER_BYTES + 1 && !header.is_fragment() {
         return Ok(Outer::Ike);
     }
-    match payload::<F, Be32>(frame, header, HEADER_BYTES)?.get() {
+    match payload::<A, F, Be32>(frame, header, HEADER_BYTES)?.get() {
         0 => Ok(Outer::Ike),
         spi => Ok(Outer::Esp(spi)),
     }
@@ -188,7 +319,8 @@ fn nat_traversal<F: Frame + ?Sized>(frame: &F, header: &Ipv4Header) -> Result<Ou
 
 /// Whether `peer` may talk to the gateway's `port`.
 #[inline(always)]
-fn manages(settings: &Settings, protocol: u8, peer: Ipv4, port: u16) -> bool {
+fn manages<A: Kept>(settings: &Settings, protocol: u8, peer: A, port: u16) -> bool {
+    let peer = peer.mapped();
     let mut i = 0;
     while i < MANAGEMENT_RULES {
         let rule: &ManagementRule = &settings.management[i];
@@ -202,14 +334,4 @@ fn manages(settings: &Settings, protocol: u8, peer: Ipv4, port: u16) -> bool {
         i += 1;
     }
     false
-}
-
-/// "Fragmentation needed and DF set": RFC 1191 section 4.
-#[inline(always)]
-fn is_path_mtu<F: Frame + ?Sized>(frame: &F, header: &Ipv4Header) -> bool {
-    const DESTINATION_UNREACHABLE: u8 = 3;
-    const FRAGMENTATION_NEEDED: u8 = 4;
-    header.protocol == protocol::ICMP
-        && !header.is_fragment()
-        && payload::<F, [u8; 2]>(frame, header, 0) == Ok([DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED])
 }

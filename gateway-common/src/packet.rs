@@ -1,56 +1,81 @@
 //! The inner packet: what was decapsulated, or what a server sends. Parsed once, checked here.
 use crate::{
+    family::{Family, Fault, Header},
     reason::Reason,
-    wire::{
-        Be16, Frame, Ipv4, Ipv4Header, NETWORK_OFFSET, Step, TRANSPORT_OFFSET, TcpHeader, ethertype, protocol,
-    },
+    wire::{Be16, Frame, Step, TcpHeader, protocol},
 };
 
-/// An IPv4 packet without options that is no fragment and is as long as it says.
+/// A whole packet without options or extension headers, as long as it says.
 #[derive(Clone, Copy, Debug)]
-pub struct Inner {
-    /// Source address.
-    pub source: Ipv4,
-    /// Destination address.
-    pub destination: Ipv4,
-    /// Time to live, as received.
-    pub ttl: u8,
-    /// See [`protocol`].
-    pub protocol: u8,
-    /// Bytes behind the IPv4 header.
-    pub payload_bytes: u16,
+pub struct Inner<A> {
+    /// What its header says.
+    pub header: Header<A>,
 }
 
-impl Inner {
-    /// RFC 791 section 3.1; RFC 1812 section 5.2.2 for what a router must check, the checksum too:
-    /// `bpf_redirect_neigh` goes past the kernel's ip_rcv.
+impl<A: Family> Inner<A> {
+    /// RFC 791 section 3.1, RFC 8200 section 3; RFC 1812 section 5.2.2 for what a router must check,
+    /// the checksum too: `bpf_redirect_neigh` goes past the kernel's ip_rcv.
     #[inline(always)]
     pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Self, Reason> {
-        if ethertype_of(frame) != Some(ethertype::IPV4) {
-            return Err(Reason::InnerNotIpv4);
+        if ethertype_of(frame) != Some(A::ETHERTYPE) {
+            return Err(Reason::InnerNotIp);
         }
-        let header: Ipv4Header = frame.read(NETWORK_OFFSET).ok_or(Reason::InnerMalformed)?;
-        match header.version_length {
-            0x45 => {}
-            0x46..=0x4f => return Err(Reason::InnerHasIpOptions),
-            _ => return Err(Reason::InnerMalformed),
-        }
-        let total = header.total_length.get();
-        if (total as usize) < size_of::<Ipv4Header>() || NETWORK_OFFSET + total as usize > frame.length() {
-            return Err(Reason::InnerMalformed);
-        }
+        let header = match A::header(frame) {
+            Ok(header) => header,
+            Err(Fault::Malformed) => return Err(Reason::InnerMalformed),
+            Err(Fault::Options) => return Err(Reason::InnerHasIpOptions),
+        };
         if header.is_fragment() {
             return Err(Reason::InnerFragment);
         }
-        if header.sum() != 0xffff {
+        if !A::checksum_fits(frame) {
             return Err(Reason::InnerChecksumWrong);
         }
+        Ok(Self { header })
+    }
+
+    /// Bytes of the whole packet.
+    #[inline(always)]
+    pub fn total_bytes(&self) -> u32 {
+        u32::from(self.header.payload_bytes) + A::HEADER_BYTES as u32
+    }
+}
+
+/// What a message that a packet was too big quotes of that packet (RFC 1191 section 4, RFC 4443
+/// section 3.2).
+#[derive(Clone, Copy, Debug)]
+pub struct Quote<A> {
+    /// Whose packet it was.
+    pub source: A,
+    /// Where it was to go.
+    pub destination: A,
+    /// TCP source port.
+    pub source_port: u16,
+    /// TCP destination port.
+    pub destination_port: u16,
+}
+
+impl<A: Family> Quote<A> {
+    /// The quote of a TCP packet; no other message of ICMP is allowed.
+    #[inline(always)]
+    pub fn parse<F: Frame + ?Sized>(frame: &F, inner: &Inner<A>) -> Result<Self, Reason> {
+        const QUOTE_OFFSET: usize = 8;
+        let icmp = inner.header.payload(frame, 0).map_err(|_| Reason::InnerMalformed)?;
+        if !A::is_too_big(icmp) {
+            return Err(Reason::ProtocolNotAllowed);
+        }
+        // The quote may be cut short, so its header's length is not compared with anything.
+        let quoted = A::quoted(frame, inner.header.transport + QUOTE_OFFSET).ok_or(Reason::InnerMalformed)?;
+        let ports_at = QUOTE_OFFSET + A::HEADER_BYTES;
+        let ports: [u8; 4] = inner.header.payload(frame, ports_at).map_err(|_| Reason::InnerMalformed)?;
+        if quoted.protocol != protocol::TCP {
+            return Err(Reason::ProtocolNotAllowed);
+        }
         Ok(Self {
-            source: header.source,
-            destination: header.destination,
-            ttl: header.ttl,
-            protocol: header.protocol,
-            payload_bytes: total - size_of::<Ipv4Header>() as u16,
+            source: quoted.source,
+            destination: quoted.destination,
+            source_port: u16::from_be_bytes([ports[0], ports[1]]),
+            destination_port: u16::from_be_bytes([ports[2], ports[3]]),
         })
     }
 }
@@ -140,22 +165,20 @@ impl Kind {
 impl Segment {
     /// The segment in this packet; RFC 9293 section 3.1.
     #[inline(always)]
-    pub fn parse<F: Frame + ?Sized>(frame: &F, inner: &Inner) -> Result<Self, Reason> {
-        if inner.protocol != protocol::TCP {
+    pub fn parse<A: Family, F: Frame + ?Sized>(frame: &F, inner: &Inner<A>) -> Result<Self, Reason> {
+        let ip = &inner.header;
+        if ip.protocol != protocol::TCP {
             return Err(Reason::ProtocolNotAllowed);
         }
-        if (inner.payload_bytes as usize) < size_of::<TcpHeader>() {
-            return Err(Reason::TcpMalformed);
-        }
-        let header: TcpHeader = frame.read(TRANSPORT_OFFSET).ok_or(Reason::TcpMalformed)?;
+        let header: TcpHeader = ip.payload(frame, 0).map_err(|_| Reason::TcpMalformed)?;
         let header_bytes = u16::from(header.data_offset >> 4) * 4;
-        if (header_bytes as usize) < size_of::<TcpHeader>() || header_bytes > inner.payload_bytes {
+        if (header_bytes as usize) < size_of::<TcpHeader>() || header_bytes > ip.payload_bytes {
             return Err(Reason::TcpMalformed);
         }
         let kind = Kind::of(header.flags).ok_or(Reason::TcpFlagsInvalid)?;
         let sequence = header.sequence.get();
         let acknowledgment = header.acknowledgment.get();
-        let data = u32::from(inner.payload_bytes - header_bytes);
+        let data = u32::from(ip.payload_bytes - header_bytes);
         let counted = u32::from(header.flags & flag::SYN != 0) + u32::from(header.flags & flag::FIN != 0);
         Ok(Self {
             source: header.source.get(),
@@ -166,7 +189,8 @@ impl Segment {
             end: sequence.wrapping_add(data).wrapping_add(counted),
             acknowledgment,
             window: header.window.get(),
-            options: Options::parse(frame, header_bytes, acknowledgment).ok_or(Reason::TcpMalformed)?,
+            options: Options::parse(frame, ip.transport, header_bytes, acknowledgment)
+                .ok_or(Reason::TcpMalformed)?,
         })
     }
 }
@@ -177,8 +201,6 @@ pub fn ethertype_of<F: Frame + ?Sized>(frame: &F) -> Option<u16> {
     frame.read::<Be16>(12).map(Be16::get)
 }
 
-/// Where TCP options begin in a frame.
-pub const OPTIONS_OFFSET: usize = TRANSPORT_OFFSET + size_of::<TcpHeader>();
 /// Bytes that TCP options can take: 60 of header less 20 of it.
 pub const MOST_OPTIONS_BYTES: usize = 40;
 /// Room for them: the next power of two.
@@ -199,7 +221,9 @@ pub struct Options {
     pub present: bool,
     /// SACK is permitted.
     pub sack_permitted: bool,
-    _reserved: [u8; 2],
+    /// Bytes of the TCP header, options included.
+    pub header_bytes: u8,
+    _reserved: u8,
 }
 
 /// An MSS option.
@@ -224,9 +248,16 @@ impl Options {
         (self.scale != NO_SCALE as u8).then_some(self.scale)
     }
 
-    /// Of a segment whose TCP header has this many bytes; None if the frame is shorter.
+    /// Of a segment whose TCP header begins at `transport` and has this many bytes; None if the frame is
+    /// shorter.
     #[inline(always)]
-    pub fn parse<F: Frame + ?Sized>(frame: &F, header_bytes: u16, acknowledgment: u32) -> Option<Self> {
+    pub fn parse<F: Frame + ?Sized>(
+        frame: &F,
+        transport: usize,
+        header_bytes: u16,
+        acknowledgment: u32,
+    ) -> Option<Self> {
+        let options = transport + size_of::<TcpHeader>();
         let none = Self {
             highest_sack: acknowledgment,
             mss: 0,
@@ -234,7 +265,8 @@ impl Options {
             scale: NO_SCALE as u8,
             present: false,
             sack_permitted: false,
-            _reserved: [0; 2],
+            header_bytes: header_bytes as u8,
+            _reserved: 0,
         };
         let length = (header_bytes as usize).saturating_sub(size_of::<TcpHeader>());
         if length == 0 {
@@ -242,9 +274,17 @@ impl Options {
         }
         // Nearly every segment of most connections: a timestamp alone (RFC 7323 appendix A).
         let timestamp = [1, 1, 8, 10];
-        if length == 12 && frame.read::<[u8; 4]>(OPTIONS_OFFSET)? == timestamp {
+        if length == 12 && frame.read::<[u8; 4]>(options)? == timestamp {
             return Some(Self { present: true, ..none });
         }
+        let mut read = none;
+        read.scan(frame, options, length).then_some(read)
+    }
+
+    /// Reads options of so many bytes at this offset one by one; false if the frame is shorter. In eBPF a
+    /// function of its own, so that it takes no room on the caller's stack.
+    #[inline(never)]
+    fn scan<F: Frame + ?Sized>(&mut self, frame: &F, options: usize, length: usize) -> bool {
         let mut scan = Scan {
             bytes: [0; OPTIONS_BUFFER_BYTES],
             length: length as u32,
@@ -254,12 +294,12 @@ impl Options {
             scale: NO_SCALE,
             sack_permitted: 0,
             sack_seen: 0,
-            highest_sack: acknowledgment,
+            highest_sack: self.highest_sack,
         };
         let mut word = 0;
         while word < MOST_OPTIONS_BYTES / 4 {
             if word * 4 < length {
-                let read: [u8; 4] = frame.read(OPTIONS_OFFSET + word * 4)?;
+                let Some(read) = frame.read::<[u8; 4]>(options + word * 4) else { return false };
                 scan.bytes[word * 4] = read[0];
                 scan.bytes[word * 4 + 1] = read[1];
                 scan.bytes[word * 4 + 2] = read[2];
@@ -268,15 +308,13 @@ impl Options {
             word += 1;
         }
         F::repeat(MOST_OPTIONS_BYTES as u32, &mut scan);
-        Some(Self {
-            highest_sack: scan.highest_sack,
-            mss: scan.mss as u16,
-            mss_at: scan.mss_at as u8,
-            scale: scan.scale as u8,
-            present: true,
-            sack_permitted: scan.sack_permitted == 1,
-            _reserved: [0; 2],
-        })
+        self.highest_sack = scan.highest_sack;
+        self.mss = scan.mss as u16;
+        self.mss_at = scan.mss_at as u8;
+        self.scale = scan.scale as u8;
+        self.present = true;
+        self.sack_permitted = scan.sack_permitted == 1;
+        true
     }
 }
 

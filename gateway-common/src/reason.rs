@@ -44,9 +44,9 @@ reasons! {
     1 NotConfigured
     /// The outer frame is shorter than its headers say, or its headers contradict one another.
     2 OuterMalformed
-    /// The outer frame is neither IPv4 nor ARP.
-    3 OuterNotIpv4
-    /// The outer IPv4 header has options.
+    /// The outer frame is neither IPv4, IPv6 nor ARP.
+    3 OuterNotIp
+    /// The outer header has IPv4 options, or IPv6 extension headers other than one fragment header.
     4 OuterHasIpOptions
     /// The outer packet is not for an address of the gateway.
     5 OuterNotGatewayAddress
@@ -54,6 +54,14 @@ reasons! {
     6 OuterProtocolNotAllowed
     /// The outer packet is UDP or TCP to a port that is neither IKE's nor allowed for management.
     7 OuterPortNotAllowed
+    /// Its source sent more IKE than its budget has.
+    8 IkeOverBudget
+    /// Its source sent more ESP of unknown SPIs than its budget has.
+    9 UnknownSpiOverBudget
+    /// Its source sent more fragments than its budget has.
+    10 FragmentsOverBudget
+    /// Its source sent more ICMP than its budget has.
+    11 IcmpOverBudget
 
     /// The SA that decrypted the packet has a reqid that no tunnel has.
     16 UnknownTunnel
@@ -63,21 +71,21 @@ reasons! {
     18 SpiContradictsTunnel
     /// The tunnel is not up with the site's authenticated identity.
     19 TunnelDown
-    /// The inner packet is not IPv4.
-    20 InnerNotIpv4
+    /// The inner packet is neither IPv4 nor IPv6.
+    20 InnerNotIp
     /// The inner packet is shorter than its headers say, or its headers contradict one another.
     21 InnerMalformed
     /// The inner packet is a fragment.
     22 InnerFragment
-    /// The inner IPv4 header has options.
+    /// The inner header has IPv4 options or IPv6 extension headers.
     23 InnerHasIpOptions
-    /// The inner packet's TTL ends at the gateway.
+    /// The inner packet's TTL or hop limit ends at the gateway.
     24 TtlExpired
     /// The inner source address is not in the LAN of the site whose tunnel it came through.
     25 InnerSourceNotInSite
     /// The destination is not the customer's server.
     26 DestinationNotServer
-    /// The packet is not TCP.
+    /// The packet is neither TCP nor a path-MTU message about a TCP connection.
     27 ProtocolNotAllowed
     /// The TCP port is not the one the customer's server offers.
     28 PortNotAllowed
@@ -101,6 +109,16 @@ reasons! {
     37 RstOutOfSequence
     /// The inner IPv4 header's checksum is wrong.
     38 InnerChecksumWrong
+    /// The connection's entry was being removed at that moment; the sender's next SYN opens another one.
+    39 FlowEnding
+    /// The packet is larger than the LAN's MTU.
+    40 TooBigForLan
+    /// The customer has as many flows as its quota allows.
+    41 FlowQuotaExceeded
+    /// The customer has as many half-open flows as its quota allows.
+    42 HalfOpenQuotaExceeded
+    /// The customer opens flows faster than its budget allows.
+    43 NewFlowsOverBudget
 
     /// The source on the cloud LAN is not the server of any customer.
     48 SourceNotServer

@@ -2,7 +2,7 @@
 //!
 //! The states, what leads from one to the next and the default timeouts are nf_conntrack's
 //! (Linux 6.12, net/netfilter/nf_conntrack_proto_tcp.c, `tcp_conntracks` and `tcp_timeouts`).
-use crate::packet::Kind;
+use crate::{packet::Kind, slot::slot};
 
 /// Where a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -135,7 +135,7 @@ pub enum Step {
 #[inline(always)]
 pub fn step(state: State, direction: Direction, kind: Kind) -> Step {
     let row = (direction as u8) << 7 | (kind as u8) << 4;
-    match TABLE[(row | state as u8) as usize] {
+    match TABLE[slot::<{ TABLE.len() }>(row | state as u8)] {
         IG => Step::Ignore,
         next => match State::from_number(next) {
             Some(next) => Step::To(next),

@@ -10,10 +10,10 @@
 //! - III. it acknowledges no more than was sent: `ack <= receiver.end`
 //! - IV.  nor much less: `ack >= receiver.end - max(66000, sender.max_window)`
 use crate::{
-    layout::{Flow, Peer, Settings, Ticks, bpf_spin_lock},
+    layout::{Flow, Peer, Settings, Ticks},
     packet::{Kind, Options, Segment},
     reason::Reason,
-    slot::slot,
+    slot::{forget, slot},
     tcp::{self, Direction, RETRANSMISSION_SLOT, STATE_SLOTS, State, Step, UNACKNOWLEDGED_SLOT},
 };
 
@@ -42,24 +42,29 @@ pub mod peer_flag {
     pub const ACK_SEEN: u8 = 0x20;
 }
 
-/// Flags of [`Flow::last_flags`], beside those of the end whose SYN was let through.
-mod last_flag {
+/// [`Flow::ignored`]: bits 0 and 1 are [`peer_flag::WINDOW_SCALE`] and
+/// [`peer_flag::SACK_PERMITTED`] of the SYN that was let through, bits 2 to 5 its window scale.
+pub mod ignored {
     /// The server may answer that SYN with a challenge ACK (RFC 5961 section 4).
     pub const CHALLENGE_EXPECTED: u8 = 0x40;
     /// Both ends sent a SYN.
     pub const SIMULTANEOUS: u8 = 0x80;
 }
 
-/// Flags of [`Flow::status`]; `IPS_*`.
+/// Bits 4 to 7 of [`Flow::last`]; `IPS_*`.
 pub mod status {
     /// The server has answered.
-    pub const REPLY_SEEN: u8 = 0x01;
+    pub const REPLY_SEEN: u8 = 0x10;
     /// The handshake was seen whole.
-    pub const ASSURED: u8 = 0x02;
+    pub const ASSURED: u8 = 0x20;
+    /// It is charged to the customer's quota of half-open flows.
+    pub const HALF_OPEN: u8 = 0x40;
 }
 
-/// `TCP_NONE_SET`: no segment was noted yet.
-const NO_KIND: u8 = 7;
+/// Of [`Flow::ignored`]: the flags of an end.
+const IGNORED_FLAGS: u8 = peer_flag::WINDOW_SCALE | peer_flag::SACK_PERMITTED;
+/// Of [`Flow::ignored`]: where its window scale begins.
+const IGNORED_SCALE_SHIFT: u8 = 2;
 /// `nf_conntrack_tcp_max_retrans`.
 const MAX_RETRANSMISSIONS: u8 = 3;
 /// `MAXACKWINCONST`.
@@ -73,29 +78,13 @@ const SOON: Ticks = Ticks::from_seconds(120);
 pub fn open(segment: &Segment, settings: &Settings, now: Ticks) -> Option<Flow> {
     let window = at_least_1(u32::from(segment.window));
     let mut flow = Flow {
-        lock: bpf_spin_lock { val: 0 },
-        tunnel: 0,
-        generation: 0,
-        expires: Ticks::default(),
         peers: [
             Peer { end: segment.end, max_end: segment.end, max_window: window, max_ack: 0 },
             Peer::default(),
         ],
-        scale: [0; 2],
-        flags: [0; 2],
-        last_ack: 0,
-        last_end: 0,
-        last_window: 0,
-        last_kind: segment.kind as u8,
-        last_direction: Direction::ToServer as u8,
-        last_flags: 0,
-        last_scale: 0,
         state: State::SynSent as u8,
-        retransmissions: 0,
-        status: 0,
-        _reserved: 0,
-        last_length: 0,
-        packets: [0; 2],
+        last: segment.kind as u8 | status::HALF_OPEN,
+        ..Flow::default()
     };
     let timeout = match segment.kind as u8 {
         SYN => {
@@ -107,7 +96,7 @@ pub fn open(segment: &Segment, settings: &Settings, now: Ticks) -> Option<Flow> 
         ACK if settings.adopt_midstream == 1 => {
             flow.peers[0].max_end = segment.end.wrapping_add(window);
             flow.flags = [peer_flag::SACK_PERMITTED | peer_flag::LIBERAL; 2];
-            flow.state = State::Established as u8;
+            flow.set_state(State::Established as u8);
             // tcp_in_window, which lets a liberal end pass unseen, learns from a segment that fits
             // what is not known of the other end yet: one that acknowledges next to nothing.
             let (ack, sack) = (segment.acknowledgment, segment.options.highest_sack);
@@ -131,24 +120,97 @@ const FIN: u8 = Kind::Fin as u8;
 const ACK: u8 = Kind::Ack as u8;
 const RST: u8 = Kind::Rst as u8;
 
+#[inline(always)]
+fn is(segment: &Segment, kind: u8) -> bool {
+    forget(segment.kind as u8, segment.sequence) == kind
+}
+
 impl Flow {
+    /// A [`State`] number; 0 while the entry is being removed.
+    #[inline(always)]
+    pub const fn state(&self) -> u8 {
+        self.state & 15
+    }
+
+    /// How often the last segment came again, at most 3.
+    #[inline(always)]
+    pub const fn retransmissions(&self) -> u8 {
+        self.state >> 4 & 3
+    }
+
+    /// [`Kind`] number of the last segment.
+    #[inline(always)]
+    pub const fn last_kind(&self) -> u8 {
+        self.last & 7
+    }
+
+    /// Direction number of the last segment.
+    #[inline(always)]
+    pub const fn last_direction(&self) -> u8 {
+        self.last >> 3 & 1
+    }
+
+    /// True if it has any of these [`status`] bits.
+    #[inline(always)]
+    pub const fn has(&self, status: u8) -> bool {
+        self.last & status != 0
+    }
+
+    /// The window scale of one end, by direction number.
+    #[inline(always)]
+    pub const fn scale(&self, end: usize) -> u8 {
+        self.scales >> ((end & 1) * 4) & 15
+    }
+
+    /// True if the connection is over.
+    #[inline(always)]
+    pub const fn is_over(&self, now: Ticks) -> bool {
+        self.state() == 0 || self.expires.has_come(now)
+    }
+
+    /// Marks it as being removed: whoever finds it treats it as gone.
+    #[inline(always)]
+    pub fn end(&mut self) {
+        self.set_state(0);
+    }
+
     /// Becomes another one; the lock, which must be held, stays.
     #[inline(always)]
     pub fn replace(&mut self, by: Self) {
         // Field by field, since a copy of the whole would write the lock.
-        let Self { lock: _, tunnel, generation, expires, peers, scale, flags, .. } = by;
-        (self.tunnel, self.generation, self.expires) = (tunnel, generation, expires);
-        (self.peers, self.scale, self.flags) = (peers, scale, flags);
-        let Self {
-            last_ack, last_end, last_window, last_kind, last_direction, last_flags, last_scale, ..
-        } = by;
-        (self.last_ack, self.last_end, self.last_window) = (last_ack, last_end, last_window);
-        (self.last_kind, self.last_direction) = (last_kind, last_direction);
-        (self.last_flags, self.last_scale) = (last_flags, last_scale);
-        let Self { state, retransmissions, status, last_length, packets, .. } = by;
-        self.last_length = last_length;
-        (self.state, self.retransmissions, self.status, self.packets) =
-            (state, retransmissions, status, packets);
+        let Self { lock: _, tunnel, expires, peers, last_ack, last_end, .. } = by;
+        (self.tunnel, self.expires, self.peers) = (tunnel, expires, peers);
+        (self.last_ack, self.last_end) = (last_ack, last_end);
+        let Self { last_window, last_length, generation, flags, scales, ignored, state, last, .. } = by;
+        (self.last_window, self.last_length, self.generation) = (last_window, last_length, generation);
+        (self.flags, self.scales, self.ignored) = (flags, scales, ignored);
+        (self.state, self.last) = (state, last);
+    }
+
+    #[inline(always)]
+    fn set_state(&mut self, state: u8) {
+        self.state = self.state & 0xf0 | state & 15;
+    }
+
+    #[inline(always)]
+    fn set_retransmissions(&mut self, count: u8) {
+        self.state = self.state & 15 | (count & 3) << 4;
+    }
+
+    #[inline(always)]
+    fn set_last(&mut self, kind: u8, direction: u8) {
+        self.last = self.last & 0xf0 | kind & 7 | (direction & 1) << 3;
+    }
+
+    #[inline(always)]
+    fn set_scale(&mut self, end: usize, scale: u8) {
+        let shift = (end & 1) * 4;
+        self.scales = self.scales & !(15 << shift) | (scale & 15) << shift;
+    }
+
+    #[inline(always)]
+    fn set(&mut self, status: u8) {
+        self.last |= status;
     }
 }
 
@@ -161,12 +223,12 @@ pub fn track(
     settings: &Settings,
     now: Ticks,
 ) -> Result<Tracked, Reason> {
-    let was = flow.state;
+    let was = flow.state();
     let Some(state) = State::from_number(was) else { return Err(Reason::TcpStateInvalid) };
     let next = match tcp::step(state, direction, segment.kind) {
         Step::Invalid => return Err(Reason::TcpStateInvalid),
         Step::To(State::SynSent) if was == State::TimeWait as u8 || was == State::Close as u8 => {
-            if is_over(flow, direction) {
+            if may_be_replaced(flow, direction) {
                 return Ok(Tracked::Reopen);
             }
             None
@@ -231,18 +293,18 @@ fn settle(
 
 /// A SYN may take the place of a connection that one end closed, or that the sender itself reset.
 #[inline(always)]
-fn is_over(flow: &Flow, direction: Direction) -> bool {
+fn may_be_replaced(flow: &Flow, direction: Direction) -> bool {
     (flow.flags[0] | flow.flags[1]) & peer_flag::CLOSE_INIT != 0
-        || (flow.last_direction == direction as u8 && flow.last_kind == RST)
+        || (flow.last_direction() == direction as u8 && flow.last_kind() == RST)
 }
 
 /// The server acknowledges a SYN that was let through though it did not fit: both ends agree, and
 /// only we were out of step.
 #[inline(always)]
 fn answers_ignored_syn(flow: &Flow, segment: &Segment, direction: Direction) -> bool {
-    segment.kind as u8 == SYN_ACK
-        && flow.last_kind == SYN
-        && flow.last_direction != direction as u8
+    is(segment, SYN_ACK)
+        && flow.last_kind() == SYN
+        && flow.last_direction() != direction as u8
         && segment.acknowledgment == flow.last_end
 }
 
@@ -254,11 +316,11 @@ fn sync(flow: &mut Flow, direction: Direction) {
     peer.end = flow.last_end;
     peer.max_end = flow.last_end;
     peer.max_window = at_least_1(u32::from(flow.last_window));
-    flow.last_flags &= !last_flag::CHALLENGE_EXPECTED;
-    flow.scale[other] = flow.last_scale;
-    flow.flags[other] = flow.last_flags;
+    flow.ignored &= !ignored::CHALLENGE_EXPECTED;
+    flow.set_scale(other, flow.ignored >> IGNORED_SCALE_SHIFT);
+    flow.flags[other] = flow.ignored & IGNORED_FLAGS;
     flow.peers[own] = Peer::default();
-    flow.scale[own] = 0;
+    flow.set_scale(own, 0);
     flow.flags[own] &= peer_flag::LIBERAL;
 }
 
@@ -266,27 +328,23 @@ fn sync(flow: &mut Flow, direction: Direction) {
 /// answer will tell.
 #[inline(always)]
 fn ignore(flow: &mut Flow, segment: &Segment, direction: Direction) {
-    flow.last_kind = segment.kind as u8;
-    flow.last_direction = direction as u8;
+    flow.set_last(segment.kind as u8, direction as u8);
     flow.last_end = segment.end;
     flow.last_window = segment.window;
-    if segment.kind as u8 == SYN && direction as u8 == Direction::ToServer as u8 {
-        flow.last_flags = 0;
-        flow.last_scale = 0;
+    if is(segment, SYN) && direction as u8 == Direction::ToServer as u8 {
+        let mut noted = 0;
         if let Some(scale) = segment.options.window_scale() {
-            flow.last_flags |= peer_flag::WINDOW_SCALE;
-            flow.last_scale = scale;
+            noted |= peer_flag::WINDOW_SCALE | (scale & 15) << IGNORED_SCALE_SHIFT;
         }
         if segment.options.sack_permitted {
-            flow.last_flags |= peer_flag::SACK_PERMITTED;
+            noted |= peer_flag::SACK_PERMITTED;
         }
-        if flow.state == State::LastAck as u8 {
-            flow.last_flags |= last_flag::CHALLENGE_EXPECTED;
+        if flow.state() == State::LastAck as u8 {
+            noted |= ignored::CHALLENGE_EXPECTED;
         }
+        flow.ignored = noted;
     }
-    if flow.state == State::SynSent as u8
-        && segment.kind as u8 == ACK
-        && direction as u8 == Direction::ToSite as u8
+    if flow.state() == State::SynSent as u8 && is(segment, ACK) && direction as u8 == Direction::ToSite as u8
     {
         flow.last_ack = segment.acknowledgment;
     }
@@ -311,27 +369,27 @@ fn special(flow: &mut Flow, segment: &Segment, direction: Direction, next: u8) -
     match next {
         // A challenge ACK is not the ACK of the last FIN.
         TIME_WAIT
-            if flow.state == State::LastAck as u8
-                && segment.kind as u8 == ACK
-                && flow.last_direction != direction as u8
-                && flow.last_kind == SYN
-                && flow.last_flags & last_flag::CHALLENGE_EXPECTED != 0 =>
+            if flow.state() == State::LastAck as u8
+                && is(segment, ACK)
+                && flow.last_direction() != direction as u8
+                && flow.last_kind() == SYN
+                && flow.ignored & ignored::CHALLENGE_EXPECTED != 0 =>
         {
-            flow.last_flags &= !last_flag::CHALLENGE_EXPECTED;
+            flow.ignored &= !ignored::CHALLENGE_EXPECTED;
             Ok(Special::Ignore)
         }
         SYN_SENT2 => {
-            flow.last_flags |= last_flag::SIMULTANEOUS;
+            flow.ignored |= ignored::SIMULTANEOUS;
             Ok(Special::Judge(next))
         }
         SYN_RECV
             if direction as u8 == Direction::ToSite as u8
-                && segment.kind as u8 == ACK
-                && flow.last_flags & last_flag::SIMULTANEOUS != 0 =>
+                && is(segment, ACK)
+                && flow.ignored & ignored::SIMULTANEOUS != 0 =>
         {
             Ok(Special::Judge(State::Established as u8))
         }
-        CLOSE if segment.kind as u8 == RST => reset(flow, segment, direction, next),
+        CLOSE if is(segment, RST) => reset(flow, segment, direction, next),
         _ => Ok(Special::Judge(next)),
     }
 }
@@ -339,14 +397,14 @@ fn special(flow: &mut Flow, segment: &Segment, direction: Direction, next: u8) -
 /// A RST must be exactly what the other end expects next, or come while closing (RFC 5961 section 3).
 #[inline(always)]
 fn reset(flow: &Flow, segment: &Segment, direction: Direction, next: u8) -> Result<Special, Reason> {
-    let was = flow.state;
+    let was = flow.state();
     if is_closing(was) {
         return Ok(Special::InWindow(next));
     }
     let other = direction.opposite() as usize & 1;
     let mut next = next;
-    if flow.flags[other] & peer_flag::ACK_SEEN != 0 && flow.last_kind != SYN {
-        let established = was == State::Established as u8 && flow.status & status::ASSURED != 0;
+    if flow.flags[other] & peer_flag::ACK_SEEN != 0 && flow.last_kind() != SYN {
+        let established = was == State::Established as u8 && flow.has(status::ASSURED);
         if segment.sequence == 0 && !established {
             return Ok(Special::Judge(next));
         }
@@ -354,8 +412,8 @@ fn reset(flow: &Flow, segment: &Segment, direction: Direction, next: u8) -> Resu
         if before(segment.sequence, expected) {
             return Err(Reason::RstOutOfSequence);
         }
-        let behind_data = flow.last_kind == ACK
-            && flow.last_direction == direction as u8
+        let behind_data = flow.last_kind() == ACK
+            && flow.last_direction() == direction as u8
             && segment.sequence == flow.last_end;
         if !established || segment.sequence == expected || behind_data {
             return Ok(Special::Judge(next));
@@ -363,13 +421,12 @@ fn reset(flow: &Flow, segment: &Segment, direction: Direction, next: u8) -> Resu
         // Not exact: the connection stays, and the other end may answer with a challenge ACK.
         next = was;
     }
-    let answers_ignored = (flow.status & status::REPLY_SEEN != 0
-        && flow.last_kind == SYN
-        && flow.last_direction != direction as u8)
-        || (flow.status & status::ASSURED == 0 && flow.last_kind == ACK);
+    let answers_ignored =
+        (flow.has(status::REPLY_SEEN) && flow.last_kind() == SYN && flow.last_direction() != direction as u8)
+            || (!flow.has(status::ASSURED) && flow.last_kind() == ACK);
     let answers_challenge = was == State::SynSent as u8
-        && flow.last_kind == ACK
-        && flow.last_direction == Direction::ToSite as u8
+        && flow.last_kind() == ACK
+        && flow.last_direction() == Direction::ToSite as u8
         && segment.sequence == flow.last_ack;
     if (answers_ignored && segment.acknowledgment == flow.last_end) || answers_challenge {
         return Ok(Special::InWindow(next));
@@ -399,8 +456,8 @@ enum Fit {
 #[inline(always)]
 fn window(flow: &mut Flow, segment: &Segment, direction: Direction) -> Fit {
     let (own, other) = (direction as usize & 1, direction.opposite() as usize & 1);
-    let is_syn = segment.kind as u8 <= SYN_ACK;
-    let is_rst = segment.kind as u8 == RST;
+    let is_syn = forget(segment.kind as u8, segment.sequence) <= SYN_ACK;
+    let is_rst = is(segment, RST);
     let mut window = u32::from(segment.window);
     let (mut sequence, mut end) = (segment.sequence, segment.end);
     let (mut ack, mut sack) = (segment.acknowledgment, segment.acknowledgment);
@@ -419,7 +476,7 @@ fn window(flow: &mut Flow, segment: &Segment, direction: Direction) -> Fit {
         }
     } else if is_syn
         && after(end, flow.peers[own].end)
-        && (flow.state == State::SynSent as u8 || flow.state == State::SynRecv as u8)
+        && (flow.state() == State::SynSent as u8 || flow.state() == State::SynRecv as u8)
     {
         begin(flow, segment, direction);
         if direction as u8 == Direction::ToSite as u8 && !segment.has_ack {
@@ -432,7 +489,7 @@ fn window(flow: &mut Flow, segment: &Segment, direction: Direction) -> Fit {
         ack = flow.peers[other].end;
         sack = ack;
     }
-    if is_rst && sequence == 0 && flow.state == State::SynSent as u8 {
+    if is_rst && sequence == 0 && flow.state() == State::SynSent as u8 {
         sequence = flow.peers[own].end;
         end = sequence;
     }
@@ -441,7 +498,7 @@ fn window(flow: &mut Flow, segment: &Segment, direction: Direction) -> Fit {
         return if flow.flags[own] & peer_flag::LIBERAL != 0 { Fit::In } else { misfit };
     }
     if !is_syn {
-        window <<= flow.scale[own] & 15;
+        window <<= flow.scale(own);
     }
     learn(flow, segment, direction, Seen { end, ack, sack, window });
     Fit::In
@@ -521,15 +578,20 @@ fn learn(flow: &mut Flow, segment: &Segment, direction: Direction, seen: Seen) {
         flow.flags[other] &= !peer_flag::UNACKNOWLEDGED;
     }
 
-    if segment.kind as u8 == ACK {
+    if is(segment, ACK) {
         let length = segment.end.wrapping_sub(segment.sequence) as u16;
-        let again = flow.last_direction == direction as u8
+        let again = flow.last_direction() == direction as u8
             && flow.last_ack == seen.ack
             && flow.last_end == seen.end
             && flow.last_length == length
             && flow.last_window == segment.window;
-        flow.retransmissions = if again { flow.retransmissions.saturating_add(1) } else { 0 };
-        flow.last_direction = direction as u8;
+        let count = flow.retransmissions();
+        flow.set_retransmissions(match again {
+            false => 0,
+            true if count < MAX_RETRANSMISSIONS => count + 1,
+            true => count,
+        });
+        flow.set_last(flow.last_kind(), direction as u8);
         flow.last_ack = seen.ack;
         flow.last_end = seen.end;
         flow.last_length = length;
@@ -550,7 +612,7 @@ fn begin(flow: &mut Flow, segment: &Segment, direction: Direction) {
     if direction as u8 == Direction::ToSite as u8
         && flow.flags[0] & flow.flags[1] & peer_flag::WINDOW_SCALE == 0
     {
-        flow.scale = [0; 2];
+        flow.scales = 0;
     }
 }
 
@@ -558,7 +620,7 @@ fn begin(flow: &mut Flow, segment: &Segment, direction: Direction) {
 #[inline(always)]
 fn take_up(flow: &mut Flow, direction: Direction, end: u32, window: u32, sack: u32) {
     let (own, other) = (direction as usize & 1, direction.opposite() as usize & 1);
-    let max_window = at_least_1(window << (flow.scale[own] & 15));
+    let max_window = at_least_1(window << flow.scale(own));
     let sender = &mut flow.peers[own];
     sender.end = end;
     sender.max_window = max_window;
@@ -581,9 +643,9 @@ fn take_options(flow: &mut Flow, direction: Direction, options: &Options) {
     }
     let own = direction as usize & 1;
     let mut flags = flow.flags[own] & peer_flag::LIBERAL;
-    flow.scale[own] = 0;
+    flow.set_scale(own, 0);
     if let Some(scale) = options.window_scale() {
-        flow.scale[own] = scale;
+        flow.set_scale(own, scale);
         flags |= peer_flag::WINDOW_SCALE;
     }
     if options.sack_permitted {
@@ -604,18 +666,18 @@ fn accept(
     next: u8,
 ) {
     const ESTABLISHED: u8 = State::Established as u8;
-    flow.last_kind = segment.kind as u8;
-    flow.last_direction = direction as u8;
-    flow.state = next;
+    let (was, next) = (forget(was, segment.end), forget(next, segment.end));
+    flow.set_last(segment.kind as u8, direction as u8);
+    flow.set_state(next);
     if was != next && next == State::FinWait as u8 {
         flow.flags[direction as usize & 1] |= peer_flag::CLOSE_INIT;
     }
 
     let retransmission = timeout(settings, RETRANSMISSION_SLOT);
     let unacknowledged = timeout(settings, UNACKNOWLEDGED_SLOT);
-    let is_rst = segment.kind as u8 == RST;
+    let is_rst = is(segment, RST);
     let mut silence = timeout(settings, next);
-    if flow.retransmissions >= MAX_RETRANSMISSIONS && silence > retransmission {
+    if flow.retransmissions() >= MAX_RETRANSMISSIONS && silence > retransmission {
         silence = retransmission;
     } else if ((is_rst && next == ESTABLISHED)
         || (flow.flags[0] | flow.flags[1]) & peer_flag::UNACKNOWLEDGED != 0)
@@ -626,14 +688,14 @@ fn accept(
         silence = retransmission;
     }
 
-    if flow.status & status::REPLY_SEEN == 0 {
+    if !flow.has(status::REPLY_SEEN) {
         if is_rst {
             // All that ever was is a SYN: over at once.
             flow.expires = now;
             note_reply(flow, direction);
             return;
         }
-        if segment.kind as u8 == SYN && was == State::SynSent as u8 {
+        if is(segment, SYN) && was == State::SynSent as u8 {
             // A SYN sent again and again does not keep it alive.
             note_reply(flow, direction);
             return;
@@ -642,10 +704,19 @@ fn accept(
             silence = unacknowledged;
         }
     } else if next == ESTABLISHED && (was == State::SynRecv as u8 || was == ESTABLISHED) {
-        flow.status |= status::ASSURED;
+        flow.set(status::ASSURED);
     }
     note_reply(flow, direction);
+    if flow.has(status::REPLY_SEEN) && !is_opening(next) {
+        flow.last &= !status::HALF_OPEN;
+    }
     flow.expires = now.plus(silence);
+}
+
+/// The handshake is not complete.
+#[inline(always)]
+fn is_opening(state: u8) -> bool {
+    state == State::SynSent as u8 || state == State::SynRecv as u8 || state == State::SynSent2 as u8
 }
 
 /// `nf_tcp_handle_invalid`: FINs or RSTs outside the windows from both ends say that the connection
@@ -653,12 +724,11 @@ fn accept(
 #[inline(always)]
 fn doubt(flow: &mut Flow, segment: &Segment, direction: Direction, settings: &Settings, now: Ticks) {
     let ends = |kind: u8| kind == FIN || kind == RST;
-    if flow.status & status::ASSURED == 0 || !ends(segment.kind as u8) {
+    if !flow.has(status::ASSURED) || !ends(segment.kind as u8) {
         return;
     }
-    if flow.last_direction == direction as u8 || !ends(flow.last_kind) {
-        flow.last_kind = segment.kind as u8;
-        flow.last_direction = direction as u8;
+    if flow.last_direction() == direction as u8 || !ends(flow.last_kind()) {
+        flow.set_last(segment.kind as u8, direction as u8);
         return;
     }
     let left = flow.expires.since(now);
@@ -671,7 +741,7 @@ fn doubt(flow: &mut Flow, segment: &Segment, direction: Direction, settings: &Se
 #[inline(always)]
 fn note_reply(flow: &mut Flow, direction: Direction) {
     if direction as u8 == Direction::ToSite as u8 {
-        flow.status |= status::REPLY_SEEN;
+        flow.set(status::REPLY_SEEN);
     }
 }
 
@@ -695,5 +765,3 @@ fn before(a: u32, b: u32) -> bool {
 fn after(a: u32, b: u32) -> bool {
     before(b, a)
 }
-
-const _: () = assert!(NO_KIND > RST);

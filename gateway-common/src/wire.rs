@@ -8,14 +8,14 @@ use core::fmt;
 pub const ETHERNET_BYTES: usize = network_types::eth::EthHdr::LEN;
 /// Offset of the network header in a frame.
 pub const NETWORK_OFFSET: usize = ETHERNET_BYTES;
-/// Offset of the transport header in a frame whose IPv4 header has no options.
-pub const TRANSPORT_OFFSET: usize = NETWORK_OFFSET + size_of::<Ipv4Header>();
 
 /// EtherType numbers (IEEE 802), host byte order.
 pub mod ethertype {
     use network_types::eth::EtherType;
     /// IPv4, RFC 894.
     pub const IPV4: u16 = u16::from_be(EtherType::Ipv4 as u16);
+    /// IPv6, RFC 2464.
+    pub const IPV6: u16 = u16::from_be(EtherType::Ipv6 as u16);
     /// ARP, RFC 826.
     pub const ARP: u16 = u16::from_be(EtherType::Arp as u16);
 }
@@ -31,6 +31,10 @@ pub mod protocol {
     pub const UDP: u8 = IpProto::Udp as u8;
     /// ESP, RFC 4303.
     pub const ESP: u8 = IpProto::Esp as u8;
+    /// ICMPv6, RFC 4443.
+    pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
+    /// The fragment header of IPv6, RFC 8200 section 4.5.
+    pub const IPV6_FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
 }
 
 /// UDP ports of IKE.
@@ -47,6 +51,11 @@ pub trait Frame {
     fn read<T: Wire>(&self, offset: usize) -> Option<T>;
     /// Bytes of the whole frame, also of those that cannot be read directly.
     fn length(&self) -> usize;
+    /// Bytes of payload in each of the segments that GRO merged into it; 0 if it did not.
+    #[inline(always)]
+    fn segment_bytes(&self) -> u32 {
+        0
+    }
 
     /// Takes steps until one is the last, at most so many. In eBPF by `bpf_loop`, whose body the
     /// verifier looks at once and not once for each round.
@@ -151,6 +160,80 @@ impl fmt::Debug for Ipv4 {
     }
 }
 
+/// An IPv6 address; bytes, so that `bpftool map dump` shows it in the order that people write.
+#[derive(Clone, Copy, Eq, PartialOrd, Ord, Default)]
+#[repr(C, align(4))]
+pub struct Ipv6 {
+    /// As on the wire.
+    pub octets: [u8; 16],
+}
+
+impl Ipv6 {
+    /// Four words as they lie in memory.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        // SAFETY: same size, and any bytes are words.
+        unsafe { core::mem::transmute(self.octets) }
+    }
+
+    /// From four words as they lie in memory.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        // SAFETY: same size, and any words are bytes.
+        Self { octets: unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) } }
+    }
+}
+
+impl PartialEq for Ipv6 {
+    /// Word by word: eBPF has no memcmp to call.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (self.words(), other.words());
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
+    }
+}
+
+impl core::hash::Hash for Ipv6 {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.octets.hash(state);
+    }
+}
+
+impl From<core::net::Ipv6Addr> for Ipv6 {
+    fn from(address: core::net::Ipv6Addr) -> Self {
+        Self { octets: address.octets() }
+    }
+}
+
+impl From<Ipv6> for core::net::Ipv6Addr {
+    fn from(address: Ipv6) -> Self {
+        address.octets.into()
+    }
+}
+
+/// As an address of either family is kept in maps that hold both: IPv4 as ::ffff:a.b.c.d.
+impl From<core::net::IpAddr> for Ipv6 {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+            core::net::IpAddr::V6(address) => address.into(),
+        }
+    }
+}
+
+/// The other way round.
+impl From<Ipv6> for core::net::IpAddr {
+    fn from(address: Ipv6) -> Self {
+        core::net::Ipv6Addr::from(address).to_canonical()
+    }
+}
+
+impl fmt::Debug for Ipv6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        core::net::IpAddr::from(*self).fmt(f)
+    }
+}
+
 /// RFC 791 section 3.1, without options.
 #[derive(Clone, Copy)]
 #[repr(C, align(4))]
@@ -175,6 +258,26 @@ pub struct Ipv4Header {
     pub source: Ipv4,
     /// Destination address.
     pub destination: Ipv4,
+}
+
+/// RFC 8200 section 3.
+#[derive(Clone, Copy)]
+#[repr(C, align(4))]
+pub struct Ipv6Header {
+    /// Version (4 bits) and the first half of the traffic class.
+    pub version: u8,
+    /// The rest of the traffic class, and the flow label.
+    pub flow_label: [u8; 3],
+    /// Bytes behind this header.
+    pub payload_length: Be16,
+    /// See [`protocol`].
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source address.
+    pub source: Ipv6,
+    /// Destination address.
+    pub destination: Ipv6,
 }
 
 /// RFC 9293 section 3.1, without options.
@@ -224,7 +327,13 @@ unsafe impl Wire for Be32 {}
 // SAFETY: as above.
 unsafe impl<const N: usize> Wire for [u8; N] {}
 // SAFETY: as above.
+unsafe impl Wire for Ipv4 {}
+// SAFETY: as above.
+unsafe impl Wire for Ipv6 {}
+// SAFETY: as above.
 unsafe impl Wire for Ipv4Header {}
+// SAFETY: as above.
+unsafe impl Wire for Ipv6Header {}
 // SAFETY: as above.
 unsafe impl Wire for TcpHeader {}
 // SAFETY: as above.
@@ -232,6 +341,7 @@ unsafe impl Wire for UdpHeader {}
 
 const _: () = assert!(size_of::<Ipv4Header>() == 20 && size_of::<TcpHeader>() == 20);
 const _: () = assert!(size_of::<UdpHeader>() == 8 && size_of::<Ipv4>() == 4);
+const _: () = assert!(size_of::<Ipv6Header>() == 40 && size_of::<Ipv6>() == 16);
 const _: () = assert!(ethertype::IPV4 == 0x0800 && ethertype::ARP == 0x0806);
 
 impl Ipv4Header {
@@ -253,23 +363,5 @@ impl Ipv4Header {
         sum += (source & 0xffff) + (source >> 16) + (destination & 0xffff) + (destination >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
         (sum & 0xffff) + (sum >> 16)
-    }
-
-    /// Bytes behind a header without options, by what it says.
-    #[inline(always)]
-    pub const fn payload_bytes(&self) -> usize {
-        (self.total_length.get() as usize).saturating_sub(size_of::<Self>())
-    }
-
-    /// True for the first, a middle or the last fragment of several.
-    #[inline(always)]
-    pub const fn is_fragment(&self) -> bool {
-        self.fragment.get() & 0x3fff != 0
-    }
-
-    /// True for a fragment that does not hold the transport header.
-    #[inline(always)]
-    pub const fn is_later_fragment(&self) -> bool {
-        self.fragment.get() & 0x1fff != 0
     }
 }

@@ -7,16 +7,16 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide::Identity,
-    packet::{MOST_OPTIONS_BYTES, OPTIONS_OFFSET},
-    wire::{Frame, Step, Wire},
+    packet::MOST_OPTIONS_BYTES,
+    wire::{Frame, Ipv6Header, NETWORK_OFFSET, Step, TcpHeader, Wire},
 };
 
 use crate::maps::{INBOUND_SPIS, REPLAY};
 
-/// Bytes of a frame that the programs read directly: Ethernet, IPv4 without and TCP with all
-/// options. The kernel's drivers put at least this much into the linear part; for others it is
-/// pulled there.
-const HEADERS_BYTES: usize = OPTIONS_OFFSET + MOST_OPTIONS_BYTES;
+/// Bytes of a frame that the programs read directly: Ethernet, IPv6, and TCP with all options. The
+/// kernel's drivers put at least this much into the linear part; for others it is pulled there.
+const HEADERS_BYTES: usize =
+    NETWORK_OFFSET + size_of::<Ipv6Header>() + size_of::<TcpHeader>() + MOST_OPTIONS_BYTES;
 
 /// The directly readable part of a packet.
 #[derive(Clone, Copy)]
@@ -24,13 +24,14 @@ pub struct Direct {
     start: usize,
     end: usize,
     length: usize,
+    segment: u32,
 }
 
 /// The frame of an XDP program.
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext) -> Direct {
     let (start, end) = (ctx.data(), ctx.data_end());
-    Direct { start, end, length: end - start }
+    Direct { start, end, length: end - start, segment: 0 }
 }
 
 impl Direct {
@@ -58,6 +59,11 @@ impl Frame for Direct {
     #[inline(always)]
     fn length(&self) -> usize {
         self.length
+    }
+
+    #[inline(always)]
+    fn segment_bytes(&self) -> u32 {
+        self.segment
     }
 
     #[inline(always)]
@@ -96,7 +102,17 @@ impl<'a> Skb<'a> {
     /// Its frame, until a helper moves the data.
     #[inline(always)]
     pub fn frame(&self) -> Direct {
-        Direct { start: self.ctx.data(), end: self.ctx.data_end(), length: self.ctx.len() as usize }
+        // SAFETY: as in `mark`.
+        let segment = unsafe { (*self.raw()).gso_size };
+        Direct { start: self.ctx.data(), end: self.ctx.data_end(), length: self.ctx.len() as usize, segment }
+    }
+
+    /// How many packets GRO merged into it; 1 if it did not.
+    #[inline(always)]
+    pub fn segments(&self) -> u32 {
+        // SAFETY: as in `mark`.
+        let segments = unsafe { (*self.raw()).gso_segs };
+        if segments == 0 { 1 } else { segments }
     }
 
     /// For logging.

@@ -6,20 +6,19 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide::{Decision, Syn},
+    family::Family,
     layout::{APPROVED_MARK, Hook},
     outer::Outer,
-    packet::OPTIONS_OFFSET,
     reason::Reason,
     tcp::Direction,
     verdict::Verdict,
-    wire::{Frame, Ipv4Header, NETWORK_OFFSET, TRANSPORT_OFFSET},
+    wire::{Frame, Ipv4, Ipv4Header, Ipv6, Ipv6Header, NETWORK_OFFSET, TcpHeader},
 };
 
 use crate::{
     NOBODY,
     access::{Direct, Skb},
     count::{self, Attribution},
-    maps::INBOUND_SPIS,
     tables::{customer_of, settings},
 };
 
@@ -35,16 +34,19 @@ pub fn next() -> i32 {
     TCX_NEXT
 }
 
+/// Drops what is nobody's yet.
+#[inline(always)]
+pub fn dropped(frame: &Direct, hook: Hook, reason: Reason) -> i32 {
+    count::drop(frame, hook, NOBODY, reason);
+    TC_ACT_SHOT
+}
+
 /// At the XDP hook.
 #[inline(always)]
 pub fn xdp(_ctx: &XdpContext, frame: &Direct, verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Outer(Outer::Esp(spi)) => {
             keep_apart(frame, spi);
-            // SAFETY: the element is only looked for.
-            if unsafe { INBOUND_SPIS.get(&spi) }.is_none() {
-                count::unknown_spi();
-            }
             xdp_action::XDP_PASS
         }
         Verdict::Outer(_) => xdp_action::XDP_PASS,
@@ -85,7 +87,8 @@ pub fn to_server(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
     let tunnel = match decision.verdict {
         Verdict::ToServer(tunnel) => tunnel,
         Verdict::Drop(reason) => {
-            if matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
+            let told = count::drop(frame, Hook::InternetIngress, whose, reason);
+            if told && matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
                 // Not what a packet can bring about: the kernel or our maps are not as we think.
                 aya_log_ebpf::error!(
                     skb.context(),
@@ -94,26 +97,27 @@ pub fn to_server(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
                     reason as u8
                 );
             }
-            count::drop(frame, Hook::InternetIngress, whose, reason);
             return TC_ACT_SHOT;
         }
         Verdict::Outer(_) | Verdict::ToTunnel(_) | Verdict::Local => return TC_ACT_SHOT,
     };
-    let Some(header) = frame.read::<Ipv4Header>(NETWORK_OFFSET) else { return TC_ACT_SHOT };
     let Some(settings) = settings() else { return TC_ACT_SHOT };
     if let Some(syn) = decision.syn {
         lower_mss(skb, syn);
     }
-    if decrement_ttl(&skb.frame()).is_none() {
-        count::drop(&skb.frame(), Hook::InternetIngress, whose, Reason::InnerMalformed);
-        return TC_ACT_SHOT;
-    }
-    count::passed(&decision, Direction::ToServer);
-    skb.set_mark(APPROVED_MARK | tunnel.get());
     // SAFETY: zero is a valid value of a C structure of integers.
     let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    next_hop.nh_family = AF_INET;
-    next_hop.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(header.destination.octets);
+    let frame = skb.frame();
+    let ready = match decision.v6 {
+        false => prepare_v4(&frame, &mut next_hop),
+        true => prepare_v6(&frame, &mut next_hop),
+    };
+    if ready.is_none() {
+        count::drop(&frame, Hook::InternetIngress, whose, Reason::InnerMalformed);
+        return TC_ACT_SHOT;
+    }
+    count::passed(&decision, Direction::ToServer, skb.segments());
+    skb.set_mark(APPROVED_MARK | tunnel.get());
     // SAFETY: pointer and size are those of `next_hop`.
     unsafe {
         bpf_redirect_neigh(settings.lan_ifindex, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0)
@@ -130,7 +134,7 @@ pub fn to_tunnel(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
             if let Some(syn) = decision.syn {
                 lower_mss(skb, syn);
             }
-            count::passed(&decision, Direction::ToSite);
+            count::passed(&decision, Direction::ToSite, skb.segments());
             skb.set_mark(tunnel.get());
             TC_ACT_OK
         }
@@ -141,8 +145,6 @@ pub fn to_tunnel(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
         Verdict::Outer(_) | Verdict::ToServer(_) | Verdict::Local => TC_ACT_SHOT,
     }
 }
-
-const AF_INET: u32 = 2;
 
 /// Writes 02:00:SPI into the source MAC. GRO merges only packets with equal MAC headers, so it
 /// cannot merge segments of two tunnels after decapsulation (FACTS 8).
@@ -160,7 +162,8 @@ fn keep_apart(frame: &Direct, spi: u32) {
 /// bytes (RFC 9293 section 3.7.1) and needs none.
 #[inline(always)]
 fn lower_mss(skb: &Skb, syn: Syn) {
-    const CHECKSUM_OFFSET: u32 = TRANSPORT_OFFSET as u32 + 16;
+    const CHECKSUM_OFFSET: u32 = 16;
+    let transport = u32::from(syn.transport);
     let value = syn.mss.to_be();
     let offered = syn.offered.bytes.to_be();
     // The checksum sums 16-bit words from an even offset on. A value at an odd one lies across two
@@ -169,18 +172,22 @@ fn lower_mss(skb: &Skb, syn: Syn) {
         0 => (offered, value),
         _ => (offered.swap_bytes(), value.swap_bytes()),
     };
-    let at = OPTIONS_OFFSET as u32 + u32::from(syn.offered.at);
+    let at = transport + size_of::<TcpHeader>() as u32 + u32::from(syn.offered.at);
     // SAFETY: two bytes from a local; the kernel checks the offsets against the packet.
     unsafe {
-        bpf_l4_csum_replace(skb.raw(), CHECKSUM_OFFSET, u64::from(from), u64::from(to), 2);
+        bpf_l4_csum_replace(skb.raw(), transport + CHECKSUM_OFFSET, u64::from(from), u64::from(to), 2);
         bpf_skb_store_bytes(skb.raw(), at, (&raw const value).cast(), 2, 0);
     }
 }
 
-/// RFC 1812 section 5.3.1, and the checksum as RFC 1624 has it. The decision saw a TTL above 1.
+/// The server as next hop. TTL: RFC 1812 section 5.3.1, and the checksum as RFC 1624 has it. The decision
+/// saw a TTL above 1.
 #[inline(always)]
-fn decrement_ttl(frame: &Direct) -> Option<()> {
+fn prepare_v4(frame: &Direct, next_hop: &mut bpf_redir_neigh) -> Option<()> {
     const TTL_OFFSET: usize = NETWORK_OFFSET + 8;
+    next_hop.nh_family = Ipv4::LINUX;
+    next_hop.__bindgen_anon_1.ipv4_nh =
+        u32::from_ne_bytes(frame.read::<Ipv4Header>(NETWORK_OFFSET)?.destination.octets);
     let at = frame.bytes_mut::<4>(TTL_OFFSET)?;
     // SAFETY: `bytes_mut` checked the bounds: TTL, protocol, checksum (2).
     unsafe {
@@ -190,5 +197,17 @@ fn decrement_ttl(frame: &Direct) -> Option<()> {
         let [high, low] = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
         *at = [ttl.wrapping_sub(1), protocol, high, low];
     }
+    Some(())
+}
+
+/// The server as next hop, and the hop limit (RFC 8200 section 3), which no checksum covers.
+#[inline(always)]
+fn prepare_v6(frame: &Direct, next_hop: &mut bpf_redir_neigh) -> Option<()> {
+    const HOP_LIMIT_OFFSET: usize = NETWORK_OFFSET + 7;
+    next_hop.nh_family = Ipv6::LINUX;
+    next_hop.__bindgen_anon_1.ipv6_nh = frame.read::<Ipv6Header>(NETWORK_OFFSET)?.destination.words();
+    let at = frame.bytes_mut::<1>(HOP_LIMIT_OFFSET)?;
+    // SAFETY: `bytes_mut` checked the bounds.
+    unsafe { *at = [(*at)[0].wrapping_sub(1)] };
     Some(())
 }

@@ -1,12 +1,13 @@
 //! Counters for each customer, and drop events within each customer's budget.
 use gateway_common::{
     decide::Decision,
+    family::Family,
     layout::{Counters, DropEvent, Hook},
     limits::{EVENTS_BURST, EVENTS_PER_SECOND},
     reason::{REASON_SLOTS, Reason},
     slot::slot,
     tcp::Direction,
-    wire::{Frame, Ipv4, Ipv4Header, NETWORK_OFFSET, TRANSPORT_OFFSET, TcpHeader, ethertype, protocol},
+    wire::{Frame, Ipv4, Ipv6, TcpHeader, ethertype, protocol},
 };
 
 use crate::{
@@ -22,25 +23,30 @@ pub struct Attribution {
     pub tunnel: u32,
 }
 
-/// Counts a drop, and writes an event if the budget has room for one.
-#[inline(always)]
-pub fn drop(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason) {
-    let Some(counters) = counters(whose.customer) else { return };
+/// Counts a drop, and writes an event if the budget has room for one; true if it did. A function of its
+/// own, so that it takes no room on the caller's stack.
+#[inline(never)]
+pub fn drop(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason) -> bool {
+    let Some(counters) = counters(whose.customer) else { return false };
     let slot = slot::<REASON_SLOTS>(reason as u8);
     counters.dropped[slot] = counters.dropped[slot].wrapping_add(1);
     let now = now_ns();
-    if !within_budget(counters, now) || !write_event(frame, hook, whose, reason, now) {
-        counters.events_lost = counters.events_lost.wrapping_add(1);
-    }
+    let told = counters.events.take(EVENT_INTERVAL_NS, EVENTS_BURST, now)
+        && write_event(frame, hook, whose, reason, now);
+    counters.events_lost = counters.events_lost.wrapping_add(u64::from(!told));
+    told
 }
 
 /// Counts a packet that goes on.
 #[inline(always)]
-pub fn passed(decision: &Decision, direction: Direction) {
+pub fn passed(decision: &Decision, direction: Direction, segments: u32) {
+    // Each of the segments that GRO merged had headers of its own.
+    let headers = u64::from(segments - 1) * u64::from(decision.header_bytes);
     if let Some(counters) = counters(decision.customer) {
         let slot = direction as usize & 1;
-        counters.passed[slot] = counters.passed[slot].wrapping_add(1);
-        counters.passed_bytes[slot] = counters.passed_bytes[slot].wrapping_add(decision.bytes);
+        counters.passed[slot] = counters.passed[slot].wrapping_add(u64::from(segments));
+        counters.passed_bytes[slot] =
+            counters.passed_bytes[slot].wrapping_add(u64::from(decision.bytes) + headers);
         counters.opened = counters.opened.wrapping_add(u64::from(decision.opened));
     }
 }
@@ -60,62 +66,51 @@ fn counters(customer: u32) -> Option<&'static mut Counters> {
     COUNTERS.get_ptr_mut(customer).map(|counters| unsafe { &mut *counters })
 }
 
-/// Generic cell rate algorithm (ITU-T I.371): one number a customer and CPU, and no division.
 #[inline(always)]
-fn within_budget(counters: &mut Counters, now: u64) -> bool {
-    const INTERVAL_NS: u64 = 1_000_000_000 / EVENTS_PER_SECOND;
-    const TOLERANCE_NS: u64 = INTERVAL_NS * (EVENTS_BURST - 1);
-    let arrival = if counters.events_budget_ns > now { counters.events_budget_ns } else { now };
-    if arrival > now + TOLERANCE_NS {
-        return false;
+fn write_event(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason, time_ns: u64) -> bool {
+    let Some(mut entry) = EVENTS.reserve(0) else { return false };
+    // SAFETY: integers only, for which zero is a value; the kernel aligns entries to 8. Word by word, as
+    // LLVM would fill bytes in a loop.
+    let event = unsafe {
+        entry.as_mut_ptr().cast::<[u64; size_of::<DropEvent>() / 8]>().write([0; size_of::<DropEvent>() / 8]);
+        entry.assume_init_mut()
+    };
+    event.time_ns = time_ns;
+    event.customer = whose.customer;
+    event.tunnel = whose.tunnel;
+    event.length = frame.length() as u32;
+    event.reason = reason as u8;
+    event.hook = hook as u8;
+    match gateway_common::packet::ethertype_of(frame) {
+        Some(ethertype::IPV4) => describe::<Ipv4>(frame, event),
+        Some(ethertype::IPV6) => describe::<Ipv6>(frame, event),
+        _ => {}
     }
-    counters.events_budget_ns = arrival + INTERVAL_NS;
+    entry.submit(0);
     true
 }
 
+/// What can be said of a packet, as far as its header is one.
 #[inline(always)]
-fn write_event(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason, time_ns: u64) -> bool {
-    let mut event = DropEvent {
-        time_ns,
-        customer: whose.customer,
-        tunnel: whose.tunnel,
-        source: Ipv4 { octets: [0; 4] },
-        destination: Ipv4 { octets: [0; 4] },
-        source_port: 0,
-        destination_port: 0,
-        length: frame.length() as u32,
-        protocol: 0,
-        reason: reason as u8,
-        hook: hook as u8,
-        tcp_flags: 0,
-        _reserved: 0,
-    };
-    if gateway_common::packet::ethertype_of(frame) == Some(ethertype::IPV4)
-        && let Some(header) = frame.read::<Ipv4Header>(NETWORK_OFFSET)
-    {
-        event.source = header.source;
-        event.destination = header.destination;
-        event.protocol = header.protocol;
-        describe_transport(frame, &header, &mut event);
-    }
-    EVENTS.output(&event, 0).is_ok()
-}
-
-#[inline(always)]
-fn describe_transport(frame: &Direct, header: &Ipv4Header, event: &mut DropEvent) {
+fn describe<A: Family>(frame: &Direct, event: &mut DropEvent) {
+    let Ok(header) = A::header(frame) else { return };
+    event.source = header.source.mapped();
+    event.destination = header.destination.mapped();
+    event.protocol = header.protocol;
     let ported = header.protocol == protocol::TCP || header.protocol == protocol::UDP;
-    if !ported || header.version_length != 0x45 || header.is_later_fragment() {
+    if !ported || header.is_later_fragment() {
         return;
     }
-    if let Some([source, destination]) =
-        frame.read::<[u8; 4]>(TRANSPORT_OFFSET).map(|b| [[b[0], b[1]], [b[2], b[3]]])
-    {
-        event.source_port = u16::from_be_bytes(source);
-        event.destination_port = u16::from_be_bytes(destination);
+    if let Ok([a, b, c, d]) = header.payload::<_, [u8; 4]>(frame, 0) {
+        event.source_port = u16::from_be_bytes([a, b]);
+        event.destination_port = u16::from_be_bytes([c, d]);
     }
     if header.protocol == protocol::TCP
-        && let Some(tcp) = frame.read::<TcpHeader>(TRANSPORT_OFFSET)
+        && let Ok(tcp) = header.payload::<_, TcpHeader>(frame, 0)
     {
         event.tcp_flags = tcp.flags;
     }
 }
+
+/// One event of a customer in so many nanoseconds.
+const EVENT_INTERVAL_NS: u64 = 1_000_000_000 / EVENTS_PER_SECOND;

@@ -10,7 +10,9 @@
 
 mod access;
 mod act;
+mod charge;
 mod count;
+mod expiry;
 mod maps;
 mod tables;
 
@@ -20,14 +22,15 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide,
-    layout::{APPROVED_MARK, Hook},
-    outer,
+    layout::{APPROVED_MARK, Hook, Settings},
+    outer, packet,
     reason::Reason,
     verdict::Verdict,
+    wire::{Ipv4, Ipv6, ethertype},
 };
 
 use crate::{
-    access::Skb,
+    access::{Direct, Skb},
     count::Attribution,
     tables::{Maps, now_ns, outbound_owner, settings},
 };
@@ -39,7 +42,7 @@ pub fn internet_xdp(ctx: XdpContext) -> u32 {
     let frame = access::xdp(&ctx);
     let verdict = match settings() {
         None => Verdict::Drop(Reason::NotConfigured),
-        Some(settings) => outer_verdict(outer::arriving(&frame, settings)),
+        Some(settings) => arriving(&frame, settings, true),
     };
     act::xdp(&ctx, &frame, verdict)
 }
@@ -53,15 +56,37 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
         None => {
             let verdict = match settings() {
                 None => Verdict::Drop(Reason::NotConfigured),
-                Some(settings) => outer_verdict(outer::arriving(&frame, settings)),
+                // What XDP let pass it has charged.
+                Some(settings) => arriving(&frame, settings, settings.xdp == 0),
             };
+            if let Verdict::Outer(outer::Outer::PathMtu) = verdict
+                && let Some(owner) = outer::quoted_esp(&frame).and_then(outbound_owner)
+            {
+                skb.set_mark(owner);
+            }
             act::outer(&skb, &frame, Hook::InternetIngress, verdict)
         }
+        Some(_) if is_ipv6(&frame) => {
+            next::internet_ingress_v6(&ctx);
+            act::dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured)
+        }
         Some(identity) => {
-            let decision = decide::from_site(&frame, &Maps, identity, now_ns());
+            let decision = decide::from_site_in::<Ipv4, _, _>(&frame, &Maps, identity, now_ns());
             act::to_server(&skb, &frame, decision)
         }
     }
+}
+
+/// Where `internet_ingress` goes on for IPv6 out of a tunnel.
+#[classifier]
+pub fn internet_ingress_v6(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let frame = skb.frame();
+    let Some(identity) = skb.identity() else {
+        return act::dropped(&frame, Hook::InternetIngress, Reason::NotConfigured);
+    };
+    let decision = decide::from_site_in::<Ipv6, _, _>(&frame, &Maps, identity, now_ns());
+    act::to_server(&skb, &frame, decision)
 }
 
 /// What servers send.
@@ -69,10 +94,23 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
 pub fn lan_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let frame = skb.frame();
-    if gateway_common::packet::ethertype_of(&frame) == Some(gateway_common::wire::ethertype::ARP) {
+    if outer::is_neighbour_on_lan(&frame) {
         return act::pass();
     }
-    let decision = decide::from_server(&frame, &Maps, now_ns());
+    if is_ipv6(&frame) {
+        next::lan_ingress_v6(&ctx);
+        return act::dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured);
+    }
+    let decision = decide::from_server_in::<Ipv4, _, _>(&frame, &Maps, now_ns());
+    act::to_tunnel(&skb, &frame, decision)
+}
+
+/// Where `lan_ingress` goes on for IPv6.
+#[classifier]
+pub fn lan_ingress_v6(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let frame = skb.frame();
+    let decision = decide::from_server_in::<Ipv6, _, _>(&frame, &Maps, now_ns());
     act::to_tunnel(&skb, &frame, decision)
 }
 
@@ -115,6 +153,54 @@ pub fn replay_identity(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.replay_identity();
     act::next()
+}
+
+/// Run once after loading: from then on flows that have ended are removed, whether or not the daemon
+/// lives. Returns 0, or a negative error number.
+#[classifier]
+pub fn expiry(_ctx: TcContext) -> i32 {
+    expiry::arm()
+}
+
+mod next {
+    //! Programs that others go on in: one for each address family keeps each within the verifier's
+    //! limits and the 512 bytes of stack. Where one is missing the packet is dropped.
+    use aya_ebpf::programs::TcContext;
+    use gateway_common::layout::NextProgram;
+
+    use crate::maps::PROGRAMS;
+
+    #[inline(always)]
+    pub fn internet_ingress_v6(ctx: &TcContext) {
+        // SAFETY: does not return unless the slot is empty.
+        unsafe { PROGRAMS.tail_call(ctx, NextProgram::InternetIngressV6 as u32) };
+    }
+
+    #[inline(always)]
+    pub fn lan_ingress_v6(ctx: &TcContext) {
+        // SAFETY: as above.
+        unsafe { PROGRAMS.tail_call(ctx, NextProgram::LanIngressV6 as u32) };
+    }
+}
+
+#[inline(always)]
+fn is_ipv6(frame: &Direct) -> bool {
+    packet::ethertype_of(frame) == Some(ethertype::IPV6)
+}
+
+#[inline(always)]
+fn arriving(frame: &Direct, settings: &Settings, charged_here: bool) -> Verdict {
+    let arrival = match outer::arriving(frame, settings) {
+        Ok(arrival) => arrival,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    match charged_here {
+        false => Verdict::Outer(arrival.outer),
+        true => match charge::charge(&arrival) {
+            Ok(()) => Verdict::Outer(arrival.outer),
+            Err(reason) => Verdict::Drop(reason),
+        },
+    }
 }
 
 #[inline(always)]

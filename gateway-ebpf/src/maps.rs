@@ -4,15 +4,67 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
 use gateway_common::{
-    layout::{Counters, Customer, DropEvent, Flow, FlowKey, OutboundSpi, Settings, Tunnel},
-    limits::EVENT_RING_BYTES,
+    layout::{
+        Budgets, Counters, Customer, DropEvent, Flow, FlowKey, Kept, NextProgram, OutboundSpi, Settings,
+        Source, Tunnel, Usage,
+    },
+    limits::{EVENT_RING_BYTES, SOURCES as MOST_SOURCES},
     packet::Segment,
-    wire::Ipv4,
+    wheel::{Expiry, Listed, Node, SLOTS, Slot},
+    wire::{Ipv4, Ipv6},
 };
+
+/// Servers of one address family.
+pub type Customers<A> = HashMap<A, Customer, 1, { BPF_F_NO_PREALLOC as usize }>;
+/// Flows of one address family.
+pub type Flows<A> = HashMap<FlowKey<A>, Flow, 1>;
+/// The places of one family's flows in the wheel.
+pub type Nodes<A> = Array<Node<A>, 2>;
+
+/// An address family, and its own maps.
+pub trait Stored: Kept + Listed {
+    fn customers() -> &'static Customers<Self>;
+    fn flows() -> &'static Flows<Self>;
+    fn nodes() -> &'static Nodes<Self>;
+}
+
+impl Stored for Ipv4 {
+    #[inline(always)]
+    fn customers() -> &'static Customers<Self> {
+        &CUSTOMERS
+    }
+
+    #[inline(always)]
+    fn flows() -> &'static Flows<Self> {
+        &FLOWS
+    }
+
+    #[inline(always)]
+    fn nodes() -> &'static Nodes<Self> {
+        &NODES
+    }
+}
+
+impl Stored for Ipv6 {
+    #[inline(always)]
+    fn customers() -> &'static Customers<Self> {
+        &CUSTOMERS6
+    }
+
+    #[inline(always)]
+    fn flows() -> &'static Flows<Self> {
+        &FLOWS6
+    }
+
+    #[inline(always)]
+    fn nodes() -> &'static Nodes<Self> {
+        &NODES6
+    }
+}
 
 #[btf_map(pin_by_name)]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
@@ -21,7 +73,10 @@ pub static SETTINGS: Array<Settings, 1> = Array::new();
 pub static TUNNELS: Array<Tunnel, 2> = Array::new();
 
 #[btf_map(pin_by_name)]
-pub static CUSTOMERS: HashMap<Ipv4, Customer, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub static CUSTOMERS: Customers<Ipv4> = HashMap::new();
+
+#[btf_map(pin_by_name)]
+pub static CUSTOMERS6: Customers<Ipv6> = HashMap::new();
 
 #[btf_map(pin_by_name)]
 pub static INBOUND_SPIS: HashMap<u32, u32, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
@@ -30,13 +85,43 @@ pub static INBOUND_SPIS: HashMap<u32, u32, 1, { BPF_F_NO_PREALLOC as usize }> = 
 pub static OUTBOUND_SPIS: HashMap<OutboundSpi, u32, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map(pin_by_name)]
-pub static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
+pub static PEERS: HashMap<Ipv6, Source, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+#[btf_map(pin_by_name)]
+pub static SOURCES: LruHashMap<Ipv6, Budgets, MOST_SOURCES> = LruHashMap::new();
+
+#[btf_map(pin_by_name)]
+pub static STRANGERS: PerCpuArray<Budgets, 1> = PerCpuArray::new();
+
+#[btf_map(pin_by_name)]
+pub static FLOWS: Flows<Ipv4> = HashMap::new();
+
+#[btf_map(pin_by_name)]
+pub static FLOWS6: Flows<Ipv6> = HashMap::new();
+
+#[btf_map(pin_by_name)]
+pub static NODES: Nodes<Ipv4> = Array::new();
+
+#[btf_map(pin_by_name)]
+pub static NODES6: Nodes<Ipv6> = Array::new();
+
+#[btf_map(pin_by_name)]
+pub static WHEEL: Array<Slot, SLOTS> = Array::new();
+
+#[btf_map(pin_by_name)]
+pub static EXPIRY: Array<Expiry, 1> = Array::new();
+
+#[btf_map(pin_by_name)]
+pub static USAGE: Array<Usage, 2> = Array::new();
 
 #[btf_map(pin_by_name)]
 pub static COUNTERS: PerCpuArray<Counters, 2> = PerCpuArray::new();
 
 #[btf_map(pin_by_name)]
 pub static EVENTS: RingBuf<DropEvent, EVENT_RING_BYTES> = RingBuf::new();
+
+#[btf_map(pin_by_name)]
+pub static PROGRAMS: ProgramArray<{ NextProgram::ALL.len() }> = ProgramArray::new();
 
 /// 1 in packet-replay tests, which cannot give a packet an XFRM state: the SA's reqid and SPI then
 /// come from skb->cb[0] and cb[1], and the time from `REPLAY_CLOCK`. The daemon never sets it, and
@@ -48,6 +133,10 @@ pub static REPLAY: Global<u32> = Global::new(0);
 #[btf_map]
 pub static REPLAY_CLOCK: Array<u64, 1> = Array::new();
 
-/// Between parsing and tracking, see `Tables::through_memory`.
+/// Between parsing and tracking, see `Tables::segment_place`.
 #[btf_map]
 pub static SEGMENT: PerCpuArray<Segment, 1> = PerCpuArray::new();
+
+/// A flow on its way into its table; words, since a lock may not stand in a map for each CPU.
+#[btf_map]
+pub static NEW_FLOW: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray::new();

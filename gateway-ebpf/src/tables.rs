@@ -4,14 +4,17 @@ use aya_ebpf::{
     helpers,
 };
 use gateway_common::{
-    decide::{FlowCell, Full, Tables},
-    layout::{Customer, Flow, FlowKey, OutboundSpi, Settings, Tunnel},
+    decide::{FamilyTables, FlowCell, NotInserted, Place, Tables, UsageCell},
+    layout::{Flow, FlowKey, OutboundSpi, Settings, Ticks, Tunnel, Usage},
     packet::Segment,
-    wire::Ipv4,
 };
 
-use crate::maps::{
-    CUSTOMERS, FLOWS, INBOUND_SPIS, OUTBOUND_SPIS, REPLAY, REPLAY_CLOCK, SEGMENT, SETTINGS, TUNNELS,
+use crate::{
+    expiry,
+    maps::{
+        INBOUND_SPIS, NEW_FLOW, OUTBOUND_SPIS, REPLAY, REPLAY_CLOCK, SEGMENT, SETTINGS, Stored, TUNNELS,
+        USAGE,
+    },
 };
 
 /// As the kernel's helpers return it.
@@ -32,46 +35,74 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn customer(&self, server: Ipv4) -> Option<&Customer> {
+    fn inbound_spi(&self, spi: u32) -> Option<u32> {
         // SAFETY: an element that is replaced meanwhile stays readable until the program ends
         // (RCU); it is only read.
-        unsafe { CUSTOMERS.get(&server) }
-    }
-
-    #[inline(always)]
-    fn inbound_spi(&self, spi: u32) -> Option<u32> {
-        // SAFETY: as in `customer`.
         unsafe { INBOUND_SPIS.get(&spi) }.copied()
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<impl FlowCell> {
-        FLOWS.get_ptr_mut(key).map(Cell)
+    fn usage(&self, customer: u32) -> Option<impl UsageCell> {
+        USAGE.get_ptr_mut(customer).map(Shared)
     }
 
     #[inline(always)]
-    fn through_memory(&self, segment: Segment) -> Segment {
-        let Some(slot) = SEGMENT.get_ptr_mut(0) else { return segment };
-        // SAFETY: this CPU's own slot. The black box keeps LLVM from passing the value on directly.
+    fn segment_place(&self) -> Option<impl Place<Segment>> {
+        SEGMENT.get_ptr_mut(0).map(Slot)
+    }
+
+    #[inline(always)]
+    fn flow_place(&self) -> Option<impl Place<Flow>> {
+        NEW_FLOW.get_ptr_mut(0).map(|slot| Slot(slot.cast()))
+    }
+}
+
+/// This CPU's slot for a value, which has its size and alignment.
+struct Slot<T>(*mut T);
+
+impl<T> Place<T> for Slot<T> {
+    #[inline(always)]
+    fn keep(&mut self, value: T) -> &mut T {
+        // SAFETY: a live map value, this CPU's own. The black box keeps LLVM from using the value itself.
         unsafe {
-            *slot = segment;
-            *core::hint::black_box(slot)
-        }
-    }
-
-    #[inline(always)]
-    fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Full> {
-        match FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)) {
-            // Another CPU has just opened it with a copy of this SYN.
-            Ok(()) | Err(EEXIST) => Ok(()),
-            Err(_) => Err(Full),
+            *self.0 = value;
+            &mut *core::hint::black_box(self.0)
         }
     }
 }
 
-struct Cell(*mut Flow);
+impl<A: Stored> FamilyTables<A> for Maps {
+    #[inline(always)]
+    fn customer(&self, server: A) -> Option<u32> {
+        // SAFETY: as in `inbound_spi`.
+        unsafe { A::customers().get(&server) }.map(|customer| customer.id)
+    }
 
-impl FlowCell for Cell {
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey<A>) -> Option<impl FlowCell> {
+        A::flows().get_ptr_mut(key).map(Shared)
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, now: Ticks) -> Result<(), NotInserted> {
+        let Some(number) = expiry::allocate::<A>() else { return Err(NotInserted::Full) };
+        match A::flows().insert(key, flow, u64::from(BPF_NOEXIST)) {
+            Ok(()) => {
+                expiry::list(number, key, flow.expires, now);
+                Ok(())
+            }
+            Err(error) => {
+                expiry::free::<A>(number);
+                Err(if error == EEXIST { NotInserted::Exists } else { NotInserted::Full })
+            }
+        }
+    }
+}
+
+/// A value that begins with its lock, in its map.
+pub struct Shared<T>(pub *mut T);
+
+impl FlowCell for Shared<Flow> {
     #[inline(always)]
     fn tunnel(&self) -> u32 {
         // SAFETY: the pointer is a live map value; one aligned load.
@@ -80,15 +111,36 @@ impl FlowCell for Cell {
 
     #[inline(always)]
     fn locked<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
-        // SAFETY: the pointer is a live map value, the lock is its field, and while it is held no
-        // other program changes the flow.
-        unsafe {
-            let lock = (&raw mut (*self.0).lock).cast::<bpf_spin_lock>();
-            helpers::bpf_spin_lock(lock);
-            let result = change(&mut *self.0);
-            helpers::bpf_spin_unlock(lock);
-            result
-        }
+        // SAFETY: the lock is the flow's.
+        unsafe { locked(self.0, &raw mut (*self.0).lock, change) }
+    }
+}
+
+impl UsageCell for Shared<Usage> {
+    #[inline(always)]
+    fn locked<R>(&self, change: impl FnOnce(&mut Usage) -> R) -> R {
+        // SAFETY: the lock is the usage's.
+        unsafe { locked(self.0, &raw mut (*self.0).lock, change) }
+    }
+}
+
+/// Runs `change` while nobody else changes the value.
+///
+/// # Safety
+/// `value` is a live map value and `lock` a field of it, which `change` does not touch.
+#[inline(always)]
+pub unsafe fn locked<T, R>(
+    value: *mut T,
+    lock: *mut gateway_common::layout::bpf_spin_lock,
+    change: impl FnOnce(&mut T) -> R,
+) -> R {
+    let lock = lock.cast::<bpf_spin_lock>();
+    // SAFETY: as the caller promises; while the lock is held no other program changes the value.
+    unsafe {
+        helpers::bpf_spin_lock(lock);
+        let result = change(&mut *value);
+        helpers::bpf_spin_unlock(lock);
+        result
     }
 }
 
@@ -101,7 +153,7 @@ pub fn settings() -> Option<&'static Settings> {
 /// The tunnel that an outbound SPI is known to belong to.
 #[inline(always)]
 pub fn outbound_owner(spi: OutboundSpi) -> Option<u32> {
-    // SAFETY: as in `customer`.
+    // SAFETY: as in `inbound_spi`.
     unsafe { OUTBOUND_SPIS.get(&spi) }.copied()
 }
 

@@ -2,23 +2,25 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    net::SocketAddr,
     path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use gateway_common::{ids::TunnelId, layout::Ticks};
+use gateway_common::{ids::TunnelId, layout::Tunnel};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tracing::{error, info, warn};
 
 use crate::{
     control::{
         apply::apply,
-        desired::{Credentials, Desired, desired},
+        desired::{Credentials, Desired, Links, desired},
         follow::follow,
+        mss,
         observed::observe,
         plan::{Charon, plan},
         status::{Status, TunnelStatus},
@@ -26,9 +28,9 @@ use crate::{
     dataplane::DataPlane,
     events::Events,
     kernel::{
-        clock::monotonic_ns,
         interface::Interface,
-        maps::Maps,
+        maps::{self, Maps},
+        network::{Network, Paths},
         pins::Pins,
         programs::{Sizes, XdpState},
     },
@@ -43,8 +45,6 @@ const RECONCILE_INTERVAL: Duration = Duration::from_secs(10);
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// How often to retry what failed.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often flows whose time is over are removed.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What is said after somebody has taken the pins away: trying again would undo what they wanted.
 const DETACHED: &str = "detached: nothing is forwarded until gatewayd is started again";
@@ -106,6 +106,10 @@ pub struct Daemon {
     plane: DataPlane,
     maps: Maps,
     events: Events,
+    /// Of the tables, as they were made.
+    sizes: Sizes,
+    network: Network,
+    paths: Paths,
     charon: Option<Connected>,
     status: Status,
     written: Option<Status>,
@@ -145,13 +149,20 @@ impl Daemon {
         let gateway = &inputs.policy.gateway;
         let (internet, lan) = (gateway.internet.to_string(), gateway.lan.to_string());
         let signals = Signals::take()?;
+        // Before the first look: what changes after it is told.
+        let network = Network::open()?;
         let now = (Interface::look(&internet)?, Interface::look(&lan)?);
         fs::create_dir_all(&options.state).with_context(|| format!("create {}", options.state.display()))?;
         let mut registry = Registry::open(options.state.join("ids.toml"))?;
         let ids = registry.assign(&inputs.policy)?;
 
         let limits = gateway.limits;
-        let sizes = Sizes { tunnels: limits.tunnels, customers: limits.customers, flows: limits.flows };
+        let sizes = Sizes {
+            tunnels: limits.tunnels,
+            customers: limits.customers,
+            flows: limits.flows,
+            flows6: flows6(&inputs.policy, &options.pins),
+        };
         let mut plane = DataPlane::start(&options.pins, sizes, &now.0, &now.1)?;
         let maps = Maps::open(&options.pins)?;
         let events = Events::open(&options.pins, plane.ebpf())?;
@@ -164,6 +175,9 @@ impl Daemon {
             plane,
             maps,
             events,
+            sizes,
+            network,
+            paths: Paths::default(),
             charon: None,
             status,
             written: None,
@@ -176,14 +190,15 @@ impl Daemon {
     /// Until a signal says otherwise. The programs stay attached.
     pub async fn run(mut self) -> Result<()> {
         let mut supervisor = Supervisor::start(self.options.vici.clone());
-        let mut sweep = interval(SWEEP_INTERVAL);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut due = Instant::now() + RECONCILE_INTERVAL;
         let mut rest_until = Instant::now();
         loop {
             tokio::select! {
                 notice = supervisor.next() => {
                     self.notice(notice).await;
+                    due = due.min((Instant::now() + DEBOUNCE).max(rest_until));
+                }
+                () = self.network.changed() => {
                     due = due.min((Instant::now() + DEBOUNCE).max(rest_until));
                 }
                 () = sleep_until(due) => {
@@ -208,9 +223,6 @@ impl Daemon {
                 }
                 result = self.events.log(&self.ids) => if let Err(error) = result {
                     warn!("drop events: {error:#}");
-                },
-                _ = sweep.tick() => if let Err(error) = self.sweep() {
-                    warn!("flows: {error:#}");
                 },
                 _ = self.signals.terminate.recv() => break,
                 _ = self.signals.interrupt.recv() => break,
@@ -255,7 +267,8 @@ impl Daemon {
         let gateway = &self.inputs.policy.gateway;
         let internet = Interface::look(gateway.internet.as_str())?;
         let lan = Interface::look(gateway.lan.as_str())?;
-        let desired = desired(&self.inputs.policy, &self.ids, &internet, &lan, &self.inputs.credentials)?;
+        let links = Links { internet: &internet, lan: &lan, xdp: self.plane.xdp() == XdpState::Native };
+        let desired = desired(&self.inputs.policy, &self.ids, links, &self.inputs.credentials)?;
         let mut failed = Vec::new();
         let seen = match self.introduce().await {
             Ok(()) => self.look_at_charon(&desired).await,
@@ -284,7 +297,7 @@ impl Daemon {
         // After the maps: forwarding comes on only when they are filled in. Never without pins: they
         // are gone because somebody wants nothing to be forwarded.
         if self.options.pins.exist()
-            && let Err(error) = self.plane.ensure(&internet, &lan)
+            && let Err(error) = self.plane.ensure(&internet, &lan, self.inputs.policy.has_v6_server())
         {
             error!("{error:#}");
             failed.push(format!("{error:#}"));
@@ -307,17 +320,20 @@ impl Daemon {
         Ok(done)
     }
 
-    async fn look_at_charon(&self, desired: &Desired) -> Result<(Option<Charon>, Vec<IkeSa>)> {
+    async fn look_at_charon(&mut self, desired: &Desired) -> Result<(Option<Charon>, Vec<IkeSa>)> {
         let Some(connected) = &self.charon else { return Ok((None, Vec::new())) };
         let list = connected.client.list_sas().await.context("list SAs")?;
         for fault in &list.faults {
             warn!("charon's SA {} is left out: {}", fault.name, fault.reason);
         }
+        let live = follow(&desired.tunnels, &list.sas);
+        let learnt = self.paths.learn(&self.network, live.peers.iter().map(|peer| (*peer).into())).await;
         let charon = Charon {
             loaded: connected.loaded.clone(),
             listed: connected.client.list_conns().await.context("list connections")?,
             ike_sas: list.sas.iter().map(|ike| (ike.unique_id, ike.name.clone())).collect(),
-            live: follow(&desired.tunnels, &list.sas),
+            live,
+            mss: mss::of_sas(&desired.tunnels, &list.sas, &learnt),
         };
         for stranger in &charon.live.strangers {
             error!(tunnel = %stranger.tunnel, "a stranger's SA has this tunnel's reqid: {}", stranger.what);
@@ -346,9 +362,7 @@ impl Daemon {
             let lines = charon.live.strangers.iter();
             lines.map(|stranger| format!("tunnel {}: {}", stranger.tunnel, stranger.what)).collect()
         });
-        let up = self.maps.tunnels()?;
-        let is_up = |id: TunnelId| up.get(&id).is_some_and(|tunnel| tunnel.up == 1);
-        status.tunnels = tunnels(&self.ids, desired, sas, is_up);
+        status.tunnels = tunnels(&self.ids, desired, sas, &self.maps.tunnels()?);
         if self.written.as_ref() != Some(status) {
             status.write(&self.options.state)?;
             self.written = Some(status.clone());
@@ -383,6 +397,15 @@ impl Daemon {
             (&policy.gateway.internet, &policy.gateway.lan) == (&gateway.internet, &gateway.lan),
             "[interfaces] changed, which needs a restart of gatewayd"
         );
+        let (v4, v6) = policy.quotas();
+        let room = (u64::from(self.sizes.flows), u64::from(self.sizes.flows6));
+        anyhow::ensure!(
+            v4 <= room.0 && v6 <= room.1,
+            "the customers' quotas are {v4} IPv4 and {v6} IPv6 flows, and the tables have room for {} and {}: \
+             larger ones are made after `gatewayctl detach` and a restart",
+            room.0,
+            room.1
+        );
         let credentials = credentials(&policy.gateway)?;
         self.ids = self.registry.assign(&policy)?;
         if credentials != self.inputs.credentials
@@ -395,21 +418,16 @@ impl Daemon {
         self.inputs = Inputs { policy, credentials };
         Ok(())
     }
+}
 
-    /// Removes flows whose time is over. To the programs they are no flows already; this makes room.
-    fn sweep(&mut self) -> Result<()> {
-        let now = Ticks::from_ns(monotonic_ns());
-        let over: Vec<_> = self
-            .maps
-            .flows()
-            .filter_map(Result::ok)
-            .filter(|(_, flow)| flow.expires.has_come(now))
-            .map(|(key, _)| key)
-            .collect();
-        for key in &over {
-            self.maps.remove_flow(key)?;
-        }
-        Ok(())
+/// IPv6 flows that there is to be room for. If nobody wrote it down, a table that is there already stays
+/// as long as it holds the quotas: a restart must not fail because IPv6 servers came or went before.
+fn flows6(policy: &Policy, pins: &Pins) -> u32 {
+    let (_, quotas) = policy.quotas();
+    let there = maps::pinned_size(pins, "FLOWS6").filter(|there| u64::from(*there) >= quotas);
+    match (policy.gateway.limits.flows6, there) {
+        (None, Some(there)) => there,
+        _ => policy.flows6(),
     }
 }
 
@@ -417,7 +435,7 @@ fn tunnels(
     ids: &Assignment,
     desired: &Desired,
     sas: &[IkeSa],
-    is_up: impl Fn(TunnelId) -> bool,
+    entries: &BTreeMap<TunnelId, Tunnel>,
 ) -> Vec<TunnelStatus> {
     let children: HashMap<u32, _> = sas
         .iter()
@@ -429,14 +447,16 @@ fn tunnels(
     for (customer, customer_ids) in ids.iter() {
         for (site, id) in customer_ids.tunnels.iter().filter(|(_, id)| desired.tunnels.contains_key(id)) {
             let sa = children.get(&id.get());
+            let entry = entries.get(id).copied().unwrap_or_default();
             tunnels.push(TunnelStatus {
                 customer: customer.to_string(),
                 site: site.to_string(),
                 id: id.get(),
-                up: is_up(*id),
-                peer: sa.map(|(ike, _)| format!("{}:{}", ike.remote_host, ike.remote_port)),
+                up: entry.up == 1,
+                peer: sa.map(|(ike, _)| SocketAddr::new(ike.remote_host, ike.remote_port).to_string()),
                 cipher: sa.map(|(_, child)| child.algorithms.to_string()),
                 encapsulated: sa.is_some_and(|(_, child)| child.encap),
+                mss: (entry.v4.mss, entry.v6.mss),
             });
         }
     }

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::kernel::{
     interface::{self, Interface},
-    maps::Maps,
+    maps::{self, Maps},
     pins::Pins,
     programs::{self, Purpose, Sizes, XdpState},
 };
@@ -31,22 +31,35 @@ impl DataPlane {
         let adopted = is_attached(pins, indices);
         if !adopted {
             interface::set_forwarding(&lan.name, false)?;
+            interface::set_forwarding6(false)?;
             programs::forget_links(pins)?;
         }
         let mut ebpf = programs::load(pins, sizes, Purpose::Gateway)?;
         let xdp = programs::attach(&mut ebpf, pins, &internet.name, &lan.name)?;
-        info!(internet = internet.name, lan = lan.name, adopted, ?xdp, "programs attached");
+        programs::arm_expiry(&mut ebpf)?;
+        let map_memory_bytes = maps::memory_bytes(pins)?;
+        info!(
+            internet = internet.name,
+            lan = lan.name,
+            adopted,
+            ?xdp,
+            ?sizes,
+            map_memory_bytes,
+            "programs attached"
+        );
         Ok(Self { ebpf, pins: pins.clone(), attached: indices, xdp })
     }
 
     /// Makes true what must be: programs on the interfaces of these names as they are now, forwarding
-    /// off on the internet side and on towards the LAN, GRO off where it must be.
-    pub fn ensure(&mut self, internet: &Interface, lan: &Interface) -> Result<()> {
+    /// off on the internet side and on towards the LAN, GRO off where it must be. In IPv6 forwarding has
+    /// one switch for all interfaces, which is on if there is any server to answer in it.
+    pub fn ensure(&mut self, internet: &Interface, lan: &Interface, any_v6_server: bool) -> Result<()> {
         let indices = (internet.index, lan.index);
         if indices != self.attached {
             warn!("an interface was made anew: attaching to it");
             interface::set_forwarding(&lan.name, false)?;
             interface::set_forwarding(&internet.name, false)?;
+            interface::set_forwarding6(false)?;
             programs::forget_links(&self.pins)?;
             self.xdp = programs::attach(&mut self.ebpf, &self.pins, &internet.name, &lan.name)?;
             self.attached = indices;
@@ -59,6 +72,10 @@ impl DataPlane {
                 info!(interface = name.as_str(), forwarding = wanted, "forwarding set");
                 interface::set_forwarding(name, wanted)?;
             }
+        }
+        if interface::forwarding6()? != any_v6_server {
+            info!(forwarding = any_v6_server, "IPv6 forwarding set");
+            interface::set_forwarding6(any_v6_server)?;
         }
         Ok(())
     }

@@ -1,5 +1,8 @@
 //! Drop events and the programs' own log, from the kernel's rings to the daemon's log.
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -18,6 +21,9 @@ use tokio::io::unix::AsyncFd;
 use tracing::info;
 
 use crate::{kernel::maps, kernel::pins::Pins, registry::Assignment};
+
+/// Drop events that are taken at a time, so that a flood of them does not keep the daemon from the rest.
+const DROPS_AT_A_TIME: usize = 256;
 
 /// Both rings.
 pub struct Events {
@@ -40,13 +46,16 @@ impl Events {
             guard = self.drops.readable_mut() => {
                 let mut guard = guard?;
                 let names = names(ids);
-                while let Some(item) = guard.get_inner_mut().next() {
+                for _ in 0..DROPS_AT_A_TIME {
+                    let Some(item) = guard.get_inner_mut().next() else {
+                        guard.clear_ready();
+                        break;
+                    };
                     let bytes: &[u8] = &item;
                     if let Some(event) = bytes.read::<Raw>(0) {
                         describe(&event.0, &names);
                     }
                 }
-                guard.clear_ready();
             }
             guard = self.log.readable_mut() => {
                 let mut guard = guard?;
@@ -82,16 +91,20 @@ fn describe(event: &DropEvent, (customers, sites): &Names<'_>) {
     );
 }
 
-/// `192.168.1.2:40000 > 10.200.0.11:80 tcp SYN`
+/// `192.168.1.2:40000 > 10.200.0.11:80 tcp SYN`, `[fd00:1::2]:40000 > [fd00:200::11]:80 tcp SYN`
 fn packet(event: &DropEvent) -> String {
-    let (source, destination): (Ipv4Addr, Ipv4Addr) = (event.source.into(), event.destination.into());
-    let (from, to) = (event.source_port, event.destination_port);
+    let (source, destination): (IpAddr, IpAddr) = (event.source.into(), event.destination.into());
+    let from = SocketAddr::new(source, event.source_port);
+    let to = SocketAddr::new(destination, event.destination_port);
     match event.protocol {
-        protocol::TCP => format!("{source}:{from} > {destination}:{to} tcp {}", flags(event.tcp_flags)),
-        protocol::UDP => format!("{source}:{from} > {destination}:{to} udp"),
+        protocol::TCP => format!("{from} > {to} tcp {}", flags(event.tcp_flags)),
+        protocol::UDP => format!("{from} > {to} udp"),
         protocol::ICMP => format!("{source} > {destination} icmp"),
+        protocol::ICMPV6 => format!("{source} > {destination} icmp6"),
         protocol::ESP => format!("{source} > {destination} esp"),
-        0 if source.is_unspecified() => "not IPv4".to_owned(),
+        0 if source.is_unspecified() && destination.is_unspecified() => {
+            "a frame whose addresses were not read".to_owned()
+        }
         other => format!("{source} > {destination} protocol {other}"),
     }
 }

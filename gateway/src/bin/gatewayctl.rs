@@ -1,5 +1,5 @@
 //! Looks into a gateway, and takes it down. Reads the pinned maps, so it works while gatewayd is dead.
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -14,7 +14,14 @@ use gateway::{
     },
     registry::{Assignment, Registry},
 };
-use gateway_common::{layout::Ticks, reason::Reason, tcp::State};
+use gateway_common::{
+    family::Family,
+    layout::{Flow, FlowKey, Quota, Ticks, Usage},
+    reason::Reason,
+    tcp::State,
+    track::status,
+    wire::{Ipv4, Ipv6},
+};
 use serde_json::json;
 
 /// Looks into a gateway: tunnels, flows, and why packets were dropped.
@@ -69,7 +76,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let pins = Pins::new(&arguments.pin);
     match arguments.command {
-        Command::Status => status(arguments),
+        Command::Status => show_status(arguments, &pins),
         Command::Drops => drops(arguments, &Maps::open(&pins)?),
         Command::Counters => counters(arguments, &Maps::open(&pins)?),
         Command::Flows => flows(arguments, &Maps::open(&pins)?),
@@ -81,35 +88,34 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-fn status(arguments: &Arguments) -> Result<()> {
+fn show_status(arguments: &Arguments, pins: &Pins) -> Result<()> {
     let status = Status::read(&arguments.state).context("gatewayd has not run here")?;
+    let tables = Maps::open(pins).and_then(|maps| Tables::read(arguments, &maps));
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        let mut object = serde_json::to_value(&status)?;
+        match &tables {
+            Ok(tables) => {
+                object["customers"] = tables.usage.iter().map(CustomerUsage::json).collect();
+                object["expiry_silent_seconds"] = tables.expiry_silent_seconds.into();
+            }
+            Err(error) => object["tables"] = format!("{error:#}").into(),
+        }
+        println!("{}", serde_json::to_string_pretty(&object)?);
         return Ok(());
     }
-    let alive = std::path::Path::new(&format!("/proc/{}/comm", status.pid))
-        .exists()
-        .then(|| std::fs::read_to_string(format!("/proc/{}/comm", status.pid)).unwrap_or_default())
-        .is_some_and(|name| name.trim() == "gatewayd");
+    let comm = std::fs::read_to_string(format!("/proc/{}/comm", status.pid)).unwrap_or_default();
+    let alive = comm.trim() == "gatewayd";
     println!(
         "gatewayd  {}",
         if alive { format!("running, pid {}", status.pid) } else { "not running".into() }
     );
     println!("charon    {}", status.charon.as_deref().unwrap_or("not connected"));
     println!("XDP       {}", status.xdp);
-    let mut table = table(["tunnel", "customer", "site", "state", "peer", "cipher"]);
-    for tunnel in &status.tunnels {
-        let cipher = tunnel.cipher.clone().unwrap_or_default();
-        table.add_row([
-            tunnel.id.to_string(),
-            tunnel.customer.clone(),
-            tunnel.site.clone(),
-            if tunnel.up { "up" } else { "down" }.to_owned(),
-            tunnel.peer.clone().unwrap_or_default(),
-            if tunnel.encapsulated { format!("{cipher} in UDP") } else { cipher },
-        ]);
+    println!("{}", tunnels(&status));
+    match &tables {
+        Ok(tables) => println!("{tables}"),
+        Err(error) => println!("tables: {error:#}"),
     }
-    println!("{table}");
     for (what, lines) in
         [("stranger", &status.strangers), ("policy fault", &status.faults), ("failed", &status.failed)]
     {
@@ -118,6 +124,91 @@ fn status(arguments: &Arguments) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn tunnels(status: &Status) -> Table {
+    let mut table = table(["tunnel", "customer", "site", "state", "peer", "cipher", "MSS"]);
+    for tunnel in &status.tunnels {
+        let cipher = tunnel.cipher.clone().unwrap_or_default();
+        let (v4, v6) = tunnel.mss;
+        table.add_row([
+            tunnel.id.to_string(),
+            tunnel.customer.clone(),
+            tunnel.site.clone(),
+            if tunnel.up { "up" } else { "down" }.to_owned(),
+            tunnel.peer.clone().unwrap_or_default(),
+            if tunnel.encapsulated { format!("{cipher} in UDP") } else { cipher },
+            format!("{v4} / {v6}"),
+        ]);
+    }
+    table
+}
+
+/// How full the flow tables are, and whether what empties them runs.
+struct Tables {
+    usage: Vec<CustomerUsage>,
+    expiry_silent_seconds: u64,
+}
+
+/// What one customer has taken of its quota.
+struct CustomerUsage {
+    customer: String,
+    usage: Usage,
+    quota: Quota,
+}
+
+impl Tables {
+    /// The timer runs about once a second.
+    const EXPIRY_LATE_SECONDS: u64 = 10;
+
+    fn read(arguments: &Arguments, maps: &Maps) -> Result<Self> {
+        let names = Names::read(arguments)?;
+        // The same in each of a customer's tunnels.
+        let quotas: BTreeMap<u32, Quota> =
+            maps.tunnels()?.values().map(|tunnel| (tunnel.customer, tunnel.quota)).collect();
+        let usage = quotas.into_iter().map(|(number, quota)| {
+            let customer = names.customer(number).unwrap_or_default();
+            Ok(CustomerUsage { customer, usage: maps.usage(number)?, quota })
+        });
+        let now = Ticks::from_ns(monotonic_ns());
+        let silent = now.since(maps.expiry()?.ran);
+        Ok(Self {
+            usage: usage.collect::<Result<_>>()?,
+            expiry_silent_seconds: silent.as_ns() / 1_000_000_000,
+        })
+    }
+}
+
+impl CustomerUsage {
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "customer": self.customer,
+            "flows": self.usage.flows, "max_flows": self.quota.flows,
+            "half_open": self.usage.half_open, "max_half_open": self.quota.half_open,
+        })
+    }
+}
+
+impl std::fmt::Display for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut table = table(["customer", "flows", "half-open"]);
+        for CustomerUsage { customer, usage, quota } in &self.usage {
+            table.add_row([
+                customer.clone(),
+                format!("{} of {}", usage.flows, quota.flows),
+                format!("{} of {}", usage.half_open, quota.half_open),
+            ]);
+        }
+        write!(f, "{table}")?;
+        let silent = self.expiry_silent_seconds;
+        if silent > Self::EXPIRY_LATE_SECONDS {
+            write!(
+                f,
+                "\nwarning: no flow that has ended was removed for {silent} s, so the tables fill: restart gatewayd"
+            )?;
+        }
+        Ok(())
+    }
 }
 
 fn drops(arguments: &Arguments, maps: &Maps) -> Result<()> {
@@ -171,34 +262,56 @@ fn print(arguments: &Arguments, list: &[serde_json::Value], table: &Table) -> Re
 }
 
 fn flows(arguments: &Arguments, maps: &Maps) -> Result<()> {
-    let names = Names::read(arguments)?;
-    let now = Ticks::from_ns(monotonic_ns());
-    let mut list = Vec::new();
-    let mut table = table(["customer", "tunnel", "device", "server port", "state", "ends in", "packets"]);
-    for flow in maps.flows() {
-        let (key, flow) = flow?;
-        let state = State::from_number(flow.state).map_or("?", State::name);
-        let left_seconds = flow.expires.since(now).as_ns() / 1_000_000_000;
-        if arguments.json {
-            list.push(json!({
-                "customer": names.customer(key.customer), "tunnel": flow.tunnel,
-                "lan_address": std::net::Ipv4Addr::from(key.lan_address), "lan_port": key.lan_port,
-                "server_port": key.server_port, "state": state, "ends_in_seconds": left_seconds,
-                "packets": flow.packets, "generation": flow.generation,
-            }));
-            continue;
-        }
-        table.add_row([
-            names.customer(key.customer).unwrap_or_default(),
+    let mut list = FlowList {
+        names: Names::read(arguments)?,
+        generations: maps.tunnels()?.into_iter().map(|(id, tunnel)| (id.get(), tunnel.generation)).collect(),
+        now: Ticks::from_ns(monotonic_ns()),
+        rows: Vec::new(),
+        table: table(["customer", "tunnel", "device", "state", "ends in", "handshake"]),
+    };
+    maps.flows::<Ipv4>().try_for_each(|flow| flow.map(|(key, flow)| list.add(&key, &flow)))?;
+    maps.flows::<Ipv6>().try_for_each(|flow| flow.map(|(key, flow)| list.add(&key, &flow)))?;
+    print(arguments, &list.rows, &list.table)
+}
+
+/// Flows of both families, on their way to be printed.
+struct FlowList {
+    names: Names,
+    /// Of tunnels.
+    generations: BTreeMap<u32, u16>,
+    now: Ticks,
+    rows: Vec<serde_json::Value>,
+    table: Table,
+}
+
+impl FlowList {
+    fn add<A: Family>(&mut self, key: &FlowKey<A>, flow: &Flow) {
+        let state = State::from_number(flow.state()).map_or("ending", State::name);
+        let device = SocketAddr::new(key.lan_address.mapped().into(), key.lan_port);
+        let customer = self.names.customer(key.customer);
+        let left_seconds = flow.expires.since(self.now).as_ns() / 1_000_000_000;
+        let of_this_policy = self.generations.get(&flow.tunnel) == Some(&flow.generation);
+        let over = flow.is_over(self.now) || !of_this_policy;
+        let handshake = match (flow.has(status::HALF_OPEN), flow.has(status::ASSURED)) {
+            (true, _) => "half-open",
+            (false, true) => "complete",
+            (false, false) => "not seen",
+        };
+        self.table.add_row([
+            customer.clone().unwrap_or_default(),
             flow.tunnel.to_string(),
-            format!("{:?}:{}", key.lan_address, key.lan_port),
-            key.server_port.to_string(),
+            device.to_string(),
             state.to_owned(),
-            format!("{left_seconds} s"),
-            format!("{} / {}", flow.packets[0], flow.packets[1]),
+            if over { "over".to_owned() } else { format!("{left_seconds} s") },
+            handshake.to_owned(),
         ]);
+        self.rows.push(json!({
+            "customer": customer, "tunnel": flow.tunnel,
+            "lan_address": device.ip(), "lan_port": key.lan_port,
+            "state": state, "over": over, "ends_in_seconds": left_seconds, "handshake": handshake,
+            "generation": flow.generation, "retransmissions": flow.retransmissions(),
+        }));
     }
-    print(arguments, &list, &table)
 }
 
 fn reasons(as_json: bool) {

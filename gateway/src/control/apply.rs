@@ -15,6 +15,8 @@ pub async fn apply(action: &Action, maps: &mut Maps, charon: Option<&Client>) ->
         Action::SetTunnel(id, tunnel) => maps.set_tunnel(*id, tunnel),
         Action::SetInboundSpi(spi, tunnel) => maps.set_inbound_spi(*spi, *tunnel),
         Action::SetOutboundSpi(spi, tunnel) => maps.set_outbound_spi(*spi, *tunnel),
+        Action::RemovePeer(peer) => maps.remove_peer(*peer),
+        Action::AddPeer(peer) => maps.add_peer(*peer),
         Action::SetSettings(settings) => maps.set_settings(settings),
     }
     .with_context(|| action.to_string())

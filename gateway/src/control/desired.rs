@@ -1,19 +1,25 @@
 //! What the maps and charon should hold, by the policy.
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::{
+    family::Family,
     ids::{CustomerId, TunnelId},
-    layout::{self, ManagementRule, Prefix, Settings, Ticks},
-    limits::{MANAGEMENT_RULES, OWN_ADDRESSES, PREFIXES_PER_SITE, TUNNEL_MSS_BYTES},
-    tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
-    wire::{Ipv4, protocol},
+    layout::{self, Access, Addresses, ManagementRule, Prefix, Settings, Ticks},
+    limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
+    tcp::{RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
+    wire::{Ipv4, Ipv6, protocol},
 };
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use crate::{
+    control::mss::{Encapsulation, Mss, Mtus},
     kernel::interface::Interface,
-    policy::{Customer, Identity, Policy, Protocol, Site, Timeouts, connection_name},
+    policy::{Customer, Identity, Midstream, Policy, Protocol, Site, Timeouts, connection_name},
     registry::Assignment,
     strongswan::{Child, Connection, Local, Remote},
 };
@@ -23,10 +29,10 @@ use crate::{
 pub struct Desired {
     /// For the whole gateway.
     pub settings: Settings,
-    /// One for each site; `up` and `generation` are 0 here.
+    /// One for each site.
     pub tunnels: BTreeMap<TunnelId, DesiredTunnel>,
-    /// One for each customer, by its server; `generation` is 0 here.
-    pub customers: BTreeMap<Ipv4Addr, layout::Customer>,
+    /// One for each address of each customer's server.
+    pub customers: BTreeMap<IpAddr, layout::Customer>,
     /// One for each site, by name.
     pub connections: BTreeMap<String, Connection>,
 }
@@ -38,11 +44,13 @@ pub struct DesiredTunnel {
     pub connection: String,
     /// Whom charon must have authenticated for it.
     pub identity: Identity,
-    /// What its SAs may select on our side: the server.
+    /// What its SAs may select on our side: the server, in the families of the site's LAN.
     pub local: Vec<IpNet>,
     /// What they may select on the site's side: its LAN.
     pub remote: Vec<IpNet>,
-    /// Its map entry.
+    /// How large packets may be around it, as far as policy and interfaces say.
+    pub mtus: Mtus,
+    /// Its map entry: down, of generation 0, its MSS the worst of what may be negotiated.
     pub entry: layout::Tunnel,
 }
 
@@ -57,16 +65,26 @@ pub struct Credentials {
     pub authority: Vec<u8>,
 }
 
+/// The interfaces as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Links<'a> {
+    /// Where IKE and ESP arrive.
+    pub internet: &'a Interface,
+    /// Where the servers are.
+    pub lan: &'a Interface,
+    /// The outer filter runs at the XDP hook.
+    pub xdp: bool,
+}
+
 /// Derives it all. Fails where an interface has more addresses than the maps have room for.
 pub fn desired(
     policy: &Policy,
     ids: &Assignment,
-    internet: &Interface,
-    lan: &Interface,
+    links: Links,
     credentials: &Credentials,
 ) -> Result<Desired> {
     let mut desired = Desired {
-        settings: settings(policy, internet, lan)?,
+        settings: settings(policy, links)?,
         tunnels: BTreeMap::new(),
         customers: BTreeMap::new(),
         connections: BTreeMap::new(),
@@ -74,15 +92,16 @@ pub fn desired(
     for customer in policy.customers.values() {
         let id =
             ids.customer(&customer.name).with_context(|| format!("customer {} has no id", customer.name))?;
-        desired.customers.insert(
-            customer.server,
-            layout::Customer { id: id.get(), generation: 0, port: customer.port, _reserved: 0 },
-        );
+        for address in customer.server.addresses() {
+            desired.customers.insert(address, layout::Customer { id: id.get() });
+        }
+        let quota = customer.quota.resolve(&policy.gateway.limits);
         for site in &customer.sites {
             let tunnel = ids
                 .tunnel(&customer.name, &site.name)
                 .with_context(|| format!("site {} of customer {} has no id", site.name, customer.name))?;
             let connection = connection(policy, customer, site, tunnel, credentials);
+            let mtus = mtus(site, links);
             desired.tunnels.insert(
                 tunnel,
                 DesiredTunnel {
@@ -90,7 +109,8 @@ pub fn desired(
                     identity: site.identity.clone(),
                     local: connection.children.iter().flat_map(|child| child.local_ts.clone()).collect(),
                     remote: connection.children.iter().flat_map(|child| child.remote_ts.clone()).collect(),
-                    entry: entry(id, customer, site),
+                    mtus,
+                    entry: entry(id, customer, site, quota, Encapsulation::WORST.mss(mtus)),
                 },
             );
             desired.connections.insert(connection.name.clone(), connection);
@@ -99,15 +119,14 @@ pub fn desired(
     Ok(desired)
 }
 
-fn settings(policy: &Policy, internet: &Interface, lan: &Interface) -> Result<Settings> {
-    let (internet_addresses, internet_address_count) = addresses(internet)?;
-    let (lan_addresses, lan_address_count) = addresses(lan)?;
+fn settings(policy: &Policy, links: Links) -> Result<Settings> {
+    let Links { internet, lan, xdp } = links;
     let mut management = [ManagementRule::default(); MANAGEMENT_RULES];
     let rules = &policy.gateway.management;
     ensure!(rules.len() <= MANAGEMENT_RULES, "more than {MANAGEMENT_RULES} entries in [management]");
     for (slot, rule) in management.iter_mut().zip(rules) {
         *slot = ManagementRule {
-            from: prefix(rule.from),
+            from: mapped(rule.from),
             port: rule.port,
             protocol: match rule.protocol {
                 Protocol::Tcp => protocol::TCP,
@@ -118,29 +137,44 @@ fn settings(policy: &Policy, internet: &Interface, lan: &Interface) -> Result<Se
     }
     Ok(Settings {
         ready: 1,
-        lan_ifindex: lan.index,
         internet_ifindex: internet.index,
-        internet_address_count,
-        lan_address_count,
+        lan_ifindex: lan.index,
+        lan_mtu: lan.mtu,
+        xdp: u32::from(xdp),
+        adopt_midstream: u32::from(policy.gateway.midstream == Midstream::Adopt),
         management_count: rules.len() as u32,
-        internet_addresses,
-        lan_addresses,
+        _reserved: 0,
+        internet: addresses(internet)?,
+        lan: addresses(lan)?,
         management,
-        adopt_midstream: 0,
         timeouts: timeouts(&policy.gateway.timeouts),
     })
 }
 
-fn addresses(interface: &Interface) -> Result<([Ipv4; OWN_ADDRESSES], u32)> {
-    let addresses = &interface.addresses;
-    let name = &interface.name;
-    ensure!(!addresses.is_empty(), "the interface {name} has no IPv4 address");
-    ensure!(addresses.len() <= OWN_ADDRESSES, "the interface {name} has more than {OWN_ADDRESSES} addresses");
-    let mut slots = [Ipv4::default(); OWN_ADDRESSES];
-    for (slot, address) in slots.iter_mut().zip(addresses) {
+fn addresses(interface: &Interface) -> Result<Addresses> {
+    let Interface { name, v4, v6, .. } = interface;
+    ensure!(interface.is_routable(), "the interface {name} has no IP address but link-local ones");
+    let mut addresses =
+        Addresses { v4_count: v4.len() as u32, v6_count: v6.len() as u32, ..Addresses::default() };
+    for (family, count) in [("IPv4", v4.len()), ("IPv6", v6.len())] {
+        ensure!(
+            count <= OWN_ADDRESSES,
+            "the interface {name} has more than {OWN_ADDRESSES} {family} addresses"
+        );
+    }
+    for (slot, address) in addresses.v4.iter_mut().zip(v4) {
         *slot = (*address).into();
     }
-    Ok((slots, addresses.len() as u32))
+    for (slot, address) in addresses.v6.iter_mut().zip(v6) {
+        *slot = (*address).into();
+    }
+    Ok(addresses)
+}
+
+/// The outer packet fits the internet interface, and what the policy says of the path.
+fn mtus(site: &Site, links: Links) -> Mtus {
+    let path = site.path_mtu.map_or(u32::MAX, u32::from).min(links.internet.mtu);
+    Mtus { path, lan: links.lan.mtu }
 }
 
 fn timeouts(timeouts: &Timeouts) -> [Ticks; STATE_SLOTS] {
@@ -158,32 +192,53 @@ fn timeouts(timeouts: &Timeouts) -> [Ticks; STATE_SLOTS] {
         };
         slots[*state as usize] = Ticks::from_ns(timeout.as_nanos() as u64);
     }
-    for slot in [RETRANSMISSION_SLOT, UNACKNOWLEDGED_SLOT] {
-        slots[usize::from(slot)] = Ticks::from_seconds(DOUBTFUL_TIMEOUT_SECONDS);
+    for (slot, timeout) in
+        [(RETRANSMISSION_SLOT, timeouts.retransmission), (UNACKNOWLEDGED_SLOT, timeouts.unacknowledged)]
+    {
+        slots[usize::from(slot)] = Ticks::from_ns(timeout.as_nanos() as u64);
     }
     slots
 }
 
-fn entry(id: CustomerId, customer: &Customer, site: &Site) -> layout::Tunnel {
-    let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
-    for (slot, net) in lan.iter_mut().zip(&site.lan) {
-        *slot = prefix(*net);
-    }
+fn entry(id: CustomerId, customer: &Customer, site: &Site, quota: layout::Quota, mss: Mss) -> layout::Tunnel {
+    let server = customer.server;
+    let lan4 = site.lan.iter().filter_map(|net| match net {
+        IpNet::V4(net) => Some(Prefix::<Ipv4>::new(net.network().into(), net.prefix_len())),
+        IpNet::V6(_) => None,
+    });
+    let lan6 = site.lan.iter().filter_map(|net| match net {
+        IpNet::V4(_) => None,
+        IpNet::V6(net) => Some(Prefix::<Ipv6>::new(net.network().into(), net.prefix_len())),
+    });
     layout::Tunnel {
         customer: id.get(),
-        up: 0,
-        prefix_count: site.lan.len().min(PREFIXES_PER_SITE) as u8,
-        mss: TUNNEL_MSS_BYTES,
-        server: customer.server.into(),
-        port: customer.port,
-        _reserved: 0,
         generation: 0,
-        lan,
+        port: customer.port,
+        up: 0,
+        _reserved: [0; 3],
+        v4: access(server.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), mss.v4, lan4),
+        quota,
+        v6: access(server.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(), mss.v6, lan6),
     }
 }
 
-fn prefix(net: Ipv4Net) -> Prefix {
-    Prefix::new(net.network().into(), net.prefix_len())
+/// What is allowed in a family: nothing if the site has no LAN in it.
+fn access<A: Family>(server: A, mss: u16, prefixes: impl Iterator<Item = Prefix<A>>) -> Access<A> {
+    let mut access = Access { server, mss, prefix_count: 0, _reserved: 0, lan: Default::default() };
+    for (slot, prefix) in access.lan.iter_mut().zip(prefixes) {
+        *slot = prefix;
+        access.prefix_count += 1;
+    }
+    access
+}
+
+/// As maps keep prefixes of both families: IPv4 mapped into IPv6, whose last 32 bits it takes.
+fn mapped(net: IpNet) -> Prefix<Ipv6> {
+    let before = match net {
+        IpNet::V4(_) => 96,
+        IpNet::V6(_) => 0,
+    };
+    Prefix::new(net.network().into(), before + net.prefix_len())
 }
 
 fn connection(
@@ -194,8 +249,8 @@ fn connection(
     credentials: &Credentials,
 ) -> Connection {
     let name = connection_name(&customer.name, &site.name);
-    let server: IpNet = Ipv4Net::from(customer.server).into();
-    let lan = site.lan.iter().map(|net| (*net).into()).collect();
+    let in_lan = |address: &IpAddr| site.lan.iter().any(|net| net.network().is_ipv4() == address.is_ipv4());
+    let servers = customer.server.addresses().filter(in_lan).map(IpNet::from).collect();
     let local = Local {
         identity: policy.gateway.ipsec.identity.to_string(),
         certificate: credentials.certificate.clone(),
@@ -207,7 +262,7 @@ fn connection(
     };
     let mut connection = Connection::new(name.clone(), local, remote);
     // One number names the tunnel: FACTS 5, 6 and 9.
-    let mut child = Child::new(name, vec![server], lan);
+    let mut child = Child::new(name, servers, site.lan.clone());
     child.reqid = Some(tunnel.get());
     child.mark = Some(tunnel.get());
     connection.children.push(child);

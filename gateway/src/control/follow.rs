@@ -1,14 +1,12 @@
 //! Which tunnels are up, by charon's list of SAs. Events are hints; this list is the truth.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use gateway_common::{ids::TunnelId, layout::OutboundSpi};
+use gateway_common::{ids::TunnelId, layout::OutboundSpi, wire::Ipv6};
 use ipnet::IpNet;
 
 use crate::{
     control::desired::DesiredTunnel,
+    kernel::programs::PEERS_PER_TUNNEL,
     strongswan::{ChildSa, IkeSa, IkeState, TrafficSelector},
 };
 
@@ -21,6 +19,8 @@ pub struct Live {
     pub inbound: BTreeMap<u32, TunnelId>,
     /// Whose an outbound SPI is.
     pub outbound: BTreeMap<OutboundSpi, TunnelId>,
+    /// Outer addresses of sites with an IKE_SA, IPv4 mapped into IPv6.
+    pub peers: BTreeSet<Ipv6>,
     /// SAs with a tunnel's reqid that are not the tunnel's.
     pub strangers: Vec<Stranger>,
     /// SAs of a tunnel whose selectors have nothing in common with the policy.
@@ -43,6 +43,7 @@ pub struct Stranger {
 pub fn follow(tunnels: &BTreeMap<TunnelId, DesiredTunnel>, sas: &[IkeSa]) -> Live {
     let mut live = Live::default();
     let mut shared = Shared::default();
+    live.peers = peers(tunnels, sas);
     // Before it is authenticated, an IKE_SA is nobody's.
     for ike in sas.iter().filter(|ike| ike.state.is_authenticated()) {
         for child in &ike.children {
@@ -74,6 +75,28 @@ pub fn follow(tunnels: &BTreeMap<TunnelId, DesiredTunnel>, sas: &[IkeSa]) -> Liv
     live.inbound.retain(|spi, _| !shared.inbound.contains(spi));
     live.outbound.retain(|spi, _| !shared.outbound.contains(spi));
     live
+}
+
+/// Whether an IKE_SA is of the tunnel's connection and site. Only of an authenticated one the identity
+/// is more than a claim.
+pub(super) fn is_ours(tunnel: &DesiredTunnel, ike: &IkeSa) -> bool {
+    ike.state.is_authenticated()
+        && ike.name == tunnel.connection
+        && ike.remote_id.eq_ignore_ascii_case(tunnel.identity.as_str())
+}
+
+/// The sites' outer addresses. Of each site only as many as there is room for, the newest: its own
+/// certificate must not let it take others' places.
+fn peers(tunnels: &BTreeMap<TunnelId, DesiredTunnel>, sas: &[IkeSa]) -> BTreeSet<Ipv6> {
+    let sites: BTreeMap<&str, &DesiredTunnel> =
+        tunnels.values().map(|tunnel| (tunnel.connection.as_str(), tunnel)).collect();
+    let mut peers: BTreeMap<&str, BTreeMap<u32, Ipv6>> = BTreeMap::new();
+    for ike in sas.iter().filter(|ike| matches!(ike.state, IkeState::Established | IkeState::Rekeying)) {
+        if sites.get(ike.name.as_str()).is_some_and(|tunnel| is_ours(tunnel, ike)) {
+            peers.entry(&ike.name).or_default().insert(ike.unique_id, ike.remote_host.into());
+        }
+    }
+    peers.into_values().flat_map(|site| site.into_values().rev().take(PEERS_PER_TUNNEL as usize)).collect()
 }
 
 /// SPIs that more than one tunnel has.
@@ -118,9 +141,8 @@ fn note_spis(live: &mut Live, shared: &mut Shared, id: TunnelId, ike: &IkeSa, ch
     {
         shared.inbound.insert(spi);
     }
-    let IpAddr::V4(peer) = ike.remote_host else { return };
     if let Some(spi) = child.spi_out {
-        let spi = OutboundSpi { peer: peer.into(), spi };
+        let spi = OutboundSpi { peer: ike.remote_host.into(), spi };
         if live.outbound.insert(spi, id).is_some_and(|other| other != id) {
             shared.outbound.insert(spi);
         }

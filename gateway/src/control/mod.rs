@@ -4,6 +4,7 @@ pub mod apply;
 pub mod desired;
 pub mod follow;
 pub mod lock;
+pub mod mss;
 pub mod observed;
 pub mod plan;
 pub mod status;

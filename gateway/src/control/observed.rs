@@ -1,10 +1,14 @@
 //! What the maps hold now.
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use anyhow::Result;
 use gateway_common::{
     ids::TunnelId,
     layout::{Customer, OutboundSpi, Settings, Tunnel},
+    wire::Ipv6,
 };
 
 use crate::kernel::maps::Maps;
@@ -16,12 +20,14 @@ pub struct Observed {
     pub settings: Settings,
     /// Tunnels by id.
     pub tunnels: BTreeMap<TunnelId, Tunnel>,
-    /// Customers by their servers.
-    pub customers: BTreeMap<Ipv4Addr, Customer>,
+    /// Customers by their servers' addresses.
+    pub customers: BTreeMap<IpAddr, Customer>,
     /// Inbound SPIs.
     pub inbound: BTreeMap<u32, u32>,
     /// Outbound SPIs.
     pub outbound: BTreeMap<OutboundSpi, u32>,
+    /// Outer addresses of peers, IPv4 mapped into IPv6.
+    pub peers: BTreeSet<Ipv6>,
 }
 
 /// Reads the maps.
@@ -32,5 +38,6 @@ pub fn observe(maps: &Maps) -> Result<Observed> {
         customers: maps.customers()?,
         inbound: maps.inbound_spis()?,
         outbound: maps.outbound_spis()?,
+        peers: maps.peers()?,
     })
 }

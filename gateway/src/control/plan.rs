@@ -1,14 +1,24 @@
 //! What to do so that the observed state becomes the desired one: data, printable, empty when there
 //! is nothing to do.
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use gateway_common::{
     ids::TunnelId,
     layout::{Customer, OutboundSpi, Settings, Tunnel},
+    wire::{Ipv4, Ipv6},
 };
 
 use crate::{
-    control::{desired::Desired, follow::Live, observed::Observed},
+    control::{
+        desired::Desired,
+        follow::Live,
+        mss::{Encapsulation, Mss},
+        observed::Observed,
+    },
     policy::parse_connection_name,
     strongswan::Connection,
 };
@@ -26,15 +36,19 @@ pub enum Action {
         why: String,
     },
     /// A customer's map entry goes.
-    RemoveCustomer(Ipv4Addr),
+    RemoveCustomer(IpAddr),
     /// A tunnel's map entry; all zero if it goes.
     SetTunnel(TunnelId, Tunnel),
     /// An inbound SPI's map entry; None if it goes.
     SetInboundSpi(u32, Option<TunnelId>),
     /// An outbound SPI's map entry; None if it goes.
     SetOutboundSpi(OutboundSpi, Option<TunnelId>),
+    /// A peer's map entry goes, and its budgets with it.
+    RemovePeer(Ipv6),
+    /// A peer's map entry is added.
+    AddPeer(Ipv6),
     /// A customer's map entry.
-    SetCustomer(Ipv4Addr, Customer),
+    SetCustomer(IpAddr, Customer),
     /// The settings' map entry.
     SetSettings(Box<Settings>),
     /// charon learns a connection.
@@ -52,6 +66,8 @@ pub struct Charon {
     pub ike_sas: Vec<(u32, String)>,
     /// What its SAs say about the tunnels.
     pub live: Live,
+    /// The largest TCP segments of tunnels that have an SA.
+    pub mss: BTreeMap<TunnelId, Mss>,
 }
 
 /// The changes, in the order in which they are safe: what is taken away first, what packets need
@@ -69,11 +85,11 @@ pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> 
     plan_tunnels(desired, observed, charon, &generations, &mut actions);
     if let Some(charon) = charon {
         plan_spis(&charon.live, observed, &mut actions);
+        plan_peers(&charon.live, observed, &mut actions);
     }
     for (server, customer) in &desired.customers {
-        let customer = Customer { generation: generations[&customer.id], ..*customer };
-        if observed.customers.get(server) != Some(&customer) {
-            actions.push(Action::SetCustomer(*server, customer));
+        if observed.customers.get(server) != Some(customer) {
+            actions.push(Action::SetCustomer(*server, *customer));
         }
     }
     if observed.settings != desired.settings {
@@ -118,7 +134,7 @@ fn plan_tunnels(
     desired: &Desired,
     observed: &Observed,
     charon: Option<&Charon>,
-    generations: &BTreeMap<u32, u32>,
+    generations: &BTreeMap<u32, u16>,
     actions: &mut Vec<Action>,
 ) {
     for id in observed.tunnels.keys().filter(|id| !desired.tunnels.contains_key(id)) {
@@ -126,17 +142,37 @@ fn plan_tunnels(
     }
     for (id, tunnel) in &desired.tunnels {
         let now = observed.tunnels.get(id);
-        let up = match charon {
-            Some(charon) => charon.live.up.contains(id),
-            // Of the same site only: an id that went to another one starts down.
-            None => now.is_some_and(|now| now.up == 1 && now.customer == tunnel.entry.customer),
-        };
+        // Of the same site only: an id that went to another one starts down.
+        let same = now.filter(|now| now.customer == tunnel.entry.customer);
         let generation = generations[&tunnel.entry.customer];
-        let entry = Tunnel { up: u8::from(up), generation, ..tunnel.entry };
+        let mut entry = Tunnel { generation, ..tunnel.entry };
+        match charon {
+            Some(charon) => {
+                entry.up = u8::from(charon.live.up.contains(id));
+                if let Some(mss) = charon.mss.get(id) {
+                    (entry.v4.mss, entry.v6.mss) = (mss.v4, mss.v6);
+                }
+            }
+            None => {
+                if let Some(same) = same.filter(|same| same.up == 1) {
+                    entry.up = 1;
+                    // What its SA leaves is not known any more, but never more than this.
+                    let most = Encapsulation::BEST.mss(tunnel.mtus);
+                    entry.v4.mss = same.v4.mss.min(most.v4);
+                    entry.v6.mss = same.v6.mss.min(most.v6);
+                }
+            }
+        }
         if now != Some(&entry) {
             actions.push(Action::SetTunnel(*id, entry));
         }
     }
+}
+
+/// Budgets that a peer has used up stay so: what is there is not written again.
+fn plan_peers(live: &Live, observed: &Observed, actions: &mut Vec<Action>) {
+    actions.extend(observed.peers.difference(&live.peers).copied().map(Action::RemovePeer));
+    actions.extend(live.peers.difference(&observed.peers).copied().map(Action::AddPeer));
 }
 
 fn plan_spis(live: &Live, observed: &Observed, actions: &mut Vec<Action>) {
@@ -158,34 +194,53 @@ fn plan_spis(live: &Live, observed: &Observed, actions: &mut Vec<Action>) {
     }
 }
 
-/// The generation of each customer's policy, by customer number: one higher than the maps say if
-/// anything that decides about its packets is not as the maps say.
-fn generations(desired: &Desired, observed: &Observed) -> BTreeMap<u32, u32> {
-    let mut generations = BTreeMap::new();
-    for (server, customer) in &desired.customers {
-        let is = |other: u32| other == customer.id;
-        let wanted: Vec<_> = desired.tunnels.iter().filter(|(_, t)| is(t.entry.customer)).collect();
-        let there: Vec<_> = observed.tunnels.iter().filter(|(_, t)| is(t.customer)).collect();
-        let newest = there.iter().map(|(_, tunnel)| tunnel.generation);
-        let newest =
-            newest.chain(observed.customers.values().filter(|c| is(c.id)).map(|c| c.generation)).max();
-        let same_server = observed.customers.get(server).is_some_and(|now| {
-            *now == Customer { generation: now.generation, ..*customer } && Some(now.generation) == newest
-        });
-        let same_tunnels = wanted.len() == there.len()
-            && wanted.iter().zip(&there).all(|((id, tunnel), (other, now))| {
-                id == other
-                    && **now == Tunnel { up: now.up, generation: now.generation, ..tunnel.entry }
-                    && Some(now.generation) == newest
-            });
-        let generation = match newest {
-            Some(newest) if same_server && same_tunnels => newest,
-            Some(newest) => newest.wrapping_add(1).max(1),
-            None => 1,
-        };
-        generations.insert(customer.id, generation);
+/// What a flow was opened for.
+type Service = (Ipv4, Ipv6, u16);
+
+fn service(tunnel: &Tunnel) -> Service {
+    (tunnel.v4.server, tunnel.v6.server, tunnel.port)
+}
+
+/// The generation of each customer's service, by customer number: that of its tunnels in the maps which
+/// have this very service, another one if none has.
+fn generations(desired: &Desired, observed: &Observed) -> BTreeMap<u32, u16> {
+    let mut there: BTreeMap<u32, BTreeSet<(u16, Service)>> = BTreeMap::new();
+    for tunnel in observed.tunnels.values() {
+        there.entry(tunnel.customer).or_default().insert((tunnel.generation, service(tunnel)));
     }
-    generations
+    let wanted: BTreeMap<u32, Service> =
+        desired.tunnels.values().map(|tunnel| (tunnel.entry.customer, service(&tunnel.entry))).collect();
+    let generation = |(customer, wanted): (u32, Service)| {
+        (customer, generation(wanted, there.get(&customer).unwrap_or(&BTreeSet::new())))
+    };
+    wanted.into_iter().map(generation).collect()
+}
+
+/// `there` has several entries if somebody changed only some of a customer's tunnels before dying: then
+/// a generation counts as this service's if it is no other's as well.
+fn generation(wanted: Service, there: &BTreeSet<(u16, Service)>) -> u16 {
+    let of_another = |generation: u16| there.iter().any(|(g, s)| *g == generation && *s != wanted);
+    let mut ours = there.iter().filter(|(g, s)| *s == wanted && !of_another(*g)).map(|(g, _)| *g);
+    if let Some(generation) = ours.next() {
+        return generation;
+    }
+    let Some(newest) = there.iter().map(|(generation, _)| *generation).max() else {
+        return first_generation(wanted);
+    };
+    let mut next = newest.wrapping_add(1);
+    while there.iter().any(|(generation, _)| *generation == next) {
+        next = next.wrapping_add(1);
+    }
+    next
+}
+
+/// Where a customer begins that has no tunnel in the maps. It may have had some before, and flows of
+/// those may be left: so it is the same number for the same service, and most likely another for another
+/// one. FNV-1a, folded.
+fn first_generation((v4, v6, port): Service) -> u16 {
+    let bytes = v4.octets.into_iter().chain(v6.octets).chain(port.to_be_bytes());
+    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash >> 16) as u16 ^ hash as u16
 }
 
 impl fmt::Display for Action {
@@ -195,18 +250,21 @@ impl fmt::Display for Action {
             Self::Terminate { unique_id, why } => write!(f, "charon: terminate IKE_SA {unique_id}: {why}"),
             Self::Load(connection) => write!(f, "charon: load connection {}", connection.name),
             Self::RemoveCustomer(server) => write!(f, "map: remove the customer of server {server}"),
-            Self::SetCustomer(server, customer) => write!(
-                f,
-                "map: customer {} with server {server} port {}, generation {}",
-                customer.id, customer.port, customer.generation
-            ),
+            Self::SetCustomer(server, customer) => {
+                write!(f, "map: customer {} with server {server}", customer.id)
+            }
+            Self::RemovePeer(peer) => write!(f, "map: forget peer {peer:?}"),
+            Self::AddPeer(peer) => write!(f, "map: peer {peer:?}"),
             Self::SetTunnel(id, tunnel) if tunnel.customer == 0 => write!(f, "map: remove tunnel {id}"),
             Self::SetTunnel(id, tunnel) => write!(
                 f,
-                "map: tunnel {id} of customer {} {}, generation {}",
+                "map: tunnel {id} of customer {} {}, port {}, generation {}, MSS {} and {}",
                 tunnel.customer,
                 if tunnel.up == 1 { "up" } else { "down" },
-                tunnel.generation
+                tunnel.port,
+                tunnel.generation,
+                tunnel.v4.mss,
+                tunnel.v6.mss
             ),
             Self::SetInboundSpi(spi, Some(id)) => write!(f, "map: inbound SPI {spi:08x} is tunnel {id}"),
             Self::SetInboundSpi(spi, None) => write!(f, "map: forget inbound SPI {spi:08x}"),

@@ -43,6 +43,9 @@ pub struct TunnelStatus {
     pub cipher: Option<String>,
     /// ESP in UDP.
     pub encapsulated: bool,
+    /// The largest TCP segments it carries in IPv4 and IPv6, in bytes.
+    #[serde(default)]
+    pub mss: (u16, u16),
 }
 
 impl Status {

@@ -1,13 +1,18 @@
-//! Network interfaces: index, addresses, forwarding, GRO.
+//! Network interfaces: index, addresses, MTU, forwarding, GRO.
 use std::{
     ffi::CString,
     fs, mem,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::Path,
 };
 
 use anyhow::{Context, Result, bail};
 use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
+
+/// Whether the kernel forwards IPv6: one switch for all interfaces, as `ip6_forward` of
+/// net/ipv6/ip6_output.c asks no other.
+const FORWARDING6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
 /// An interface as it is now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,45 +21,73 @@ pub struct Interface {
     pub name: String,
     /// Its index, which changes when it is made anew.
     pub index: u32,
+    /// The largest IP packet it takes, in bytes.
+    pub mtu: u32,
     /// Its IPv4 addresses, sorted.
-    pub addresses: Vec<Ipv4Addr>,
+    pub v4: Vec<Ipv4Addr>,
+    /// Its IPv6 addresses, the link-local one too, sorted.
+    pub v6: Vec<Ipv6Addr>,
 }
 
 impl Interface {
     /// Looks at the interface of this name in this thread's network namespace.
     pub fn look(name: &str) -> Result<Self> {
         let index = if_nametoindex(name).with_context(|| format!("there is no network interface {name}"))?;
-        let mut addresses: Vec<Ipv4Addr> = getifaddrs()
+        let addresses = getifaddrs()
             .context("list the addresses of network interfaces")?
             .filter(|entry| entry.interface_name == name)
-            .filter_map(|entry| Some(entry.address?.as_sockaddr_in()?.ip()))
-            .collect();
-        addresses.sort();
-        addresses.dedup();
-        Ok(Self { name: name.to_owned(), index, addresses })
+            .filter_map(|entry| entry.address);
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for address in addresses {
+            v4.extend(address.as_sockaddr_in().map(|address| address.ip()));
+            v6.extend(address.as_sockaddr_in6().map(|address| address.ip()));
+        }
+        v4.sort();
+        v4.dedup();
+        v6.sort();
+        v6.dedup();
+        Ok(Self { name: name.to_owned(), index, mtu: mtu(name)?, v4, v6 })
+    }
+
+    /// True if it has an address that others than its neighbours can reach.
+    pub fn is_routable(&self) -> bool {
+        let link_local = |address: &Ipv6Addr| address.is_unicast_link_local();
+        !self.v4.is_empty() || !self.v6.iter().all(link_local)
     }
 }
 
 /// Lets the kernel forward IPv4 packets that arrive on an interface, or not.
 pub fn set_forwarding(name: &str, on: bool) -> Result<()> {
-    let path = format!("/proc/sys/net/ipv4/conf/{name}/forwarding");
-    fs::write(&path, if on { "1" } else { "0" }).with_context(|| format!("write {path}"))
+    write(&format!("/proc/sys/net/ipv4/conf/{name}/forwarding"), on)
 }
 
 /// Whether the kernel forwards IPv4 packets that arrive on an interface.
 pub fn forwarding(name: &str) -> Result<bool> {
-    let path = format!("/proc/sys/net/ipv4/conf/{name}/forwarding");
-    Ok(fs::read_to_string(&path).with_context(|| format!("read {path}"))?.trim() != "0")
+    read(&format!("/proc/sys/net/ipv4/conf/{name}/forwarding"))
+}
+
+/// Lets the kernel forward IPv6 packets, whatever interface they arrive on, or not.
+pub fn set_forwarding6(on: bool) -> Result<()> {
+    if !on && !has_ipv6() {
+        return Ok(());
+    }
+    write(FORWARDING6, on)
+}
+
+/// Whether the kernel forwards IPv6 packets; not if it has no IPv6.
+pub fn forwarding6() -> Result<bool> {
+    if has_ipv6() { read(FORWARDING6) } else { Ok(false) }
 }
 
 /// Lets the kernel forward nothing, whatever interfaces there are.
 pub fn stop_forwarding() -> Result<()> {
     const ALL: &str = "/proc/sys/net/ipv4/conf";
+    set_forwarding6(false)?;
     for entry in fs::read_dir(ALL).with_context(|| format!("read {ALL}"))? {
         let name = entry?.file_name();
         match set_forwarding(&name.to_string_lossy(), false) {
             // Gone meanwhile.
-            Err(_) if !std::path::Path::new(ALL).join(&name).exists() => {}
+            Err(_) if !Path::new(ALL).join(&name).exists() => {}
             result => result?,
         }
     }
@@ -71,28 +104,64 @@ pub fn turn_gro_off(name: &str) -> Result<()> {
         command: u32,
         data: u32,
     }
+    let mut value = EthtoolValue { command: ETHTOOL_SGRO, data: 0 };
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the `value` that `request` points to lives until the call returns, in the layout that
+    // SIOCETHTOOL takes.
+    unsafe { control(SIOCETHTOOL, &mut request) }.with_context(|| format!("turn GRO off on {name}"))
+}
+
+fn mtu(name: &str) -> Result<u32> {
+    let mut request = request(name)?;
+    // SAFETY: netdevice(7): SIOCGIFMTU reads the name and writes `ifru_mtu`; no pointer is in it.
+    unsafe { control(libc::SIOCGIFMTU, &mut request) }.with_context(|| format!("ask {name} for its MTU"))?;
+    // SAFETY: just written; any bits are an integer.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    u32::try_from(mtu).with_context(|| format!("{name} says that its MTU is {mtu}"))
+}
+
+/// An empty request about an interface.
+fn request(name: &str) -> Result<libc::ifreq> {
     let name = CString::new(name)?;
     if name.as_bytes_with_nul().len() > libc::IFNAMSIZ {
         bail!("the interface name {name:?} is too long");
     }
-    let mut value = EthtoolValue { command: ETHTOOL_SGRO, data: 0 };
     // SAFETY: zero is a valid ifreq, a C structure of integers and pointers.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes_with_nul()) {
         *to = *from as libc::c_char;
     }
-    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    Ok(request)
+}
+
+/// Hands a request to the kernel.
+///
+/// # Safety
+/// What `request` points to must be what this `command` takes, and live until the call returns.
+unsafe fn control(command: libc::c_ulong, request: &mut libc::ifreq) -> Result<()> {
     // SAFETY: no pointers are passed; the descriptor is checked before it is owned.
     let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
-        bail!("open a socket: {}", std::io::Error::last_os_error());
+        return Err(std::io::Error::last_os_error()).context("open a socket");
     }
     // SAFETY: just opened, owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // SAFETY: `request` and the `value` it points to live until the call returns, in the layout
-    // that SIOCETHTOOL takes.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } < 0 {
-        bail!("turn GRO off on {name:?}: {}", std::io::Error::last_os_error());
+    // SAFETY: by this function's contract.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), command, request as *mut libc::ifreq) } < 0 {
+        return Err(std::io::Error::last_os_error().into());
     }
     Ok(())
+}
+
+fn has_ipv6() -> bool {
+    Path::new(FORWARDING6).exists()
+}
+
+fn write(path: &str, on: bool) -> Result<()> {
+    fs::write(path, if on { "1" } else { "0" }).with_context(|| format!("write {path}"))
+}
+
+fn read(path: &str) -> Result<bool> {
+    Ok(fs::read_to_string(path).with_context(|| format!("read {path}"))?.trim() != "0")
 }

@@ -1,5 +1,10 @@
 //! The pinned maps, with types.
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -8,22 +13,64 @@ use aya::{
 };
 use gateway_common::{
     ids::TunnelId,
-    layout::{Counters, Customer, Flow, FlowKey, OutboundSpi, Settings, Tunnel},
+    layout::{Counters, Customer, Flow, FlowKey, OutboundSpi, Settings, Source, Tunnel, Usage},
     reason::{REASON_SLOTS, Reason},
-    wire::Ipv4,
+    wheel::Expiry,
+    wire::{Ipv4, Ipv6},
 };
 
-use crate::kernel::pins::Pins;
+use crate::kernel::pins::{self, Pins};
 
-/// All maps of a gateway, opened from their pins.
+/// All maps of a gateway, opened from their pins, but for those that only programs use.
 pub struct Maps {
     settings: Array<MapData, Settings>,
     tunnels: Array<MapData, Tunnel>,
     customers: HashMap<MapData, Ipv4, Customer>,
+    customers6: HashMap<MapData, Ipv6, Customer>,
     inbound_spis: HashMap<MapData, u32, u32>,
     outbound_spis: HashMap<MapData, OutboundSpi, u32>,
-    flows: HashMap<MapData, FlowKey, Flow>,
+    peers: HashMap<MapData, Ipv6, Source>,
+    flows: Flows<Ipv4>,
+    flows6: Flows<Ipv6>,
+    usage: Array<MapData, Usage>,
+    expiry: Array<MapData, Expiry>,
     counters: PerCpuArray<MapData, Counters>,
+}
+
+type Flows<A> = HashMap<MapData, FlowKey<A>, Flow>;
+
+/// A family whose flows have a table of their own.
+pub trait Tabled: Sized {
+    #[doc(hidden)]
+    const TABLE: &'static str;
+    #[doc(hidden)]
+    fn table(maps: &Maps) -> &Flows<Self>;
+    #[doc(hidden)]
+    fn table_mut(maps: &mut Maps) -> &mut Flows<Self>;
+}
+
+impl Tabled for Ipv4 {
+    const TABLE: &'static str = "FLOWS";
+
+    fn table(maps: &Maps) -> &Flows<Self> {
+        &maps.flows
+    }
+
+    fn table_mut(maps: &mut Maps) -> &mut Flows<Self> {
+        &mut maps.flows
+    }
+}
+
+impl Tabled for Ipv6 {
+    const TABLE: &'static str = "FLOWS6";
+
+    fn table(maps: &Maps) -> &Flows<Self> {
+        &maps.flows6
+    }
+
+    fn table_mut(maps: &mut Maps) -> &mut Flows<Self> {
+        &mut maps.flows6
+    }
 }
 
 /// What was counted for one customer on all CPUs.
@@ -50,9 +97,14 @@ impl Maps {
             settings: array(pins, "SETTINGS")?,
             tunnels: array(pins, "TUNNELS")?,
             customers: hash(pins, "CUSTOMERS")?,
+            customers6: hash(pins, "CUSTOMERS6")?,
             inbound_spis: hash(pins, "INBOUND_SPIS")?,
             outbound_spis: hash(pins, "OUTBOUND_SPIS")?,
-            flows: hash(pins, "FLOWS")?,
+            peers: hash(pins, "PEERS")?,
+            flows: hash(pins, Ipv4::TABLE)?,
+            flows6: hash(pins, Ipv6::TABLE)?,
+            usage: array(pins, "USAGE")?,
+            expiry: array(pins, "EXPIRY")?,
             counters: PerCpuArray::try_from(open(pins, "COUNTERS")?).context("map COUNTERS")?,
         })
     }
@@ -84,12 +136,14 @@ impl Maps {
             .context("read TUNNELS")
     }
 
-    /// Writes one tunnel. A program may be reading the entry while it changes, so anything but
-    /// `up` changes while the tunnel is down.
+    /// Writes one tunnel. A program may be reading the entry while it changes, so what must fit
+    /// together changes while the tunnel is down; `up`, MSS and quota are each read by themselves.
     pub fn set_tunnel(&mut self, id: TunnelId, tunnel: &Tunnel) -> Result<()> {
         let context = || format!("write tunnel {id} to TUNNELS");
         let old = self.tunnels.get(&id.get(), 0).with_context(context)?;
-        if (Tunnel { up: tunnel.up, ..old }) != *tunnel {
+        let mut similar = Tunnel { up: tunnel.up, quota: tunnel.quota, ..old };
+        (similar.v4.mss, similar.v6.mss) = (tunnel.v4.mss, tunnel.v6.mss);
+        if similar != *tunnel {
             self.tunnels.set(id.get(), &Tunnel { up: 0, ..old }, 0).with_context(context)?;
             self.tunnels.set(id.get(), &Tunnel { up: 0, ..*tunnel }, 0).with_context(context)?;
         }
@@ -97,24 +151,56 @@ impl Maps {
     }
 
     /// All customers by their servers' addresses.
-    pub fn customers(&self) -> Result<BTreeMap<Ipv4Addr, Customer>> {
-        self.customers
+    pub fn customers(&self) -> Result<BTreeMap<IpAddr, Customer>> {
+        let v4 = self
+            .customers
             .iter()
-            .map(|entry| entry.map(|(server, customer)| (server.into(), customer)))
-            .collect::<Result<_, _>>()
-            .context("read CUSTOMERS")
+            .map(|entry| entry.map(|(server, customer)| (IpAddr::V4(server.into()), customer)));
+        let v6 = self
+            .customers6
+            .iter()
+            .map(|entry| entry.map(|(server, customer)| (IpAddr::V6(server.into()), customer)));
+        v4.chain(v6).collect::<Result<_, _>>().context("read CUSTOMERS and CUSTOMERS6")
     }
 
     /// Writes one customer.
-    pub fn set_customer(&mut self, server: Ipv4Addr, customer: &Customer) -> Result<()> {
-        self.customers
-            .insert(&server.into(), customer, 0)
-            .with_context(|| format!("write {server} to CUSTOMERS"))
+    pub fn set_customer(&mut self, server: IpAddr, customer: &Customer) -> Result<()> {
+        match server {
+            IpAddr::V4(server) => self.customers.insert(&server.into(), customer, 0),
+            IpAddr::V6(server) => self.customers6.insert(&server.into(), customer, 0),
+        }
+        .with_context(|| format!("write {server} to the customers"))
     }
 
     /// Removes one customer.
-    pub fn remove_customer(&mut self, server: Ipv4Addr) -> Result<()> {
-        gone(self.customers.remove(&server.into())).with_context(|| format!("remove {server} from CUSTOMERS"))
+    pub fn remove_customer(&mut self, server: IpAddr) -> Result<()> {
+        gone(match server {
+            IpAddr::V4(server) => self.customers.remove(&server.into()),
+            IpAddr::V6(server) => self.customers6.remove(&server.into()),
+        })
+        .with_context(|| format!("remove {server} from the customers"))
+    }
+
+    /// Outer addresses of peers, IPv4 mapped into IPv6.
+    pub fn peers(&self) -> Result<BTreeSet<Ipv6>> {
+        self.peers.keys().collect::<Result<_, _>>().context("read PEERS")
+    }
+
+    /// Adds a peer with whole budgets. One that is there keeps what it has left of them.
+    pub fn add_peer(&mut self, peer: Ipv6) -> Result<()> {
+        const BPF_NOEXIST: u64 = 1;
+        match self.peers.insert(&peer, &Source::default(), BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
+                Ok(())
+            }
+            result => result,
+        }
+        .with_context(|| format!("add {peer:?} to PEERS"))
+    }
+
+    /// Removes a peer.
+    pub fn remove_peer(&mut self, peer: Ipv6) -> Result<()> {
+        gone(self.peers.remove(&peer)).with_context(|| format!("remove {peer:?} from PEERS"))
     }
 
     /// Inbound SPIs and the tunnels they belong to.
@@ -145,19 +231,43 @@ impl Maps {
         .with_context(|| format!("write SPI {:08x} to OUTBOUND_SPIS", spi.spi))
     }
 
-    /// Runs through the flows. The table changes meanwhile: one may be missed or come twice.
-    pub fn flows(&self) -> impl Iterator<Item = Result<(FlowKey, Flow)>> + '_ {
-        self.flows.iter().map(|entry| entry.context("read FLOWS"))
+    /// Runs through the flows of a family. The table changes meanwhile: one may be missed or come twice.
+    pub fn flows<A: Tabled>(&self) -> impl Iterator<Item = Result<(FlowKey<A>, Flow)>> + '_
+    where
+        FlowKey<A>: Pod,
+    {
+        A::table(self).iter().map(|entry| entry.with_context(|| format!("read {}", A::TABLE)))
     }
 
-    /// Removes one flow.
-    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<()> {
-        gone(self.flows.remove(key)).context("remove a flow from FLOWS")
+    /// Removes one flow; for tests: its node stays in the timing wheel.
+    pub fn remove_flow<A: Tabled>(&mut self, key: &FlowKey<A>) -> Result<()>
+    where
+        FlowKey<A>: Pod,
+    {
+        gone(A::table_mut(self).remove(key)).with_context(|| format!("remove a flow from {}", A::TABLE))
     }
 
-    /// Writes one flow; for tests.
-    pub fn set_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
-        self.flows.insert(key, flow, 0).context("write a flow to FLOWS")
+    /// Writes one flow; for tests: the timing wheel does not know of it.
+    pub fn set_flow<A: Tabled>(&mut self, key: &FlowKey<A>, flow: &Flow) -> Result<()>
+    where
+        FlowKey<A>: Pod,
+    {
+        A::table_mut(self).insert(key, flow, 0).with_context(|| format!("write a flow to {}", A::TABLE))
+    }
+
+    /// What a customer has taken of its quota.
+    pub fn usage(&self, customer: u32) -> Result<Usage> {
+        self.usage.get(&customer, 0).context("read USAGE")
+    }
+
+    /// Writes what a customer has taken; for tests.
+    pub fn set_usage(&mut self, customer: u32, usage: &Usage) -> Result<()> {
+        self.usage.set(customer, usage, 0).context("write USAGE")
+    }
+
+    /// How the removal of flows that have ended goes.
+    pub fn expiry(&self) -> Result<Expiry> {
+        self.expiry.get(&0, 0).context("read EXPIRY")
     }
 
     /// The highest customer id there is room for.
@@ -194,6 +304,26 @@ impl Maps {
 /// The ring of drop events.
 pub fn events(pins: &Pins) -> Result<RingBuf<MapData>> {
     RingBuf::try_from(open(pins, "EVENTS")?).context("map EVENTS")
+}
+
+/// How many entries a pinned map has room for; None if there is no such pin.
+pub fn pinned_size(pins: &Pins, name: &str) -> Option<u32> {
+    let map = MapData::from_pin(pins.map(name)).ok()?;
+    Some(map.info().ok()?.max_entries())
+}
+
+/// Bytes of kernel memory that all pinned maps take, as the kernel counts them.
+pub fn memory_bytes(pins: &Pins) -> Result<u64> {
+    let mut sum = 0;
+    for name in pins::MAPS {
+        let path = pins.map(name);
+        let map = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
+        let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+        let info = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+        sum += bytes.and_then(|bytes| bytes.trim().parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(sum)
 }
 
 fn open(pins: &Pins, name: &str) -> Result<Map> {

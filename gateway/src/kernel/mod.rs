@@ -2,5 +2,6 @@
 pub mod clock;
 pub mod interface;
 pub mod maps;
+pub mod network;
 pub mod pins;
 pub mod programs;

@@ -16,8 +16,27 @@ use nix::{
 pub const DEFAULT_DIRECTORY: &str = "/run/gateway/bpf";
 
 /// The maps that are pinned, by name.
-pub const MAPS: [&str; 8] =
-    ["SETTINGS", "TUNNELS", "CUSTOMERS", "INBOUND_SPIS", "OUTBOUND_SPIS", "FLOWS", "COUNTERS", "EVENTS"];
+pub const MAPS: [&str; 19] = [
+    "SETTINGS",
+    "TUNNELS",
+    "CUSTOMERS",
+    "CUSTOMERS6",
+    "INBOUND_SPIS",
+    "OUTBOUND_SPIS",
+    "PEERS",
+    "SOURCES",
+    "STRANGERS",
+    "FLOWS",
+    "FLOWS6",
+    "NODES",
+    "NODES6",
+    "WHEEL",
+    "EXPIRY",
+    "USAGE",
+    "COUNTERS",
+    "EVENTS",
+    "PROGRAMS",
+];
 
 /// A directory on a bpffs that holds all pins of one gateway.
 #[derive(Clone, Debug)]

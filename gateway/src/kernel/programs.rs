@@ -2,17 +2,19 @@
 //! replaces the program of each link in place, between one packet and the next.
 use std::{fs, io};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
+    maps::ProgramArray,
     programs::{
-        LinkOrder, Program, ProgramError, SchedClassifier, TcAttach, TcAttachType, Xdp,
+        LinkOrder, Program, ProgramError, SchedClassifier, TcAttach, TcAttachType, TestRun as _,
+        TestRunOptions, Xdp,
         links::{FdLink, LinkError, PinnedLink},
         xdp::XdpMode,
     },
     sys::SyscallError,
 };
-use gateway_common::layout::Hook;
+use gateway_common::layout::{Hook, NextProgram};
 
 use crate::kernel::{interface, pins::Pins};
 
@@ -26,13 +28,20 @@ pub struct Sizes {
     pub tunnels: u32,
     /// Customer ids run from 1 to this.
     pub customers: u32,
-    /// Flows of all customers together.
+    /// IPv4 flows of all customers together.
     pub flows: u32,
+    /// IPv6 flows of all customers together.
+    pub flows6: u32,
 }
 
 /// SAs of one tunnel that may be known at a time: during a rekey there are two, and a peer may
 /// have several rekeys under way.
 const SPIS_PER_TUNNEL: u32 = 8;
+/// Outer addresses of one tunnel's peer that may be known at a time: a site that moves has two for a
+/// moment.
+pub const PEERS_PER_TUNNEL: u32 = 2;
+/// The program that sets the timer going by which flows end. It is attached nowhere.
+const EXPIRY: &str = "expiry";
 
 /// Who runs the programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,10 +61,17 @@ pub fn load(pins: &Pins, sizes: Sizes, purpose: Purpose) -> Result<Ebpf> {
         .override_global("REPLAY", &replay, true)
         .map_max_entries("TUNNELS", sizes.tunnels + 1)
         .map_max_entries("CUSTOMERS", sizes.customers)
+        .map_max_entries("CUSTOMERS6", sizes.customers)
+        .map_max_entries("USAGE", sizes.customers + 1)
         .map_max_entries("COUNTERS", sizes.customers + 1)
+        .map_max_entries("PEERS", sizes.tunnels.saturating_mul(PEERS_PER_TUNNEL))
         .map_max_entries("INBOUND_SPIS", spis)
         .map_max_entries("OUTBOUND_SPIS", spis)
         .map_max_entries("FLOWS", sizes.flows)
+        .map_max_entries("FLOWS6", sizes.flows6)
+        // A flow's node is named by a number, and number 0 is none.
+        .map_max_entries("NODES", sizes.flows + 1)
+        .map_max_entries("NODES6", sizes.flows6 + 1)
         .load(OBJECT)
         .with_context(|| {
             format!(
@@ -72,7 +88,41 @@ pub fn load(pins: &Pins, sizes: Sizes, purpose: Purpose) -> Result<Ebpf> {
         }
         .with_context(|| format!("load the program {}", hook.name()))?;
     }
+    for next in NextProgram::ALL {
+        load_next(&mut ebpf, next).with_context(|| format!("load the program {}", next.name()))?;
+    }
+    classifier(&mut ebpf, EXPIRY)?.load().with_context(|| format!("load the program {EXPIRY}"))?;
     Ok(ebpf)
+}
+
+/// Loads a program that others go on in, and tells them where it is: also those of an earlier gatewayd,
+/// which are attached still.
+fn load_next(ebpf: &mut Ebpf, next: NextProgram) -> Result<()> {
+    const MAP: &str = "PROGRAMS";
+    let program = classifier(ebpf, next.name())?;
+    program.load()?;
+    let program = program.fd()?.try_clone()?;
+    let map = ebpf.map_mut(MAP).ok_or_else(|| anyhow!("the object has no map {MAP}"))?;
+    let mut programs = ProgramArray::try_from(map).with_context(|| format!("map {MAP}"))?;
+    programs.set(next as u32, &program, 0).with_context(|| format!("write {MAP}"))
+}
+
+/// Sets the timer going by which flows end; what an earlier gatewayd's does goes on with the new
+/// program. It needs pinned maps: the kernel stops a timer whose map nobody in user space has.
+pub fn arm_expiry(ebpf: &mut Ebpf) -> Result<()> {
+    const ARMED: u32 = 0;
+    // The kernel takes no packet shorter than an Ethernet header.
+    let packet = [0; 64];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(&packet);
+    let result =
+        classifier(ebpf, EXPIRY)?.test_run(options).with_context(|| format!("run the program {EXPIRY}"))?;
+    ensure!(
+        result.return_value == ARMED,
+        "the timer by which flows end cannot be set: the program {EXPIRY} returned {}",
+        result.return_value as i32
+    );
+    Ok(())
 }
 
 /// How XDP runs on the internet interface.
@@ -120,6 +170,11 @@ pub fn forget_links(pins: &Pins) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier> {
+    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
+    program.try_into().with_context(|| format!("the object's program {name} is of an unknown type"))
 }
 
 fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut Program> {

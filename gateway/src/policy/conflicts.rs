@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use super::document::{CustomerDocument, GatewayDocument};
 use super::fault::{Fault, Invalid};
-use super::prefix::overlap;
+use super::prefix::{family, is_v4, overlap};
 use super::{CustomerName, Limits};
 
 /// Documents that cannot all be in force.
@@ -31,30 +31,39 @@ pub(super) fn conflicts(gateway: &GatewayDocument, customers: &[&CustomerDocumen
 }
 
 fn check_server(gateway: &GatewayDocument, customer: &CustomerDocument, conflicts: &mut Vec<Conflict>) {
-    let (Some(cloud_lan), Some(server)) = (&gateway.cloud_lan, &customer.server) else {
+    // A prefix that could not be read may have held any server.
+    if !gateway.cloud_lan.whole {
         return;
-    };
-    let (cloud_lan, address) = (cloud_lan.get_ref(), server.get_ref());
-    let message = if !cloud_lan.contains(address) {
-        format!("the server `{address}` is outside the cloud LAN `{cloud_lan}`")
-    } else if *address == cloud_lan.network() {
-        format!("the server `{address}` is the network address of the cloud LAN `{cloud_lan}`")
-    } else if *address == cloud_lan.broadcast() {
-        format!("the server `{address}` is the broadcast address of the cloud LAN `{cloud_lan}`")
-    } else {
-        return;
-    };
-    let expected = format!("a host's address in `{cloud_lan}`");
-    let fault = customer.source.fault_at(server.span(), Invalid::new(message, expected));
-    conflicts.push(Conflict { parties: vec![customer.name.clone()], fault });
+    }
+    let all: Vec<String> = gateway.cloud_lan.iter().map(|prefix| format!("`{prefix}`")).collect();
+    let all = all.join(" and ");
+    for server in &customer.server.values {
+        let address = server.get_ref();
+        let cloud_lan = gateway.cloud_lan.iter().find(|prefix| prefix.contains(address));
+        let message = match cloud_lan {
+            None => format!("the server `{address}` is outside the cloud LAN {all}"),
+            // In IPv6 that of all routers (RFC 4291 section 2.6.1).
+            Some(prefix) if *address == prefix.network() => {
+                format!("the server `{address}` is the network address of the cloud LAN `{prefix}`")
+            }
+            Some(prefix) if is_v4(prefix) && *address == prefix.broadcast() => {
+                format!("the server `{address}` is the broadcast address of the cloud LAN `{prefix}`")
+            }
+            Some(_) => continue,
+        };
+        let expected = match cloud_lan {
+            None => format!("a host's address in {all}"),
+            Some(prefix) => format!("a host's address in `{prefix}`"),
+        };
+        let fault = customer.source.fault_at(server.span(), Invalid::new(message, expected));
+        conflicts.push(Conflict { parties: vec![customer.name.clone()], fault });
+    }
 }
 
 fn check_lans(gateway: &GatewayDocument, customer: &CustomerDocument, conflicts: &mut Vec<Conflict>) {
-    let Some(cloud_lan) = gateway.cloud_lan.as_ref().map(|prefix| prefix.get_ref()) else {
-        return;
-    };
     for lan in customer.sites.iter().flat_map(|site| &site.lan) {
-        if overlap(cloud_lan, lan.get_ref()) {
+        let overlapped = gateway.cloud_lan.iter().find(|cloud_lan| overlap(cloud_lan, lan.get_ref()));
+        if let Some(cloud_lan) = overlapped {
             let message = format!("`{}` overlaps the cloud LAN `{cloud_lan}`", lan.get_ref());
             let invalid = Invalid::new(message, "the prefix of a LAN that is the customer's own");
             let fault = customer.source.fault_at(lan.span(), invalid);
@@ -65,14 +74,18 @@ fn check_lans(gateway: &GatewayDocument, customer: &CustomerDocument, conflicts:
 
 fn check_servers_differ(customers: &[&CustomerDocument], conflicts: &mut Vec<Conflict>) {
     let mut owners = BTreeMap::new();
-    for customer in customers {
-        let Some(server) = &customer.server else {
-            continue;
-        };
+    let servers = customers
+        .iter()
+        .flat_map(|customer| customer.server.values.iter().map(move |server| (*customer, server)));
+    for (customer, server) in servers {
         let Some((owner, place)) = owners.get(server.get_ref()) else {
             owners.insert(server.get_ref(), (&customer.name, customer.source.place(server.span())));
             continue;
         };
+        // Twice in one file is that file's own fault, and reported there.
+        if *owner == &customer.name {
+            continue;
+        }
         let message = format!("`{}` is the server of customer `{owner}`, see {place}", server.get_ref());
         let invalid = Invalid::new(message, "a server that no other customer has");
         let fault = customer.source.fault_at(server.span(), invalid);
@@ -115,31 +128,97 @@ fn check_limits(
     customers: &[&CustomerDocument],
     conflicts: &mut Vec<Conflict>,
 ) {
-    let fault = |written: &Option<toml::Spanned<u32>>, key: &str, count: usize, limit: u32| {
+    let written = &gateway.limits;
+    let counts = [
+        ("customers", &written.customers, limits.customers, vec![1; customers.len()]),
+        (
+            "tunnels",
+            &written.tunnels,
+            limits.tunnels,
+            customers.iter().map(|c| c.sites.len() as u64).collect(),
+        ),
+    ];
+    for (key, written, limit, each) in counts {
+        let count: u64 = each.iter().sum();
         let message = format!("{count} {key} in the customers' files, but [limits] {key} is {limit}");
         let invalid = Invalid::new(message, format!("`{key} = {count}` or more, or fewer {key}"));
-        match written {
-            Some(limit) => gateway.source.fault_at(limit.span(), invalid),
-            None => gateway.source.fault(invalid.message, invalid.expected),
-        }
-    };
-    // usize is 64 bits wide wherever eBPF runs.
-    let max_customers = limits.customers as usize;
-    if customers.len() > max_customers {
-        let parties = customers[max_customers..].iter().map(|customer| customer.name.clone()).collect();
-        let fault = fault(&gateway.customers, "customers", customers.len(), limits.customers);
-        conflicts.push(Conflict { parties, fault });
+        conflicts.extend(beyond(gateway, written.as_ref(), limit, customers, &each, invalid));
     }
-    let mut tunnels = 0;
+    // With more customers than there is to be room for, their default shares are too large by right.
+    if customers.len() as u64 <= u64::from(limits.customers) {
+        check_quotas(gateway, limits, customers, conflicts);
+    }
+}
+
+/// The customers' flows of both families together count as one number, and any of them may be of any
+/// family in which the customer has a server.
+fn check_quotas(
+    gateway: &GatewayDocument,
+    limits: Limits,
+    customers: &[&CustomerDocument],
+    conflicts: &mut Vec<Conflict>,
+) {
+    let has = |customer: &CustomerDocument, v4| customer.server.iter().any(|a| a.is_ipv4() == v4);
+    let flows6 = limits.flows6(customers.iter().any(|customer| has(customer, false)));
+    let tables = [
+        ("flows", true, &gateway.limits.flows, limits.flows),
+        ("flows6", false, &gateway.limits.flows6, flows6),
+    ];
+    for (key, v4, written, limit) in tables {
+        let with: Vec<&CustomerDocument> = customers.iter().copied().filter(|c| has(c, v4)).collect();
+        let each: Vec<u64> = with.iter().map(|c| u64::from(c.quota.flows(&limits))).collect();
+        let sum: u64 = each.iter().sum();
+        let message = format!(
+            "quotas of {sum} {} flows together ({}), but [limits] {key} is {limit}",
+            family(v4),
+            described(&with, &each)
+        );
+        let invalid = Invalid::new(message, format!("`{key} = {sum}` or more, or lower `max_flows`"));
+        conflicts.extend(beyond(gateway, written.as_ref(), limit, &with, &each, invalid));
+    }
+}
+
+/// `acme 50000, globex 20000, 3 others 4096 each`
+fn described(customers: &[&CustomerDocument], quotas: &[u64]) -> String {
+    const MAX_NAMES: usize = 8;
+    let (explicit, others): (Vec<_>, Vec<_>) =
+        customers.iter().zip(quotas).partition(|(customer, _)| customer.quota.max_flows.is_some());
+    let mut parts: Vec<String> = explicit
+        .iter()
+        .take(MAX_NAMES)
+        .map(|(customer, quota)| format!("{} {quota}", customer.name))
+        .collect();
+    if explicit.len() > MAX_NAMES {
+        parts.push(format!("{} more with `max_flows`", explicit.len() - MAX_NAMES));
+    }
+    match others[..] {
+        [] => {}
+        [(_, quota)] => parts.push(format!("1 other {quota}")),
+        [(_, quota), ..] => parts.push(format!("{} others {quota} each", others.len())),
+    }
+    parts.join(", ")
+}
+
+/// The conflict there is if what the customers have together is more than a limit.
+fn beyond(
+    gateway: &GatewayDocument,
+    written: Option<&toml::Spanned<u32>>,
+    limit: u32,
+    customers: &[&CustomerDocument],
+    each: &[u64],
+    invalid: Invalid,
+) -> Option<Conflict> {
+    let mut sum = 0;
     let mut parties = Vec::new();
-    for customer in customers {
-        tunnels += customer.sites.len();
-        if tunnels > limits.tunnels as usize {
+    for (customer, count) in customers.iter().zip(each) {
+        sum += count;
+        if sum > u64::from(limit) {
             parties.push(customer.name.clone());
         }
     }
-    if !parties.is_empty() {
-        let fault = fault(&gateway.tunnels, "tunnels", tunnels, limits.tunnels);
-        conflicts.push(Conflict { parties, fault });
-    }
+    let fault = match written {
+        Some(limit) => gateway.source.fault_at(limit.span(), invalid),
+        None => gateway.source.fault(invalid.message, invalid.expected),
+    };
+    (!parties.is_empty()).then_some(Conflict { parties, fault })
 }

@@ -16,19 +16,19 @@ mod secrets;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 pub use fault::{Fault, Faults, Invalid, Position};
 pub use identity::Identity;
-pub use limits::{Limits, Timeouts};
+pub use limits::{Limits, Quota, Timeouts};
 pub use load::{Reload, load, load_keeping};
 pub use names::{CustomerName, InterfaceName, SiteName, connection_name, parse_connection_name};
 pub use secrets::{check_secrets, unreadable};
 
-/// Prefixes that a site's `lan` may have. They are kept inline in the tunnel's map entry.
+/// Prefixes of one family that a site's `lan` may have. They are kept inline in the tunnel's map entry.
 pub const MAX_LAN_PREFIXES: usize = gateway_common::limits::PREFIXES_PER_SITE;
 
 /// Entries that `[management] allow` may have.
@@ -53,8 +53,8 @@ pub struct Gateway {
     pub internet: InterfaceName,
     /// Where the customers' servers are.
     pub lan: InterfaceName,
-    /// The prefix of the cloud LAN; every server is inside.
-    pub cloud_lan: Ipv4Net,
+    /// The prefix of the cloud LAN, at most one of each family; every server is inside.
+    pub cloud_lan: Vec<IpNet>,
     /// Who the gateway is to its peers.
     pub ipsec: Ipsec,
     /// What besides IKE and ESP may reach the gateway on the internet interface.
@@ -63,6 +63,18 @@ pub struct Gateway {
     pub limits: Limits,
     /// How long a flow lives in each TCP state.
     pub timeouts: Timeouts,
+    /// What becomes of a connection that the gateway has not seen begin.
+    pub midstream: Midstream,
+}
+
+/// What becomes of a connection that the gateway has not seen begin, as after a failover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Midstream {
+    /// Its packets are dropped.
+    #[default]
+    Drop,
+    /// A packet from the site takes it up, as with `nf_conntrack_tcp_loose=1`.
+    Adopt,
 }
 
 /// The gateway's identity and the files that prove it, all PEM, by absolute path.
@@ -82,7 +94,7 @@ pub struct Ipsec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Management {
     /// Allowed source addresses.
-    pub from: Ipv4Net,
+    pub from: IpNet,
     /// Transport protocol.
     pub protocol: Protocol,
     /// Destination port on the gateway, never 0.
@@ -103,12 +115,23 @@ pub enum Protocol {
 pub struct Customer {
     /// The file's name without `.toml`.
     pub name: CustomerName,
-    /// The server's address on the cloud LAN; no two customers have the same.
-    pub server: Ipv4Addr,
+    /// The server on the cloud LAN.
+    pub server: Server,
     /// The server's TCP port, never 0.
     pub port: u16,
+    /// What the customer may take of the flow tables.
+    pub quota: Quota,
     /// At least one, in the order of the file, with different names.
     pub sites: Vec<Site>,
+}
+
+/// A server's addresses, at least one; no two customers have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Server {
+    /// IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Option<Ipv6Addr>,
 }
 
 /// One IoT LAN with its gateway, hence one tunnel.
@@ -118,14 +141,58 @@ pub struct Site {
     pub name: SiteName,
     /// What the site's certificate must say; no two sites have the same.
     pub identity: Identity,
-    /// 1 to [`MAX_LAN_PREFIXES`] prefixes, which overlap no other prefix of this customer.
-    pub lan: Vec<Ipv4Net>,
+    /// At least one prefix, of each family at most [`MAX_LAN_PREFIXES`] and none if the server has no
+    /// address of it. They overlap no other prefix of this customer.
+    pub lan: Vec<IpNet>,
+    /// The largest packet on the way to the site, in bytes, if the policy knows.
+    pub path_mtu: Option<u16>,
 }
 
 impl Policy {
     /// Sites of all customers, hence tunnels.
     pub fn site_count(&self) -> usize {
         self.customers.values().map(|c| c.sites.len()).sum()
+    }
+
+    /// Whether any customer has an IPv6 server.
+    pub fn has_v6_server(&self) -> bool {
+        self.customers.values().any(|customer| customer.server.v6.is_some())
+    }
+
+    /// Flows that all customers may have together, IPv4 and IPv6. A customer's quota is of both families
+    /// together, so that each table must hold all of it.
+    pub fn quotas(&self) -> (u64, u64) {
+        let sum = |has: fn(&Server) -> bool| {
+            let customers = self.customers.values().filter(|customer| has(&customer.server));
+            customers.map(|customer| u64::from(customer.quota.flows(&self.gateway.limits))).sum()
+        };
+        (sum(|server| server.v4.is_some()), sum(|server| server.v6.is_some()))
+    }
+
+    /// IPv6 flows that there is to be room for.
+    pub fn flows6(&self) -> u32 {
+        self.gateway.limits.flows6(self.has_v6_server())
+    }
+}
+
+impl Server {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
+impl FromIterator<IpAddr> for Server {
+    /// Of several of one family the last counts.
+    fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
+        let mut server = Self::default();
+        for address in addresses {
+            match address {
+                IpAddr::V4(address) => server.v4 = Some(address),
+                IpAddr::V6(address) => server.v6 = Some(address),
+            }
+        }
+        server
     }
 }
 

@@ -1,73 +1,94 @@
-//! IPv4 addresses and prefixes as they are written in policies.
-use std::net::{Ipv4Addr, Ipv6Addr};
+//! Addresses and prefixes as they are written in policies.
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::fault::{Invalid, quote};
 
 /// A shorter prefix would take in more than any one network holds.
 const MIN_PREFIX_LENGTH: u8 = 8;
+/// Likewise in IPv6.
+const MIN_PREFIX_LENGTH6: u8 = 16;
 
-/// Prefixes in which no host has its address (RFC 6890).
-const SPECIAL: [(Ipv4Net, &str); 5] = [
-    (Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8), "`this network` (RFC 1122)"),
-    (Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8), "loopback"),
-    (Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16), "link-local"),
-    (Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4), "multicast"),
-    (Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4), "reserved or broadcast"),
+const ADDRESS: &str = "an IP address, such as `10.200.0.11` or `fd00:200::11`";
+const PREFIX: &str = "a prefix, such as `192.168.0.0/16` or `fd00:1::/64`";
+
+/// Prefixes in which no host has its address (RFC 6890), or not one that goes beyond its link.
+const SPECIAL: [(IpNet, &str); 10] = [
+    (v4([0, 0, 0, 0], 8), "`this network` (RFC 1122)"),
+    (v4([127, 0, 0, 0], 8), "loopback"),
+    (v4([169, 254, 0, 0], 16), "link-local"),
+    (v4([224, 0, 0, 0], 4), "multicast"),
+    (v4([240, 0, 0, 0], 4), "reserved or broadcast"),
+    (v6([0; 8], 128), "unspecified"),
+    (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), "loopback"),
+    (v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96), "IPv4 in the form of IPv6"),
+    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), "link-local"),
+    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "multicast"),
 ];
 
-/// A prefix of unicast addresses, /8 to /32, with no host bits set.
-pub(super) fn parse_prefix(text: &str) -> Result<Ipv4Net, Invalid> {
-    let example = "an IPv4 prefix, such as `192.168.0.0/16`";
+const fn v4([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length))
+}
+
+const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length))
+}
+
+/// A prefix of unicast addresses, IPv4 /8 to /32 or IPv6 /16 to /128, with no host bits set.
+pub(super) fn parse_prefix(text: &str) -> Result<IpNet, Invalid> {
     let shown = quote(text);
-    let Ok(prefix) = text.parse::<Ipv4Net>() else {
-        if text.parse::<Ipv6Net>().is_ok() || text.parse::<Ipv6Addr>().is_ok() {
-            return Err(Invalid::new(format!("{shown} is IPv6, which is not supported yet"), example));
-        }
-        if text.parse::<Ipv4Addr>().is_ok() {
-            return Err(Invalid::new(
+    let Ok(prefix) = text.parse::<IpNet>() else {
+        return Err(match text.parse::<IpAddr>() {
+            Ok(address) => Invalid::new(
                 format!("{shown} has no prefix length"),
-                format!("`{text}/32` for this one address, or {example}"),
-            ));
-        }
-        return Err(Invalid::new(format!("{shown} is not an IPv4 prefix"), example));
+                format!("`{}` for this one address, or {PREFIX}", IpNet::from(address)),
+            ),
+            Err(_) => Invalid::new(format!("{shown} is not a prefix"), PREFIX),
+        });
     };
-    if prefix.prefix_len() < MIN_PREFIX_LENGTH {
-        return Err(Invalid::new(format!("{shown} is too wide"), "a prefix length from 8 to 32"));
+    let least = if is_v4(&prefix) { MIN_PREFIX_LENGTH } else { MIN_PREFIX_LENGTH6 };
+    if prefix.prefix_len() < least {
+        let expected = format!("a prefix length from {least} to {}", prefix.max_prefix_len());
+        return Err(Invalid::new(format!("{shown} is too wide"), expected));
     }
     if let Some((_, name)) = SPECIAL.iter().find(|(special, _)| overlap(special, &prefix)) {
-        return Err(Invalid::new(format!("{shown} is {name}: no host has such an address"), example));
+        return Err(Invalid::new(format!("{shown} is {name}: no host has such an address"), PREFIX));
     }
     if prefix.trunc() != prefix {
         return Err(Invalid::new(
             format!("{shown} has host bits set"),
-            format!("`{}`, or `{}/32` for this one address", prefix.trunc(), prefix.addr()),
+            format!("`{}`, or `{}` for this one address", prefix.trunc(), IpNet::from(prefix.addr())),
         ));
     }
     Ok(prefix)
 }
 
 /// One unicast address.
-pub(super) fn parse_address(text: &str) -> Result<Ipv4Addr, Invalid> {
-    let example = "an IPv4 address, such as `10.200.0.11`";
+pub(super) fn parse_address(text: &str) -> Result<IpAddr, Invalid> {
     let shown = quote(text);
-    let Ok(address) = text.parse::<Ipv4Addr>() else {
-        let fault = match text.parse::<Ipv6Addr>() {
-            Ok(_) => format!("{shown} is IPv6, which is not supported yet"),
-            Err(_) => format!("{shown} is not an IPv4 address"),
-        };
-        return Err(Invalid::new(fault, example));
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Err(Invalid::new(format!("{shown} is not an IP address"), ADDRESS));
     };
     match SPECIAL.iter().find(|(special, _)| special.contains(&address)) {
         Some((_, name)) => {
-            Err(Invalid::new(format!("{shown} is {name}: no host has such an address"), example))
+            Err(Invalid::new(format!("{shown} is {name}: no host has such an address"), ADDRESS))
         }
         None => Ok(address),
     }
 }
 
 /// Whether two prefixes have an address in common. Prefixes do so only if one contains the other.
-pub(super) fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
+}
+
+/// Of the two families the first.
+pub(super) fn is_v4(prefix: &IpNet) -> bool {
+    matches!(prefix, IpNet::V4(_))
+}
+
+/// A family's name.
+pub(super) fn family(is_v4: bool) -> &'static str {
+    if is_v4 { "IPv4" } else { "IPv6" }
 }

@@ -18,6 +18,9 @@ use super::{
 /// The events we ask for.
 const REGISTERED: [&str; 5] = ["ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update"];
 
+/// Events kept from while others are being registered; hints, so that more of them say no more.
+const MAX_EARLY: usize = 256;
+
 /// A connection that receives events. It must be read without pause: charon queues without bound.
 #[derive(Debug)]
 pub struct Events {
@@ -66,7 +69,10 @@ impl Events {
         let mut early = VecDeque::new();
         for event in REGISTERED {
             transport::register(&mut frames, event, |name, message| {
-                early.push_back(Event::decode(&name, &message)?);
+                let event = Event::decode(&name, &message)?;
+                if early.len() < MAX_EARLY {
+                    early.push_back(event);
+                }
                 Ok(())
             })
             .await?;

@@ -68,6 +68,25 @@ pub struct Version {
     pub machine: String,
 }
 
+impl Version {
+    /// Bounded, and without what could steer a terminal: it ends up in logs and the status.
+    fn printable(self) -> Self {
+        const MAX_CHARACTERS: usize = 64;
+        let plain = |text: String| {
+            let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+            text.chars().take(MAX_CHARACTERS).map(visible).collect()
+        };
+        let Self { daemon, version, sysname, release, machine } = self;
+        Self {
+            daemon: plain(daemon),
+            version: plain(version),
+            sysname: plain(sysname),
+            release: plain(release),
+            machine: plain(machine),
+        }
+    }
+}
+
 impl Client {
     /// Connects to charon's socket. Must be called in a tokio runtime.
     pub async fn connect(path: &Path) -> Result<Self, Error> {
@@ -82,7 +101,8 @@ impl Client {
 
     /// charon's version.
     pub async fn version(&self) -> Result<Version, Error> {
-        self.call("version", Vec::new(), COMMAND_TIMEOUT).await?.decode()
+        let version: Version = self.call("version", Vec::new(), COMMAND_TIMEOUT).await?.decode()?;
+        Ok(version.printable())
     }
 
     /// Loads a CA certificate (PEM or DER) under a name; an authority of that name is replaced.
@@ -321,4 +341,25 @@ struct Rekey {
 /// At least 1: charon waits for ever on 0 and not at all on -1.
 fn milliseconds(time: Duration) -> i32 {
     i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_holds_nothing_that_steers_a_terminal_and_is_bounded() {
+        let text = |text: &str| text.to_owned();
+        let version = Version {
+            daemon: text("charon\n"),
+            version: text("5.9.8\u{1b}[2J"),
+            sysname: "x".repeat(100_000),
+            release: text("6.12\r"),
+            machine: text("x86_64\0"),
+        };
+        let Version { daemon, version, sysname, release, machine } = version.printable();
+        assert_eq!(version, "5.9.8\u{fffd}[2J");
+        assert_eq!(sysname.len(), 64);
+        assert!([daemon, version, release, machine].iter().all(|text| !text.chars().any(char::is_control)));
+    }
 }

@@ -2,15 +2,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use toml::Spanned;
 
-use super::{kept, read_port};
+use super::{Families, kept, read_port};
 use crate::policy::fault::{Fault, Invalid, Source, bounded, quote};
 use crate::policy::keys::{Reader, Table, Value};
-use crate::policy::prefix::parse_prefix;
+use crate::policy::prefix::{is_v4, parse_prefix};
 use crate::policy::{
-    Gateway, Identity, InterfaceName, Ipsec, Limits, MAX_MANAGEMENT, Management, Protocol, Timeouts,
+    Gateway, Identity, InterfaceName, Ipsec, Limits, MAX_MANAGEMENT, Management, Midstream, Protocol,
+    Timeouts,
 };
 
 /// IKE, and IKE with ESP in UDP (RFC 3948); the gateway's own budgets guard them.
@@ -20,13 +21,20 @@ const IKE_PORTS: [u32; 2] = [500, 4500];
 #[derive(Clone, Debug)]
 pub(in crate::policy) struct GatewayDocument {
     pub source: Source,
-    pub cloud_lan: Option<Spanned<Ipv4Net>>,
+    pub cloud_lan: Families<IpNet>,
     pub identity: Option<Spanned<Identity>>,
-    /// Bytes of the limits that are written down.
-    pub tunnels: Option<Spanned<u32>>,
-    pub customers: Option<Spanned<u32>>,
+    pub limits: WrittenLimits,
     /// `None` if the file has any fault.
     pub value: Option<Gateway>,
+}
+
+/// The limits that are written down.
+#[derive(Clone, Debug, Default)]
+pub(in crate::policy) struct WrittenLimits {
+    pub tunnels: Option<Spanned<u32>>,
+    pub customers: Option<Spanned<u32>>,
+    pub flows: Option<Spanned<u32>>,
+    pub flows6: Option<Spanned<u32>>,
 }
 
 impl GatewayDocument {
@@ -35,21 +43,23 @@ impl GatewayDocument {
         let text = source.text.clone().unwrap_or_default();
         let mut reader = Reader::new(&source);
         let root = reader.parse(&text);
-        let root = reader.root(&root, &["interfaces", "ipsec", "management", "limits", "timeouts"]);
+        let known = ["interfaces", "ipsec", "management", "flows", "limits", "timeouts"];
+        let root = reader.root(&root, &known);
         let interfaces = read_interfaces(&mut reader, &root);
         let ipsec = read_ipsec(&mut reader, &root);
         let management = read_management(&mut reader, &root);
-        let (limits, tunnels, customers) = read_limits(&mut reader, &root);
+        let midstream = read_midstream(&mut reader, &root);
+        let limits = read_limits(&mut reader, &root);
         let timeouts = read_timeouts(&mut reader, &root);
         let faults = bounded(&source, reader.faults);
 
-        let (internet, lan, cloud_lan) = interfaces.unwrap_or_default();
+        let (internet, lan, cloud_lan) = interfaces.unwrap_or_else(|| (None, None, Families::missing()));
         let (identity, certificate, private_key, authority) = ipsec.unwrap_or_default();
         let value = || {
             Some(Gateway {
                 internet: internet?,
                 lan: lan?,
-                cloud_lan: *cloud_lan.as_ref()?.get_ref(),
+                cloud_lan: cloud_lan.whole.then(|| cloud_lan.iter().copied().collect())?,
                 ipsec: Ipsec {
                     identity: identity.as_ref()?.get_ref().clone(),
                     certificate: certificate?,
@@ -57,28 +67,42 @@ impl GatewayDocument {
                     authority: authority?,
                 },
                 management,
-                limits,
+                limits: limits.value(),
                 timeouts,
+                midstream,
             })
         };
         let value = if faults.is_empty() { value() } else { None };
-        (Self { cloud_lan, identity, tunnels, customers, value, source }, faults)
+        (Self { cloud_lan, identity, limits, value, source }, faults)
     }
 
     /// The last good version.
     pub fn keep(gateway: &Gateway, path: &Path) -> Self {
         Self {
             source: Source { path: path.to_owned(), text: None },
-            cloud_lan: Some(kept(gateway.cloud_lan)),
+            cloud_lan: Families::keep(gateway.cloud_lan.iter().copied()),
             identity: Some(kept(gateway.ipsec.identity.clone())),
-            tunnels: None,
-            customers: None,
+            limits: WrittenLimits::default(),
             value: Some(gateway.clone()),
         }
     }
 }
 
-type Interfaces = (Option<InterfaceName>, Option<InterfaceName>, Option<Spanned<Ipv4Net>>);
+impl WrittenLimits {
+    fn value(&self) -> Limits {
+        let default = Limits::default();
+        let or =
+            |limit: &Option<Spanned<u32>>, default| limit.as_ref().map_or(default, |limit| *limit.get_ref());
+        Limits {
+            tunnels: or(&self.tunnels, default.tunnels),
+            customers: or(&self.customers, default.customers),
+            flows: or(&self.flows, default.flows),
+            flows6: self.flows6.as_ref().map(|limit| *limit.get_ref()),
+        }
+    }
+}
+
+type Interfaces = (Option<InterfaceName>, Option<InterfaceName>, Families<IpNet>);
 
 fn read_interfaces(reader: &mut Reader, root: &Table) -> Option<Interfaces> {
     let table = reader.required(root, "interfaces", "[interfaces]")?;
@@ -94,15 +118,18 @@ fn read_interfaces(reader: &mut Reader, root: &Table) -> Option<Interfaces> {
         reader.fault(lan.span(), Invalid::new(message, "two different interfaces"));
     }
     let cloud_lan = reader.required(&table, "cloud_lan", "cloud_lan = \"10.200.0.0/24\"");
-    let cloud_lan = cloud_lan.and_then(|value| reader.text(value, parse_cloud_lan));
+    let cloud_lan = cloud_lan.map_or_else(Families::missing, |value| {
+        Families::read(reader, value, "prefix", parse_cloud_lan, is_v4)
+    });
     Some((internet.map(Spanned::into_inner), lan.map(Spanned::into_inner), cloud_lan))
 }
 
-fn parse_cloud_lan(text: &str) -> Result<Ipv4Net, Invalid> {
+fn parse_cloud_lan(text: &str) -> Result<IpNet, Invalid> {
     let prefix = parse_prefix(text)?;
-    if prefix.prefix_len() > 30 {
+    let longest = prefix.max_prefix_len() - 2;
+    if prefix.prefix_len() > longest {
         let message = format!("{} has no room for a server and the gateway", quote(text));
-        return Err(Invalid::new(message, "a prefix length from 8 to 30"));
+        return Err(Invalid::new(message, format!("a prefix length of at most {longest}")));
     }
     Ok(prefix)
 }
@@ -189,33 +216,44 @@ fn parse_protocol(text: &str) -> Result<Protocol, Invalid> {
     }
 }
 
-fn read_limits(reader: &mut Reader, root: &Table) -> (Limits, Option<Spanned<u32>>, Option<Spanned<u32>>) {
-    let default = Limits::default();
-    let Some(table) = reader.optional(root, "limits") else {
-        return (default, None, None);
-    };
-    let Some(table) = reader.table(table, "[limits]", &["tunnels", "customers", "flows"]) else {
-        return (default, None, None);
-    };
+fn read_midstream(reader: &mut Reader, root: &Table) -> Midstream {
+    let table = reader.optional(root, "flows");
+    let table = table.and_then(|value| reader.table(value, "[flows]", &["midstream"]));
+    let value = table.and_then(|table| reader.optional(&table, "midstream"));
+    let read = value.and_then(|value| reader.text(value, parse_midstream));
+    read.map(Spanned::into_inner).unwrap_or_default()
+}
+
+fn parse_midstream(text: &str) -> Result<Midstream, Invalid> {
+    match text {
+        "drop" => Ok(Midstream::Drop),
+        "adopt" => Ok(Midstream::Adopt),
+        _ => Err(Invalid::new(
+            format!("{} is nothing that can be done with a connection in mid-stream", quote(text)),
+            "`drop` or `adopt`",
+        )),
+    }
+}
+
+fn read_limits(reader: &mut Reader, root: &Table) -> WrittenLimits {
+    let known = ["tunnels", "customers", "flows", "flows6"];
+    let table = reader.optional(root, "limits").and_then(|value| reader.table(value, "[limits]", &known));
+    let Some(table) = table else { return WrittenLimits::default() };
     let mut limit = |key, max, unit| {
         let value = reader.optional(&table, key)?;
         reader.number(value, 1..=max, unit)
     };
-    let tunnels = limit("tunnels", Limits::MAX_TUNNELS, " tunnels");
-    let customers = limit("customers", Limits::MAX_TUNNELS, " customers");
-    let flows = limit("flows", Limits::MAX_FLOWS, " flows");
-    let or = |limit: &Option<Spanned<u32>>, default| limit.as_ref().map_or(default, |limit| *limit.get_ref());
-    let limits = Limits {
-        tunnels: or(&tunnels, default.tunnels),
-        customers: or(&customers, default.customers),
-        flows: or(&flows, default.flows),
-    };
-    (limits, tunnels, customers)
+    WrittenLimits {
+        tunnels: limit("tunnels", Limits::MAX_TUNNELS, " tunnels"),
+        customers: limit("customers", Limits::MAX_TUNNELS, " customers"),
+        flows: limit("flows", Limits::MAX_FLOWS, " flows"),
+        flows6: limit("flows6", Limits::MAX_FLOWS, " flows"),
+    }
 }
 
 fn read_timeouts(reader: &mut Reader, root: &Table) -> Timeouts {
     let mut timeouts = Timeouts::default();
-    let states: [(&str, &mut Duration); 8] = [
+    let states: [(&str, &mut Duration); 10] = [
         ("syn_sent", &mut timeouts.syn_sent),
         ("syn_recv", &mut timeouts.syn_recv),
         ("established", &mut timeouts.established),
@@ -224,6 +262,8 @@ fn read_timeouts(reader: &mut Reader, root: &Table) -> Timeouts {
         ("last_ack", &mut timeouts.last_ack),
         ("time_wait", &mut timeouts.time_wait),
         ("close", &mut timeouts.close),
+        ("retransmission", &mut timeouts.retransmission),
+        ("unacknowledged", &mut timeouts.unacknowledged),
     ];
     let known = states.each_ref().map(|(key, _)| *key);
     let table = reader.optional(root, "timeouts").and_then(|value| reader.table(value, "[timeouts]", &known));

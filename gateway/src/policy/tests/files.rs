@@ -15,7 +15,8 @@ fn example_is_without_faults() {
     assert_eq!((gateway.limits.tunnels, gateway.limits.customers, gateway.limits.flows), (16, 16, 65_536));
     assert_eq!(gateway.management[0].protocol, Protocol::Tcp);
     let [acme, globex, _] = policy.customers.values().collect::<Vec<_>>()[..] else { panic!() };
-    assert_eq!((acme.port, acme.server.to_string().as_str()), (80, "10.200.0.11"));
+    assert_eq!((acme.port, acme.server.v4), (80, Some([10, 200, 0, 11].into())));
+    assert_eq!((acme.server.v6, acme.sites[0].path_mtu), (None, None));
     assert_eq!(acme.sites[0].lan, globex.sites[0].lan);
 }
 

@@ -1,6 +1,6 @@
 //! Reloads in which not all is good.
 use super::{Dir, GATEWAY, customer};
-use crate::policy::{Policy, Reload};
+use crate::policy::{Customer, Policy, Reload};
 
 const BAD: &str = "server = 7\n";
 
@@ -15,7 +15,8 @@ fn two() -> (Dir, Policy) {
 
 fn servers(reload: &Reload) -> Vec<String> {
     let customers = &reload.policy.as_ref().unwrap().customers;
-    customers.values().map(|customer| format!("{} {}", customer.name, customer.server)).collect()
+    let server = |customer: &Customer| customer.server.addresses().next().unwrap();
+    customers.values().map(|customer| format!("{} {}", customer.name, server(customer))).collect()
 }
 
 fn names(names: &std::collections::BTreeSet<crate::policy::CustomerName>) -> Vec<&str> {

@@ -7,7 +7,7 @@ use super::{GATEWAY, customer};
 use crate::policy::conflicts::conflicts;
 use crate::policy::document::{CustomerDocument, GatewayDocument};
 use crate::policy::fault::Source;
-use crate::policy::prefix::overlap;
+use crate::policy::prefix::{is_v4, overlap};
 use crate::policy::{Customer, Fault, Identity, InterfaceName, MAX_LAN_PREFIXES};
 
 fn source(text: &str) -> Source {
@@ -41,26 +41,39 @@ fn check_customer(customer: &Customer) {
     assert!(customer.port != 0 && !customer.sites.is_empty());
     let lans: Vec<_> = customer.sites.iter().flat_map(|site| &site.lan).collect();
     for (i, lan) in lans.iter().enumerate() {
-        assert!(lan.prefix_len() >= 8 && lan.trunc() == **lan);
+        let least = if is_v4(lan) { 8 } else { 16 };
+        assert!(lan.prefix_len() >= least && lan.trunc() == **lan);
+        assert!(customer.server.addresses().any(|server| server.is_ipv4() == is_v4(lan)));
         assert!(lans[..i].iter().all(|other| !overlap(lan, other)));
     }
     for (i, site) in customer.sites.iter().enumerate() {
-        assert!((1..=MAX_LAN_PREFIXES).contains(&site.lan.len()));
+        let v4 = site.lan.iter().filter(|lan| is_v4(lan)).count();
+        assert!(!site.lan.is_empty());
+        assert!(v4 <= MAX_LAN_PREFIXES && site.lan.len() - v4 <= MAX_LAN_PREFIXES);
         assert!(customer.sites[..i].iter().all(|other| other.name != site.name));
     }
 }
 
 /// Prefixes that often overlap, are equal or have host bits set.
 fn any_prefix() -> impl Strategy<Value = String> {
-    (0u8..4, 0u8..3, prop_oneof![Just(0u8), Just(128)], 7u8..=32)
-        .prop_map(|(b, c, d, length)| format!("10.{b}.{c}.{d}/{length}"))
+    prop_oneof![
+        (0u8..4, 0u8..3, prop_oneof![Just(0u8), Just(128)], 7u8..=32)
+            .prop_map(|(b, c, d, length)| format!("10.{b}.{c}.{d}/{length}")),
+        (0u8..4, 0u8..3, prop_oneof![Just(0u8), Just(1)], 15u8..=128)
+            .prop_map(|(b, c, d, length)| format!("fd00:{b}:{c}::{d}/{length}")),
+    ]
 }
 
 /// Customers as an operator would write them, often right and often wrong.
 fn any_customer() -> impl Strategy<Value = String> {
     let site = ("[ab]", "[ab]\\.example", prop::collection::vec(any_prefix(), 0..6));
-    (0u8..3, prop::collection::vec(site, 0..4)).prop_map(|(server, sites)| {
-        let mut text = format!("server = \"10.200.0.{server}\"\n");
+    let server = prop_oneof![
+        (0u8..3).prop_map(|server| format!("\"10.200.0.{server}\"")),
+        (0u8..3).prop_map(|server| format!("\"fd00:200::{server}\"")),
+        (0u8..3, 0u8..3).prop_map(|(v4, v6)| format!("[\"10.200.0.{v4}\", \"fd00:200::{v6}\"]")),
+    ];
+    (server, prop::collection::vec(site, 0..4)).prop_map(|(server, sites)| {
+        let mut text = format!("server = {server}\n");
         for (name, identity, lan) in sites {
             text += &format!("[[site]]\nname = \"{name}\"\nidentity = \"{identity}\"\nlan = {lan:?}\n");
         }
@@ -96,7 +109,8 @@ proptest! {
 
     #[test]
     fn what_is_valid_obeys_the_rules(texts in prop::collection::vec(any_customer(), 3)) {
-        let (gateway, faults) = GatewayDocument::read(source(GATEWAY));
+        let both = GATEWAY.replace("\"10.200.0.0/24\"", "[\"10.200.0.0/24\", \"fd00:200::/120\"]");
+        let (gateway, faults) = GatewayDocument::read(source(&both));
         prop_assert!(faults.is_empty());
         let documents: Vec<_> =
             texts.iter().zip(["a", "b", "c"]).map(|(text, name)| read_customer(name, text).0).collect();
@@ -104,12 +118,17 @@ proptest! {
         let valid = conflicts(&gateway, &good).is_empty();
         let customers: Vec<&Customer> = good.iter().filter_map(|document| document.value.as_ref()).collect();
         // The rules once more, by comparing everything with everything.
-        let cloud_lan = gateway.value.as_ref().unwrap().cloud_lan;
-        let mut servers: Vec<_> = customers.iter().map(|customer| customer.server).collect();
+        let cloud_lan = gateway.value.as_ref().unwrap().cloud_lan.clone();
+        let mut servers: Vec<_> = customers.iter().flat_map(|customer| customer.server.addresses()).collect();
         let mut identities: Vec<_> =
             customers.iter().flat_map(|customer| &customer.sites).map(|site| site.identity.clone()).collect();
-        let hosts = servers.iter().all(|server| cloud_lan.hosts().any(|host| host == *server));
-        let apart = customers.iter().flat_map(|c| &c.sites).flat_map(|s| &s.lan).all(|lan| !overlap(lan, &cloud_lan));
+        // Of IPv6 prefixes the network address is all routers'.
+        let is_host = |server: &std::net::IpAddr| {
+            cloud_lan.iter().any(|lan| lan.hosts().any(|host| host == *server && host != lan.network()))
+        };
+        let hosts = servers.iter().all(is_host);
+        let mut lans = customers.iter().flat_map(|c| &c.sites).flat_map(|s| &s.lan);
+        let apart = lans.all(|lan| !cloud_lan.iter().any(|cloud_lan| overlap(lan, cloud_lan)));
         let counts = (servers.len(), identities.len());
         servers.sort();
         servers.dedup();

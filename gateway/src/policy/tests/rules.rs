@@ -60,10 +60,8 @@ rule! {
         "customers/acme.toml:1:10: the server `10.200.0.0` is the network address of the cloud LAN `10.200.0.0/24`";
     server_at_broadcast_address_is_refused: server("10.200.0.255") =>
         "customers/acme.toml:1:10: the server `10.200.0.255` is the broadcast address of the cloud LAN `10.200.0.0/24`";
-    ipv6_server_is_refused: server("fd00::1") =>
-        "customers/acme.toml:1:10: `fd00::1` is IPv6, which is not supported yet";
     server_that_is_no_address_is_refused: server("web.acme") =>
-        "customers/acme.toml:1:10: `web.acme` is not an IPv4 address";
+        "customers/acme.toml:1:10: `web.acme` is not an IP address";
     loopback_server_is_refused: server("127.0.0.1") =>
         "customers/acme.toml:1:10: `127.0.0.1` is loopback: no host has such an address";
     port_0_is_refused: acme(&format!("port = 0\n{}", customer("10.200.0.11", "a.example", "10.1.0.0/16"))) =>
@@ -92,12 +90,10 @@ rule! {
         "customers/acme.toml:5:8: `255.255.255.255/32` is reserved or broadcast: no host has such an address";
     lan_around_link_local_is_refused: lan("\"169.0.0.0/8\"") =>
         "customers/acme.toml:5:8: `169.0.0.0/8` is link-local: no host has such an address";
-    ipv6_lan_is_refused: lan("\"fd00::/64\"") =>
-        "customers/acme.toml:5:8: `fd00::/64` is IPv6, which is not supported yet";
     address_without_length_is_refused: lan("\"192.168.0.1\"") =>
         "customers/acme.toml:5:8: `192.168.0.1` has no prefix length";
     five_prefixes_are_refused: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \"10.5.0.0/16\"") =>
-        "customers/acme.toml:5:7: a site with 5 prefixes";
+        "customers/acme.toml:5:7: a site with 5 IPv4 prefixes";
     four_prefixes_are_allowed: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\"") => ;
     empty_lan_is_refused: lan("") => "customers/acme.toml:5:7: a site with 0 prefixes";
     lan_around_cloud_lan_is_refused: lan("\"10.0.0.0/8\"") =>
@@ -195,6 +191,232 @@ rule! {
         "gateway.toml:11:15: `432001` is out of range";
     number_beyond_any_integer_is_refused: gateway_and("[limits]\nflows = 99999999999999999999999999999999999999999\n") =>
         "gateway.toml:11:9: `99999999999999999999999999999999999999999` is out of range";
+}
+
+/// The faults of a customer with this `server` and this `lan`, on a cloud LAN of both families.
+fn both(server: &str, lan: &str) -> Vec<String> {
+    let dir = Dir::new();
+    dir.write("gateway.toml", GATEWAY.replace("\"10.200.0.0/24\"", "[\"10.200.0.0/24\", \"fd00:200::/64\"]"));
+    let site = "[[site]]\nname = \"a\"\nidentity = \"a.example\"\n";
+    dir.write("customers/acme.toml", format!("server = {server}\n{site}lan = [{lan}]\n"));
+    dir.faults()
+}
+
+/// As `both`, with a server of both families.
+fn lan6(lan: &str) -> Vec<String> {
+    both("[\"10.200.0.11\", \"fd00:200::11\"]", lan)
+}
+
+/// The faults of a customer with these lines above its server.
+fn acme_and(lines: &str) -> Vec<String> {
+    acme(&format!("{lines}{}", customer("10.200.0.11", "a.example", "10.1.0.0/16")))
+}
+
+/// The faults of a customer whose site has this line below.
+fn site_and(line: &str) -> Vec<String> {
+    acme(&format!("{}{line}\n", customer("10.200.0.11", "a.example", "10.1.0.0/16")))
+}
+
+rule! {
+    // Both families.
+    server_of_both_families_has_no_fault: lan6("\"10.1.0.0/16\", \"fd00:1::/64\"") => ;
+    server_of_both_families_may_serve_one: lan6("\"fd00:1::/64\"") => ;
+    server_of_ipv6_alone_has_no_fault: both("\"fd00:200::11\"", "\"fd00:1::/64\"") => ;
+    list_of_one_server_has_no_fault: both("[\"10.200.0.11\"]", "\"10.1.0.0/16\"") => ;
+    two_servers_of_a_family_are_refused: both("[\"10.200.0.11\", \"10.200.0.12\"]", "\"10.1.0.0/16\"") =>
+        "customers/acme.toml:1:26: a second address of IPv4";
+    three_servers_are_refused: both("[\"10.200.0.11\", \"fd00:200::11\", \"fd00:200::12\"]", "\"10.1.0.0/16\"") =>
+        "customers/acme.toml:1:10: a list of 3";
+    no_server_is_refused: both("[]", "\"10.1.0.0/16\"") => "customers/acme.toml:1:10: a list of 0";
+    number_as_server_is_refused: both("7", "\"10.1.0.0/16\"") => "customers/acme.toml:1:10: this is an integer";
+    number_in_server_list_is_refused: both("[\"10.200.0.11\", 7]", "\"10.1.0.0/16\"") =>
+        "customers/acme.toml:1:26: this is an integer";
+    ipv6_server_outside_cloud_lan_is_refused: both("\"fd00:201::11\"", "\"fd00:1::/64\"") =>
+        "customers/acme.toml:1:10: the server `fd00:201::11` is outside the cloud LAN `10.200.0.0/24` and `fd00:200::/64`";
+    ipv6_server_on_ipv4_cloud_lan_is_refused: acme(&customer("fd00:200::11", "a.example", "fd00:1::/64")) =>
+        "customers/acme.toml:1:10: the server `fd00:200::11` is outside the cloud LAN `10.200.0.0/24`";
+    ipv6_server_at_all_routers_address_is_refused: both("\"fd00:200::\"", "\"fd00:1::/64\"") =>
+        "customers/acme.toml:1:10: the server `fd00:200::` is the network address of the cloud LAN `fd00:200::/64`";
+    last_ipv6_address_is_a_hosts: both("\"fd00:200::ffff:ffff:ffff:ffff\"", "\"fd00:1::/64\"") => ;
+    link_local_server_is_refused: both("\"fe80::1\"", "\"fd00:1::/64\"") =>
+        "customers/acme.toml:1:10: `fe80::1` is link-local: no host has such an address";
+    multicast_server_is_refused: both("\"ff02::1\"", "\"fd00:1::/64\"") =>
+        "customers/acme.toml:1:10: `ff02::1` is multicast: no host has such an address";
+    ipv6_loopback_server_is_refused: both("\"::1\"", "\"fd00:1::/64\"") =>
+        "customers/acme.toml:1:10: `::1` is loopback: no host has such an address";
+    unspecified_server_is_refused: both("\"::\"", "\"fd00:1::/64\"") =>
+        "customers/acme.toml:1:10: `::` is unspecified: no host has such an address";
+    mapped_server_is_refused: both("\"::ffff:10.200.0.11\"", "\"fd00:1::/64\"") =>
+        "customers/acme.toml:1:10: `::ffff:10.200.0.11` is IPv4 in the form of IPv6: no host has such an address";
+    ipv6_lan_of_ipv4_server_is_refused: lan("\"10.1.0.0/16\", \"fd00:1::/64\"") =>
+        "customers/acme.toml:5:23: `fd00:1::/64` is IPv6, and the customer has no IPv6 server";
+    ipv4_lan_of_ipv6_server_is_refused: both("\"fd00:200::11\"", "\"10.1.0.0/16\"") =>
+        "customers/acme.toml:5:8: `10.1.0.0/16` is IPv4, and the customer has no IPv4 server";
+    lan_of_any_family_may_belong_to_a_bad_server: both("[\"10.200.0.11\", \"x\"]", "\"fd00:1::/64\"") =>
+        "customers/acme.toml:1:26: `x` is not an IP address";
+    wide_ipv6_lan_is_refused: lan6("\"fc00::/7\"") => "customers/acme.toml:5:8: `fc00::/7` is too wide";
+    ipv6_default_route_as_lan_is_refused: lan6("\"::/0\"") => "customers/acme.toml:5:8: `::/0` is too wide";
+    link_local_ipv6_lan_is_refused: lan6("\"fe80::/64\"") =>
+        "customers/acme.toml:5:8: `fe80::/64` is link-local: no host has such an address";
+    multicast_ipv6_lan_is_refused: lan6("\"ff05::/16\"") =>
+        "customers/acme.toml:5:8: `ff05::/16` is multicast: no host has such an address";
+    mapped_lan_is_refused: lan6("\"::ffff:0:0/112\"") =>
+        "customers/acme.toml:5:8: `::ffff:0:0/112` is IPv4 in the form of IPv6: no host has such an address";
+    loopback_ipv6_lan_is_refused: lan6("\"::1/128\"") =>
+        "customers/acme.toml:5:8: `::1/128` is loopback: no host has such an address";
+    lan_around_unspecified_is_refused: lan6("\"::/16\"") =>
+        "customers/acme.toml:5:8: `::/16` is unspecified: no host has such an address";
+    ipv6_host_bits_are_refused: lan6("\"fd00:1::1/64\"") =>
+        "customers/acme.toml:5:8: `fd00:1::1/64` has host bits set";
+    ipv6_address_without_length_is_refused: lan6("\"fd00:1::1\"") =>
+        "customers/acme.toml:5:8: `fd00:1::1` has no prefix length";
+    zone_is_refused: lan6("\"fd00:1::%eth0/64\"") =>
+        "customers/acme.toml:5:8: `fd00:1::%eth0/64` is not a prefix";
+    overlapping_ipv6_lans_are_refused: lan6("\"fd00:1::/48\", \"fd00:1:0:7::/64\"") =>
+        "customers/acme.toml:5:23: `fd00:1:0:7::/64` overlaps `fd00:1::/48`, see customers/acme.toml:5:8";
+    ipv6_lan_around_cloud_lan_is_refused: lan6("\"fd00:200::/32\"") =>
+        "customers/acme.toml:5:8: `fd00:200::/32` overlaps the cloud LAN `fd00:200::/64`";
+    five_ipv6_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \"fd00:5::/64\"") =>
+        "customers/acme.toml:5:7: a site with 5 IPv6 prefixes";
+    four_prefixes_of_each_family_are_allowed: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
+        \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\"") => ;
+    nine_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
+        \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \"10.5.0.0/16\"") =>
+        "customers/acme.toml:5:7: a site with 9 prefixes";
+    tiny_ipv6_cloud_lan_is_refused: gateway("10.200.0.0/24", "fd00:200::/127") =>
+        "gateway.toml:4:13: `fd00:200::/127` has no room for a server and the gateway";
+    two_cloud_lans_of_a_family_are_refused: gateway("\"10.200.0.0/24\"", "[\"10.200.0.0/24\", \"10.201.0.0/24\"]") =>
+        "gateway.toml:4:31: a second prefix of IPv4";
+    management_from_ipv6_has_no_fault:
+        gateway_and("[management]\nallow = [{ from = \"2001:db8::/32\", protocol = \"tcp\", port = 22 }]\n") => ;
+    management_from_all_of_ipv6_is_refused:
+        gateway_and("[management]\nallow = [{ from = \"::/0\", protocol = \"tcp\", port = 22 }]\n") =>
+        "gateway.toml:11:19: `::/0` is too wide";
+
+    // Quotas.
+    quotas_have_no_fault: acme_and("max_flows = 1000\nmax_half_open = 1000\nnew_flows_per_second = 1_000_000\n") => ;
+    quota_of_0_flows_is_refused: acme_and("max_flows = 0\n") => "customers/acme.toml:1:13: `0` is out of range";
+    quota_beyond_any_table_is_refused: acme_and("max_flows = 16777216\n") =>
+        "customers/acme.toml:1:13: `16777216` is out of range";
+    quota_beyond_the_table_is_refused: acme_and("max_flows = 262145\n") =>
+        "gateway.toml: quotas of 262145 IPv4 flows together (acme 262145), but [limits] flows is 262144";
+    half_open_quota_of_0_is_refused: acme_and("max_half_open = 0\n") =>
+        "customers/acme.toml:1:17: `0` is out of range";
+    more_half_open_than_flows_are_refused: acme_and("max_flows = 10\nmax_half_open = 11\n") =>
+        "customers/acme.toml:2:17: `11` half-open flows of 10 at most";
+    new_flow_rate_of_0_is_refused: acme_and("new_flows_per_second = 0\n") =>
+        "customers/acme.toml:1:24: `0` is out of range";
+    new_flow_rate_beyond_a_million_is_refused: acme_and("new_flows_per_second = 1_000_001\n") =>
+        "customers/acme.toml:1:24: `1000001` is out of range";
+
+    // The path.
+    path_mtu_has_no_fault: site_and("path_mtu = 576") => ;
+    jumbo_path_mtu_has_no_fault: site_and("path_mtu = 9000") => ;
+    path_mtu_below_576_is_refused: site_and("path_mtu = 575") =>
+        "customers/acme.toml:6:12: `575` is out of range";
+    path_mtu_beyond_9000_is_refused: site_and("path_mtu = 9001") =>
+        "customers/acme.toml:6:12: `9001` is out of range";
+    text_as_path_mtu_is_refused: site_and("path_mtu = \"1400\"") => "customers/acme.toml:6:12: this is a string";
+
+    // Flows.
+    midstream_may_be_dropped: gateway_and("[flows]\nmidstream = \"drop\"\n") => ;
+    midstream_may_be_adopted: gateway_and("[flows]\nmidstream = \"adopt\"\n") => ;
+    other_midstream_is_refused: gateway_and("[flows]\nmidstream = \"allow\"\n") =>
+        "gateway.toml:11:13: `allow` is nothing that can be done with a connection in mid-stream";
+    unknown_key_of_flows_is_refused: gateway_and("[flows]\nmid_stream = \"drop\"\n") =>
+        "gateway.toml:11:1: [flows] has no key `mid_stream`, did you mean `midstream`?";
+    flow_tables_of_all_numbers_are_allowed: gateway_and("[limits]\nflows = 16_777_215\nflows6 = 16_777_215\n") => ;
+    flow_table_beyond_all_numbers_is_refused: gateway_and("[limits]\nflows = 16_777_216\n") =>
+        "gateway.toml:11:9: `16777216` is out of range";
+    ipv6_flow_table_beyond_all_numbers_is_refused: gateway_and("[limits]\nflows6 = 16_777_216\n") =>
+        "gateway.toml:11:10: `16777216` is out of range";
+    empty_ipv6_flow_table_is_refused: gateway_and("[limits]\nflows6 = 0\n") =>
+        "gateway.toml:11:10: `0` is out of range";
+    retransmission_timeout_0_is_refused: gateway_and("[timeouts]\nretransmission = 0\n") =>
+        "gateway.toml:11:18: `0` is out of range";
+    unacknowledged_timeout_beyond_5_days_is_refused: gateway_and("[timeouts]\nunacknowledged = 432001\n") =>
+        "gateway.toml:11:18: `432001` is out of range";
+}
+
+/// acme with a server of both families, globex and initech with one of IPv4, with these lines above.
+fn three(limits: &str, acme: &str, globex: &str) -> Dir {
+    let dir = Dir::new();
+    let gateway = GATEWAY.replace("\"10.200.0.0/24\"", "[\"10.200.0.0/24\", \"fd00:200::/64\"]");
+    dir.write("gateway.toml", format!("{gateway}[limits]\ncustomers = 4\n{limits}"));
+    let both = customer("10.200.0.11", "a.example", "10.1.0.0/16")
+        .replace("\"10.200.0.11\"", "[\"10.200.0.11\", \"fd00:200::11\"]");
+    dir.write("customers/acme.toml", format!("{acme}{both}"));
+    dir.write(
+        "customers/globex.toml",
+        format!("{globex}{}", customer("10.200.0.12", "g.example", "10.1.0.0/16")),
+    );
+    dir.write("customers/initech.toml", customer("10.200.0.13", "i.example", "10.1.0.0/16"));
+    dir
+}
+
+#[test]
+fn quotas_beyond_the_table_are_refused_by_name() {
+    let dir = three("flows = 1000\n", "max_flows = 600\n", "max_flows = 200\n");
+    let expected = "gateway.toml:12:9: quotas of 1050 IPv4 flows together (acme 600, globex 200, 1 other 250), \
+                    but [limits] flows is 1000";
+    assert_eq!(dir.faults(), [expected]);
+    assert_eq!(three("flows = 1050\n", "max_flows = 600\n", "max_flows = 188\n").faults(), [] as [&str; 0]);
+}
+
+#[test]
+fn quotas_without_a_word_fit_however_many_customers_there_are() {
+    for flows in [4, 5, 7, 1000] {
+        assert_eq!(three(&format!("flows = {flows}\n"), "", "").faults(), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn only_quotas_of_customers_with_an_ipv6_server_must_fit_the_ipv6_table() {
+    let limits = |flows6| format!("flows = 1000\nflows6 = {flows6}\n");
+    assert_eq!(three(&limits(250), "", "max_flows = 300\n").faults(), [] as [&str; 0]);
+    let expected =
+        "gateway.toml:13:10: quotas of 250 IPv6 flows together (1 other 250), but [limits] flows6 is 249";
+    assert_eq!(three(&limits(249), "", "").faults(), [expected]);
+}
+
+#[test]
+fn more_customers_than_flows_do_not_fit_the_table() {
+    // Each may have at least one flow.
+    let expected =
+        "gateway.toml:12:9: quotas of 3 IPv4 flows together (3 others 1 each), but [limits] flows is 2";
+    let faults = three("flows = 2\n", "", "").faults();
+    assert_eq!(faults, [expected]);
+}
+
+#[test]
+fn quotas_resolve_to_what_is_documented() {
+    let policy = three("flows = 1000\n", "max_flows = 100\nnew_flows_per_second = 50\n", "").load().unwrap();
+    let quota = |name: &str| {
+        let customer = &policy.customers[&name.parse().unwrap()];
+        let quota = customer.quota.resolve(&policy.gateway.limits);
+        (quota.flows, quota.half_open, quota.new_flow_interval_ns, quota.new_flow_burst)
+    };
+    assert_eq!(quota("acme"), (100, 25, 20_000_000, 25));
+    assert_eq!(quota("globex"), (250, 62, 16_129_032, 62));
+    assert_eq!((policy.flows6(), policy.quotas()), (1000, (100 + 2 * 250, 100)));
+}
+
+#[test]
+fn without_an_ipv6_server_the_ipv6_table_is_as_small_as_it_may_be() {
+    let dir = Dir::new();
+    dir.write("customers/acme.toml", customer("10.200.0.11", "a.example", "10.1.0.0/16"));
+    assert_eq!(dir.load().unwrap().flows6(), 1);
+    dir.write("gateway.toml", format!("{GATEWAY}[limits]\nflows6 = 77\n"));
+    assert_eq!(dir.load().unwrap().flows6(), 77);
+}
+
+#[test]
+fn same_ipv6_server_of_two_customers_is_refused() {
+    let dir = three("", "", "");
+    dir.write("customers/umbrella.toml", customer("fd00:200::11", "u.example", "fd00:1::/64"));
+    let expected = "customers/umbrella.toml:1:10: `fd00:200::11` is the server of customer `acme`, \
+                    see customers/acme.toml:1:26";
+    assert_eq!(dir.faults(), [expected]);
 }
 
 #[test]

@@ -23,10 +23,10 @@ identity = "%any"
 lan = ["192.168.1.0/16", "fd00::/8"]
 "#,
     );
-    let expected = r#"policies/customers/acme.toml:1:10: error: `10.200.0.300` is not an IPv4 address
+    let expected = r#"policies/customers/acme.toml:1:10: error: `10.200.0.300` is not an IP address
     1 | server = "10.200.0.300"
       |          ^^^^^^^^^^^^^^
-      expected: an IPv4 address, such as `10.200.0.11`
+      expected: an IP address, such as `10.200.0.11` or `fd00:200::11`
 
 policies/customers/acme.toml:2:8: error: this is a string
     2 | port = "80"
@@ -41,7 +41,7 @@ policies/customers/acme.toml:4:1: error: this site has no `name`
 policies/customers/acme.toml:5:1: error: this site has no key `nmae`, did you mean `name`?
     5 | nmae = "berlin"
       | ^^^^
-      expected: `name`, `identity`, `lan`
+      expected: `name`, `identity`, `lan`, `path_mtu`
 
 policies/customers/acme.toml:6:12: error: the identity `%any` contains '%', and an identity must name exactly one peer
     6 | identity = "%any"
@@ -53,10 +53,10 @@ policies/customers/acme.toml:7:8: error: `192.168.1.0/16` has host bits set
       |        ^^^^^^^^^^^^^^^^
       expected: `192.168.0.0/16`, or `192.168.1.0/32` for this one address
 
-policies/customers/acme.toml:7:26: error: `fd00::/8` is IPv6, which is not supported yet
+policies/customers/acme.toml:7:26: error: `fd00::/8` is too wide
     7 | lan = ["192.168.1.0/16", "fd00::/8"]
       |                          ^^^^^^^^^^
-      expected: an IPv4 prefix, such as `192.168.0.0/16`
+      expected: a prefix length from 16 to 128
 
 policies/gateway.toml:1:1: error: [interfaces] has no `cloud_lan`
     1 | [interfaces]
