@@ -74,8 +74,9 @@ fn missing() -> Option<String> {
 const RIGHT: &str = r#"
 name = "doubt"
 steps = [
-  { from = "berlin", packet = "192.168.1.2:40000 > 10.200.0.11:80 S mss 1460", verdict = "to server", out = "mss 1356", counts = "acme: to_server, bytes 44, opened", flows = ["acme 192.168.1.2:40000 > 80 berlin syn-sent generation 1 ends_ms 120000 packets 1/0"] },
+  { from = "berlin", packet = "192.168.1.2:40000 > 10.200.0.11:80 S mss 1460", verdict = "to server", out = "mss 1356", counts = "acme: to_server, bytes 44, opened", flows = ["acme 192.168.1.2:40000 berlin syn-sent generation 1 ends_ms 120000"] },
   { from = "berlin", packet = "192.168.1.2:40000 > 10.200.0.11:81 S", verdict = "drop PortNotAllowed", counts = "acme via berlin: dropped" },
+  { at_ms = 122000, expire = true, flows = [] },
   { hook = "internet_xdp", packet = "198.18.0.1 > 203.0.113.1 ESP spi 0xc0de0009 len 9", verdict = "pass", out = "smac 02:00:c0:de:00:09", counts = "nobody: unknown_spi" },
 ]"#;
 
@@ -93,11 +94,13 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("tunnel_of_an_event", "via berlin", "via munich"),
     ("lost_event", "dropped\"", "dropped, lost\""),
     ("flow_state", "syn-sent", "established"),
-    ("flow_tunnel", "80 berlin", "80 munich"),
+    ("flow_tunnel", "40000 berlin", "40000 munich"),
     ("flow_end", "ends_ms 120000", "ends_ms 120003"),
     ("amount_of_bytes", "bytes 44", "bytes 45"),
-    ("flow_packets", "packets 1/0", "packets 0/1"),
-    ("number_of_flows", "flows = [", "flows = [\"acme 192.168.1.2:40001 > 80 berlin syn-sent\", "),
+    ("flow_generation", "generation 1", "generation 2"),
+    ("number_of_flows", "flows = [", "flows = [\"acme 192.168.1.2:40001 berlin syn-sent\", "),
+    ("removal_of_flows", "expire = true, flows = []", "expire = true, flows = [\"acme 192.168.1.2:40000 berlin syn-sent\"]"),
+    ("time_of_removal", "at_ms = 122000", "at_ms = 119000"),
 ];
 
 /// Tests of the runner: a case that is right, and every way in which it can be wrong.
@@ -129,7 +132,7 @@ fn completeness(cases: &[Case]) -> Vec<Trial> {
     let untested: Vec<&str> = Reason::ALL
         .iter()
         .filter(|reason| {
-            !cases.iter().flat_map(|case| &case.steps).any(|step| step.verdict == Verdict::Drop(**reason))
+            !cases.iter().flat_map(Case::packets).any(|step| step.verdict == Verdict::Drop(**reason))
         })
         .map(|reason| reason.name())
         .collect();
@@ -137,7 +140,7 @@ fn completeness(cases: &[Case]) -> Vec<Trial> {
         .into_iter()
         .flat_map(|hook| [(hook, true), (hook, false)])
         .filter(|(hook, drops)| {
-            !cases.iter().flat_map(|case| &case.steps).any(|step| {
+            !cases.iter().flat_map(Case::packets).any(|step| {
                 step.hook().is_ok_and(|other| other == *hook)
                     && matches!(step.verdict, Verdict::Drop(_)) == *drops
             })

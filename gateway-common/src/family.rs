@@ -30,6 +30,9 @@ pub trait Family: Wire + Eq + Default + fmt::Debug + 'static {
     /// Whom a budget is kept for: an IPv4 address, the /64 of an IPv6 one, since that is what one
     /// subscriber gets (RFC 6177).
     fn subscriber(self) -> Ipv6;
+    /// True for an address that no packet of this family may come from: an IPv4 address mapped into
+    /// IPv6 (RFC 4942 section 2.2), which would pass for that IPv4 address where maps hold both.
+    fn is_mapped(self) -> bool;
     /// True for a multicast group that neighbour discovery is sent to: all nodes, or the solicited-node
     /// addresses (RFC 4291 section 2.7.1).
     fn is_neighbour_group(self) -> bool;
@@ -181,6 +184,11 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
+    fn is_mapped(self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn is_neighbour_group(self) -> bool {
         false
     }
@@ -274,6 +282,12 @@ impl Family for Ipv6 {
     fn subscriber(self) -> Ipv6 {
         let words = self.words();
         Self::from_words([words[0], words[1], 0, 0])
+    }
+
+    #[inline(always)]
+    fn is_mapped(self) -> bool {
+        let words = self.words();
+        words[0] | words[1] | (words[2] ^ 0xffff_u32.to_be()) == 0
     }
 
     #[inline(always)]

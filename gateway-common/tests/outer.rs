@@ -1,77 +1,163 @@
-//! The outer filter over random frames, with etherparse as the judge of what got through.
-use etherparse::{Ipv4HeaderSlice, PacketBuilder};
+//! The outer filter over random frames of both families, with etherparse as the judge of what got
+//! through, and over each kind of frame that it knows.
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, PacketBuilder};
 use gateway_common::{
-    layout::{ManagementRule, Prefix, Settings, Ticks},
+    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings, Ticks},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
-    outer::{Outer, arriving, leaving, to_lan},
+    outer::{Outer, arriving, is_neighbour_on_lan, leaving, to_lan},
+    reason::Reason,
     tcp::STATE_SLOTS,
-    wire::{Ipv4, protocol},
+    wire::{Ipv6, protocol},
 };
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::FileFailurePersistence::Direct};
 
 /// Where seeds that once failed are kept, to be tried again.
 const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/outer.regressions");
 
-const INTERNET: [u8; 4] = [203, 0, 113, 1];
-const LAN: [u8; 4] = [10, 200, 0, 1];
-const MANAGER: [u8; 4] = [198, 51, 100, 7];
+/// The gateway's, a manager's, a stranger's and no address, of IPv4 and IPv6.
+const INTERNET: [&str; 2] = ["203.0.113.1", "2001:db8:113::1"];
+const LINK: [&str; 2] = ["203.0.113.1", "fe80::1"];
+const LAN: [&str; 2] = ["10.200.0.1", "fd00:200::1"];
+const MANAGER: [&str; 2] = ["198.51.100.7", "2001:db8:51::7"];
+const STRANGER: [&str; 2] = ["8.8.8.8", "2001:db8:8::8"];
+const NOBODY: [&str; 2] = ["0.0.0.0", "::"];
+const GROUPS: [&str; 4] = ["ff02::1", "ff02::1:ff00:1", "ff02::2", "ff05::1:ff00:1"];
 const SPI: u32 = 0xbeef_0001;
 const OWNER: u32 = 1;
 
-fn settings() -> Settings {
-    let mut settings = Settings {
-        ready: 1,
-        lan_ifindex: 1,
-        internet_address_count: 1,
-        lan_address_count: 1,
-        management_count: 1,
-        adopt_midstream: 0,
-        internet_ifindex: 2,
-        internet_addresses: [Ipv4::default(); OWN_ADDRESSES],
-        lan_addresses: [Ipv4::default(); OWN_ADDRESSES],
-        management: [ManagementRule::default(); MANAGEMENT_RULES],
-        timeouts: [Ticks::default(); STATE_SLOTS],
-    };
-    settings.internet_addresses[0] = Ipv4 { octets: INTERNET };
-    settings.lan_addresses[0] = Ipv4 { octets: LAN };
-    settings.management[0] = ManagementRule {
-        from: Prefix::new(Ipv4 { octets: [198, 51, 100, 0] }, 24),
-        port: 22,
-        protocol: protocol::TCP,
-        _reserved: 0,
-    };
-    settings
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
 }
 
-fn address() -> impl Strategy<Value = [u8; 4]> {
-    select(vec![INTERNET, INTERNET, LAN, MANAGER, MANAGER, [8, 8, 8, 8], [0; 4], [192, 168, 1, 2]])
+fn addresses(of: [&[&str]; 2]) -> Addresses {
+    let (mut v4, mut v6) = ([Default::default(); OWN_ADDRESSES], [Default::default(); OWN_ADDRESSES]);
+    for (to, from) in v4.iter_mut().zip(of[0]) {
+        *to = from.parse::<Ipv4Addr>().expect("an address").into();
+    }
+    for (to, from) in v6.iter_mut().zip(of[1]) {
+        *to = from.parse::<Ipv6Addr>().expect("an address").into();
+    }
+    Addresses { v4_count: of[0].len() as u32, v6_count: of[1].len() as u32, v4, v6 }
 }
+
+fn settings() -> Settings {
+    let mut management = [ManagementRule::default(); MANAGEMENT_RULES];
+    for (rule, (from, bits)) in management.iter_mut().zip([(MANAGER[0], 96 + 24), (MANAGER[1], 48)]) {
+        let from = Prefix::new(Ipv6::from(ip(from)), bits);
+        *rule = ManagementRule { from, port: 22, protocol: protocol::TCP, _reserved: 0 };
+    }
+    Settings {
+        ready: 1,
+        internet_ifindex: 2,
+        lan_ifindex: 1,
+        lan_mtu: 1500,
+        xdp: 1,
+        adopt_midstream: 0,
+        management_count: 2,
+        _reserved: 0,
+        internet: addresses([&[INTERNET[0]], &[INTERNET[1], LINK[1]]]),
+        lan: addresses([&[LAN[0]], &[LAN[1]]]),
+        management,
+        timeouts: [Ticks::default(); STATE_SLOTS],
+    }
+}
+
+/// Ethernet and IP: protocol, hop limit and payload.
+fn packet(from: &str, to: &str, protocol: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
+    const UNKNOWN: u8 = 253;
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let mut frame = Vec::new();
+    // etherparse would look for extension headers of its own.
+    match (ip(from), ip(to)) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            builder.ipv4(from.octets(), to.octets(), hop_limit).write(&mut frame, UNKNOWN.into(), payload)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            builder.ipv6(from.octets(), to.octets(), hop_limit).write(&mut frame, UNKNOWN.into(), payload)
+        }
+        _ => unreachable!("both addresses are of one family"),
+    }
+    .expect("writing to a vector");
+    frame[if ip(from).is_ipv4() { 23 } else { 20 }] = protocol;
+    frame
+}
+
+fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
+    let length = (8 + payload.len()) as u16;
+    [&from.to_be_bytes()[..], &to.to_be_bytes(), &length.to_be_bytes(), &[0, 0], payload].concat()
+}
+
+fn tcp(from: u16, to: u16, flags: u8) -> Vec<u8> {
+    [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0; 8], &[0x50, flags], &[0; 6]].concat()
+}
+
+/// RFC 8200 section 4.5: protocol, offset in 8-byte units, more to come, and what is in it.
+fn fragment(protocol: u8, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
+    let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
+    [&[protocol, 0, high, low, 0, 0, 0, 7], payload].concat()
+}
+
+const FRAGMENT: u8 = 44;
+const ICMPV6: u8 = 58;
+const ESP: u8 = 50;
 
 /// Frames of all kinds that the filter knows, and their damaged kin.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
-    let protocol = select(vec![50u8, 17, 17, 6, 6, 1, 47, 4]);
+    let v4 =
+        [INTERNET[0], INTERNET[0], LAN[0], MANAGER[0], MANAGER[0], STRANGER[0], NOBODY[0], "192.168.1.2"];
+    let v6 = [
+        INTERNET[1],
+        INTERNET[1],
+        LINK[1],
+        LAN[1],
+        MANAGER[1],
+        MANAGER[1],
+        STRANGER[1],
+        NOBODY[1],
+        GROUPS[0],
+        GROUPS[1],
+        GROUPS[2],
+        GROUPS[3],
+    ];
+    let pair =
+        prop_oneof![(select(v4.to_vec()), select(v4.to_vec())), (select(v6.to_vec()), select(v6.to_vec()))]
+            .prop_map(|(from, to)| (from.to_owned(), to.to_owned()));
     let port = || select(vec![500u16, 4500, 22, 80, 53]);
-    let payload = prop_oneof![
+    let words = prop_oneof![
         Just(SPI.to_be_bytes().to_vec()),
         Just(vec![3, 4, 0, 0]),
+        Just(vec![2, 0, 0, 0]),
         Just(vec![8, 0, 0, 0]),
         Just(vec![0; 8]),
+        (133..138u8, 0..2u8).prop_map(|(kind, code)| vec![kind, code, 0, 0]),
         vec(any::<u8>(), 0..12),
     ];
-    let fragment = prop_oneof![6 => Just(0x0000u16), 1 => select(vec![0x2000u16, 0x2005, 0x0005, 0x4000])];
-    let changes = prop_oneof![6 => Just(vec![]), 1 => vec((12..50usize, any::<u8>()), 1..3)];
-    let packet = (address(), address(), protocol, port(), port(), payload, fragment, changes);
-    (packet, proptest::option::weighted(0.1, 0..50usize)).prop_map(
-        |((source, destination, protocol, from, to, payload, fragment, changes), cut)| {
-            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(source, destination, 64);
-            let mut frame = Vec::new();
-            match protocol {
-                17 => builder.udp(from, to).write(&mut frame, &payload),
-                6 => builder.tcp(from, to, 1, 1).write(&mut frame, &payload),
-                _ => builder.write(&mut frame, protocol.into(), &payload),
+    let payload = prop_oneof![
+        3 => words.clone().prop_map(|words| (ESP, words)),
+        4 => (port(), port(), words.clone()).prop_map(|(from, to, words)| (17, udp(from, to, &words))),
+        3 => (port(), port(), any::<u8>()).prop_map(|(from, to, flags)| (6, tcp(from, to, flags & 0x3f))),
+        5 => (select(vec![1, ICMPV6, ICMPV6]), words.clone()),
+        1 => (select(vec![47, 4, 41, 0, 43, 60]), words),
+    ];
+    let split = proptest::option::weighted(0.2, (select(vec![0u16, 0, 1, 5]), any::<bool>()));
+    let hop_limit = select(vec![255u8, 255, 64, 254]);
+    let changes = prop_oneof![6 => Just(vec![]), 1 => vec((12..70usize, any::<u8>()), 1..3)];
+    let cut = proptest::option::weighted(0.1, 0..70usize);
+    (pair, payload, split, hop_limit, changes, cut).prop_map(
+        |((from, to), (protocol, payload), split, hop_limit, changes, cut)| {
+            let v4 = ip(&from).is_ipv4();
+            let mut frame = match split {
+                Some((offset, more)) if !v4 => {
+                    let payload = fragment(protocol, offset, more, &payload);
+                    packet(&from, &to, FRAGMENT, hop_limit, &payload)
+                }
+                _ => packet(&from, &to, protocol, hop_limit, &payload),
+            };
+            if let Some((offset, more)) = split.filter(|_| v4) {
+                frame[20..22].copy_from_slice(&(offset | u16::from(more) << 13).to_be_bytes());
             }
-            .expect("writing to a vector");
-            frame[20..22].copy_from_slice(&fragment.to_be_bytes());
             for (at, byte) in changes {
                 if let Some(old) = frame.get_mut(at) {
                     *old = byte;
@@ -83,85 +169,351 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Ports of UDP and TCP, type and code of ICMP: the first words behind the header.
-fn words(frame: &[u8]) -> [u16; 2] {
-    [34, 36].map(|at| frame.get(at..at + 2).map_or(0, |word| u16::from_be_bytes([word[0], word[1]])))
+/// An IP packet as etherparse sees it, in a frame that holds the whole of it.
+struct Seen {
+    source: IpAddr,
+    destination: IpAddr,
+    hop_limit: u8,
+    protocol: u8,
+    /// A fragment but the first.
+    later: bool,
+    whole: bool,
+    payload: Vec<u8>,
 }
 
-/// Whether what a filter let through may go through, its far end being `peer` and the gateway's
-/// own port `port`.
-fn justified(outer: Outer, header: &Ipv4HeaderSlice, peer: [u8; 4], port: u16, frame: &[u8]) -> bool {
-    let protocol = header.protocol().0;
-    let later = header.fragments_offset().value() != 0;
-    let whole = !header.is_fragmenting_payload();
-    match outer {
-        Outer::Arp => false,
-        Outer::Esp(spi) => spi != 0 && !later && (protocol == 50 || protocol == 17 && port == 4500),
-        Outer::Ike => protocol == 17 && !later && (port == 500 || port == 4500),
-        Outer::PathMtu => protocol == 1 && whole && frame[34..36] == [3, 4],
-        Outer::Management => protocol == 6 && whole && port == 22 && peer[..3] == MANAGER[..3],
-        Outer::Fragment => later && (protocol == 50 || protocol == 17),
+fn seen(frame: &[u8]) -> Option<Seen> {
+    match frame.get(12..14)? {
+        [8, 0] => {
+            let header = Ipv4HeaderSlice::from_slice(&frame[14..]).ok()?;
+            let end = 14 + usize::from(header.total_len());
+            let fits = end <= frame.len() && header.total_len() >= 20 && header.ihl() == 5;
+            fits.then(|| Seen {
+                source: header.source_addr().into(),
+                destination: header.destination_addr().into(),
+                hop_limit: header.ttl(),
+                protocol: header.protocol().0,
+                later: header.fragments_offset().value() != 0,
+                whole: !header.is_fragmenting_payload(),
+                payload: frame[34..end].to_vec(),
+            })
+        }
+        [0x86, 0xdd] => {
+            let header = Ipv6HeaderSlice::from_slice(&frame[14..]).ok()?;
+            let payload = frame[54..].get(..usize::from(header.payload_length()))?;
+            let mut seen = Seen {
+                source: header.source_addr().into(),
+                destination: header.destination_addr().into(),
+                hop_limit: header.hop_limit(),
+                protocol: header.next_header().0,
+                later: false,
+                whole: true,
+                payload: payload.to_vec(),
+            };
+            if seen.protocol == FRAGMENT {
+                let [protocol, _, high, low, ..] = *payload.first_chunk::<8>()?;
+                seen.later = u16::from_be_bytes([high, low]) >> 3 != 0;
+                (seen.protocol, seen.whole, seen.payload) = (protocol, false, payload[8..].to_vec());
+            }
+            Some(seen)
+        }
+        _ => None,
     }
 }
 
-/// The IPv4 header if it is one without options, in a frame that holds the whole packet.
-fn header(frame: &[u8]) -> Option<Ipv4HeaderSlice<'_>> {
-    let header = Ipv4HeaderSlice::from_slice(frame.get(14..)?).ok()?;
-    let fits = 14 + usize::from(header.total_len()) <= frame.len() && header.total_len() >= 20;
-    (frame[12..14] == [8, 0] && header.ihl() == 5 && fits).then_some(header)
+impl Seen {
+    /// Words of the payload: ports, or type and code.
+    fn word(&self, at: usize) -> u16 {
+        self.payload.get(at..at + 2).map_or(0, |word| u16::from_be_bytes([word[0], word[1]]))
+    }
+
+    /// Whether what a filter let through may go through, its far end being `peer`, the gateway's own
+    /// port `port`, and neighbour discovery being of these types.
+    fn justifies(&self, outer: Outer, peer: IpAddr, port: u16, types: &[u8]) -> bool {
+        let (v6, protocol) = (self.source.is_ipv6(), self.protocol);
+        let icmp = [self.word(0) >> 8, self.word(0) & 0xff];
+        match outer {
+            Outer::Neighbour => {
+                v6 && protocol == ICMPV6
+                    && self.whole
+                    && self.hop_limit == 255
+                    && types.contains(&(icmp[0] as u8))
+                    && icmp[1] == 0
+            }
+            Outer::Esp(spi) => spi != 0 && !self.later && (protocol == ESP || protocol == 17 && port == 4500),
+            Outer::Ike => protocol == 17 && !self.later && (port == 500 || port == 4500),
+            Outer::PathMtu if v6 => protocol == ICMPV6 && self.whole && icmp == [2, 0],
+            Outer::PathMtu => protocol == 1 && self.whole && icmp == [3, 4],
+            Outer::Management => protocol == 6 && self.whole && port == 22 && manager(peer),
+            Outer::Fragment => self.later && (protocol == ESP || protocol == 17),
+        }
+    }
+}
+
+fn manager(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets()[..3] == [198, 51, 100],
+        IpAddr::V6(address) => address.segments()[..3] == [0x2001, 0xdb8, 0x51],
+    }
+}
+
+fn is_arp(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[8, 6])
+}
+
+/// Solicited-node groups and all nodes, RFC 4291 section 2.7.1.
+fn neighbour_group(address: IpAddr) -> bool {
+    address == ip("ff02::1")
+        || matches!(address, IpAddr::V6(address) if address.octets()[..13] == ip6("ff02::1:ff00:0").octets()[..13])
+}
+
+fn ip6(text: &str) -> Ipv6Addr {
+    text.parse().expect("an address")
+}
+
+fn nobody_owns(_: OutboundSpi) -> Option<u32> {
+    None
 }
 
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: Some(Box::new(Direct(REGRESSIONS))),
-        ..ProptestConfig::with_cases(10_000)
+        ..ProptestConfig::with_cases(20_000)
     })]
 
     #[test]
-    fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..80), mark: u32) {
+    fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..100), v6: bool, mark: u32) {
+        let mut bytes = bytes;
+        if v6 && bytes.len() > 14 {
+            bytes[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+        }
         let settings = settings();
         let _ = arriving(&bytes[..], &settings);
-        let _ = leaving(&bytes[..], &settings, mark, |_| None);
+        let _ = leaving(&bytes[..], &settings, mark, nobody_owns);
         let _ = to_lan(&bytes[..], &settings);
+        let _ = is_neighbour_on_lan(&bytes[..]);
     }
 
     #[test]
     fn what_arrives_is_for_the_gateway_and_of_a_kind_it_takes(frame in frame()) {
-        if let Ok(outer) = arriving(&frame[..], &settings()) && outer != Outer::Arp {
-            let header = header(&frame);
-            prop_assert!(header.is_some());
-            let header = header.unwrap();
-            prop_assert_eq!(header.destination(), INTERNET);
-            prop_assert!(justified(outer, &header, header.source(), words(&frame)[1], &frame), "{:?}", outer);
+        if let Ok(arrival) = arriving(&frame[..], &settings()) && !is_arp(&frame) {
+            let seen = seen(&frame);
+            prop_assert!(seen.is_some());
+            let seen = seen.unwrap();
+            let own = [INTERNET[0], INTERNET[1], LINK[1]].map(ip).contains(&seen.destination);
+            let outer = arrival.outer;
+            prop_assert!(own || outer == Outer::Neighbour && neighbour_group(seen.destination));
+            prop_assert!(seen.justifies(outer, seen.source, seen.word(2), &[134, 135, 136]), "{:?}", outer);
+            prop_assert_eq!(IpAddr::from(arrival.source), seen.source);
         }
     }
 
     #[test]
     fn what_leaves_is_the_gateways_and_of_the_marked_tunnel(frame in frame(), mark in 0..3u32) {
-        let owner_of = |outbound: gateway_common::layout::OutboundSpi| (outbound.spi == SPI).then_some(OWNER);
-        if let Ok(outer) = leaving(&frame[..], &settings(), mark, owner_of) && outer != Outer::Arp {
-            let header = header(&frame);
-            prop_assert!(header.is_some());
-            let header = header.unwrap();
-            prop_assert_eq!(header.source(), INTERNET);
+        let owner_of = |outbound: OutboundSpi| (outbound.spi == SPI).then_some(OWNER);
+        if let Ok(outer) = leaving(&frame[..], &settings(), mark, owner_of) && !is_arp(&frame) {
+            let seen = seen(&frame);
+            prop_assert!(seen.is_some());
+            let seen = seen.unwrap();
+            let own = [INTERNET[0], INTERNET[1], LINK[1]].map(ip).contains(&seen.source);
+            // RFC 4862 section 5.4.2.
+            let tentative = seen.source == ip("::") && outer == Outer::Neighbour && seen.payload[0] == 135;
+            prop_assert!(own || tentative);
             prop_assert!(outer != Outer::PathMtu);
-            prop_assert!(justified(outer, &header, header.destination(), words(&frame)[0], &frame), "{:?}", outer);
+            prop_assert!(seen.justifies(outer, seen.destination, seen.word(0), &[133, 135, 136]), "{:?}", outer);
             prop_assert!(outer != Outer::Esp(SPI) || mark == OWNER);
+            let syn = outer == Outer::Management && seen.payload[13] & 0x12 == 0x02;
+            prop_assert!(!syn, "the gateway opens a connection");
         }
     }
 
     #[test]
-    fn what_reaches_the_lan_is_arp_or_a_path_mtu_error_of_the_gateway(frame in frame()) {
-        match to_lan(&frame[..], &settings()) {
-            Ok(Outer::Arp) => prop_assert_eq!(&frame[12..14], &[8, 6]),
-            Ok(outer) => {
-                let header = header(&frame);
-                prop_assert!(header.is_some());
-                let header = header.unwrap();
-                prop_assert_eq!((outer, header.source()), (Outer::PathMtu, LAN));
-                prop_assert!(justified(outer, &header, header.destination(), 0, &frame));
-            }
-            Err(_) => {}
+    fn what_reaches_the_lan_is_about_neighbours_or_a_path_mtu_error_of_the_gateway(frame in frame()) {
+        if let Ok(outer) = to_lan(&frame[..], &settings()) && !is_arp(&frame) {
+            let seen = seen(&frame);
+            prop_assert!(seen.is_some());
+            let seen = seen.unwrap();
+            let tentative = seen.source == ip("::") && outer == Outer::Neighbour && seen.payload[0] == 135;
+            prop_assert!(tentative || LAN.map(ip).contains(&seen.source));
+            prop_assert!(matches!(outer, Outer::PathMtu | Outer::Neighbour));
+            prop_assert!(seen.justifies(outer, seen.destination, 0, &[135, 136]));
         }
+    }
+
+    #[test]
+    fn what_passes_on_the_lan_unjudged_is_about_neighbours(frame in frame()) {
+        if is_neighbour_on_lan(&frame[..]) && !is_arp(&frame) {
+            let seen = seen(&frame);
+            prop_assert!(seen.is_some_and(|seen| seen.justifies(Outer::Neighbour, seen.source, 0, &[135, 136])));
+        }
+    }
+}
+
+/// What becomes of a packet from the manager to the gateway's address.
+fn to_us(family: usize, protocol: u8, payload: &[u8]) -> Result<Outer, Reason> {
+    let frame = packet(MANAGER[family], INTERNET[family], protocol, 64, payload);
+    arriving(&frame[..], &settings()).map(|arrival| arrival.outer)
+}
+
+#[test]
+fn every_kind_arrives_in_both_families() {
+    let spi = SPI.to_be_bytes();
+    for family in [0, 1] {
+        let icmp = [(1, [3, 4, 0, 0]), (ICMPV6, [2, 0, 0, 0])][family];
+        let other_icmp = [(1, [2, 0, 0, 0]), (ICMPV6, [3, 4, 0, 0])][family];
+        for ((protocol, payload), expected) in [
+            ((ESP, spi.to_vec()), Ok(Outer::Esp(SPI))),
+            ((ESP, vec![0; 4]), Err(Reason::OuterMalformed)),
+            ((ESP, vec![1; 3]), Err(Reason::OuterMalformed)),
+            ((17, udp(500, 500, &[1; 28])), Ok(Outer::Ike)),
+            ((17, udp(9, 4500, &[0; 32])), Ok(Outer::Ike)),
+            ((17, udp(9, 4500, &[0xff])), Ok(Outer::Ike)),
+            ((17, udp(9, 4500, &spi)), Ok(Outer::Esp(SPI))),
+            ((17, udp(9, 4501, &spi)), Err(Reason::OuterPortNotAllowed)),
+            ((6, tcp(9, 22, 2)), Ok(Outer::Management)),
+            ((6, tcp(9, 23, 2)), Err(Reason::OuterPortNotAllowed)),
+            ((icmp.0, icmp.1.to_vec()), Ok(Outer::PathMtu)),
+            ((other_icmp.0, other_icmp.1.to_vec()), Err(Reason::OuterProtocolNotAllowed)),
+            ((47, vec![0; 8]), Err(Reason::OuterProtocolNotAllowed)),
+        ] {
+            assert_eq!(to_us(family, protocol, &payload), expected, "IPv{} {protocol}", [4, 6][family]);
+        }
+    }
+}
+
+#[test]
+fn the_other_familys_icmp_is_none() {
+    assert_eq!(to_us(0, ICMPV6, &[2, 0, 0, 0]), Err(Reason::OuterProtocolNotAllowed));
+    assert_eq!(to_us(1, 1, &[3, 4, 0, 0]), Err(Reason::OuterProtocolNotAllowed));
+}
+
+#[test]
+fn ipv6_fragments_of_esp_and_udp_alone_arrive() {
+    let first = |protocol, payload: &[u8]| to_us(1, FRAGMENT, &fragment(protocol, 0, true, payload));
+    let later = |protocol| to_us(1, FRAGMENT, &fragment(protocol, 3, false, &[0; 8]));
+    let spi = SPI.to_be_bytes();
+    assert_eq!(first(ESP, &spi), Ok(Outer::Esp(SPI)));
+    let mut ike = udp(500, 500, &[1; 24]);
+    // Of the whole datagram.
+    ike[4..6].copy_from_slice(&2000u16.to_be_bytes());
+    assert_eq!(first(17, &ike), Ok(Outer::Ike));
+    assert_eq!(first(6, &tcp(9, 22, 2)), Err(Reason::OuterProtocolNotAllowed));
+    assert_eq!(first(ICMPV6, &[2, 0, 0, 0]), Err(Reason::OuterProtocolNotAllowed));
+    assert_eq!(later(ESP), Ok(Outer::Fragment));
+    assert_eq!(later(17), Ok(Outer::Fragment));
+    assert_eq!(later(6), Err(Reason::OuterProtocolNotAllowed));
+    assert_eq!(later(ICMPV6), Err(Reason::OuterProtocolNotAllowed));
+    // Also an atomic one (RFC 6946) is none that has a first fragment's right.
+    assert_eq!(to_us(1, FRAGMENT, &fragment(ESP, 0, false, &spi)), Ok(Outer::Esp(SPI)));
+    assert_eq!(
+        to_us(1, FRAGMENT, &fragment(6, 0, false, &tcp(9, 22, 2))),
+        Err(Reason::OuterProtocolNotAllowed)
+    );
+    assert_eq!(to_us(1, FRAGMENT, &fragment(ESP, 0, true, &spi)[..7]), Err(Reason::OuterMalformed));
+    assert_eq!(to_us(1, FRAGMENT, &fragment(ESP, 0, true, &[])), Err(Reason::OuterMalformed));
+}
+
+#[test]
+fn no_extension_header_is_a_way_past_the_filter() {
+    // Hop-by-hop, routing, authentication, destination options, mobility, HIP, shim6, experiments.
+    for kind in [0u8, 43, 51, 60, 135, 139, 140, 253, 254] {
+        let esp = [&[ESP, 0, 1, 4, 0, 0, 0, 0], &SPI.to_be_bytes()[..]].concat();
+        assert_eq!(to_us(1, kind, &esp), Err(Reason::OuterHasIpOptions), "header {kind}");
+        let behind_a_fragment_header = fragment(kind, 0, true, &esp);
+        assert_eq!(to_us(1, FRAGMENT, &behind_a_fragment_header), Err(Reason::OuterHasIpOptions), "{kind}");
+    }
+    let twice = fragment(FRAGMENT, 0, true, &fragment(ESP, 0, true, &SPI.to_be_bytes()));
+    assert_eq!(to_us(1, FRAGMENT, &twice), Err(Reason::OuterHasIpOptions));
+    // No next header, RFC 8200 section 4.7.
+    assert_eq!(to_us(1, 59, &[]), Err(Reason::OuterProtocolNotAllowed));
+}
+
+#[test]
+fn an_ipv6_packet_longer_than_its_frame_is_malformed() {
+    let frame = packet(MANAGER[1], INTERNET[1], ESP, 64, &[1; 12]);
+    for (length, expected) in [(12u16, true), (11, true), (13, false), (u16::MAX, false)] {
+        let mut frame = frame.clone();
+        frame[18..20].copy_from_slice(&length.to_be_bytes());
+        let result = arriving(&frame[..], &settings());
+        assert_eq!(result.is_ok(), expected, "payload length {length}");
+        assert!(expected || result == Err(Reason::OuterMalformed));
+    }
+    for version in [0, 4, 5, 7, 15] {
+        let mut frame = frame.clone();
+        frame[14] = version << 4;
+        assert_eq!(arriving(&frame[..], &settings()), Err(Reason::OuterMalformed), "version {version}");
+    }
+}
+
+/// ICMPv6 types around those of neighbour discovery: which arrive, leave, come and go on the LAN.
+const DISCOVERY: [(u8, [bool; 4]); 6] = [
+    (132, [false; 4]),
+    (133, [false, true, false, false]),
+    (134, [true, false, false, false]),
+    (135, [true; 4]),
+    (136, [true; 4]),
+    (137, [false; 4]), // Redirect: a way to steal traffic.
+];
+
+/// In the order of [`DISCOVERY`].
+fn passes(kind: u8, code: u8, hop_limit: u8) -> [bool; 4] {
+    let body = [kind, code, 0, 0, 0, 0, 0, 0];
+    let frame = |from, to| packet(from, to, ICMPV6, hop_limit, &body);
+    let is = |result: Result<Outer, Reason>| result == Ok(Outer::Neighbour);
+    let to_us = arriving(&frame("fe80::9", LINK[1])[..], &settings());
+    let from_us = leaving(&frame(LINK[1], "ff02::1:ff00:9")[..], &settings(), 0, nobody_owns);
+    let on_lan = is_neighbour_on_lan(&frame("fe80::9", "ff02::1:ff00:1")[..]);
+    let to_lan = to_lan(&frame(LAN[1], "ff02::1:ff00:9")[..], &settings());
+    [is(to_us.map(|arrival| arrival.outer)), is(from_us), on_lan, is(to_lan)]
+}
+
+#[test]
+fn neighbour_discovery_is_taken_from_this_very_link_only() {
+    for (kind, allowed) in DISCOVERY {
+        assert_eq!(passes(kind, 0, 255), allowed, "type {kind}");
+        for hop_limit in [0, 1, 64, 254] {
+            assert_eq!(passes(kind, 0, hop_limit), [false; 4], "type {kind} hop limit {hop_limit}");
+        }
+        assert_eq!(passes(kind, 1, 255), [false; 4], "type {kind} code 1");
+    }
+}
+
+#[test]
+fn neighbour_discovery_to_groups_is_of_those_the_gateway_is_in() {
+    let body = [135, 0, 0, 0, 0, 0, 0, 0];
+    for (to, arrives) in [
+        ("ff02::1", true),
+        ("ff02::1:ff00:1", true),
+        ("ff02::2", false),
+        ("ff05::1", false),
+        ("ff02::1:fe00:1", false),
+        ("ff02::1:0:ff00:1", false),
+        (STRANGER[1], false),
+    ] {
+        let result = arriving(&packet("fe80::9", to, ICMPV6, 255, &body)[..], &settings());
+        assert_eq!(result.is_ok(), arrives, "{to}");
+        assert!(arrives || result == Err(Reason::OuterNotGatewayAddress));
+    }
+    // Nothing else is taken to a group.
+    for (protocol, payload) in [(ESP, SPI.to_be_bytes().to_vec()), (17, udp(500, 500, &[1; 28]))] {
+        let result = arriving(&packet(MANAGER[1], "ff02::1", protocol, 255, &payload)[..], &settings());
+        assert_eq!(result, Err(Reason::OuterNotGatewayAddress));
+    }
+}
+
+#[test]
+fn neighbour_discovery_in_fragments_is_dropped() {
+    // RFC 6980.
+    let body = fragment(ICMPV6, 0, true, &[135, 0, 0, 0, 0, 0, 0, 0]);
+    let frame = packet("fe80::9", LINK[1], FRAGMENT, 255, &body);
+    assert_eq!(arriving(&frame[..], &settings()), Err(Reason::OuterProtocolNotAllowed));
+    assert!(!is_neighbour_on_lan(&frame[..]));
+}
+
+/// RFC 4942 section 2.2: it would pass for the manager, and for an IPv4 peer.
+#[test]
+fn an_ipv4_address_mapped_into_ipv6_is_no_source() {
+    for (protocol, payload) in [(6, tcp(9, 22, 2)), (17, udp(500, 500, &[1; 28])), (ESP, vec![1; 8])] {
+        let mapped = packet("::ffff:198.51.100.7", INTERNET[1], protocol, 64, &payload);
+        assert_eq!(arriving(&mapped[..], &settings()), Err(Reason::OuterMalformed));
     }
 }

@@ -1,13 +1,14 @@
 //! Properties of the decision, over random packets and random histories.
 mod packets;
+mod quotas;
 mod world;
 
-use std::{cell::Cell, collections::HashMap, net::Ipv4Addr};
+use std::{cell::Cell, collections::HashMap, net::IpAddr};
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{LaxIpSlice, NetSlice, SlicedPacket, TransportSlice};
 use gateway_common::{
     decide::{Decision, Identity, from_server, from_site},
-    layout::{Flow, FlowKey, Ticks},
+    layout::{Flow, Ticks},
     packet::flag,
     reason::Reason,
     tcp::{DOUBTFUL_TIMEOUT_SECONDS, State},
@@ -20,7 +21,7 @@ use proptest::{
     prelude::*,
     test_runner::{FileFailurePersistence::Direct, TestCaseError, TestRunner},
 };
-use world::{SITES, World, server};
+use world::{Key, SITES, World, server, transport};
 
 /// Half a minute before the flows' ticks wrap.
 const START_NS: u64 = (1 << 52) - 30_000_000_000;
@@ -46,53 +47,115 @@ fn often<S: Strategy>(
     assert!(interesting.get() >= at_least, "only {} of the interesting kind", interesting.get());
 }
 
-/// An unfragmented TCP segment in IPv4 without options, directly in Ethernet.
-struct Tcp {
-    source: (Ipv4Addr, u16),
-    destination: (Ipv4Addr, u16),
-    ttl: u8,
+/// What passes, as etherparse sees it: IP without options or extension headers, directly in Ethernet,
+/// whole, with a TCP segment or a path-MTU message that quotes one.
+struct Seen {
+    addresses: [IpAddr; 2],
+    hop_limit: u8,
+    content: Content,
 }
 
-/// The packet as etherparse sees it.
-fn tcp_of(frame: &[u8]) -> Option<Tcp> {
+enum Content {
+    /// Source and destination port.
+    Tcp([u16; 2]),
+    /// Addresses and ports of the packet that was too big.
+    TooBig([(IpAddr, u16); 2]),
+}
+
+fn seen(frame: &[u8]) -> Option<Seen> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
-    if packet.vlan().is_some() {
+    if !packet.link_exts.is_empty() {
         return None;
     }
-    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (&packet.net, &packet.transport) else {
-        return None;
+    let (addresses, hop_limit): ([IpAddr; 2], _) = match packet.net.as_ref()? {
+        NetSlice::Ipv4(ip) if ip.header().ihl() == 5 && !ip.is_payload_fragmented() => {
+            let header = ip.header();
+            ([header.source_addr().into(), header.destination_addr().into()], header.ttl())
+        }
+        NetSlice::Ipv6(ip) if ip.extensions().is_empty() => {
+            let header = ip.header();
+            ([header.source_addr().into(), header.destination_addr().into()], header.hop_limit())
+        }
+        _ => return None,
     };
-    let header = ip.header();
-    if header.ihl() != 5 || header.is_fragmenting_payload() {
-        return None;
-    }
-    Some(Tcp {
-        source: (header.source_addr(), tcp.source_port()),
-        destination: (header.destination_addr(), tcp.destination_port()),
-        ttl: header.ttl(),
-    })
+    let content = match &packet.transport {
+        Some(TransportSlice::Tcp(tcp)) => Content::Tcp([tcp.source_port(), tcp.destination_port()]),
+        Some(TransportSlice::Icmpv4(icmp)) if icmp.type_u8() == 3 && icmp.code_u8() == 4 => {
+            Content::TooBig(quoted(icmp.payload())?)
+        }
+        Some(TransportSlice::Icmpv6(icmp)) if icmp.type_u8() == 2 && icmp.code_u8() == 0 => {
+            Content::TooBig(quoted(&icmp.slice()[8..])?)
+        }
+        _ => return None,
+    };
+    Some(Seen { addresses, hop_limit, content })
+}
+
+/// Of a quoted packet, which is cut short: both ends.
+fn quoted(packet: &[u8]) -> Option<[(IpAddr, u16); 2]> {
+    let (addresses, ports): ([IpAddr; 2], _) = match LaxIpSlice::from_slice(packet).ok()?.0 {
+        LaxIpSlice::Ipv4(ip) => {
+            let header = ip.header();
+            ([header.source_addr().into(), header.destination_addr().into()], ip.payload().payload)
+        }
+        LaxIpSlice::Ipv6(ip) => {
+            let header = ip.header();
+            ([header.source_addr().into(), header.destination_addr().into()], ip.payload().payload)
+        }
+    };
+    let port = |at: usize| Some(u16::from_be_bytes([*ports.get(at)?, *ports.get(at + 1)?]));
+    Some([(addresses[0], port(0)?), (addresses[1], port(2)?)])
 }
 
 /// Whether an address is in the LAN of a tunnel's site, by comparing leading bits.
-fn in_lan(tunnel: u32, address: Ipv4Addr) -> bool {
-    let (_, network, bits) = SITES[tunnel as usize - 1];
-    let differing = u32::from(address) ^ u32::from_be_bytes(network);
-    differing.leading_zeros() >= u32::from(bits)
+fn in_lan(tunnel: u32, address: IpAddr) -> bool {
+    let site = &SITES[tunnel as usize - 1];
+    match address {
+        IpAddr::V4(address) => {
+            (u32::from(address) ^ u32::from(site.v4.0)).leading_zeros() >= u32::from(site.v4.1)
+        }
+        IpAddr::V6(address) => {
+            (u128::from(address) ^ u128::from(site.v6.0)).leading_zeros() >= u32::from(site.v6.1)
+        }
+    }
 }
 
-fn check_to_server(arrival: &Arrival, world: &World, tunnel: u32) -> Result<(), TestCaseError> {
+type Flows = HashMap<Key, Flow>;
+
+/// A connection that is there.
+fn lives(flows: &Flows, customer: u32, (device, port): (IpAddr, u16), tunnel: u32, now_ns: u64) -> bool {
+    flows
+        .get(&Key { customer, device, port })
+        .is_some_and(|flow| flow.tunnel == tunnel && !flow.is_over(Ticks::from_ns(now_ns)))
+}
+
+fn check_to_server(
+    arrival: &Arrival,
+    world: &World,
+    before: &Flows,
+    now_ns: u64,
+    tunnel: u32,
+) -> Result<(), TestCaseError> {
     let Hook::Site(identity) = arrival.hook else {
         return Err(TestCaseError::fail("a server's packet goes to a server"));
     };
     prop_assert_eq!((identity.reqid, identity.mark), (tunnel, tunnel));
     prop_assert!(world.inbound_spis.get(&identity.spi).is_none_or(|owner| *owner == tunnel));
     prop_assert_eq!(world.tunnels[tunnel as usize].up, 1);
-    let tcp = tcp_of(&arrival.frame);
-    prop_assert!(tcp.is_some(), "not a TCP segment to etherparse");
-    let Tcp { source, destination, ttl } = tcp.unwrap();
-    prop_assert!(in_lan(tunnel, source.0), "source {}", source.0);
-    prop_assert_eq!(destination, (Ipv4Addr::from(server(SITES[tunnel as usize - 1].0)), 80));
-    prop_assert!(ttl > 1);
+    let seen = seen(&arrival.frame);
+    prop_assert!(seen.is_some(), "not what may pass, to etherparse");
+    let Seen { addresses: [source, destination], hop_limit, content } = seen.unwrap();
+    let customer = SITES[tunnel as usize - 1].customer;
+    prop_assert!(in_lan(tunnel, source), "source {}", source);
+    prop_assert_eq!(destination, server(customer, destination.is_ipv6()));
+    prop_assert!(hop_limit > 1);
+    match content {
+        Content::Tcp([_, port]) => prop_assert_eq!(port, 80),
+        Content::TooBig([from, to]) => {
+            prop_assert_eq!(from, (destination, 80));
+            prop_assert!(lives(before, customer, to, tunnel, now_ns), "about {:?}", to);
+        }
+    }
     Ok(())
 }
 
@@ -130,7 +193,7 @@ fn nothing_passes_before_the_settings_are_ready() {
 fn play(
     world: &World,
     arrivals: &[Arrival],
-    mut each: impl FnMut(&HashMap<FlowKey, Flow>, &Arrival, u64, Decision) -> Result<(), TestCaseError>,
+    mut each: impl FnMut(&Flows, &Arrival, u64, Decision) -> Result<(), TestCaseError>,
 ) -> Result<(), TestCaseError> {
     let mut now_ns = START_NS;
     for arrival in arrivals {
@@ -146,12 +209,12 @@ fn play(
 fn only_tcp_of_the_sites_lan_to_its_own_server_goes_to_a_server() {
     often(500, 1_500, any_history(1..40), |arrivals, noted| {
         let world = World::new();
-        play(&world, &arrivals, |_, arrival, _, decision| match decision.verdict {
+        play(&world, &arrivals, |before, arrival, now_ns, decision| match decision.verdict {
             Verdict::ToServer(tunnel) => {
                 noted();
                 prop_assert_eq!(decision.tunnel, tunnel.get());
-                prop_assert_eq!(decision.customer, SITES[tunnel.get() as usize - 1].0);
-                check_to_server(arrival, &world, tunnel.get())
+                prop_assert_eq!(decision.customer, SITES[tunnel.get() as usize - 1].customer);
+                check_to_server(arrival, &world, before, now_ns, tunnel.get())
             }
             _ => Ok(()),
         })
@@ -162,35 +225,51 @@ fn only_tcp_of_the_sites_lan_to_its_own_server_goes_to_a_server() {
 fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
     // Answers beside a connection whose handshake was whole: the packets get that far.
     let established = Cell::new(0u64);
+    let about_replies = Cell::new(0u64);
     often(500, 1_000, (any_history(1..60), 0..2u32), |(arrivals, adopt_midstream), noted| {
         let mut world = World::new();
         world.settings.adopt_midstream = adopt_midstream;
         // Who opened last: by server and device, with their ports.
         let mut opened = HashMap::new();
-        play(&world, &arrivals, |_, arrival, _, decision| {
+        play(&world, &arrivals, |before, arrival, now_ns, decision| {
             match decision.verdict {
                 Verdict::ToServer(tunnel) if decision.opened => {
-                    let Tcp { source, destination, .. } = tcp_of(&arrival.frame).expect("checked elsewhere");
-                    opened.insert((destination, source), tunnel);
+                    let seen = seen(&arrival.frame).expect("checked elsewhere");
+                    let Content::Tcp([from, to]) = seen.content else {
+                        return Err(TestCaseError::fail("a message opens a flow"));
+                    };
+                    let [source, destination] = seen.addresses;
+                    opened.insert(((destination, to), (source, from)), tunnel);
                 }
                 Verdict::ToTunnel(tunnel) => {
                     noted();
-                    let assured = |flow: &Flow| flow.status & status::ASSURED != 0;
+                    let assured = |flow: &Flow| flow.has(status::ASSURED);
                     if adopt_midstream == 0 && world.flows.borrow().values().any(assured) {
                         established.set(established.get() + 1);
                     }
                     prop_assert_eq!(arrival.hook, Hook::Server);
-                    let tcp = tcp_of(&arrival.frame);
-                    prop_assert!(tcp.is_some(), "not a TCP segment to etherparse");
-                    let Tcp { source, destination, ttl } = tcp.unwrap();
-                    prop_assert_eq!(opened.get(&(source, destination)), Some(&tunnel));
-                    prop_assert!(ttl > 1 && !decision.opened);
+                    let seen = seen(&arrival.frame);
+                    prop_assert!(seen.is_some(), "not what may pass, to etherparse");
+                    let Seen { addresses: [source, destination], hop_limit, content } = seen.unwrap();
+                    prop_assert!(hop_limit > 1 && !decision.opened);
+                    let connection = match content {
+                        Content::Tcp([from, to]) => ((source, from), (destination, to)),
+                        Content::TooBig([from, to]) => {
+                            about_replies.set(about_replies.get() + 1);
+                            prop_assert_eq!((from.0, to.0), (destination, source));
+                            prop_assert!(lives(before, decision.customer, from, tunnel.get(), now_ns));
+                            (to, from)
+                        }
+                    };
+                    prop_assert_eq!(opened.get(&connection), Some(&tunnel));
                 }
                 _ => {}
             }
             Ok(())
         })
     });
+    println!("{} path-MTU messages", about_replies.get());
+    assert!(about_replies.get() >= 10, "only {} path-MTU messages", about_replies.get());
     println!("{} beside established connections", established.get());
     assert!(established.get() >= 300, "only {} beside established connections", established.get());
 }
@@ -206,12 +285,12 @@ fn flows_never_outlive_their_timeout() {
                     continue;
                 }
                 // The flow that this packet touched.
-                let state = State::from_number(flow.state);
+                let state = State::from_number(flow.state());
                 prop_assert!(state.is_some());
                 let now = Ticks::from_ns(now_ns);
                 let left = flow.expires.since(now);
                 prop_assert!(left <= Ticks::from_seconds(state.unwrap().default_timeout_seconds()));
-                let doubtful = flow.retransmissions >= 3
+                let doubtful = flow.retransmissions() >= 3
                     || (flow.flags[0] | flow.flags[1]) & peer_flag::UNACKNOWLEDGED != 0;
                 if doubtful && old.is_none_or(|old| old.expires != flow.expires) {
                     prop_assert!(left <= Ticks::from_seconds(DOUBTFUL_TIMEOUT_SECONDS));
@@ -219,7 +298,7 @@ fn flows_never_outlive_their_timeout() {
                 if old.is_some_and(|old| old.expires.has_come(now)) {
                     noted();
                     prop_assert!(decision.opened, "an ended flow went on by {:?}", arrival);
-                    prop_assert_eq!((flow.packets, flow.state), ([1, 0], State::SynSent as u8));
+                    prop_assert_eq!(flow.state(), State::SynSent as u8);
                 }
             }
             Ok(())
@@ -232,15 +311,19 @@ fn flow_reset_before_any_answer_is_dead_at_once() {
     often(1_500, 50, any_history(1..40), |arrivals, noted| {
         let world = World::new();
         play(&world, &arrivals, |before, arrival, now_ns, decision| {
-            if matches!(decision.verdict, Verdict::Drop(_)) || arrival.frame[47] & flag::RST == 0 {
+            let passes = !matches!(decision.verdict, Verdict::Drop(_));
+            let Some(Seen { addresses, content: Content::Tcp(_), .. }) = seen(&arrival.frame) else {
+                return Ok(());
+            };
+            if !passes || arrival.frame[transport(addresses[0]) + 13] & flag::RST == 0 {
                 return Ok(());
             }
             for (key, flow) in world.flows.borrow().iter() {
                 let closed = |state: u8| state == State::Close as u8;
                 if let Some(old) = before.get(key)
-                    && old.status & status::REPLY_SEEN == 0
-                    && !closed(old.state)
-                    && closed(flow.state)
+                    && !old.has(status::REPLY_SEEN)
+                    && !closed(old.state())
+                    && closed(flow.state())
                 {
                     noted();
                     prop_assert!(flow.expires.has_come(Ticks::from_ns(now_ns)), "{:?}", flow);
@@ -275,8 +358,8 @@ fn a_dropped_packet_gives_no_flow_anything() {
                 prop_assert!(old.is_some());
                 let old = old.unwrap();
                 prop_assert_eq!(
-                    (flow.tunnel, flow.generation, flow.packets, flow.state, flow.status),
-                    (old.tunnel, old.generation, old.packets, old.state, old.status)
+                    (flow.tunnel, flow.generation, flow.state, flow.last >> 4),
+                    (old.tunnel, old.generation, old.state, old.last >> 4)
                 );
                 prop_assert!(flow.expires.since(now) <= old.expires.since(now));
             }
@@ -345,7 +428,8 @@ fn a_full_table_opens_nothing_and_keeps_what_it_has() {
         let world = World { flow_limit: 2, ..World::new() };
         play(&world, &arrivals, |before, _, _, decision| {
             let after = world.flows.borrow();
-            prop_assert!(after.len() <= 2);
+            let (v4, v6): (Vec<&Key>, Vec<&Key>) = after.keys().partition(|key| key.device.is_ipv4());
+            prop_assert!(v4.len() <= 2 && v6.len() <= 2);
             if decision.verdict == Verdict::Drop(Reason::FlowTableFull) {
                 noted();
                 prop_assert_eq!(&*after, before);

@@ -1,11 +1,11 @@
 //! Random packets, near enough to good ones that many pass.
-use std::ops::Range;
+use std::{net::IpAddr, ops::Range};
 
-use etherparse::PacketBuilder;
+use etherparse::IpNumber;
 use gateway_common::decide::{Decision, Identity, from_server, from_site};
 use proptest::{collection::vec, prelude::*, sample::select};
 
-use crate::world::{SITES, World, server, spi};
+use crate::world::{SITES, World, ip, server, spi, transport};
 
 /// A packet at one of the two hooks that judge inner packets, and when it comes.
 #[derive(Clone, Debug)]
@@ -40,24 +40,45 @@ fn flags() -> impl Strategy<Value = u8> {
     ]
 }
 
-/// Devices of each tunnel's LAN, few so that connections meet; LANs that are equal share them.
-const DEVICES: [[[u8; 4]; 2]; 4] = [
-    [[192, 168, 1, 2], [192, 168, 255, 255]],
-    [[10, 20, 0, 9], [10, 20, 255, 255]],
-    [[192, 168, 1, 2], [192, 168, 0, 0]],
-    [[10, 30, 7, 0], [10, 30, 7, 255]],
-];
+/// A device of a tunnel's LAN, the first or the last address; few so that connections meet. LANs that
+/// are equal share them.
+fn device_of(tunnel: u32, last: bool, v6: bool) -> IpAddr {
+    let site = &SITES[tunnel as usize - 1];
+    match (v6, last) {
+        (false, false) => (u32::from(site.v4.0) + 2).to_be_bytes().into(),
+        (false, true) => (u32::from(site.v4.0) | u32::MAX >> site.v4.1).to_be_bytes().into(),
+        (true, false) => (u128::from(site.v6.0) + 2).to_be_bytes().into(),
+        (true, true) => (u128::from(site.v6.0) | u128::MAX >> site.v6.1).to_be_bytes().into(),
+    }
+}
 
 /// Addresses of other LANs and beside them.
-const STRANGERS: &[[u8; 4]] =
-    &[[192, 168, 1, 2], [10, 20, 0, 9], [10, 30, 7, 0], [10, 30, 8, 0], [192, 169, 0, 0], [8, 8, 8, 8]];
+fn stranger(v6: bool) -> impl Strategy<Value = IpAddr> {
+    let addresses = match v6 {
+        false => ["192.168.0.2", "10.20.0.2", "10.30.7.2", "10.30.8.0", "192.169.0.0", "8.8.8.8"],
+        true => [
+            "fd00:192:168::2",
+            "fd00:10:20::2",
+            "fd00:10:30:7::2",
+            "fd00:10:30:8::",
+            "fd00:192:169::",
+            "::ffff:192.168.0.2",
+        ],
+    };
+    select(addresses.map(|address| address.parse().expect("an address")).to_vec())
+}
 
-/// A tunnel of these, and a device: its own nearly always.
-fn device(tunnels: &'static [u32]) -> impl Strategy<Value = (u32, [u8; 4])> {
-    let stranger = proptest::option::weighted(0.08, select(STRANGERS));
-    (select(tunnels), 0..2usize, stranger).prop_map(|(tunnel, which, stranger)| {
-        (tunnel, stranger.unwrap_or(DEVICES[tunnel as usize - 1][which]))
-    })
+/// A tunnel of these, and a device: its own nearly always; half of them in IPv6.
+fn device(tunnels: &'static [u32]) -> impl Strategy<Value = (u32, IpAddr)> {
+    let strangers = (stranger(false), stranger(true));
+    let is_stranger = proptest::bool::weighted(0.08);
+    (select(tunnels), any::<bool>(), any::<bool>(), strangers, is_stranger).prop_map(
+        |(tunnel, last, v6, (stranger, stranger6), is_stranger)| match (is_stranger, v6) {
+            (true, false) => (tunnel, stranger),
+            (true, true) => (tunnel, stranger6),
+            (false, _) => (tunnel, device_of(tunnel, last, v6)),
+        },
+    )
 }
 
 fn server_port() -> impl Strategy<Value = u16> {
@@ -99,29 +120,39 @@ fn header(own: u32, other: u32) -> impl Strategy<Value = Header> {
     })
 }
 
-/// Ethernet, IPv4 and TCP.
+/// Ethernet, IP and TCP.
 fn frame(
-    from: ([u8; 4], u16),
-    to: ([u8; 4], u16),
+    from: (IpAddr, u16),
+    to: (IpAddr, u16),
     header: &Header,
     flags: u8,
-    ttl: u8,
+    hop_limit: u8,
     payload: &[u8],
 ) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, ttl).tcp(
-        from.1,
-        to.1,
-        header.sequence,
-        header.window,
-    );
     let mut frame = Vec::new();
-    builder
+    ip(from.0, to.0, hop_limit)
+        .tcp(from.1, to.1, header.sequence, header.window)
         .options_raw(header.options)
         .expect("options fit")
         .write(&mut frame, payload)
         .expect("writing to a vector");
-    frame[42..46].copy_from_slice(&header.acknowledgment.to_be_bytes());
-    frame[47] = flags;
+    let tcp = transport(from.0);
+    frame[tcp + 8..tcp + 12].copy_from_slice(&header.acknowledgment.to_be_bytes());
+    frame[tcp + 13] = flags;
+    frame
+}
+
+/// A message that a packet was too big, about a TCP packet between these.
+fn too_big(from: IpAddr, to: IpAddr, quoted: ((IpAddr, u16), (IpAddr, u16)), cut: usize) -> Vec<u8> {
+    let header = Header { sequence: 1, acknowledgment: 1, window: 1, options: &[] };
+    let packet = frame(quoted.0, quoted.1, &header, 0x10, 60, &[]).split_off(14);
+    let (protocol, head): (_, &[u8]) = match from {
+        IpAddr::V4(_) => (IpNumber::ICMP, &[3, 4, 0, 0, 0, 0, 5, 0]),
+        IpAddr::V6(_) => (IpNumber::IPV6_ICMP, &[2, 0, 0, 0, 0, 0, 5, 0]),
+    };
+    let mut frame = Vec::new();
+    let body = [head, &packet[..packet.len() - cut]].concat();
+    ip(from, to, 64).write(&mut frame, protocol, &body).expect("writing to a vector");
     frame
 }
 
@@ -140,8 +171,9 @@ fn request(tunnels: &'static [u32]) -> impl Strategy<Value = (Hook, Vec<u8>)> {
                 Some((false, owner)) => identity.spi = spi(owner),
                 None => {}
             }
-            let customer = other.unwrap_or(SITES[tunnel as usize - 1].0);
-            let frame = frame((device, from), (server(customer), port), &header, flags, ttl, &payload);
+            let customer = other.unwrap_or(SITES[tunnel as usize - 1].customer);
+            let server = server(customer, device.is_ipv6());
+            let frame = frame((device, from), (server, port), &header, flags, ttl, &payload);
             (Hook::Site(identity), damage.done_to(frame))
         },
     )
@@ -154,10 +186,33 @@ fn reply(tunnels: &'static [u32]) -> impl Strategy<Value = (Hook, Vec<u8>)> {
     let tcp = (header(SERVER_BASE, DEVICE_BASE), flags(), payload());
     (device(tunnels), 40000..40002u16, server_port(), 0..70u8, tcp).prop_map(
         |((tunnel, device), to, port, ttl, (header, flags, payload))| {
-            let source = (server(SITES[tunnel as usize - 1].0), port);
+            let source = (server(SITES[tunnel as usize - 1].customer, device.is_ipv6()), port);
             (Hook::Server, frame(source, (device, to), &header, flags, ttl, &payload))
         },
     )
+}
+
+/// A path-MTU message of a router in a site or beyond the servers, about a connection of one of these
+/// tunnels nearly always.
+fn path_mtu(tunnels: &'static [u32]) -> impl Strategy<Value = (Hook, Vec<u8>)> {
+    let parties = (device(tunnels), 40000..40002u16, server_port(), any::<bool>());
+    let odd = (proptest::bool::weighted(0.05), 0..2usize, damage());
+    (parties, odd).prop_map(|(((tunnel, device), port, server_port, from_site), (swapped, cut, damage))| {
+        let server = server(SITES[tunnel as usize - 1].customer, device.is_ipv6());
+        let mut quoted = ((device, port), (server, server_port));
+        // About what went the other way than the message comes.
+        if from_site != swapped {
+            quoted = (quoted.1, quoted.0);
+        }
+        // Ports are the first 4 of the quoted TCP header's 20 bytes, and 8 is all that RFC 792 promises.
+        let cut = 12 + cut * 5;
+        if from_site {
+            let identity = Identity { reqid: tunnel, spi: spi(tunnel), mark: tunnel };
+            (Hook::Site(identity), damage.done_to(too_big(device, server, quoted, cut)))
+        } else {
+            (Hook::Server, too_big(server, device, quoted, cut))
+        }
+    })
 }
 
 fn payload() -> impl Strategy<Value = Vec<u8>> {
@@ -172,7 +227,7 @@ struct Damage {
 }
 
 fn damage() -> impl Strategy<Value = Damage> {
-    let changes = prop_oneof![12 => Just(vec![]), 1 => vec((12..60usize, any::<u8>()), 1..4)];
+    let changes = prop_oneof![12 => Just(vec![]), 1 => vec((12..80usize, any::<u8>()), 1..4)];
     let more_bytes = prop_oneof![12 => Just(0), 1 => -40..20isize];
     (changes, more_bytes).prop_map(|(changes, more_bytes)| Damage { changes, more_bytes })
 }
@@ -197,7 +252,7 @@ fn pause() -> impl Strategy<Value = u64> {
 
 /// Packets of these tunnels, and of their customers' servers.
 pub fn arrival(tunnels: &'static [u32]) -> BoxedStrategy<Arrival> {
-    (prop_oneof![3 => request(tunnels), 2 => reply(tunnels)], pause())
+    (prop_oneof![6 => request(tunnels), 4 => reply(tunnels), 1 => path_mtu(tunnels)], pause())
         .prop_map(|((hook, frame), after_ms)| Arrival { hook, frame, after_ms })
         .boxed()
 }
@@ -209,9 +264,9 @@ pub fn any_arrival() -> BoxedStrategy<Arrival> {
 
 /// A handshake, whole and well-formed, of one of a tunnel's own devices.
 fn handshake(tunnels: &'static [u32]) -> impl Strategy<Value = Vec<Arrival>> {
-    (select(tunnels), 0..2usize, 40000..40002u16).prop_map(|(tunnel, which, port)| {
-        let device = (DEVICES[tunnel as usize - 1][which], port);
-        let server = (server(SITES[tunnel as usize - 1].0), 80);
+    (select(tunnels), any::<[bool; 2]>(), 40000..40002u16).prop_map(|(tunnel, [last, v6], port)| {
+        let device = (device_of(tunnel, last, v6), port);
+        let server = (server(SITES[tunnel as usize - 1].customer, v6), 80);
         let site = Hook::Site(Identity { reqid: tunnel, spi: spi(tunnel), mark: tunnel });
         let (device_next, server_next) = (DEVICE_BASE.wrapping_add(1), SERVER_BASE + 1);
         [

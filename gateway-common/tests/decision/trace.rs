@@ -1,5 +1,6 @@
 //! Conversations of one connection, segment by segment, each with what becomes of it.
-use etherparse::PacketBuilder;
+use std::net::IpAddr;
+
 use gateway_common::{
     decide::{Decision, Identity, from_server, from_site},
     layout::{Flow, Ticks},
@@ -8,7 +9,7 @@ use gateway_common::{
     verdict::Verdict,
 };
 
-use crate::world::{SITES, World, server as server_address, spi};
+use crate::world::{SITES, World, ip, server as server_address, spi, transport};
 
 pub const FIN: u8 = 0x11;
 pub const SYN: u8 = 0x02;
@@ -52,29 +53,26 @@ impl Segment {
         Self { options, ..self }
     }
 
-    fn frame(&self) -> Vec<u8> {
-        let (device, server) = (([192, 168, 1, 2], 40_000), (server_address(SITES[0].0), 80));
+    fn frame(&self, v6: bool) -> Vec<u8> {
+        let device = IpAddr::from(if v6 { SITES[0].v6.0.into() } else { IpAddr::from(SITES[0].v4.0) });
+        let (device, server) = ((device, 40_000), (server_address(SITES[0].customer, v6), 80));
         let (from, to) = if self.from_site { (device, server) } else { (server, device) };
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(
-            from.1,
-            to.1,
-            self.sequence,
-            self.window,
-        );
+        let builder = ip(from.0, to.0, 64).tcp(from.1, to.1, self.sequence, self.window);
         let mut frame = Vec::new();
         let builder = builder.options_raw(self.options).expect("options fit");
         builder.write(&mut frame, &vec![0; self.data]).expect("writing to a vector");
-        frame[42..46].copy_from_slice(&self.ack.to_be_bytes());
-        frame[47] = self.flags;
+        let tcp = transport(from.0);
+        frame[tcp + 8..tcp + 12].copy_from_slice(&self.ack.to_be_bytes());
+        frame[tcp + 13] = self.flags;
         frame
     }
 
-    fn judge(&self, world: &World, now_ns: u64) -> Decision {
+    fn judge(&self, world: &World, v6: bool, now_ns: u64) -> Decision {
         let identity = Identity { reqid: 1, spi: spi(1), mark: 1 };
         if self.from_site {
-            from_site(&self.frame()[..], world, identity, now_ns)
+            from_site(&self.frame(v6)[..], world, identity, now_ns)
         } else {
-            from_server(&self.frame()[..], world, now_ns)
+            from_server(&self.frame(v6)[..], world, now_ns)
         }
     }
 }
@@ -110,19 +108,29 @@ fn seconds(flow: &Flow, now: Ticks) -> Option<u32> {
     (left != Ticks::default()).then(|| (left.as_ns() as f64 / 1e9).round() as u32)
 }
 
-/// Plays a conversation, one segment a second.
+/// Plays a conversation in both families, one segment a second.
 pub fn play(world: &World, name: &str, traces: &[Trace]) {
+    let mut world = world.clone();
+    // Segments larger than any LAN takes show windows best.
+    world.settings.lan_mtu = u32::from(u16::MAX);
+    for v6 in [false, true] {
+        play_in(&world.clone(), v6, name, traces);
+    }
+}
+
+fn play_in(world: &World, v6: bool, name: &str, traces: &[Trace]) {
     let mut now_ns = 1_000_000_000_000;
     for (at, (segment, outcome)) in traces.iter().flat_map(|trace| trace.iter()).enumerate() {
         now_ns += 1_000_000_000;
         let now = Ticks::from_ns(now_ns);
         let before = flow(world);
-        let decision = segment.judge(world, now_ns);
+        let decision = segment.judge(world, v6, now_ns);
         let after = flow(world);
-        let here =
-            format!("{name}, segment {at}: {segment:?} {outcome:?}: {decision:?} {before:?} {after:?}");
-        let lasting = |flow: Option<Flow>| flow.map(|flow| (flow.state, flow.expires));
-        let now_in = after.map(|flow| (flow.state, seconds(&flow, now)));
+        let here = format!(
+            "{name}, IPv6 {v6}, segment {at}: {segment:?} {outcome:?}: {decision:?} {before:?} {after:?}"
+        );
+        let lasting = |flow: Option<Flow>| flow.map(|flow| (flow.state(), flow.expires));
+        let now_in = after.map(|flow| (flow.state(), seconds(&flow, now)));
         match *outcome {
             Opens(state, left) | Goes(state, left) => {
                 assert_eq!(now_in, Some((state as u8, Some(left))), "{here}");
@@ -130,7 +138,7 @@ pub fn play(world: &World, name: &str, traces: &[Trace]) {
             Ignored | Drops(_) => assert_eq!(lasting(before), lasting(after), "{here}"),
             Ends => assert!(after.is_some_and(|flow| flow.expires.has_come(now)), "{here}"),
             Doubted(_, left) => {
-                assert_eq!(now_in, before.map(|flow| (flow.state, Some(left))), "{here}");
+                assert_eq!(now_in, before.map(|flow| (flow.state(), Some(left))), "{here}");
             }
         }
         let passes = match (*outcome, decision.verdict) {

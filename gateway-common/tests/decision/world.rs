@@ -1,12 +1,18 @@
-//! The decision's tables in ordinary maps: three customers, two of them with the same LAN.
-use std::{cell::RefCell, collections::HashMap};
+//! The decision's tables in ordinary maps: three customers, two of them with the same LANs, in IPv4 and
+//! IPv6.
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
+use etherparse::{IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, PacketBuilderStep};
 use gateway_common::{
-    decide::{FlowCell, Full, Tables},
-    layout::{Customer, Flow, FlowKey, Prefix, Settings, Ticks, Tunnel},
-    limits::{MANAGEMENT_RULES, OWN_ADDRESSES, PREFIXES_PER_SITE},
+    decide::{FamilyTables, FlowCell, NotInserted, Tables, UsageCell},
+    layout::{Access, Addresses, Flow, FlowKey, Kept, Prefix, Quota, Settings, Ticks, Tunnel, Usage},
+    limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
     tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
-    wire::Ipv4,
+    wire::{Ipv4, Ipv6},
 };
 
 /// All tables.
@@ -15,26 +21,65 @@ pub struct World {
     pub settings: Settings,
     /// By tunnel id; index 0 is no tunnel.
     pub tunnels: Vec<Tunnel>,
-    pub customers: HashMap<[u8; 4], Customer>,
+    /// Customers by their servers' addresses.
+    pub customers: HashMap<IpAddr, u32>,
     pub inbound_spis: HashMap<u32, u32>,
-    pub flows: RefCell<HashMap<FlowKey, Flow>>,
-    /// How many flows there is room for.
+    pub flows: RefCell<HashMap<Key, Flow>>,
+    /// What each customer has taken.
+    pub usage: RefCell<HashMap<u32, Usage>>,
+    /// How many flows of each family there is room for.
     pub flow_limit: usize,
 }
 
-/// Customer by tunnel id, network and bits of each site's LAN.
-pub const SITES: [(u32, [u8; 4], u8); 4] =
-    [(1, [192, 168, 0, 0], 16), (1, [10, 20, 0, 0], 16), (2, [192, 168, 0, 0], 16), (3, [10, 30, 7, 0], 24)];
+/// A flow's key, whatever its family.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    pub customer: u32,
+    pub device: IpAddr,
+    pub port: u16,
+}
+
+/// A site's tunnel: whose it is, and its LANs.
+pub struct Site {
+    pub customer: u32,
+    pub v4: (Ipv4Addr, u8),
+    pub v6: (Ipv6Addr, u8),
+}
+
+const fn site(customer: u32, v4: ([u8; 4], u8), v6: ([u16; 8], u8)) -> Site {
+    let ([a, b, c, d], [e, f, g, h, i, j, k, l]) = (v4.0, v6.0);
+    let v6 = (Ipv6Addr::new(e, f, g, h, i, j, k, l), v6.1);
+    Site { customer, v4: (Ipv4Addr::new(a, b, c, d), v4.1), v6 }
+}
+
+/// All of them; tunnel ids begin at 1.
+pub const SITES: [Site; 4] = [
+    site(1, ([192, 168, 0, 0], 16), ([0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0], 48)),
+    site(1, ([10, 20, 0, 0], 16), ([0xfd00, 0x10, 0x20, 0, 0, 0, 0, 0], 48)),
+    site(2, ([192, 168, 0, 0], 16), ([0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0], 48)),
+    site(3, ([10, 30, 7, 0], 24), ([0xfd00, 0x10, 0x30, 7, 0, 0, 0, 0], 64)),
+];
 
 /// A customer's server.
-pub const fn server(customer: u32) -> [u8; 4] {
-    [10, 200, 0, 10 + customer as u8]
+pub const fn server(customer: u32, v6: bool) -> IpAddr {
+    let host = 10 + customer as u8;
+    match v6 {
+        false => IpAddr::V4(Ipv4Addr::new(10, 200, 0, host)),
+        true => IpAddr::V6(Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, host as u16)),
+    }
 }
 
 /// The SPI that a tunnel's peer sends with.
 pub const fn spi(tunnel: u32) -> u32 {
     0xc0de_0000 + tunnel
 }
+
+/// Quotas that are never reached.
+pub const PLENTY: Quota =
+    Quota { flows: u32::MAX / 2, half_open: u32::MAX / 2, new_flow_interval_ns: 0, new_flow_burst: 1 };
+
+/// The largest TCP segment in each family.
+const MSS: [u16; 2] = [1356, 1336];
 
 impl World {
     pub fn new() -> Self {
@@ -47,42 +92,83 @@ impl World {
         }
         let settings = Settings {
             ready: 1,
-            lan_ifindex: 1,
-            internet_address_count: 0,
-            lan_address_count: 0,
-            management_count: 0,
-            adopt_midstream: 0,
             internet_ifindex: 2,
-            internet_addresses: [Ipv4::default(); OWN_ADDRESSES],
-            lan_addresses: [Ipv4::default(); OWN_ADDRESSES],
+            lan_ifindex: 1,
+            lan_mtu: 1500,
+            xdp: 1,
+            adopt_midstream: 0,
+            management_count: 0,
+            _reserved: 0,
+            internet: Addresses::default(),
+            lan: Addresses::default(),
             management: [Default::default(); MANAGEMENT_RULES],
             timeouts,
         };
-        let tunnels = SITES.map(|(customer, network, bits)| {
-            let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
-            lan[0] = Prefix::new(Ipv4 { octets: network }, bits);
-            Tunnel {
-                customer,
-                up: 1,
-                prefix_count: 1,
-                mss: 1356,
-                server: Ipv4 { octets: server(customer) },
-                port: 80,
-                _reserved: 0,
-                generation: 1,
-                lan,
-            }
-        });
-        let customer = |id| (server(id), Customer { id, generation: 1, port: 80, _reserved: 0 });
+        let customers = (1..=3).flat_map(|id| [false, true].map(|v6| (server(id, v6), id)));
         Self {
             settings,
-            tunnels: [&[Tunnel::default()], &tunnels[..]].concat(),
-            customers: (1..=3).map(customer).collect(),
+            tunnels: [&[Tunnel::default()], &SITES.map(|site| tunnel(&site))[..]].concat(),
+            customers: customers.collect(),
             inbound_spis: (1..=4).map(|tunnel| (spi(tunnel), tunnel)).collect(),
             flows: RefCell::default(),
+            usage: RefCell::new((1..=3).map(|customer| (customer, Usage::default())).collect()),
             flow_limit: usize::MAX,
         }
     }
+}
+
+fn tunnel(site: &Site) -> Tunnel {
+    let (IpAddr::V4(v4), IpAddr::V6(v6)) = (server(site.customer, false), server(site.customer, true)) else {
+        unreachable!("a server has an address of each family")
+    };
+    Tunnel {
+        customer: site.customer,
+        generation: 1,
+        port: 80,
+        up: 1,
+        _reserved: [0; 3],
+        v4: access(v4.into(), MSS[0], Prefix::new(Ipv4::from(site.v4.0), site.v4.1)),
+        quota: PLENTY,
+        v6: access(v6.into(), MSS[1], Prefix::new(Ipv6::from(site.v6.0), site.v6.1)),
+    }
+}
+
+fn access<A: Kept>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
+    let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
+    lan[0] = prefix;
+    Access { server, mss, prefix_count: 1, _reserved: 0, lan }
+}
+
+/// Ethernet and an IP header without options, of the addresses' family.
+pub fn ip(from: IpAddr, to: IpAddr, hop_limit: u8) -> PacketBuilderStep<IpHeaders> {
+    let headers = match (from, to) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let header = Ipv4Header {
+                time_to_live: hop_limit,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv4Header::default()
+            };
+            IpHeaders::Ipv4(header, Default::default())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let header = Ipv6Header {
+                flow_label: Ipv6FlowLabel::ZERO,
+                hop_limit,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv6Header::default()
+            };
+            IpHeaders::Ipv6(header, Default::default())
+        }
+        _ => unreachable!("both addresses are of one family"),
+    };
+    PacketBuilder::ethernet2([2; 6], [4; 6]).ip(headers)
+}
+
+/// Where the TCP header begins in a frame with these addresses.
+pub fn transport(address: IpAddr) -> usize {
+    if address.is_ipv4() { 34 } else { 54 }
 }
 
 impl Tables for World {
@@ -94,32 +180,59 @@ impl Tables for World {
         self.tunnels.get(number as usize)
     }
 
-    fn customer(&self, server: Ipv4) -> Option<&Customer> {
-        self.customers.get(&server.octets)
-    }
-
     fn inbound_spi(&self, spi: u32) -> Option<u32> {
         self.inbound_spis.get(&spi).copied()
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<impl FlowCell> {
-        self.flows.borrow().contains_key(key).then_some(Cell { flows: &self.flows, key: *key })
+    fn usage(&self, customer: u32) -> Option<impl UsageCell> {
+        let known = self.usage.borrow().contains_key(&customer);
+        known.then_some(CustomersUsage { usage: &self.usage, customer })
+    }
+}
+
+impl<A: Kept> FamilyTables<A> for World {
+    fn customer(&self, server: A) -> Option<u32> {
+        self.customers.get(&address(server)).copied()
     }
 
-    fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Full> {
+    fn flow(&self, key: &FlowKey<A>) -> Option<impl FlowCell> {
+        let key = key_of(key);
+        self.flows.borrow().contains_key(&key).then_some(Cell { flows: &self.flows, key })
+    }
+
+    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, _: Ticks) -> Result<(), NotInserted> {
         let mut flows = self.flows.borrow_mut();
+        let key = key_of(key);
         // As BPF_NOEXIST does.
-        if flows.len() >= self.flow_limit || flows.contains_key(key) {
-            return Err(Full);
+        if flows.contains_key(&key) {
+            return Err(NotInserted::Exists);
         }
-        flows.insert(*key, *flow);
+        if flows.keys().filter(|other| other.device.is_ipv4() == key.device.is_ipv4()).count()
+            >= self.flow_limit
+        {
+            return Err(NotInserted::Full);
+        }
+        flows.insert(key, *flow);
         Ok(())
     }
 }
 
+fn address<A: Kept>(address: A) -> IpAddr {
+    let mapped = address.mapped();
+    match A::HEADER_BYTES {
+        20 => mapped.into(),
+        // Not as IpAddr::from, which takes a mapped one for IPv4.
+        _ => IpAddr::V6(mapped.into()),
+    }
+}
+
+fn key_of<A: Kept>(key: &FlowKey<A>) -> Key {
+    Key { customer: key.customer, device: address(key.lan_address), port: key.lan_port }
+}
+
 struct Cell<'a> {
-    flows: &'a RefCell<HashMap<FlowKey, Flow>>,
-    key: FlowKey,
+    flows: &'a RefCell<HashMap<Key, Flow>>,
+    key: Key,
 }
 
 impl FlowCell for Cell<'_> {
@@ -130,5 +243,16 @@ impl FlowCell for Cell<'_> {
     fn locked<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
         let mut flows = self.flows.borrow_mut();
         change(flows.get_mut(&self.key).expect("flows are not removed meanwhile"))
+    }
+}
+
+struct CustomersUsage<'a> {
+    usage: &'a RefCell<HashMap<u32, Usage>>,
+    customer: u32,
+}
+
+impl UsageCell for CustomersUsage<'_> {
+    fn locked<R>(&self, change: impl FnOnce(&mut Usage) -> R) -> R {
+        change(self.usage.borrow_mut().get_mut(&self.customer).expect("customers stay"))
     }
 }

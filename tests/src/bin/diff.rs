@@ -3,7 +3,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use gateway_tests::{
-    diff::run::{Options, run, trace, trace_states},
+    diff::{
+        arena::Families,
+        purpose,
+        run::{Options, run, trace, trace_states},
+    },
     replay::packet::number,
 };
 
@@ -19,6 +23,15 @@ struct Cli {
     /// nf_conntrack_tcp_loose, and midstream of ours accordingly
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     loose: u8,
+    /// IPv4 alone; both families unless one is named
+    #[arg(long)]
+    ipv4: bool,
+    /// IPv6 alone
+    #[arg(long)]
+    ipv6: bool,
+    /// Only print the table of differences on purpose, as docs/differences.md has it
+    #[arg(long)]
+    differences: bool,
     /// The file of seeds that ever failed
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/diff/seeds.txt"))]
     seeds: PathBuf,
@@ -34,11 +47,22 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let Cli { packets, seed, loose, seeds, findings, trace: only, trace_states: states } = Cli::parse();
-    let result = match (only, states) {
-        (_, Some(seed)) => trace_states(seed, loose == 1).map(|()| true),
-        (Some(seed), _) => trace(seed, loose == 1).map(|()| true),
-        (None, None) => run(&Options { packets, seed, loose: loose == 1, seeds, findings }),
+    let cli = Cli::parse();
+    if cli.differences {
+        print!("{}", purpose::markdown());
+        return ExitCode::SUCCESS;
+    }
+    let loose = cli.loose == 1;
+    let families = match (cli.ipv4, cli.ipv6) {
+        (true, false) => Families::V4,
+        (false, true) => Families::V6,
+        _ => Families::Both,
+    };
+    let Cli { packets, seed, seeds, findings, .. } = cli;
+    let result = match (cli.trace, cli.trace_states) {
+        (_, Some(seed)) => trace_states(seed, loose, families).map(|()| true),
+        (Some(seed), _) => trace(seed, loose, families).map(|()| true),
+        (None, None) => run(&Options { packets, seed, loose, families, seeds, findings }),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

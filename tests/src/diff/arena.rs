@@ -1,5 +1,5 @@
 //! Both sides, ready for packets.
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use aya::{
@@ -14,7 +14,10 @@ use gateway::kernel::{
     pins::Pins,
     programs::{self, Purpose, Sizes},
 };
-use gateway_common::{ids::TunnelId, layout::Hook};
+use gateway_common::{
+    ids::TunnelId,
+    layout::{Hook, Quota},
+};
 
 use super::{
     segment::{Flow, PORTS_PER_FLOW, SERVER_PORT, Segment},
@@ -22,7 +25,7 @@ use super::{
 };
 use crate::{
     lab::{namespace::Namespace, process},
-    replay::world::{CUSTOMERS, TUNNELS, World},
+    replay::world::{TUNNELS, World},
 };
 
 /// Packets that go through one arena: so few that its flows have room, and that it is over before a
@@ -31,6 +34,24 @@ pub const PACKETS: usize = 100_000;
 
 /// Room for flows.
 const FLOWS: u32 = 1 << 17;
+
+/// Of which families flows are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Families {
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
+    /// Both, one flow after the other.
+    Both,
+}
+
+/// What initech may take in the arena, so that its quotas are reached and others' are not.
+const QUOTA: Quota =
+    Quota { flows: 700, half_open: 400, new_flow_interval_ns: 1_000_000, new_flow_burst: 50 };
+
+/// The customer that has a quota.
+pub const LIMITED: u32 = 3;
 
 /// What a packet did on each side.
 pub struct Pair {
@@ -49,25 +70,26 @@ pub struct Arena {
     clock: Array<MapData, u64>,
     pins: Pins,
     _ebpf: Ebpf,
+    families: Families,
     next: u32,
 }
 
 impl Arena {
     /// Makes them. `loose`: what mid-stream packets may do.
-    pub fn create(number: usize, loose: bool) -> Result<Self> {
+    pub fn create(number: usize, loose: bool, families: Families) -> Result<Self> {
         let wire = Namespace::create(&format!("{WIRE}{number}"), false)?;
-        let sentinel = flow(0);
+        let sentinel = flow(0, Families::V4);
         let kernel = Side::create(&format!("k{number}"), &wire, &sentinel)?;
         let ours = Side::create(&format!("o{number}"), &wire, &sentinel)?;
         original_rules(&kernel, loose).context("the original rules")?;
 
         let pins = Pins::new(PathBuf::from("/run/gateway-diff").join(number.to_string()));
         pins.prepare()?;
-        let sizes = Sizes { tunnels: 8, customers: 8, flows: FLOWS };
+        let sizes = Sizes { tunnels: 8, customers: 8, flows: FLOWS, flows6: FLOWS };
         let mut ebpf = programs::load(&pins, sizes, Purpose::Replay)?;
         let maps = Maps::open(&pins)?;
         let clock = Array::try_from(ebpf.take_map("REPLAY_CLOCK").context("no map REPLAY_CLOCK")?)?;
-        let mut arena = Self { _wire: wire, kernel, ours, maps, clock, pins, _ebpf: ebpf, next: 1 };
+        let mut arena = Self { _wire: wire, kernel, ours, maps, clock, pins, _ebpf: ebpf, families, next: 1 };
         arena.fill_maps(loose)?;
         arena.attach()?;
         // The first packet of the sentinel's flow opens it on both sides.
@@ -80,14 +102,14 @@ impl Arena {
     /// A flow nobody has had here.
     pub fn fresh(&mut self) -> Flow {
         self.next += 1;
-        flow(self.next - 1)
+        flow(self.next - 1, self.families)
     }
 
-    /// The same, of the tunnel of another one.
+    /// The same, of tunnel and family of another one.
     pub fn fresh_like(&mut self, other: &Flow) -> Flow {
         loop {
             let flow = self.fresh();
-            if flow.tunnel == other.tunnel {
+            if flow.tunnel == other.tunnel && flow.is_v6() == other.is_v6() {
                 return flow;
             }
         }
@@ -124,6 +146,11 @@ impl Arena {
         let mut world = World::usual();
         world.settings.lan_ifindex = self.ours.gateway().enter(|| Ok(Interface::look("lan")?.index))?;
         world.settings.adopt_midstream = u32::from(loose);
+        // The kernel's own rules have no such limit, and packets are smaller than any.
+        world.settings.lan_mtu = u32::from(u16::MAX);
+        for tunnel in world.tunnels.values_mut().filter(|tunnel| tunnel.customer == LIMITED) {
+            tunnel.quota = QUOTA;
+        }
         let maps = &mut self.maps;
         maps.set_settings(&world.settings)?;
         for (number, tunnel) in &world.tunnels {
@@ -176,17 +203,23 @@ fn c_name(interface: &str) -> Result<std::ffi::CString> {
 }
 
 /// Flows differ in device, port and tunnel.
-fn flow(number: u32) -> Flow {
+fn flow(number: u32, families: Families) -> Flow {
     const FIRST_PORT: u16 = 1024;
+    let (v6, number) = match families {
+        Families::V4 => (false, number),
+        Families::V6 => (true, number),
+        Families::Both => (number % 2 == 1, number / 2),
+    };
+    let tunnels = TUNNELS.iter().filter(|tunnel| !v6 || tunnel.lan6.is_some()).count();
     let ports = u32::from((u16::MAX - FIRST_PORT) / PORTS_PER_FLOW);
-    let tunnel = number as usize % TUNNELS.len();
-    let each = number / TUNNELS.len() as u32;
-    let network = u32::from(Ipv4Addr::from(TUNNELS[tunnel].lan.0));
-    Flow {
-        tunnel,
-        device: (network + 2 + each / ports).into(),
-        port: FIRST_PORT + (each % ports) as u16 * PORTS_PER_FLOW,
-    }
+    let tunnel = number as usize % tunnels;
+    let each = number / tunnels as u32;
+    let port = FIRST_PORT + (each % ports) as u16 * PORTS_PER_FLOW;
+    let device = match TUNNELS[tunnel].lan6.filter(|_| v6) {
+        Some((network, _)) => IpAddr::V6((u128::from(network) + 2 + u128::from(each / ports)).into()),
+        None => IpAddr::V4((u32::from(TUNNELS[tunnel].lan.0) + 2 + each / ports).into()),
+    };
+    Flow { tunnel, device, port }
 }
 
 /// Two rules for each customer's site, `-m mark` in the place of `-m policy --reqid` (FACTS 10). The
@@ -194,13 +227,30 @@ fn flow(number: u32) -> Flow {
 /// the selectors that choose the outbound policy.
 fn original_rules(side: &Side, loose: bool) -> Result<()> {
     let gateway = side.gateway();
+    for (v6, restore) in [(false, "iptables-legacy-restore"), (true, "ip6tables-legacy-restore")] {
+        process::run_with_input(&mut gateway.command(restore), &rules(v6)).context(restore)?;
+    }
+    for (key, value) in [
+        ("netfilter/nf_conntrack_tcp_be_liberal", "0"),
+        ("netfilter/nf_conntrack_tcp_loose", if loose { "1" } else { "0" }),
+        ("netfilter/nf_conntrack_checksum", "1"),
+    ] {
+        gateway.set_sysctl(key, value)?;
+    }
+    Ok(())
+}
+
+fn rules(v6: bool) -> String {
     let mut mangle = String::from("*mangle\n");
     let mut filter = String::from("*filter\n:FORWARD DROP [0:0]\n");
     for tunnel in &TUNNELS {
         let (id, [a, b, c, d]) = (tunnel.id, tunnel.inbound_spi.to_be_bytes());
-        let server = CUSTOMERS.iter().find(|(_, id, _)| *id == tunnel.customer).context("no customer")?.2;
-        let server = Ipv4Addr::from(server);
-        let lan = format!("{}/{}", Ipv4Addr::from(tunnel.lan.0), tunnel.lan.1);
+        let owner = tunnel.owner();
+        let (server, lan) = match (v6, owner.server6, tunnel.lan6) {
+            (false, ..) => (owner.server.to_string(), format!("{}/{}", tunnel.lan.0, tunnel.lan.1)),
+            (true, Some(server), Some((network, bits))) => (server.to_string(), format!("{network}/{bits}")),
+            _ => continue,
+        };
         let mac = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
         mangle += &format!("-A PREROUTING -i internet -m mac --mac-source {mac} -j MARK --set-mark {id}\n");
         mangle += &format!("-A PREROUTING -i lan -s {server} -d {lan} -j MARK --set-mark {id}\n");
@@ -211,14 +261,5 @@ fn original_rules(side: &Side, loose: bool) -> Result<()> {
              -m conntrack --ctstate ESTABLISHED -m mark --mark {id} -j ACCEPT\n"
         );
     }
-    let rules = format!("{mangle}COMMIT\n{filter}COMMIT\n");
-    process::run_with_input(&mut gateway.command("iptables-legacy-restore"), &rules)?;
-    for (key, value) in [
-        ("netfilter/nf_conntrack_tcp_be_liberal", "0"),
-        ("netfilter/nf_conntrack_tcp_loose", if loose { "1" } else { "0" }),
-        ("netfilter/nf_conntrack_checksum", "1"),
-    ] {
-        gateway.set_sysctl(key, value)?;
-    }
-    Ok(())
+    format!("{mangle}COMMIT\n{filter}COMMIT\n")
 }

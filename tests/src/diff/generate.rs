@@ -491,7 +491,12 @@ impl Generator {
             4 => Aside::Device(random.pick(&[[172, 16, 0, 9], [10, 20, 200, 1], [10, 30, 200, 1]]).into()),
             5 => Aside::Server([10, 200, 0, random.pick(&[11, 12, 13])].into()),
             6 => Aside::Udp,
-            7 => Aside::Ping,
+            // Without another random number: that would make other sequences of the seeds that are kept.
+            7 => match segment.seq % 8 {
+                0..=2 => Aside::TooBig(0),
+                3 => Aside::TooBig(1),
+                _ => Aside::Ping,
+            },
             8 => Aside::IpChecksum,
             9 => Aside::IpOptions,
             10 => Aside::Fragment,

@@ -1,12 +1,12 @@
 //! The kernel's connections, as /proc/net/nf_conntrack shows them.
-use std::{collections::BTreeMap, fs, net::Ipv4Addr};
+use std::{collections::BTreeMap, fs, net::IpAddr};
 
 use anyhow::{Context, Result};
 
 use crate::lab::namespace::Namespace;
 
 /// The device's address, its port and the server: state.
-pub type States = BTreeMap<(Ipv4Addr, u16, Ipv4Addr), String>;
+pub type States = BTreeMap<(IpAddr, u16, IpAddr), String>;
 
 /// Reads them. The original direction is that of the device, which alone opens connections.
 pub fn read(namespace: &Namespace) -> Result<States> {
@@ -14,7 +14,7 @@ pub fn read(namespace: &Namespace) -> Result<States> {
     text.lines().filter(|line| line.contains(" tcp ")).map(parse).collect()
 }
 
-fn parse(line: &str) -> Result<((Ipv4Addr, u16, Ipv4Addr), String)> {
+fn parse(line: &str) -> Result<((IpAddr, u16, IpAddr), String)> {
     // ipv4 2 tcp 6 119 SYN_SENT src=192.168.0.2 dst=10.200.0.11 sport=1024 dport=80 [UNREPLIED] src=…
     let mut words = line.split_whitespace();
     let state = words.nth(5).context("no state")?.to_owned();

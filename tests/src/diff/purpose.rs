@@ -1,7 +1,10 @@
 //! The differences on purpose: the one table.
 use gateway_common::{packet::Kind, tcp::Direction};
 
-use super::segment::{Aside, Flow, Segment};
+use super::{
+    arena::LIMITED,
+    segment::{Aside, Flow, Segment},
+};
 
 /// A packet and what became of it.
 #[derive(Clone, Debug)]
@@ -37,7 +40,8 @@ pub const PURPOSES: &[Purpose] = &[
     },
     Purpose {
         name: "ip options",
-        reason: "inner IPv4 options are dropped: no device needs them, and source routes are an attack",
+        reason: "inner IPv4 options and IPv6 extension headers are dropped: no device needs them, source routes \
+                 are an attack, and chains of headers a way past filters (RFC 7045, RFC 9098)",
         applies: |_, packets| {
             last(packets, |packet| packet.segment.aside == Aside::IpOptions && !packet.ours)
         },
@@ -67,6 +71,26 @@ pub const PURPOSES: &[Purpose] = &[
         },
     },
     Purpose {
+        name: "path mtu",
+        reason: "a message that a packet of a connection was too big passes, both ways: without it path-MTU \
+                 discovery fails (RFC 1191, RFC 8201); nf_conntrack calls it RELATED, which the original rules \
+                 do not let through",
+        applies: |_, packets| {
+            last(packets, |packet| packet.segment.aside == Aside::TooBig(0) && !packet.kernel && packet.ours)
+        },
+    },
+    Purpose {
+        name: "quota",
+        reason: "a customer may take so many flows, half-open flows and new flows a second; nf_conntrack has one \
+                 table for all, which one customer can fill",
+        applies: |flow, packets| {
+            let opens = |packet: &Judged| packet.segment.direction == Direction::ToServer && packet.is_tcp();
+            flow.tunnel().customer == LIMITED
+                && last(packets, |packet| opens(packet) && packet.kernel && !packet.ours)
+                && !passed_before(packets)
+        },
+    },
+    Purpose {
         name: "server reopens",
         reason: "a server's SYN ends a TIME_WAIT connection in nf_conntrack (and is then dropped as NEW); with \
                  us a server neither opens nor ends anything by a SYN",
@@ -81,7 +105,7 @@ impl Judged {
     }
 
     fn is_tcp(&self) -> bool {
-        !matches!(self.segment.aside, Aside::Udp | Aside::Ping)
+        !matches!(self.segment.aside, Aside::Udp | Aside::Ping | Aside::TooBig(_))
     }
 }
 
@@ -111,6 +135,26 @@ fn server_reopened(packets: &[Judged]) -> bool {
         }
     }
     reopened
+}
+
+/// The connection may have begun on both sides: we let something through, and no SYN or RST since says
+/// that it began anew.
+fn passed_before(packets: &[Judged]) -> bool {
+    let mut passed = false;
+    for packet in &packets[..packets.len() - 1] {
+        passed |= packet.ours;
+    }
+    let now = packets.last().and_then(|packet| Kind::of(packet.segment.tcp.flags));
+    passed && now != Some(Kind::Syn)
+}
+
+/// The table of them, in Markdown.
+pub fn markdown() -> String {
+    let mut text = String::from("| what | why |\n|---|---|\n");
+    for purpose in PURPOSES {
+        text += &format!("| {} | {} |\n", purpose.name, purpose.reason);
+    }
+    text
 }
 
 fn last(packets: &[Judged], is: impl Fn(&Judged) -> bool) -> bool {

@@ -2,16 +2,20 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use gateway_common::{reason::Reason, tcp::State};
+use gateway_common::{
+    layout::{Flow as Tracked, FlowKey, Kept},
+    reason::Reason,
+    tcp::State,
+    wire::{Ipv4, Ipv6},
+};
 
 use super::{
-    arena::{self, Arena},
+    arena::{self, Arena, Families},
     finding, kernel_state,
     purpose::PURPOSES,
     random::Random,
@@ -19,7 +23,7 @@ use super::{
     segment::{Flow, Segment},
     shrink::{shrink, shrink_while},
 };
-use crate::replay::machine;
+use crate::replay::{expect::FlowId, machine};
 
 /// What to do.
 pub struct Options {
@@ -29,6 +33,8 @@ pub struct Options {
     pub seed: u64,
     /// `nf_conntrack_tcp_loose`, and ours accordingly.
     pub loose: bool,
+    /// Of which families flows are.
+    pub families: Families,
     /// The file of seeds that ever failed.
     pub seeds: PathBuf,
     /// Where findings are also written to, a file for each.
@@ -37,6 +43,32 @@ pub struct Options {
 
 /// Of so many findings of one kind, the first is shown; and of so many kinds at most.
 const MOST_FINDINGS: usize = 40;
+
+/// A run of so many packets reaches everything.
+const LONG: usize = 100_000;
+
+/// Reasons that the kinds of packets generated here have, and in which families.
+const REACHABLE: &[(Reason, Families)] = &[
+    (Reason::InnerFragment, Families::Both),
+    (Reason::InnerHasIpOptions, Families::Both),
+    (Reason::TtlExpired, Families::Both),
+    (Reason::InnerSourceNotInSite, Families::Both),
+    (Reason::DestinationNotServer, Families::Both),
+    (Reason::ProtocolNotAllowed, Families::Both),
+    (Reason::PortNotAllowed, Families::Both),
+    (Reason::TcpMalformed, Families::Both),
+    (Reason::TcpFlagsInvalid, Families::Both),
+    (Reason::NoConnection, Families::Both),
+    (Reason::TcpStateInvalid, Families::Both),
+    (Reason::OutOfWindow, Families::Both),
+    (Reason::RstOutOfSequence, Families::Both),
+    (Reason::InnerChecksumWrong, Families::V4),
+    (Reason::FlowQuotaExceeded, Families::V4),
+    (Reason::HalfOpenQuotaExceeded, Families::V4),
+    (Reason::NewFlowsOverBudget, Families::V4),
+    (Reason::NewFromServer, Families::Both),
+    (Reason::ReplyWithoutConnection, Families::Both),
+];
 
 /// What came out.
 #[derive(Default)]
@@ -64,11 +96,15 @@ pub fn run(options: &Options) -> Result<bool> {
     fs::create_dir_all("/run/netns")?;
     let mut seeds = read_seeds(&options.seeds, options.loose)?;
     let kept = seeds.len();
+    if options.families == Families::Both {
+        // Flows are of one family and the other in turn.
+        seeds = seeds.into_iter().flat_map(|seed| [seed; 2]).collect();
+    }
     let mut random = Random::new(options.seed);
     let mut report = Report::default();
     let start = Instant::now();
     for number in 0.. {
-        let mut arena = Arena::create(number, options.loose)?;
+        let mut arena = Arena::create(number, options.loose, options.families)?;
         let mut finished: Vec<Ran> = Vec::new();
         let end = (report.packets + arena::PACKETS).min(options.packets);
         while report.packets < end || !seeds.is_empty() {
@@ -90,22 +126,32 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     report.time = start.elapsed();
     report.print(options, kept);
-    Ok(report.unexplained == 0 && report.covers_states(options))
+    let covered = report.covers_states(options) & report.covers_reasons(options);
+    Ok(report.unexplained == 0 && covered)
+}
+
+fn other(families: Families) -> Families {
+    match families {
+        Families::V4 => Families::V6,
+        Families::V6 => Families::V4,
+        Families::Both => Families::Both,
+    }
 }
 
 /// Where connections stand.
 struct States {
     kernel: kernel_state::States,
-    ours: BTreeMap<(u32, Ipv4Addr, u16), &'static str>,
+    ours: BTreeMap<FlowId, &'static str>,
 }
 
 impl States {
     fn read(arena: &Arena) -> Result<Self> {
         let mut ours = BTreeMap::new();
-        for flow in arena.maps().flows() {
-            let (key, flow) = flow?;
-            let name = State::from_number(flow.state).map_or("none", State::name);
-            ours.insert((key.customer, key.lan_address.into(), key.lan_port), name);
+        for flow in arena.maps().flows::<Ipv4>() {
+            ours.extend([named(flow?)]);
+        }
+        for flow in arena.maps().flows::<Ipv6>() {
+            ours.extend([named(flow?)]);
         }
         Ok(Self { kernel: kernel_state::read(arena.kernel())?, ours })
     }
@@ -114,10 +160,14 @@ impl States {
     fn unlike(&self, flow: &Flow) -> Option<String> {
         let kernel = self.kernel.get(&(flow.device, flow.port, flow.customer().1));
         let kernel = kernel.map_or("none".to_owned(), |state| state.to_lowercase().replace('_', "-"));
-        let ours = self.ours.get(&(flow.tunnel().customer, flow.device, flow.port)).copied();
-        let ours = ours.unwrap_or("none");
+        let id = FlowId { customer: flow.tunnel().customer, device: flow.device, port: flow.port };
+        let ours = self.ours.get(&id).copied().unwrap_or("none");
         (kernel != ours).then(|| format!("kernel {kernel}, ours {ours}"))
     }
+}
+
+fn named<A: Kept>((key, flow): (FlowKey<A>, Tracked)) -> (FlowId, &'static str) {
+    (machine::flow_id(&key), State::from_number(flow.state()).map_or("none", State::name))
 }
 
 /// Agrees packet by packet, and stands elsewhere at the end.
@@ -129,10 +179,10 @@ fn ends_unlike(arena: &mut Arena, like: &Ran, segments: &[Segment]) -> Result<Op
 }
 
 /// Shrinks a sequence that ends in different states, and prints it.
-pub fn trace_states(seed: u64, loose: bool) -> Result<()> {
+pub fn trace_states(seed: u64, loose: bool, families: Families) -> Result<()> {
     machine::prepare()?;
     fs::create_dir_all("/run/netns")?;
-    let mut arena = Arena::create(0, loose)?;
+    let mut arena = Arena::create(0, loose, families)?;
     let flow = arena.fresh();
     let ran = round::alone(&mut arena, seed, &flow, &super::generate::sequence(seed))?;
     match shrink_while(&mut arena, &ran, ends_unlike)? {
@@ -146,10 +196,10 @@ pub fn trace_states(seed: u64, loose: bool) -> Result<()> {
 }
 
 /// Prints what becomes of one sequence, run alone.
-pub fn trace(seed: u64, loose: bool) -> Result<()> {
+pub fn trace(seed: u64, loose: bool, families: Families) -> Result<()> {
     machine::prepare()?;
     fs::create_dir_all("/run/netns")?;
-    let mut arena = Arena::create(0, loose)?;
+    let mut arena = Arena::create(0, loose, families)?;
     let flow = arena.fresh();
     let ran = round::alone(&mut arena, seed, &flow, &super::generate::sequence(seed))?;
     print!("{}", finding::trace(&ran)?);
@@ -157,9 +207,8 @@ pub fn trace(seed: u64, loose: bool) -> Result<()> {
     for (connection, state) in kernel_state::read(arena.kernel())? {
         println!("kernel {connection:?} {state}");
     }
-    for flow in arena.maps().flows() {
-        let (key, flow) = flow?;
-        println!("ours {key:?} {}", State::from_number(flow.state).map_or("none", State::name));
+    for (id, state) in States::read(&arena)?.ours {
+        println!("ours {id:?} {state}");
     }
     Ok(())
 }
@@ -249,20 +298,34 @@ impl Report {
 
     /// A long run that never reaches a state proves nothing about it.
     fn covers_states(&self, options: &Options) -> bool {
-        const LONG: usize = 100_000;
-        let reached =
+        let kernel =
             |state: &State| self.kernel_states.contains_key(&state.name().to_uppercase().replace('-', "_"));
+        let reached = |state: &State| kernel(state) && self.our_states.contains_key(state.name());
         let missing: Vec<_> =
             State::ALL.iter().filter(|state| !reached(state)).map(|state| state.name()).collect();
         if !missing.is_empty() {
-            println!("states that the kernel's side never ended in: {}", missing.join(", "));
+            println!("states that not both sides ended in: {}", missing.join(", "));
+        }
+        missing.is_empty() || options.packets < LONG
+    }
+
+    /// Nor about a reason.
+    fn covers_reasons(&self, options: &Options) -> bool {
+        let missing: Vec<_> = REACHABLE
+            .iter()
+            .filter(|(_, families)| *families == Families::Both || options.families != other(*families))
+            .map(|(reason, _)| reason.name())
+            .filter(|name| !self.reasons.contains_key(name))
+            .collect();
+        if !missing.is_empty() {
+            println!("reasons that were never given: {}", missing.join(", "));
         }
         missing.is_empty() || options.packets < LONG
     }
 
     fn print(&self, options: &Options, kept: usize) {
         let agreed = self.passed + self.dropped;
-        println!("seed {} loose {}, kept seeds run first: {kept}", options.seed, u8::from(options.loose));
+        println!("seed {} loose {} families {:?}, kept seeds run first: {kept}", options.seed, u8::from(options.loose), options.families);
         println!(
             "{} packets of {} sequences in {:.1} s, {:.0} packets/s through both sides",
             self.packets,
@@ -285,7 +348,10 @@ impl Report {
                 seeds[0]
             );
         }
-        println!("reasons of drops: {:?}", self.reasons);
+        println!("drops by reason:");
+        for (reason, packets) in &self.reasons {
+            println!("  {packets:>9} {reason}");
+        }
         for (signature, times) in &self.findings {
             println!("unexplained {times} times: {signature}");
         }

@@ -1,12 +1,15 @@
 //! A packet of a sequence, and the flow that gives it addresses.
-use std::{fmt::Write, net::Ipv4Addr};
+use std::{
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use anyhow::{Context, Result};
 use gateway_common::tcp::Direction;
 
 use crate::replay::{
     packet::{Ethernet, FLAG_LETTERS, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp},
-    world::{CUSTOMERS, KnownTunnel, TUNNELS},
+    world::{KnownTunnel, TUNNELS},
 };
 
 /// The port that servers offer.
@@ -17,16 +20,16 @@ pub const PORTS_PER_FLOW: u16 = 4;
 const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 const SERVER_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
 
-/// Offset of the TCP checksum in a frame.
-const CHECKSUM_OFFSET: usize = 14 + 20 + 16;
+/// Offset of the TCP checksum in a frame, behind the IP header.
+const CHECKSUM_OFFSET: usize = 14 + 16;
 
 /// Who talks to whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow {
     /// Index into [`TUNNELS`].
     pub tunnel: usize,
-    /// The device.
-    pub device: Ipv4Addr,
+    /// The device, of either family.
+    pub device: IpAddr,
     /// Its port.
     pub port: u16,
 }
@@ -61,17 +64,20 @@ pub enum Aside {
     ServerPort(u16),
     /// Out of another tunnel (an index).
     Tunnel(usize),
-    /// Another address instead of the device's.
+    /// Another address instead of the device's; in IPv6 the one that answers to it.
     Device(Ipv4Addr),
-    /// Another address instead of the server's.
+    /// Another address instead of the server's, likewise.
     Server(Ipv4Addr),
     /// UDP instead of TCP.
     Udp,
     /// An ICMP echo request.
     Ping,
-    /// A bad IPv4 header checksum.
+    /// A message that a packet was too big which came the other way on the flow, or on the connection of
+    /// a device's port that is so much higher.
+    TooBig(u16),
+    /// A bad IPv4 header checksum; nothing in IPv6.
     IpChecksum,
-    /// IPv4 options.
+    /// IPv4 options, or an IPv6 extension header (destination options).
     IpOptions,
     /// A first fragment without a second.
     Fragment,
@@ -111,15 +117,32 @@ impl Flow {
     }
 
     /// The customer's name and server.
-    pub fn customer(&self) -> (&'static str, Ipv4Addr) {
-        let (name, _, server) = CUSTOMERS
-            .iter()
-            .find(|(_, id, _)| *id == self.tunnel().customer)
-            .expect("every tunnel has a customer");
-        (name, (*server).into())
+    pub fn customer(&self) -> (&'static str, IpAddr) {
+        let owner = self.tunnel().owner();
+        let server = match (self.is_v6(), owner.server6) {
+            (true, Some(server)) => IpAddr::V6(server),
+            _ => IpAddr::V4(owner.server),
+        };
+        (owner.name, server)
     }
 
-    /// The described packet; its IPv4 identification is `tag`.
+    /// True if it is IPv6.
+    pub fn is_v6(&self) -> bool {
+        self.device.is_ipv6()
+    }
+
+    /// An address of the flow's family that answers to this one.
+    fn address(&self, v4: Ipv4Addr) -> IpAddr {
+        let [a, b, c, d] = v4.octets().map(u16::from);
+        match (self.is_v6(), a, b) {
+            (false, ..) => IpAddr::V4(v4),
+            (true, 10, 200) => IpAddr::V6(Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x10 + d - 10)),
+            (true, 10, _) => IpAddr::V6(Ipv6Addr::new(0xfd00, b / 10, 0, 0, 0, 0, c, d)),
+            (true, ..) => IpAddr::V6(Ipv6Addr::new(0xfd00, 0xffff, 0, 0, 0, 0, c, d)),
+        }
+    }
+
+    /// The described packet; its IPv4 identification, or IPv6 flow label, is `tag`.
     pub fn packet(&self, segment: &Segment, tag: u16) -> Result<Packet> {
         let mut device = (self.device, self.port);
         let mut server = (self.customer().1, SERVER_PORT);
@@ -128,9 +151,11 @@ impl Flow {
             Aside::DevicePort(port) => device.1 = self.port + port,
             Aside::ServerPort(port) => server.1 = port,
             Aside::Tunnel(other) => tunnel = &TUNNELS[other],
-            Aside::Device(address) => device.0 = address,
+            Aside::Device(address) => device.0 = self.address(address),
             // On a port of its own: with another flow's it would be that one's packet.
-            Aside::Server(address) => (server.0, device.1) = (address, self.port + PORTS_PER_FLOW - 1),
+            Aside::Server(address) => {
+                (server.0, device.1) = (self.address(address), self.port + PORTS_PER_FLOW - 1);
+            }
             _ => {}
         }
         let [a, b, c, d] = tunnel.inbound_spi.to_be_bytes();
@@ -142,7 +167,19 @@ impl Flow {
         let ports = [source.1, destination.1];
         let transport = match segment.aside {
             Aside::Udp => Transport::Udp(Udp { ports, udp_length: None, head: Vec::new(), length: 8 }),
-            Aside::Ping => Transport::Icmp { kind: 8, code: 0, length: 8 },
+            Aside::Ping => {
+                let kind = if self.is_v6() { 128 } else { 8 };
+                Transport::Icmp { kind, code: 0, about: None, length: 8 }
+            }
+            Aside::TooBig(port) => {
+                let (kind, code) = if self.is_v6() { (2, 0) } else { (3, 4) };
+                let device = (device.0, device.1 + port);
+                let about = match segment.direction {
+                    Direction::ToServer => [server, device],
+                    Direction::ToSite => [device, server],
+                };
+                Transport::Icmp { kind, code, about: Some(about), length: 0 }
+            }
             _ => Transport::Tcp(Tcp {
                 ports,
                 seq: Some(segment.seq),
@@ -150,29 +187,25 @@ impl Flow {
                 ..segment.tcp.clone()
             }),
         };
-        let options = if segment.aside == Aside::IpOptions { vec![1, 1, 1, 0] } else { Vec::new() };
-        let ip = Ip {
-            source: source.0,
-            destination: destination.0,
-            ttl: segment.ttl,
-            tos: 0,
-            id: tag,
-            df: false,
-            mf: segment.aside == Aside::Fragment,
-            fragment: 0,
-            options,
-            total: None,
-            ihl: None,
-            version: None,
-        };
+        let mut ip = Ip::new(source.0, destination.0);
+        (ip.ttl, ip.id, ip.mf) = (segment.ttl, tag, segment.aside == Aside::Fragment);
+        if segment.aside == Aside::IpOptions {
+            match self.is_v6() {
+                false => ip.options = vec![1, 1, 1, 0],
+                true => ip.extension = Some(60),
+            }
+        }
         let ethernet =
             Ethernet { source: mac, destination: GATEWAY_MAC, vlan: None, ether_type: None, padding: 0 };
-        let network = Network::Ipv4(ip, transport);
+        let network = Network::Ip(ip, transport);
         let mut packet = Packet { ethernet, network, patches: Vec::new(), cut: None };
         let wrong = match segment.aside {
-            Aside::IpChecksum => Some((24, 1)),
-            Aside::Udp | Aside::Ping | Aside::IpOptions => None,
-            _ => (segment.checksum_error != 0).then_some((CHECKSUM_OFFSET, segment.checksum_error)),
+            Aside::IpChecksum => (!self.is_v6()).then_some((24, 1)),
+            Aside::Udp | Aside::Ping | Aside::TooBig(_) | Aside::IpOptions | Aside::Fragment => None,
+            _ => {
+                let at = CHECKSUM_OFFSET + if self.is_v6() { 40 } else { 20 };
+                (segment.checksum_error != 0).then_some((at, segment.checksum_error))
+            }
         };
         if let Some((at, by)) = wrong {
             let frame = packet.frame()?;
@@ -187,16 +220,23 @@ impl Flow {
     pub fn line(&self, segment: &Segment) -> Result<String> {
         let packet = self.packet(segment, 0x1234)?;
         let mut line = String::new();
-        let Network::Ipv4(ip, transport) = &packet.network else { unreachable!("flows are IPv4") };
+        let Network::Ip(ip, transport) = &packet.network else { unreachable!("flows are IP") };
         let (from, to) = (ip.source, ip.destination);
         match transport {
             Transport::Tcp(tcp) => {
                 let ([a, b], flags) = (tcp.ports, flag_letters(tcp.flags));
-                write!(line, "{from}:{a} > {to}:{b} {flags} seq {} ack {}", segment.seq, segment.ack)?;
+                let (from, to) = (SocketAddr::new(from, a), SocketAddr::new(to, b));
+                write!(line, "{from} > {to} {flags} seq {} ack {}", segment.seq, segment.ack)?;
                 write_tcp(&mut line, tcp)?;
             }
             Transport::Udp(udp) => {
-                write!(line, "{from}:{} > {to}:{} UDP len {}", udp.ports[0], udp.ports[1], udp.length)?;
+                let [a, b] = udp.ports;
+                let (from, to) = (SocketAddr::new(from, a), SocketAddr::new(to, b));
+                write!(line, "{from} > {to} UDP len {}", udp.length)?;
+            }
+            Transport::Icmp { about: Some([a, b]), .. } => {
+                let (a, b) = (SocketAddr::from(*a), SocketAddr::from(*b));
+                write!(line, "{from} > {to} ICMP too-big about {a} > {b}")?;
             }
             Transport::Icmp { length, .. } => write!(line, "{from} > {to} ICMP echo len {length}")?,
             _ => unreachable!("nothing else is generated"),
@@ -206,6 +246,9 @@ impl Flow {
         }
         if ip.mf {
             line += " mf";
+        }
+        if let Some(kind) = ip.extension {
+            write!(line, " ext {kind}")?;
         }
         if !ip.options.is_empty() {
             write!(line, " ipopts {}", hex(&ip.options))?;

@@ -1,7 +1,9 @@
 //! One side of the comparison: a gateway in a namespace between two veths, and the sockets at their
 //! far ends that packets are put into and taken out of.
 use std::{
+    collections::BTreeSet,
     io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -26,10 +28,17 @@ use crate::{
 /// The far ends of all veths.
 pub const WIRE: &str = "wire";
 /// How many packets may be under way between two calls of [`Side::collect`]: their IPv4
-/// identification tells them apart.
+/// identification or IPv6 flow label tells them apart.
 pub const BATCH: usize = 4096;
 /// The tag of the packet that ends a batch.
 const SENTINEL: u16 = u16::MAX;
+/// A gateway's addresses on both sides.
+const GATEWAY: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 1)),
+    IpAddr::V4(Ipv4Addr::new(10, 200, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 1)),
+];
 /// How long a packet may take through a namespace.
 const PATIENCE_SECONDS: i64 = 5;
 
@@ -48,6 +57,14 @@ impl Side {
     /// Makes the namespace, with routes and neighbours, and nothing that filters.
     pub fn create(name: &str, wire: &Namespace, sentinel: &Flow) -> Result<Self> {
         let gateway = Namespace::create(name, true)?;
+        for (key, value) in [
+            ("ipv6/conf/all/disable_ipv6", "0"),
+            ("ipv6/conf/default/disable_ipv6", "0"),
+            ("ipv6/conf/all/forwarding", "1"),
+            ("ipv6/conf/default/accept_dad", "0"),
+        ] {
+            gateway.set_sysctl(key, value)?;
+        }
         let mut ip = gateway.command("ip");
         process::run_with_input(ip.args(["-batch", "-"]), &set_up(name, wire.name()))?;
         let mut up = wire.command("ip");
@@ -108,13 +125,23 @@ fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: MsgFlags) -> Resul
     }
 }
 
-/// The IPv4 identification, but of what the gateway itself says (ICMP errors, ARP).
+/// IPv4 identification or IPv6 flow label, but of what the gateway itself says (ICMP errors, ARP,
+/// neighbour discovery).
 fn tag(frame: &[u8]) -> Option<u16> {
-    const ICMP: u8 = 1;
-    const ECHO: u8 = 8;
-    let header = frame.get(..34)?;
-    let own = header[23] == ICMP && frame.get(34) != Some(&ECHO);
-    (header[12..14] == [8, 0] && !own).then(|| u16::from_be_bytes([header[18], header[19]]))
+    let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let own = |source: IpAddr| source.is_multicast() || GATEWAY.iter().any(|own| source == *own);
+    match frame.get(12..54)? {
+        [8, 0, ..] => {
+            let source: [u8; 4] = frame[26..30].try_into().ok()?;
+            (!own(source.into())).then(|| word(18))
+        }
+        [0x86, 0xdd, ..] => {
+            let source: [u8; 16] = frame[22..38].try_into().ok()?;
+            let link_local = source[0] == 0xfe || source == [0; 16];
+            (!own(source.into()) && !link_local).then(|| word(16))
+        }
+        _ => None,
+    }
 }
 
 fn file(frame: &[u8], arrived: &mut Arrived) -> Result<()> {
@@ -150,28 +177,37 @@ fn socket(wire: &Namespace, interface: &str) -> Result<OwnedFd> {
 
 /// Lines for `ip -batch`: the sites behind a router on the internet interface, the servers on the LAN.
 fn set_up(name: &str, wire: &str) -> String {
+    const ROUTERS: [&str; 2] = ["203.0.113.254", "2001:db8:113::fe"];
     let mut lines = String::new();
-    for (interface, address, others) in
-        [("internet", "203.0.113.1/24", "203.0.113.254"), ("lan", "10.200.0.1/24", "")]
-    {
+    for (interface, addresses) in [("internet", &GATEWAY[..2]), ("lan", &GATEWAY[2..])] {
         lines += &format!(
             "link add {interface} address 52:54:00:00:00:01 type veth peer name {name}-{interface} netns {wire}\n\
-             addr add {address} dev {interface}\nlink set {interface} up\n"
+             link set {interface} up\n"
         );
-        if !others.is_empty() {
-            lines += &format!("neigh add {others} lladdr 52:54:00:00:00:fe dev {interface} nud permanent\n");
+        for address in addresses {
+            let bits = if address.is_ipv4() { 24 } else { 64 };
+            lines += &format!("addr add {address}/{bits} dev {interface}\n");
         }
     }
-    for (_, _, server) in CUSTOMERS {
-        let server = std::net::Ipv4Addr::from(server);
+    for router in ROUTERS {
+        lines += &format!("neigh add {router} lladdr 52:54:00:00:00:fe dev internet nud permanent\n");
+    }
+    let servers = CUSTOMERS.iter().flat_map(|customer| {
+        [Some(IpAddr::V4(customer.server)), customer.server6.map(IpAddr::V6)].into_iter().flatten()
+    });
+    for server in servers {
         lines += &format!("neigh add {server} lladdr 52:54:00:00:00:02 dev lan nud permanent\n");
     }
-    let mut prefixes: Vec<_> = TUNNELS.iter().map(|tunnel| tunnel.lan).collect();
-    prefixes.sort();
-    prefixes.dedup();
-    for (network, bits) in prefixes {
-        let network = std::net::Ipv4Addr::from(network);
-        lines += &format!("route add {network}/{bits} via 203.0.113.254 dev internet\n");
+    let lans: BTreeSet<(IpAddr, u8)> = TUNNELS
+        .iter()
+        .flat_map(|known| {
+            let lan6 = known.lan6.map(|(network, bits)| (IpAddr::V6(network), bits));
+            [Some((IpAddr::V4(known.lan.0), known.lan.1)), lan6].into_iter().flatten()
+        })
+        .collect();
+    for (network, bits) in lans {
+        let router = ROUTERS[usize::from(network.is_ipv6())];
+        lines += &format!("route add {network}/{bits} via {router} dev internet\n");
     }
     lines
 }

@@ -14,18 +14,22 @@
 //!   event that tells the truth about the packet;
 //! - a packet that is dropped or only let through keeps its bytes and its mark, and one that goes to
 //!   a server has a TTL one lower; `out` adds words to what is expected of the bytes;
-//! - a packet that is dropped leaves the flows as they were (but for the generation of a flow that
-//!   was found to be still allowed, and what the windows learn from a segment that they refuse), and
-//!   one that goes on is counted in exactly one flow.
-use std::{fs, path::Path};
+//! - a packet that is dropped leaves the flows as they were (but for what the windows learn from a
+//!   segment that they refuse), and one that goes on changes no flow but its own, and adds none unless
+//!   it is counted as `opened`;
+//! - each customer's usage is what a count over the flows says.
+//!
+//! A step `{ expire = true }` turns the wheel by which flows end as far as its time has come, and says
+//! which flows are left.
+use std::{fs, net::IpAddr, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use gateway_common::layout::Hook;
 use serde::Deserialize;
 
 use super::{
     expect::{Counts, FlowLine, Verdict},
-    packet::Packet,
+    packet::{Network, Packet},
     world::{Change, TUNNELS},
 };
 
@@ -47,8 +51,41 @@ pub struct Case {
     pub world: Change,
     /// How many flows there is room for, if not for many.
     pub flow_limit: Option<u32>,
-    /// The packets.
-    pub steps: Vec<Step>,
+    /// What happens.
+    pub steps: Vec<Event>,
+}
+
+/// What happens at a time.
+#[derive(Clone, Deserialize, Debug)]
+#[serde(try_from = "toml::Table")]
+pub enum Event {
+    /// Packets.
+    Packet(Box<Step>),
+    /// Flows end.
+    Expire(Expire),
+}
+
+impl TryFrom<toml::Table> for Event {
+    type Error = toml::de::Error;
+
+    fn try_from(table: toml::Table) -> Result<Self, toml::de::Error> {
+        match table.contains_key("expire") {
+            true => table.try_into().map(Self::Expire),
+            false => table.try_into().map(|step| Self::Packet(Box::new(step))),
+        }
+    }
+}
+
+/// The wheel turns.
+#[derive(Clone, Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Expire {
+    /// When, in milliseconds since the case began; unless said, with the step before.
+    pub at_ms: Option<u64>,
+    /// Always true.
+    pub expire: bool,
+    /// All flows there are then.
+    pub flows: Vec<FlowLine>,
 }
 
 /// One packet, or several alike.
@@ -77,6 +114,16 @@ pub struct Step {
     /// How often it comes.
     #[serde(default = "once")]
     pub repeat: u32,
+    /// What is added to its source address each time it comes again: `0.0.0.1`, `0:0:0:1::`.
+    pub source_step: Option<IpAddr>,
+    /// The device's end of a flow (`acme 192.168.1.2:40000`) that is being removed at that moment.
+    pub ending: Option<String>,
+    /// How many packets GRO merged into it, each of `segment_bytes` of payload.
+    #[serde(default)]
+    pub segments: u32,
+    /// See `segments`.
+    #[serde(default)]
+    pub segment_bytes: u32,
     /// `drop Reason`, `pass`, `to server` or `to tunnel NAME`.
     pub verdict: Verdict,
     /// How the bytes that go on differ, in words of the packet language.
@@ -94,15 +141,36 @@ pub struct Input {
     pub hook: Hook,
     /// reqid (cb[0]; 0: not decapsulated), SPI (cb[1]) and skb->mark.
     pub identity: [u32; 3],
+    /// Segments that GRO merged and bytes in each, 0 if it did not.
+    pub merged: [u32; 2],
     /// The frame.
     pub frame: Vec<u8>,
 }
 
+/// EtherType of IPv6.
+pub const IPV6: [u8; 2] = [0x86, 0xdd];
+
 impl Input {
-    /// Bytes of the IPv4 packet, as its header says; 0 if there is none.
+    /// Bytes of the IP packet, as its header says; 0 if there is none.
     pub fn packet_bytes(&self) -> u64 {
-        let total = self.frame.get(16..).and_then(|rest| rest.first_chunk::<2>());
-        total.map_or(0, |total| u64::from(u16::from_be_bytes(*total)))
+        let v6 = self.is_v6();
+        let length = self.frame.get(if v6 { 18 } else { 16 }..).and_then(|rest| rest.first_chunk::<2>());
+        length.map_or(0, |length| u64::from(u16::from_be_bytes(*length)) + if v6 { 40 } else { 0 })
+    }
+
+    /// True if it says that it is IPv6.
+    pub fn is_v6(&self) -> bool {
+        self.frame.get(12..14) == Some(&IPV6)
+    }
+}
+
+impl Case {
+    /// Its steps that are packets.
+    pub fn packets(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter_map(|event| match event {
+            Event::Packet(step) => Some(&**step),
+            Event::Expire(_) => None,
+        })
     }
 }
 
@@ -142,14 +210,34 @@ impl Step {
             self.spi.or(tunnel.map(|tunnel| tunnel.inbound_spi)).unwrap_or(0),
             self.mark.or(tunnel.map(|tunnel| tunnel.id)).unwrap_or(0),
         ];
-        Ok(Input { hook: self.hook()?, identity, frame: self.packet.parse::<Packet>()?.frame()? })
+        let frame = self.packet.parse::<Packet>()?.frame()?;
+        Ok(Input { hook: self.hook()?, identity, merged: [self.segments, self.segment_bytes], frame })
+    }
+
+    /// The step of the packet that comes as the one of this number, from 0 on.
+    pub fn repetition(&self, number: u32) -> Result<Self> {
+        let Some(by) = self.source_step.filter(|_| number != 0) else { return Ok(self.clone()) };
+        let packet: Packet = self.packet.parse()?;
+        let Network::Ip(ip, _) = &packet.network else { bail!("only addresses can be counted up") };
+        let source = match (ip.source, by) {
+            (IpAddr::V4(source), IpAddr::V4(by)) => {
+                IpAddr::V4((u32::from(source).wrapping_add(u32::from(by).wrapping_mul(number))).into())
+            }
+            (IpAddr::V6(source), IpAddr::V6(by)) => {
+                let by = u128::from(by).wrapping_mul(u128::from(number));
+                IpAddr::V6(u128::from(source).wrapping_add(by).into())
+            }
+            _ => bail!("source_step is of another family"),
+        };
+        Ok(Self { packet: format!("{} source {source}", self.packet), ..self.clone() })
     }
 
     /// The bytes that go on, or stay.
     pub fn output(&self) -> Result<Vec<u8>> {
         let mut line = self.packet.clone();
         if self.verdict == Verdict::ToServer {
-            let ttl = self.input()?.frame[22];
+            let input = self.input()?;
+            let ttl = input.frame[if input.is_v6() { 21 } else { 22 }];
             line += &format!(" ttl {}", ttl.checked_sub(1).context("TTL 0 cannot be lowered")?);
         }
         format!("{line} {}", self.out).parse::<Packet>()?.frame()

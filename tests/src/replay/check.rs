@@ -3,15 +3,16 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result};
 use gateway_common::{
-    layout::{DropEvent, Flow, FlowKey, Hook, Ticks},
+    layout::{DropEvent, Flow, Ticks},
     reason::Reason,
-    wire::Ipv4,
+    track::status,
+    wire::Ipv6,
 };
 
 use super::{
-    case::{Case, Input, Step},
+    case::{Case, Event, Expire, Input, Step},
     describe,
-    expect::{Counter, Verdict, action_name, flow_line},
+    expect::{Counter, FlowId, Verdict, action_name, flow_line},
     machine::{Machine, Output, State},
     sequence::Sequences,
     world::{World, customer_name},
@@ -28,38 +29,84 @@ pub fn run(case: &Case, machine: &mut Machine) -> Result<Result<(), String>> {
     machine.reset(&world)?;
     let mut sequences = Sequences::default();
     let mut at_ms = 0;
-    for (number, step) in case.steps.iter().enumerate() {
-        let step = &sequences.complete(step).with_context(|| format!("step {}", number + 1))?;
-        let which = || format!("step {} ({})", number + 1, step.packet);
-        world.apply(&step.world).with_context(which)?;
-        machine.change(&world).with_context(which)?;
-        at_ms = step.at_ms.unwrap_or(at_ms);
+    for (number, event) in case.steps.iter().enumerate() {
+        let number = number + 1;
+        at_ms = match event {
+            Event::Packet(step) => step.at_ms,
+            Event::Expire(step) => step.at_ms,
+        }
+        .unwrap_or(at_ms);
         let now_ns = START_NS + at_ms * 1_000_000;
         machine.set_time(now_ns)?;
-        let faults = run_step(step, machine, &world, now_ns).with_context(which)?;
+        let (which, faults) = match event {
+            Event::Packet(step) => {
+                let step = sequences.complete(step).with_context(|| format!("step {number}"))?;
+                let which = format!("step {number} ({})", step.packet);
+                world.apply(&step.world).with_context(|| which.clone())?;
+                machine.change(&world).with_context(|| which.clone())?;
+                let faults = run_step(&step, machine, &world, now_ns).with_context(|| which.clone())?;
+                (which, faults)
+            }
+            Event::Expire(step) => {
+                let which = format!("step {number} (expire)");
+                let faults = run_expire(step, machine).with_context(|| which.clone())?;
+                (which, faults)
+            }
+        };
         if !faults.is_empty() {
-            return Ok(Err(format!("{} at {at_ms} ms:\n{faults}", which())));
+            return Ok(Err(format!("{which} at {at_ms} ms:\n{faults}")));
         }
     }
     Ok(Ok(()))
 }
 
 fn run_step(step: &Step, machine: &mut Machine, world: &World, now_ns: u64) -> Result<String> {
+    if let Some(flow) = &step.ending {
+        let (customer, device) = flow.split_once(' ').context("`ending` is `CUSTOMER DEVICE:PORT`")?;
+        machine.end_flow(&FlowId::parse(customer, device)?)?;
+    }
     let input = step.input()?;
-    let expected = step.output()?;
     let before = machine.state()?;
     let mut faults = String::new();
-    for _ in 0..step.repeat {
-        let output = machine.run(&input)?;
-        compare_output(step, &input, &expected, &output, &mut faults);
+    let mut last = (String::new(), input, step.output()?);
+    for number in 0..step.repeat {
+        let repeated = step.repetition(number)?;
+        if repeated.packet != last.0 {
+            last = (repeated.packet.clone(), repeated.input()?, repeated.output()?);
+        }
+        let output = machine.run(&last.1)?;
+        compare_output(step, &last.1, &last.2, &output, &mut faults);
     }
+    let input = step.input()?;
     let after = machine.state()?;
     compare_counters(step, &input, &before, &after, &mut faults)?;
     compare_events(step, &input, &machine.events()?, now_ns, &mut faults)?;
-    compare_flows(step, &input, &before, &after, &mut faults)?;
+    compare_flows(step, &before, &after, &mut faults)?;
+    compare_usage(&after, &mut faults);
     if after.world != *world {
         let _ = writeln!(faults, "the programs changed what only gatewayd writes: {:?}", after.world);
     }
+    Ok(faults)
+}
+
+fn run_expire(step: &Expire, machine: &mut Machine) -> Result<String> {
+    let before = machine.state()?;
+    let mut faults = String::new();
+    machine.turn_wheel()?;
+    let after = machine.state()?;
+    let as_expected = after.flows.len() == step.flows.len()
+        && after.flows.iter().all(|(id, flow)| {
+            before.flows.get(id) == Some(flow)
+                && step.flows.iter().any(|line| line.describes(id, flow, START_NS))
+        });
+    if !as_expected {
+        let expected: Vec<&str> = step.flows.iter().map(|line| line.text.as_str()).collect();
+        let _ = writeln!(faults, "expected the flows {expected:#?}, seen {:#?}", lines(&after));
+    }
+    if before.counters != after.counters || before.world != after.world || !machine.events()?.is_empty() {
+        let _ = writeln!(faults, "the wheel changed counters, events or what only gatewayd writes");
+    }
+    compare_usage(&after, &mut faults);
     Ok(faults)
 }
 
@@ -145,65 +192,53 @@ fn compare_events(
 
 /// What the event must say, read from the frame.
 fn event(step: &Step, input: &Input, reason: Reason, time_ns: u64) -> DropEvent {
-    let frame = &input.frame;
-    let bytes = |at: usize| frame.get(at..).and_then(|rest| rest.first_chunk::<4>()).copied();
     let mut event = DropEvent {
         time_ns,
         customer: step.counts.customer,
         tunnel: step.counts.tunnel,
-        source: Ipv4::default(),
-        destination: Ipv4::default(),
+        source: Ipv6::default(),
+        destination: Ipv6::default(),
         source_port: 0,
         destination_port: 0,
-        length: frame.len() as u32,
+        length: input.frame.len() as u32,
         protocol: 0,
         reason: reason as u8,
         hook: input.hook as u8,
         tcp_flags: 0,
         _reserved: 0,
     };
-    if frame.get(12..14) != Some(&[8, 0]) || frame.len() < 34 {
-        return event;
-    }
-    event.source.octets = bytes(26).expect("34 bytes");
-    event.destination.octets = bytes(30).expect("34 bytes");
-    event.protocol = frame[23];
-    let first_fragment = u16::from_be_bytes([frame[20], frame[21]]).trailing_zeros() >= 13;
-    if frame[14] == 0x45 && first_fragment && matches!(frame[23], 6 | 17) {
-        if let Some([a, b, c, d]) = bytes(34) {
-            event.source_port = u16::from_be_bytes([a, b]);
-            event.destination_port = u16::from_be_bytes([c, d]);
+    let Some(seen) = describe::packet(&input.frame) else { return event };
+    (event.source, event.destination) = (seen.source.into(), seen.destination.into());
+    event.protocol = seen.protocol;
+    if matches!(seen.protocol, 6 | 17) && !seen.later {
+        if let Some([a, b, c, d]) = seen.payload.first_chunk() {
+            event.source_port = u16::from_be_bytes([*a, *b]);
+            event.destination_port = u16::from_be_bytes([*c, *d]);
         }
-        if frame[23] == 6 && frame.len() >= 54 {
-            event.tcp_flags = frame[47];
+        if seen.protocol == 6 && seen.payload.len() >= 20 {
+            event.tcp_flags = seen.payload[13];
         }
     }
     event
 }
 
-fn compare_flows(
-    step: &Step,
-    input: &Input,
-    before: &State,
-    after: &State,
-    faults: &mut String,
-) -> Result<()> {
-    let mut changed: Vec<(Option<&Flow>, &FlowKey, &Flow)> = Vec::new();
-    for (bytes, (key, flow)) in &after.flows {
-        let old = before.flows.get(bytes).map(|(_, flow)| flow);
-        if old != Some(flow) {
-            changed.push((old, key, flow));
-        }
-    }
-    let lines = |state: &State| {
-        state.flows.values().map(|(key, flow)| flow_line(key, flow, START_NS)).collect::<Vec<_>>()
-    };
+fn lines(state: &State) -> Vec<String> {
+    state.flows.iter().map(|(id, flow)| flow_line(id, flow, START_NS)).collect()
+}
+
+fn compare_flows(step: &Step, before: &State, after: &State, faults: &mut String) -> Result<()> {
+    let changed: Vec<(Option<&Flow>, &Flow)> = after
+        .flows
+        .iter()
+        .map(|(id, flow)| (before.flows.get(id), flow))
+        .filter(|(old, flow)| *old != Some(*flow))
+        .collect();
     if let Some(expected) = &step.flows {
         let unlike = expected.len() != after.flows.len()
             || !after
                 .flows
-                .values()
-                .all(|(key, flow)| expected.iter().any(|line| line.describes(key, flow, START_NS)));
+                .iter()
+                .all(|(id, flow)| expected.iter().any(|line| line.describes(id, flow, START_NS)));
         if unlike {
             let expected: Vec<&str> = expected.iter().map(|line| line.text.as_str()).collect();
             let _ = writeln!(faults, "expected the flows {expected:#?}, seen {:#?}", lines(after));
@@ -212,11 +247,15 @@ fn compare_flows(
     let fine = match step.verdict {
         Verdict::Pass => changed.is_empty(),
         Verdict::Drop(reason) => {
-            changed.iter().all(|(old, _, new)| old.is_some_and(|old| may_become(reason, old, new)))
+            changed.iter().all(|(old, new)| old.is_some_and(|old| may_become(reason, old, new)))
         }
-        Verdict::ToServer | Verdict::ToTunnel(_) => {
-            changed.len() == 1 && counted(changed[0], step.counts.opens(), step.repeat, input)
-        }
+        // A flow is opened, or an old one goes on, whose time may be what it was.
+        Verdict::ToServer | Verdict::ToTunnel(_) if step.source_step.is_some() => true,
+        Verdict::ToServer | Verdict::ToTunnel(_) => match (&changed[..], step.counts.opens()) {
+            ([], opens) => !opens,
+            ([(old, _)], opens) => old.is_some() || opens,
+            _ => false,
+        },
     };
     if !fine || before.flows.len() > after.flows.len() {
         let _ = writeln!(
@@ -230,33 +269,31 @@ fn compare_flows(
     Ok(())
 }
 
+/// Each customer has taken what a count over the flows says.
+fn compare_usage(state: &State, faults: &mut String) {
+    for (customer, taken) in &state.usage {
+        let own = || state.flows.iter().filter(|(id, _)| id.customer == *customer);
+        let half_open = own().filter(|(_, flow)| flow.has(status::HALF_OPEN)).count();
+        let counted = [own().count() as u32, half_open as u32];
+        if *taken != counted {
+            let name = customer_name(*customer);
+            let _ = writeln!(faults, "usage of {name}: {taken:?} flows and half-open ones, counted {counted:?}");
+        }
+    }
+}
+
 /// Whether a packet that was dropped for this reason may have changed a flow like this.
 fn may_become(reason: Reason, old: &Flow, new: &Flow) -> bool {
-    let mut allowed = Flow { generation: new.generation, ..*old };
+    let mut allowed = *old;
     if reason == Reason::OutOfWindow {
         // nf_conntrack, too, keeps what it noted before it refused (`tcp_in_window`), and may give
         // the connection less time, never more (`nf_tcp_handle_invalid`).
-        let Flow { peers, scale, flags, last_kind, last_direction, last_flags, .. } = *new;
-        allowed = Flow { peers, scale, flags, last_kind, last_direction, last_flags, ..allowed };
+        let Flow { peers, scales, flags, ignored, .. } = *new;
+        let last = old.last & 0xf0 | new.last & 0x0f;
+        allowed = Flow { peers, scales, flags, ignored, last, ..allowed };
         if new.expires < old.expires {
             allowed.expires = new.expires;
         }
     }
     allowed == *new
-}
-
-/// Whether a flow has grown by just these packets.
-fn counted(
-    (old, _, new): (Option<&Flow>, &FlowKey, &Flow),
-    opened: bool,
-    repeat: u32,
-    input: &Input,
-) -> bool {
-    let direction = usize::from(input.hook == Hook::LanIngress);
-    let mut packets = match old {
-        Some(old) if !opened => old.packets,
-        _ => [0; 2],
-    };
-    packets[direction] += repeat;
-    (old.is_some() || opened) && new.packets == packets
 }

@@ -1,9 +1,9 @@
 //! What a step expects, in words: the verdict, the counters, the flows.
-use std::{collections::BTreeMap, net::Ipv4Addr, str::FromStr};
+use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use gateway_common::{
-    layout::{APPROVED_MARK, Flow, FlowKey, Hook, Ticks},
+    layout::{APPROVED_MARK, Flow, Hook, Ticks},
     reason::Reason,
     tcp::State,
 };
@@ -168,7 +168,7 @@ impl Counts {
         Ok(Self { customer: customer_id(customer)?, tunnel, words: words.collect::<Result<_>>()? })
     }
 
-    /// By how much each counter changes, with packets of so many bytes from the IPv4 header on.
+    /// By how much each counter changes, with packets of so many bytes from the IP header on.
     pub fn changes(&self, verdict: Verdict, packet_bytes: u64) -> Result<BTreeMap<Counter, u64>> {
         let mut changes = self.named(verdict)?;
         for (packets, bytes) in
@@ -207,20 +207,38 @@ impl Counts {
     }
 }
 
-/// `acme 192.168.1.2:40000 > 80 berlin established`, and as far as wanted `generation 1`, `ends_ms
-/// 7440000` (since the case began, give or take the tick that times are rounded to), `packets 2/1`
-/// (to the server / to the site).
+/// What names a flow, whatever its family.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct FlowId {
+    /// Whose it is.
+    pub customer: u32,
+    /// The device.
+    pub device: IpAddr,
+    /// Its port.
+    pub port: u16,
+}
+
+impl FlowId {
+    /// Of `acme` and `192.168.1.2:40000`.
+    pub fn parse(customer: &str, device: &str) -> Result<Self> {
+        let (device, port) = endpoint(device)?;
+        let port = port.context("the device's port is missing")?;
+        Ok(Self { customer: customer_id(customer)?, device, port })
+    }
+}
+
+/// `acme 192.168.1.2:40000 berlin established`, and as far as wanted `generation 1`, `ends_ms 7440000`
+/// (since the case began, give or take the tick that times are rounded to).
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct FlowLine {
     /// As it is written.
     pub text: String,
-    key: FlowKey,
+    id: FlowId,
     tunnel: u32,
     state: State,
-    generation: Option<u32>,
+    generation: Option<u16>,
     ends_ms: Option<u64>,
-    packets: Option<[u32; 2]>,
 }
 
 impl TryFrom<String> for FlowLine {
@@ -235,33 +253,16 @@ impl FlowLine {
     fn parse(text: &str) -> Result<Self> {
         let mut words = text.split_whitespace();
         let mut next = || words.next().context("the line ends too early");
-        let customer = customer_id(next()?)?;
-        let (address, port) = endpoint(next()?)?;
-        ensure!(next()? == ">", "a \">\" is missing");
-        let key = FlowKey {
-            customer,
-            lan_address: address.into(),
-            lan_port: port.context("the device's port is missing")?,
-            server_port: number(next()?)?,
-        };
+        let id = FlowId::parse(next()?, next()?)?;
         let tunnel = tunnel_id(next()?)?;
         let state = next()?;
         let state = *State::ALL.iter().find(|other| other.name() == state).context("no such TCP state")?;
-        let mut line = Self {
-            text: text.to_owned(),
-            key,
-            tunnel,
-            state,
-            generation: None,
-            ends_ms: None,
-            packets: None,
-        };
+        let mut line = Self { text: text.to_owned(), id, tunnel, state, generation: None, ends_ms: None };
         while let Some(word) = words.next() {
             let value = words.next().context("the line ends too early")?;
             match word {
                 "generation" => line.generation = Some(number(value)?),
                 "ends_ms" => line.ends_ms = Some(number(value)?),
-                "packets" => line.packets = Some(pair(value)?),
                 _ => bail!("{word:?} does not belong here"),
             }
         }
@@ -269,14 +270,13 @@ impl FlowLine {
     }
 
     /// True if it describes this flow, in a case that began at `start_ns`.
-    pub fn describes(&self, key: &FlowKey, flow: &Flow, start_ns: u64) -> bool {
+    pub fn describes(&self, id: &FlowId, flow: &Flow, start_ns: u64) -> bool {
         let ends_ns = self.ends_ms.map(|ms| start_ns + ms * 1_000_000);
-        self.key == *key
+        self.id == *id
             && self.tunnel == flow.tunnel
-            && self.state as u8 == flow.state
+            && self.state as u8 == flow.state()
             && self.generation.is_none_or(|generation| generation == flow.generation)
             && ends_ns.is_none_or(|ends| is_about(flow.expires, ends))
-            && self.packets.is_none_or(|packets| packets == flow.packets)
     }
 }
 
@@ -286,24 +286,15 @@ fn is_about(ticks: Ticks, ns: u64) -> bool {
     ticks == exact || ticks.plus(Ticks { ticks: 1 }) == exact
 }
 
-fn pair(text: &str) -> Result<[u32; 2]> {
-    let (first, second) = text.split_once('/').context("expected N/N")?;
-    Ok([number(first)?, number(second)?])
-}
-
 /// A flow as a line.
-pub fn flow_line(key: &FlowKey, flow: &Flow, start_ns: u64) -> String {
+pub fn flow_line(id: &FlowId, flow: &Flow, start_ns: u64) -> String {
     format!(
-        "{} {}:{} > {} {} {} generation {} ends_ms {} packets {}/{}",
-        customer_name(key.customer),
-        Ipv4Addr::from(key.lan_address),
-        key.lan_port,
-        key.server_port,
+        "{} {} {} {} generation {} ends_ms {}",
+        customer_name(id.customer),
+        std::net::SocketAddr::new(id.device, id.port),
         tunnel_name(flow.tunnel),
-        State::from_number(flow.state).map_or("?", State::name),
+        State::from_number(flow.state()).map_or("?", State::name),
         flow.generation,
         (flow.expires.as_ns() as f64 - start_ns as f64) / 1e6,
-        flow.packets[0],
-        flow.packets[1],
     )
 }

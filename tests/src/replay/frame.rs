@@ -1,13 +1,13 @@
 //! A described packet as bytes, with checksums that etherparse computes from scratch.
+use std::net::IpAddr;
+
 use anyhow::{Context, Result, ensure};
-use etherparse::{
-    Icmpv4Header, Icmpv4Type, IpFragOffset, IpNumber, Ipv4Header, TcpHeader, UdpHeader,
-    checksum::Sum16BitWords,
-};
+use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, checksum::Sum16BitWords};
 
 use super::packet::{Ethernet, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp};
 
 const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
 const ARP: u16 = 0x0806;
 const VLAN: u16 = 0x8100;
 
@@ -16,7 +16,10 @@ impl Packet {
     pub fn frame(&self) -> Result<Vec<u8>> {
         let mut frame = match &self.network {
             Network::Raw(bytes) => bytes.clone(),
-            Network::Ipv4(ip, transport) => self.ethernet.frame(IPV4, &ip.packet(transport)?),
+            Network::Ip(ip, transport) => {
+                let ether_type = if ip.source.is_ipv4() { IPV4 } else { IPV6 };
+                self.ethernet.frame(ether_type, &ip.packet(transport)?)
+            }
             Network::Arp { sender, target } => {
                 let mut body = vec![0, 1, 8, 0, 6, 4, 0, 1];
                 body.extend(self.ethernet.source);
@@ -69,8 +72,41 @@ impl Ethernet {
 impl Ip {
     fn packet(&self, transport: &Transport) -> Result<Vec<u8>> {
         let body = transport.bytes(self)?;
-        let mut header = self.header(transport.protocol());
-        header.options = self.options[..].try_into()?;
+        let protocol = transport.protocol(self);
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let header = Ipv4Header {
+                    source: source.octets(),
+                    destination: destination.octets(),
+                    protocol: IpNumber(protocol),
+                    ..Ipv4Header::default()
+                };
+                self.v4(header, &body)
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let header = Ipv6Header {
+                    source: source.octets(),
+                    destination: destination.octets(),
+                    ..Ipv6Header::default()
+                };
+                self.v6(header, protocol, &body)
+            }
+            _ => anyhow::bail!("the addresses are of different families"),
+        }
+    }
+
+    fn v4(&self, header: Ipv4Header, body: &[u8]) -> Result<Vec<u8>> {
+        let mut header = Ipv4Header {
+            dscp: (self.tos >> 2).try_into().expect("six bits"),
+            ecn: (self.tos & 3).try_into().expect("two bits"),
+            identification: self.id,
+            dont_fragment: self.df,
+            more_fragments: self.mf,
+            fragment_offset: IpFragOffset::try_new(self.fragment & 0x1fff).expect("thirteen bits"),
+            time_to_live: self.ttl,
+            options: self.options[..].try_into()?,
+            ..header
+        };
         header.total_len = self.total.unwrap_or((header.header_len() + body.len()).try_into()?);
         let mut bytes = header.to_bytes().to_vec();
         bytes[0] = self.version.unwrap_or(4) << 4 | self.ihl.unwrap_or(header.ihl());
@@ -81,28 +117,56 @@ impl Ip {
         Ok(bytes)
     }
 
-    fn header(&self, protocol: u8) -> Ipv4Header {
-        Ipv4Header {
-            dscp: (self.tos >> 2).try_into().expect("six bits"),
-            ecn: (self.tos & 3).try_into().expect("two bits"),
-            identification: self.id,
-            dont_fragment: self.df,
-            more_fragments: self.mf,
-            fragment_offset: IpFragOffset::try_new(self.fragment & 0x1fff).expect("thirteen bits"),
-            time_to_live: self.ttl,
-            protocol: IpNumber(protocol),
-            source: self.source.octets(),
-            destination: self.destination.octets(),
-            ..Ipv4Header::default()
+    fn v6(&self, header: Ipv6Header, protocol: u8, body: &[u8]) -> Result<Vec<u8>> {
+        const FRAGMENT: u8 = IpNumber::IPV6_FRAGMENTATION_HEADER.0;
+        let fragmented = self.atomic || self.mf || self.fragment != 0;
+        let mut next = if fragmented { FRAGMENT } else { protocol };
+        let mut extensions = Vec::new();
+        if let Some(kind) = self.extension {
+            // RFC 8200 section 4.2: eight bytes, all but two of them padding (PadN).
+            extensions.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+            next = kind;
         }
+        if fragmented {
+            let [high, low] = (self.fragment << 3 | u16::from(self.mf)).to_be_bytes();
+            let [a, b, c, d] = u32::from(self.id).to_be_bytes();
+            extensions.extend([protocol, 0, high, low, a, b, c, d]);
+        }
+        let header = Ipv6Header {
+            traffic_class: self.tos,
+            flow_label: u32::from(self.id).try_into().expect("sixteen bits"),
+            payload_length: self.total.unwrap_or((extensions.len() + body.len()).try_into()?),
+            next_header: IpNumber(next),
+            hop_limit: self.ttl,
+            ..header
+        };
+        let mut bytes = header.to_bytes().to_vec();
+        bytes[0] = self.version.unwrap_or(6) << 4 | bytes[0] & 15;
+        bytes.extend(extensions);
+        bytes.extend(body);
+        Ok(bytes)
+    }
+
+    /// RFC 9293 section 3.1, RFC 8200 section 8.1.
+    fn pseudo_header(&self, protocol: u8, length: usize) -> Sum16BitWords {
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        Sum16BitWords::new()
+            .add_slice(&octets(self.source))
+            .add_slice(&octets(self.destination))
+            .add_2bytes([0, protocol])
+            .add_4bytes((length as u32).to_be_bytes())
     }
 }
 
 impl Transport {
-    fn protocol(&self) -> u8 {
+    fn protocol(&self, ip: &Ip) -> u8 {
         match self {
             Self::Tcp(_) => IpNumber::TCP.0,
             Self::Udp(_) => IpNumber::UDP.0,
+            Self::Icmp { .. } if ip.source.is_ipv6() => IpNumber::IPV6_ICMP.0,
             Self::Icmp { .. } => IpNumber::ICMP.0,
             Self::Esp { .. } => IpNumber::ENCAPSULATING_SECURITY_PAYLOAD.0,
             Self::Other(protocol, _) => *protocol,
@@ -113,17 +177,44 @@ impl Transport {
         match self {
             Self::Tcp(tcp) => tcp.bytes(ip),
             Self::Udp(udp) => udp.bytes(ip),
-            Self::Icmp { kind, code, length } => {
-                let kind = Icmpv4Type::Unknown { type_u8: *kind, code_u8: *code, bytes5to8: [0; 4] };
-                let body = payload(*length);
-                let mut bytes = Icmpv4Header::with_checksum(kind, &body).to_bytes().to_vec();
-                bytes.extend(body);
+            Self::Icmp { kind, code, about, length } => {
+                let mut bytes = vec![*kind, *code, 0, 0, 0, 0, 0, 0];
+                if let Some([source, destination]) = about {
+                    bytes.extend(quote(*source, *destination)?);
+                }
+                bytes.extend(payload(*length));
+                let sum = match ip.source {
+                    IpAddr::V4(_) => Sum16BitWords::new(),
+                    IpAddr::V6(_) => ip.pseudo_header(self.protocol(ip), bytes.len()),
+                };
+                let sum = sum.add_slice(&bytes).ones_complement();
+                bytes[2..4].copy_from_slice(&sum.to_ne_bytes());
                 Ok(bytes)
             }
             Self::Esp { spi, length } => Ok([&esp_header(*spi)[..], &payload(*length)].concat()),
             Self::Other(_, length) => Ok(payload(*length)),
         }
     }
+}
+
+/// IP header and 8 bytes of a TCP packet that was too big, which is all that RFC 792 promises.
+fn quote(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Result<Vec<u8>> {
+    const LARGE: usize = 1400;
+    const KEPT: usize = 8;
+    let tcp = Tcp {
+        ports: [source.1, destination.1],
+        flags: 0x10,
+        seq: None,
+        ack: None,
+        window: 64240,
+        options: Vec::new(),
+        data_offset: None,
+        length: LARGE,
+    };
+    let header = if source.0.is_ipv4() { 20 } else { 40 };
+    let mut packet = Ip::new(source.0, destination.0).packet(&Transport::Tcp(tcp))?;
+    packet.truncate(header + KEPT);
+    Ok(packet)
 }
 
 impl Tcp {
@@ -148,13 +239,7 @@ impl Tcp {
         }
         bytes[13] = self.flags;
         bytes.extend(payload(self.length));
-        let sum = Sum16BitWords::new()
-            .add_4bytes(ip.source.octets())
-            .add_4bytes(ip.destination.octets())
-            .add_2bytes([0, IpNumber::TCP.0])
-            .add_2bytes(u16::try_from(bytes.len())?.to_be_bytes())
-            .add_slice(&bytes)
-            .ones_complement();
+        let sum = ip.pseudo_header(IpNumber::TCP.0, bytes.len()).add_slice(&bytes).ones_complement();
         bytes[16..18].copy_from_slice(&sum.to_ne_bytes());
         Ok(bytes)
     }
@@ -163,9 +248,13 @@ impl Tcp {
 impl Udp {
     fn bytes(&self, ip: &Ip) -> Result<Vec<u8>> {
         let body = [&self.head[..], &payload(self.length)].concat();
-        let mut header =
-            UdpHeader::with_ipv4_checksum(self.ports[0], self.ports[1], &ip.header(IpNumber::UDP.0), &body)?;
-        header.length = self.udp_length.unwrap_or(header.length);
-        Ok([&header.to_bytes()[..], &body].concat())
+        let length = u16::try_from(8 + body.len())?;
+        let mut bytes = [self.ports[0], self.ports[1], length, 0].map(u16::to_be_bytes).concat();
+        bytes.extend(body);
+        let sum = ip.pseudo_header(IpNumber::UDP.0, bytes.len()).add_slice(&bytes);
+        // RFC 768: a sum of 0 means there is none.
+        bytes[6..8].copy_from_slice(&sum.to_ones_complement_with_no_zero().to_ne_bytes());
+        bytes[4..6].copy_from_slice(&self.udp_length.unwrap_or(length).to_be_bytes());
+        Ok(bytes)
     }
 }

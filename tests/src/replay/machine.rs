@@ -2,25 +2,29 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
 use aya::{
-    Ebpf,
-    maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
+    Ebpf, Pod,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
     programs::{Program, TestRun as _, TestRunOptions},
     util::nr_cpus,
 };
 use gateway::kernel::{
-    maps::{self, Maps},
+    maps::{self, Maps, Tabled},
     pins::Pins,
     programs::{self, Purpose, Sizes},
 };
 use gateway_common::{
+    family::Family,
     ids::TunnelId,
-    layout::{Counters, DropEvent, Flow, FlowKey, Hook, Tunnel},
+    layout::{Budgets, Counters, DropEvent, Flow, FlowKey, Kept, Tunnel, Usage},
     reason::REASON_SLOTS,
+    wheel::{Expiry, SLOTS},
+    wire::{Ipv4, Ipv6},
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -29,7 +33,11 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 
-use super::{case::Input, expect::Counter, world::World};
+use super::{
+    case::Input,
+    expect::{Counter, FlowId},
+    world::World,
+};
 
 /// Where the pins are, on a tmpfs that only this process sees.
 const DIRECTORY: &str = "/run/gateway-replay";
@@ -44,6 +52,12 @@ pub struct Machine {
     counters: PerCpuArray<MapData, Counters>,
     clock: Array<MapData, u64>,
     events: RingBuf<MapData>,
+    /// Budgets of outer sources, and what all strangers share.
+    sources: HashMap<MapData, Ipv6, Budgets>,
+    strangers: PerCpuArray<MapData, Budgets>,
+    /// The timing wheel: first nodes by slot and family, and its hand.
+    wheel: Array<MapData, [u32; 2]>,
+    expiry: Array<MapData, Expiry>,
 }
 
 /// What a program did.
@@ -62,7 +76,9 @@ pub struct State {
     /// Counters that are not zero, by customer id.
     pub counters: BTreeMap<(u32, Counter), u64>,
     /// All flows.
-    pub flows: BTreeMap<[u8; 12], (FlowKey, Flow)>,
+    pub flows: BTreeMap<FlowId, Flow>,
+    /// Flows and half-open flows that each customer has taken.
+    pub usage: BTreeMap<u32, [u32; 2]>,
     /// All the rest.
     pub world: World,
 }
@@ -98,37 +114,94 @@ pub fn supported() -> Result<()> {
 impl Machine {
     /// Loads the programs, with room for so many flows.
     pub fn load(flow_limit: Option<u32>) -> Result<Self> {
-        let sizes = Sizes { tunnels: 8, customers: 8, flows: flow_limit.unwrap_or(FLOWS) };
-        let directory = PathBuf::from(DIRECTORY).join(sizes.flows.to_string());
+        let flows = flow_limit.unwrap_or(FLOWS);
+        let sizes = Sizes { tunnels: 8, customers: 8, flows, flows6: flows };
+        let directory = PathBuf::from(DIRECTORY).join(flows.to_string());
         fs::create_dir_all(DIRECTORY)?;
         let pins = Pins::new(directory);
         pins.prepare()?;
         let mut ebpf = programs::load(&pins, sizes, Purpose::Replay)?;
         let clock = ebpf.take_map("REPLAY_CLOCK").context("the object has no map REPLAY_CLOCK")?;
-        let counters = Map::from_map_data(MapData::from_pin(pins.map("COUNTERS"))?)?;
         Ok(Self {
             maps: Maps::open(&pins)?,
-            counters: PerCpuArray::try_from(counters)?,
+            counters: PerCpuArray::try_from(pinned(&pins, "COUNTERS")?)?,
             clock: Array::try_from(clock)?,
             events: maps::events(&pins)?,
+            sources: HashMap::try_from(pinned(&pins, "SOURCES")?)?,
+            strangers: PerCpuArray::try_from(pinned(&pins, "STRANGERS")?)?,
+            wheel: Array::try_from(pinned(&pins, "WHEEL")?)?,
+            expiry: Array::try_from(pinned(&pins, "EXPIRY")?)?,
             ebpf,
         })
     }
 
-    /// Empties flows, counters and events, and writes this world.
+    /// Empties flows, budgets, counters and events, and writes this world.
     pub fn reset(&mut self, world: &World) -> Result<()> {
-        let keys: Vec<FlowKey> = self.maps.flows().map(|flow| Ok(flow?.0)).collect::<Result<_>>()?;
-        for key in keys {
-            self.maps.remove_flow(&key)?;
+        self.remove_flows::<Ipv4>()?;
+        self.remove_flows::<Ipv6>()?;
+        for slot in 0..SLOTS as u32 {
+            self.wheel.set(slot, &[0; 2], 0)?;
         }
-        let cpus = nr_cpus().map_err(|(file, error)| error_in(file, error))?;
+        // SAFETY: all of it is integers, and the kernel leaves the timer alone.
+        let unmoved: Expiry = unsafe { std::mem::zeroed() };
+        self.expiry.set(0, &unmoved, 0)?;
+        for customer in 0..=self.maps.customer_limit() {
+            self.maps.set_usage(customer, &Usage::default())?;
+        }
+        for peer in self.maps.peers()? {
+            self.maps.remove_peer(peer)?;
+        }
+        let sources: Vec<Ipv6> = self.sources.keys().collect::<Result<_, _>>()?;
+        for source in sources {
+            self.sources.remove(&source)?;
+        }
+        let cpus = nr_cpus().map_err(|(file, error)| error_in(file, error))?.get() as usize;
+        self.strangers.set(0, PerCpuValues::try_from(vec![Budgets::default(); cpus])?, 0)?;
         for customer in 0..self.counters.len() {
             // SAFETY: counters are integers.
             let zero: Counters = unsafe { std::mem::zeroed() };
-            self.counters.set(customer, PerCpuValues::try_from(vec![zero; cpus.get() as usize])?, 0)?;
+            self.counters.set(customer, PerCpuValues::try_from(vec![zero; cpus])?, 0)?;
         }
         self.events()?;
         self.change(world)
+    }
+
+    fn remove_flows<A: Kept + Tabled>(&mut self) -> Result<()>
+    where
+        FlowKey<A>: Pod,
+    {
+        let keys: Vec<FlowKey<A>> = self.maps.flows().map(|flow| Ok(flow?.0)).collect::<Result<_>>()?;
+        keys.iter().try_for_each(|key| self.maps.remove_flow(key))
+    }
+
+    /// Marks a flow as being removed, as the wheel does just before it removes it.
+    pub fn end_flow(&mut self, id: &FlowId) -> Result<()> {
+        match id.device {
+            IpAddr::V4(device) => self.end::<Ipv4>(id, device.into()),
+            IpAddr::V6(device) => self.end::<Ipv6>(id, device.into()),
+        }
+    }
+
+    fn end<A: Kept + Tabled>(&mut self, id: &FlowId, lan_address: A) -> Result<()>
+    where
+        FlowKey<A>: Pod,
+    {
+        let key = FlowKey { customer: id.customer, lan_address, lan_port: id.port, _reserved: 0 };
+        let all: Vec<_> = self.maps.flows::<A>().collect::<Result<_>>()?;
+        let found = all.into_iter().find(|(other, _)| *other == key);
+        let (_, mut flow) = found.with_context(|| format!("there is no flow {id:?}"))?;
+        flow.end();
+        self.maps.set_flow(&key, &flow)
+    }
+
+    /// Turns the timing wheel as far as the time has come.
+    pub fn turn_wheel(&self) -> Result<()> {
+        // One slot each time, and a slot's flows are fewer than are looked at in one go.
+        for _ in 0..=SLOTS {
+            let result = self.test_run("expiry", &[0; 64], [0; 3], [0; 2], &mut vec![0; 320])?;
+            ensure!(result.action == 0, "the program expiry returned {}", result.action as i32);
+        }
+        Ok(())
     }
 
     /// Writes this world over the one before.
@@ -144,6 +217,9 @@ impl Machine {
         }
         for (server, customer) in &world.customers {
             maps.set_customer(*server, customer)?;
+        }
+        for peer in &world.peers {
+            maps.add_peer(*peer)?;
         }
         for spi in maps.inbound_spis()?.into_keys() {
             maps.set_inbound_spi(spi, None)?;
@@ -167,26 +243,44 @@ impl Machine {
 
     /// Runs one packet through the program of its hook.
     pub fn run(&self, input: &Input) -> Result<Output> {
-        let program = self.ebpf.program(input.hook.name()).context("no such program")?;
         let mut frame = vec![0; input.frame.len() + 256];
+        let mut output =
+            self.test_run(input.hook.name(), &input.frame, input.identity, input.merged, &mut frame)?;
+        frame.truncate(output.frame.len());
+        output.frame = frame;
+        Ok(output)
+    }
+
+    /// Runs a program; of the output's frame only the length is right.
+    fn test_run(
+        &self,
+        name: &str,
+        frame: &[u8],
+        identity: [u32; 3],
+        merged: [u32; 2],
+        out: &mut Vec<u8>,
+    ) -> Result<Output> {
+        let program = self.ebpf.program(name).context("no such program")?;
         let mut options = TestRunOptions::new();
-        options.data_in = Some(&input.frame);
-        options.data_out = Some(&mut frame);
-        let (context, mut context_out) = (sk_buff(input.identity), [0; SK_BUFF_BYTES]);
-        let result = match program {
+        options.data_in = Some(frame);
+        options.data_out = Some(out);
+        let (context, mut context_out) = (sk_buff(identity, merged), [0; SK_BUFF_BYTES]);
+        let (result, has_mark) = match program {
             Program::SchedClassifier(program) => {
                 options.ctx_in = Some(&context);
                 options.ctx_out = Some(&mut context_out);
-                program.test_run(options)
+                (program.test_run(options), true)
             }
-            Program::Xdp(program) => program.test_run(options),
-            _ => anyhow::bail!("{} is of an unknown type", input.hook.name()),
-        }
-        .with_context(|| format!("test run of {} with {} bytes", input.hook.name(), input.frame.len()))?;
-        frame.truncate(result.data_size_out as usize);
+            Program::Xdp(program) => (program.test_run(options), false),
+            _ => anyhow::bail!("{name} is of an unknown type"),
+        };
+        let result = result.with_context(|| format!("test run of {name} with {} bytes", frame.len()))?;
         let mark = u32::from_ne_bytes([8, 9, 10, 11].map(|at| context_out[at]));
-        let mark = (input.hook != Hook::InternetXdp).then_some(mark);
-        Ok(Output { action: result.return_value, frame, mark })
+        Ok(Output {
+            action: result.return_value,
+            frame: vec![0; result.data_size_out as usize],
+            mark: has_mark.then_some(mark),
+        })
     }
 
     /// Drop events since the last call.
@@ -203,23 +297,34 @@ impl Machine {
     /// Everything that programs could have changed.
     pub fn state(&self) -> Result<State> {
         let mut flows = BTreeMap::new();
-        for flow in self.maps.flows() {
-            let (key, mut flow) = flow?;
-            flow.lock = Default::default();
-            let [a, b, c, d] = key.customer.to_be_bytes();
-            let [e, f, g, h] = key.lan_address.octets;
-            let ([i, j], [k, l]) = (key.lan_port.to_be_bytes(), key.server_port.to_be_bytes());
-            flows.insert([a, b, c, d, e, f, g, h, i, j, k, l], (key, flow));
-        }
+        self.read_flows::<Ipv4>(&mut flows)?;
+        self.read_flows::<Ipv6>(&mut flows)?;
+        let usage = (0..=self.maps.customer_limit())
+            .map(|customer| Ok((customer, self.maps.usage(customer)?)))
+            .map(|entry: Result<_>| entry.map(|(customer, usage)| (customer, [usage.flows, usage.half_open])))
+            .collect::<Result<_>>()?;
         let tunnels = self.maps.tunnels()?;
         let world = World {
             settings: self.maps.settings()?,
             tunnels: tunnels.into_iter().map(|(id, tunnel)| (id.get(), tunnel)).collect(),
             customers: self.maps.customers()?,
+            peers: self.maps.peers()?,
             inbound_spis: self.maps.inbound_spis()?,
             outbound_spis: self.maps.outbound_spis()?,
         };
-        Ok(State { counters: self.counters()?, flows, world })
+        Ok(State { counters: self.counters()?, flows, usage, world })
+    }
+
+    fn read_flows<A: Kept + Tabled>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>
+    where
+        FlowKey<A>: Pod,
+    {
+        for flow in self.maps.flows::<A>() {
+            let (key, mut flow) = flow?;
+            flow.lock = Default::default();
+            into.insert(flow_id(&key), flow);
+        }
+        Ok(())
     }
 
     fn counters(&self) -> Result<BTreeMap<(u32, Counter), u64>> {
@@ -244,16 +349,30 @@ impl Machine {
     }
 }
 
+/// A flow's key of either family.
+pub fn flow_id<A: Kept>(key: &FlowKey<A>) -> FlowId {
+    let mapped = key.lan_address.mapped();
+    let device = match A::HEADER_BYTES == Ipv4::HEADER_BYTES {
+        true => mapped.into(),
+        false => IpAddr::V6(mapped.into()),
+    };
+    FlowId { customer: key.customer, device, port: key.lan_port }
+}
+
+fn pinned(pins: &Pins, name: &str) -> Result<Map> {
+    Ok(Map::from_map_data(MapData::from_pin(pins.map(name))?)?)
+}
+
 fn error_in(file: &str, error: std::io::Error) -> anyhow::Error {
     anyhow::Error::new(error).context(format!("read {file}"))
 }
 
-/// `struct __sk_buff`, linux/bpf.h: mark at 8, cb at 48.
+/// `struct __sk_buff`, linux/bpf.h: mark at 8, cb at 48, gso_segs at 164, gso_size at 176.
 const SK_BUFF_BYTES: usize = 192;
 
-fn sk_buff([reqid, spi, mark]: [u32; 3]) -> [u8; SK_BUFF_BYTES] {
+fn sk_buff([reqid, spi, mark]: [u32; 3], [segments, segment_bytes]: [u32; 2]) -> [u8; SK_BUFF_BYTES] {
     let mut context = [0; SK_BUFF_BYTES];
-    for (at, value) in [(8, mark), (48, reqid), (52, spi)] {
+    for (at, value) in [(8, mark), (48, reqid), (52, spi), (164, segments), (176, segment_bytes)] {
         context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     }
     context

@@ -8,7 +8,7 @@
 //! - `ack` is the other end's next number if the segment has ACK, else 0.
 //!
 //! A step that opens a flow begins anew.
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::Result;
 use gateway_common::layout::Hook;
@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Address and port of the device, then of the server.
-type Connection = [(Ipv4Addr, u16); 2];
+type Connection = [(IpAddr, u16); 2];
 
 /// What was sent on each connection of a case.
 #[derive(Default)]
@@ -50,7 +50,7 @@ impl Sequences {
     /// The step with all of its packet's sequence numbers said.
     pub fn complete(&mut self, step: &Step) -> Result<Step> {
         let packet: Packet = step.packet.parse()?;
-        let (Network::Ipv4(ip, Transport::Tcp(tcp)), Some(own)) = (&packet.network, sender(step.hook()?))
+        let (Network::Ip(ip, Transport::Tcp(tcp)), Some(own)) = (&packet.network, sender(step.hook()?))
         else {
             return Ok(step.clone());
         };

@@ -72,7 +72,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "ipv6_to_gateway",
         what: "a frame that is not IPv4",
-        expected: Expected::Dropped { customer: "-", reason: Reason::OuterNotIpv4 },
+        expected: Expected::Dropped { customer: "-", reason: Reason::OuterNotIp },
         run: |lab| {
             let internet = &lab.topology.internet;
             watched(lab, 1, || send_on_gateway_wire(internet, ether_type::IPV6, &[vec![0x60; 60]]))

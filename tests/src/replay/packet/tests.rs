@@ -34,7 +34,44 @@ fn udp_and_icmp_are_as_etherparse_builds_them() {
     let kind = Icmpv4Type::Unknown { type_u8: 3, code_u8: 4, bytes5to8: [0; 4] };
     builder().icmpv4(kind).write(&mut icmp, &[0, 1, 2]).unwrap();
     assert_eq!(frame("192.168.1.2:500 > 10.200.0.11:4500 UDP marker len 2 df id 0"), udp);
-    assert_eq!(frame("192.168.1.2 > 10.200.0.11 ICMP frag-needed len 3 df id 0"), icmp);
+    assert_eq!(frame("192.168.1.2 > 10.200.0.11 ICMP too-big len 3 df id 0"), icmp);
+}
+
+#[test]
+fn ipv6_is_as_etherparse_builds_it() {
+    let (from, to): (std::net::Ipv6Addr, std::net::Ipv6Addr) =
+        ("fd00:1::2".parse().unwrap(), "fd00:200::11".parse().unwrap());
+    let builder = || {
+        PacketBuilder::ethernet2([0x52, 0x54, 0, 0, 0, 2], [0x52, 0x54, 0, 0, 0, 1]).ipv6(
+            from.octets(),
+            to.octets(),
+            64,
+        )
+    };
+    let (mut tcp, mut udp, mut icmp) = (Vec::new(), Vec::new(), Vec::new());
+    builder().tcp(40000, 80, 7, 500).syn().write(&mut tcp, &[0, 1, 2]).unwrap();
+    builder().udp(500, 4500).write(&mut udp, &[0, 0, 0, 0, 0, 1]).unwrap();
+    let kind = etherparse::Icmpv6Type::Unknown { type_u8: 135, code_u8: 0, bytes5to8: [0; 4] };
+    builder().icmpv6(kind).write(&mut icmp, &[0, 1, 2]).unwrap();
+    assert_eq!(frame("[fd00:1::2]:40000 > [fd00:200::11]:80 S seq 7 win 500 len 3 id 0"), tcp);
+    assert_eq!(frame("[fd00:1::2]:500 > [fd00:200::11]:4500 UDP marker len 2 id 0"), udp);
+    assert_eq!(frame("fd00:1::2 > fd00:200::11 ICMP solicit len 3 id 0"), icmp);
+}
+
+#[test]
+fn ipv6_headers_follow_one_another() {
+    let fragment = frame("fd00:1::2 > fd00:200::11 ESP mf frag 2 id 5");
+    assert_eq!((fragment[20], &fragment[54..62]), (44, &[50, 0, 0, 17, 0, 0, 0, 5][..]));
+    let both = frame("fd00:1::2 > fd00:200::11 ESP atomic ext 60");
+    assert_eq!((both[20], both[54], both[62], both[18..20].to_vec()), (60, 44, 50, vec![0, 24]));
+}
+
+#[test]
+fn messages_quote_header_and_ports() {
+    let v4 = frame("1.1.1.1 > 2.2.2.2 ICMP too-big about 2.2.2.2:80 > 192.168.1.2:4");
+    assert_eq!((v4.len(), v4[42], &v4[54..58], &v4[62..66]), (70, 0x45, &[2; 4][..], &[0, 80, 0, 4][..]));
+    let v6 = frame("fd00::1 > fd00::2 ICMP too-big about [fd00::2]:80 > [fd00::3]:4");
+    assert_eq!((v6.len(), v6[54], v6[62], &v6[102..106]), (110, 2, 0x60, &[0, 80, 0, 4][..]));
 }
 
 #[test]
@@ -95,6 +132,8 @@ fn nonsense_is_refused_and_named() {
         ("1.1.1.1:1 > 2.2.2.2:2 S ttl", "too early"),
         ("1.1.1.1:1 > 2.2.2.2:2 UDP mss 5", "mss"),
         ("1.1.1.1 > 2.2.2.2 ICMP pong", "pong"),
+        ("1.1.1.1 > 2.2.2.2 ICMP solicit", "solicit"),
+        ("1.1.1.1:1 > [fd00::1]:2 S", "families"),
         ("1.1.1.1:1 > 2.2.2.2:2 S ipopts 0101", "4 to 40"),
         ("1.1.1.1:1 > 2.2.2.2:2 S opt 012", "even"),
         ("1.1.1.1:1 > 2.2.2.2:2 S smac 02:00", "MAC"),

@@ -23,7 +23,7 @@ fn follow(lines: &[Line]) {
     for (from_device, words, fate, expected) in lines {
         let complete = sequences.complete(&step(*from_device, words, fate)).expect(words);
         let packet: Packet = complete.packet.parse().expect(words);
-        let Network::Ipv4(_, Transport::Tcp(tcp)) = packet.network else { panic!("{words}") };
+        let Network::Ip(_, Transport::Tcp(tcp)) = packet.network else { panic!("{words}") };
         assert_eq!([tcp.seq, tcp.ack], expected.map(Some), "{words}");
     }
 }

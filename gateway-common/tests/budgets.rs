@@ -1,0 +1,185 @@
+//! Rates that are kept to exactly, and whose they are.
+use std::collections::HashMap;
+
+use gateway_common::{
+    budget::{CLASSES, Class},
+    family::Family,
+    layout::{Bucket, Budgets},
+    outer::Outer,
+    wire::{Ipv4, Ipv6},
+};
+use proptest::{collection::vec, prelude::*};
+
+/// The continuous-state leaky bucket that GCRA is another form of (ITU-T I.371 annex A): what was taken
+/// leaks away, and there is room for `burst`.
+struct Leaky {
+    level_ns: i128,
+    at_ns: u64,
+}
+
+impl Leaky {
+    fn take(&mut self, interval_ns: u64, burst: u32, now_ns: u64) -> bool {
+        let level = (self.level_ns - i128::from(now_ns - self.at_ns)).max(0);
+        if level > i128::from(interval_ns) * i128::from(burst.saturating_sub(1)) {
+            return false;
+        }
+        (self.level_ns, self.at_ns) = (level + i128::from(interval_ns), now_ns);
+        true
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(5_000) })]
+
+    #[test]
+    fn a_bucket_is_a_leaky_bucket(
+        interval_ns in prop_oneof![0..20u64, 1..=u64::from(u32::MAX)],
+        burst in prop_oneof![0..5u32, any::<u32>()],
+        pauses in vec(prop_oneof![3 => 0..30u64, 1 => 0..1u64 << 33], 1..200),
+        start_ns in prop_oneof![Just(0u64), any::<u32>().prop_map(u64::from)],
+    ) {
+        let (mut bucket, mut leaky) = (Bucket::default(), Leaky { level_ns: 0, at_ns: 0 });
+        let mut now_ns = start_ns;
+        for pause in pauses {
+            now_ns += pause;
+            prop_assert_eq!(
+                bucket.take(interval_ns, burst, now_ns),
+                leaky.take(interval_ns, burst, now_ns)
+            );
+        }
+    }
+
+    #[test]
+    fn no_window_holds_more_than_burst_and_rate(
+        burst in 1..20u32,
+        pauses in vec(0..3_000u64, 50..400),
+    ) {
+        const INTERVAL_NS: u64 = 1_000;
+        let mut bucket = Bucket::default();
+        let (mut now_ns, mut taken) = (1 << 40, Vec::new());
+        for pause in pauses {
+            now_ns += pause;
+            if bucket.take(INTERVAL_NS, burst, now_ns) {
+                taken.push(now_ns);
+            }
+        }
+        for (first, from_ns) in taken.iter().enumerate() {
+            for (count, to_ns) in taken[first..].iter().enumerate() {
+                let most = u64::from(burst) + (to_ns - from_ns) / INTERVAL_NS;
+                prop_assert!(count as u64 + 1 <= most);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_costs_nothing(burst in 1..50u32, refused in 1..1_000u32) {
+        let mut bucket = Bucket::default();
+        (0..burst).for_each(|_| assert!(bucket.take(1_000, burst, 5_000)));
+        let full = bucket;
+        (0..refused).for_each(|_| assert!(!bucket.take(1_000, burst, 5_999)));
+        prop_assert_eq!(bucket, full);
+        prop_assert!(bucket.take(1_000, burst, 6_000));
+    }
+}
+
+/// As the outer filter does it: a peer's own budget; else the source's own and the one that all share.
+#[derive(Default)]
+struct Filter {
+    peers: HashMap<Ipv6, Budgets>,
+    sources: HashMap<Ipv6, Budgets>,
+    strangers: Budgets,
+}
+
+impl Filter {
+    fn admits(&mut self, class: Class, from: std::net::IpAddr, now_ns: u64) -> bool {
+        let (address, subscriber) = match from {
+            std::net::IpAddr::V4(from) => (Ipv4::from(from).mapped(), Ipv4::from(from).subscriber()),
+            std::net::IpAddr::V6(from) => (Ipv6::from(from), Ipv6::from(from).subscriber()),
+        };
+        let slot = class as usize;
+        let take = |bucket: &mut Bucket, rate: gateway_common::budget::Rate| {
+            bucket.take(rate.interval_ns(), rate.burst, now_ns)
+        };
+        if let Some(peer) = self.peers.get_mut(&address) {
+            return take(&mut peer.classes[slot], class.of_peer());
+        }
+        let source = self.sources.entry(subscriber).or_default();
+        take(&mut source.classes[slot], class.of_stranger())
+            && take(&mut self.strangers.classes[slot], class.of_strangers())
+    }
+}
+
+#[test]
+fn a_million_strangers_leave_a_peers_budget_untouched() {
+    let peer = std::net::IpAddr::from([198, 18, 0, 1]);
+    let mut filter = Filter::default();
+    filter.peers.insert(Ipv6::from(peer), Budgets::default());
+    let (mut admitted, mut peers) = (0u32, 0);
+    for number in 0..1_000_000u32 {
+        let now_ns = (1 << 40) + u64::from(number) * 1_000;
+        let stranger = std::net::IpAddr::from((0x0b00_0000 + number).to_be_bytes());
+        admitted += u32::from(filter.admits(Class::Ike, stranger, now_ns));
+        // A rekey's worth of IKE: ten packets in a tenth of a second.
+        if number % 10_000 == 0 {
+            assert!(filter.admits(Class::Ike, peer, now_ns));
+            peers += 1;
+        }
+    }
+    let rate = Class::Ike.of_strangers();
+    assert_eq!(peers, 100);
+    assert!((rate.burst..=rate.burst + rate.per_second + 1).contains(&admitted), "{admitted} of a second");
+}
+
+#[test]
+fn addresses_of_one_64_share_a_budget() {
+    let mut filter = Filter::default();
+    let burst = Class::Ike.of_stranger().burst;
+    let from = |network: u16, host: u32| {
+        let [a, b] = [(host >> 16) as u16, host as u16];
+        std::net::IpAddr::from([0x2001, 0xdb8, 0, network, 0, 0, a, b])
+    };
+    let admitted = |filter: &mut Filter, network| {
+        (0..burst * 4).filter(|host| filter.admits(Class::Ike, from(network, *host), 1 << 40)).count()
+    };
+    assert_eq!(admitted(&mut filter, 1), burst as usize);
+    assert_eq!(admitted(&mut filter, 2), burst as usize);
+}
+
+#[test]
+fn subscribers_are_ipv4_addresses_and_ipv6_64s() {
+    let text = |address: &str| address.parse::<std::net::Ipv6Addr>().expect("an address");
+    for (address, subscriber) in [
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::"),
+        ("2001:db8:1:3::", "2001:db8:1:3::"),
+    ] {
+        assert_eq!(Ipv6::from(text(address)).subscriber(), Ipv6::from(text(subscriber)));
+    }
+    let v4 = Ipv4 { octets: [198, 18, 0, 1] };
+    assert_eq!(v4.subscriber(), Ipv6::from(text("::ffff:198.18.0.1")));
+}
+
+#[test]
+fn classes_are_what_they_are_charged_to() {
+    assert_eq!(Class::ALL.map(|class| class as usize), [0, 1, 2, 3]);
+    assert_eq!(Class::ALL.len(), CLASSES);
+    for (outer, known, class) in [
+        (Outer::Ike, true, Some(Class::Ike)),
+        (Outer::Ike, false, Some(Class::Ike)),
+        (Outer::Esp(1), true, None),
+        (Outer::Esp(1), false, Some(Class::UnknownSpi)),
+        (Outer::Fragment, true, Some(Class::Fragment)),
+        (Outer::PathMtu, true, Some(Class::Icmp)),
+        (Outer::Neighbour, true, None),
+        (Outer::Management, true, None),
+    ] {
+        assert_eq!(Class::of(outer, known), class, "{outer:?} known {known}");
+    }
+    // Whoever is no peer has less than one, and all of them together leave charon its breath.
+    for class in Class::ALL {
+        let (peer, stranger, all) = (class.of_peer(), class.of_stranger(), class.of_strangers());
+        assert!(stranger.per_second <= peer.per_second && stranger.burst <= peer.burst, "{class:?}");
+        assert!(stranger.per_second <= all.per_second && stranger.burst <= all.burst, "{class:?}");
+        assert!(peer.interval_ns() > 0 && all.interval_ns() > 0);
+    }
+}

@@ -1,0 +1,166 @@
+//! What a customer has taken is what its flows in the table say, never more than its quota, and nobody
+//! else's.
+use std::collections::HashMap;
+
+use gateway_common::{
+    layout::{Flow, Quota, Ticks, Usage},
+    reason::Reason,
+    track::status,
+    verdict::Verdict,
+};
+use proptest::{collection::vec, prelude::*, test_runner::TestCaseError};
+
+use crate::{
+    START_NS, often,
+    packets::{Arrival, any_history, history},
+    world::{Key, World},
+};
+
+const TIGHT: Quota = Quota { flows: 3, half_open: 2, new_flow_interval_ns: 200_000_000, new_flow_burst: 3 };
+
+fn world(quota: Quota) -> World {
+    let mut world = World::new();
+    world.tunnels.iter_mut().for_each(|tunnel| tunnel.quota = quota);
+    world
+}
+
+/// Flows and half-open flows of each customer, counted one by one.
+fn counted(flows: &HashMap<Key, Flow>) -> HashMap<u32, (u32, u32)> {
+    let mut counts: HashMap<u32, (u32, u32)> = (1..=3).map(|customer| (customer, (0, 0))).collect();
+    for (key, flow) in flows {
+        let count = counts.entry(key.customer).or_default();
+        *count = (count.0 + 1, count.1 + u32::from(flow.has(status::HALF_OPEN)));
+    }
+    counts
+}
+
+fn check(world: &World, quota: Quota) -> Result<(), TestCaseError> {
+    let taken: HashMap<u32, (u32, u32)> = world
+        .usage
+        .borrow()
+        .iter()
+        .map(|(customer, usage)| (*customer, (usage.flows, usage.half_open)))
+        .collect();
+    prop_assert_eq!(&taken, &counted(&world.flows.borrow()));
+    for (customer, (flows, half_open)) in taken {
+        prop_assert!(flows <= quota.flows && half_open <= quota.half_open, "customer {}", customer);
+    }
+    Ok(())
+}
+
+/// Removes what is over, as the wheel does.
+fn expire(world: &World, now_ns: u64) {
+    let mut usage = world.usage.borrow_mut();
+    world.flows.borrow_mut().retain(|key, flow| {
+        let over = flow.is_over(Ticks::from_ns(now_ns));
+        if over {
+            let usage: &mut Usage = usage.get_mut(&key.customer).expect("customers stay");
+            usage.give_back(1, u32::from(flow.has(status::HALF_OPEN)));
+        }
+        !over
+    });
+}
+
+/// Packets, and whether flows that are over are removed before each.
+fn with_expiry(arrivals: BoxedStrategy<Vec<Arrival>>) -> impl Strategy<Value = (Vec<Arrival>, Vec<bool>)> {
+    (arrivals, vec(proptest::bool::weighted(0.2), 100))
+}
+
+#[test]
+fn usage_is_what_the_table_says_and_never_above_the_quota() {
+    let seen = std::cell::RefCell::new(HashMap::<u8, u64>::new());
+    let limits = (1..=4usize, 1..=3u32, 1..=3u32, 0..2u32);
+    often(
+        1_500,
+        20_000,
+        (with_expiry(any_history(1..80)), limits),
+        |((arrivals, expiries), limits), noted| {
+            let (flow_limit, flows, half_open, adopt_midstream) = limits;
+            let quota = Quota { flows, half_open, ..TIGHT };
+            let mut world = World { flow_limit, ..world(quota) };
+            world.settings.adopt_midstream = adopt_midstream;
+            let (mut now_ns, mut expiries) = (START_NS, expiries.iter().cycle());
+            for arrival in &arrivals {
+                now_ns += arrival.after_ms * 1_000_000;
+                if expiries.next() == Some(&true) {
+                    expire(&world, now_ns);
+                    check(&world, quota)?;
+                }
+                let decision = arrival.judge(&world, now_ns);
+                check(&world, quota)?;
+                noted();
+                if let Verdict::Drop(reason) = decision.verdict {
+                    *seen.borrow_mut().entry(reason as u8).or_default() += 1;
+                }
+            }
+            Ok(())
+        },
+    );
+    use Reason::{FlowQuotaExceeded, FlowTableFull, HalfOpenQuotaExceeded, NewFlowsOverBudget};
+    for reason in [FlowQuotaExceeded, HalfOpenQuotaExceeded, NewFlowsOverBudget, FlowTableFull] {
+        let times = seen.borrow().get(&(reason as u8)).copied().unwrap_or(0);
+        assert!(times >= 100, "{reason:?} only {times} times");
+    }
+}
+
+/// A tenant's quota holds for new flows alone, so packets of connections that are there have the
+/// verdicts that they have with plenty.
+#[test]
+fn a_full_quota_lets_established_connections_be() {
+    let histories = history(&[1, 2, 3, 4], 1..60);
+    often(1_000, 2_000, histories, |arrivals, noted| {
+        let (tight, plenty) = (world(Quota { flows: 1, ..TIGHT }), World::new());
+        let mut now_ns = START_NS;
+        for arrival in &arrivals {
+            now_ns += arrival.after_ms * 1_000_000;
+            // What plenty let in beyond the quota is no connection to the other.
+            plenty.flows.borrow_mut().retain(|key, _| tight.flows.borrow().contains_key(key));
+            let (ours, theirs) = (arrival.judge(&tight, now_ns), arrival.judge(&plenty, now_ns));
+            let over_quota = [
+                Verdict::Drop(Reason::FlowQuotaExceeded),
+                Verdict::Drop(Reason::HalfOpenQuotaExceeded),
+                Verdict::Drop(Reason::NewFlowsOverBudget),
+            ];
+            if over_quota.contains(&ours.verdict) {
+                prop_assert!(theirs.opened);
+                // Over for both: from here on only one of them has a new connection in its place.
+                if !tight.flows.borrow().is_empty() {
+                    *plenty.flows.borrow_mut() = tight.flows.borrow().clone();
+                }
+                continue;
+            }
+            prop_assert_eq!(ours, theirs);
+            if !ours.opened && !matches!(ours.verdict, Verdict::Drop(_)) {
+                noted();
+            }
+        }
+        Ok(())
+    });
+}
+
+/// The noisy neighbour again, now at its quota all the time: what acme takes of its own is not taken of
+/// globex'.
+#[test]
+fn one_customers_quota_is_not_anothers() {
+    let (noise, quiet) = (history(&[1, 2], 20..60), history(&[3], 1..30));
+    let order = vec(any::<bool>(), 80);
+    often(500, 1_000, (noise, quiet, order), |(noise, quiet, order), noted| {
+        let (alone, beside) = (world(TIGHT), world(TIGHT));
+        let (mut noise, mut order) = (noise.iter(), order.iter());
+        let mut now_ns = START_NS;
+        for arrival in &quiet {
+            now_ns += arrival.after_ms * 1_000_000;
+            while order.next() == Some(&true) {
+                if let Some(noise) = noise.next() {
+                    let _ = noise.judge(&beside, now_ns);
+                }
+            }
+            prop_assert_eq!(arrival.judge(&alone, now_ns), arrival.judge(&beside, now_ns));
+            let full = beside.usage.borrow()[&1];
+            if full.flows >= TIGHT.flows || full.half_open >= TIGHT.half_open {
+                noted();
+            }
+        }
+        Ok(())
+    });
+}
