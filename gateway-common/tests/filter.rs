@@ -2,12 +2,12 @@
 //! it in one thing.
 use etherparse::PacketBuilder;
 use gateway_common::{
-    layout::{ManagementRule, OutboundSpi, Prefix, Settings, Ticks},
-    limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
-    outer::{Outer, arriving, leaving, to_lan},
+    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings, Ticks},
+    limits::MANAGEMENT_RULES,
+    outer::{Outer, arriving, leaving, quoted_esp, to_lan},
     reason::Reason::{self, *},
     tcp::STATE_SLOTS,
-    wire::{Ipv4, protocol},
+    wire::{Ipv4, Ipv6, protocol},
 };
 
 const OURS: [u8; 4] = [203, 0, 113, 1];
@@ -21,24 +21,29 @@ fn settings() -> Settings {
         ready: 1,
         lan_ifindex: 1,
         internet_ifindex: 2,
-        internet_address_count: 1,
-        lan_address_count: 1,
+        lan_mtu: 1500,
+        xdp: 1,
         management_count: 2,
         adopt_midstream: 0,
-        internet_addresses: [Ipv4::default(); OWN_ADDRESSES],
-        lan_addresses: [Ipv4::default(); OWN_ADDRESSES],
+        _reserved: 0,
+        internet: Addresses { v4_count: 1, ..Addresses::default() },
+        lan: Addresses { v4_count: 1, ..Addresses::default() },
         management: [ManagementRule::default(); MANAGEMENT_RULES],
         timeouts: [Ticks::default(); STATE_SLOTS],
     };
-    settings.internet_addresses[0] = Ipv4 { octets: OURS };
-    settings.lan_addresses[0] = Ipv4 { octets: OUR_LAN };
-    let from = Prefix::new(Ipv4 { octets: MANAGER }, 24);
+    settings.internet.v4[0] = Ipv4 { octets: OURS };
+    settings.lan.v4[0] = Ipv4 { octets: OUR_LAN };
+    let from = Prefix::new(mapped(MANAGER), 96 + 24);
     let rule = |port, protocol| ManagementRule { from, port, protocol, _reserved: 0 };
     settings.management[0] = rule(22, protocol::TCP);
     settings.management[1] = rule(161, protocol::UDP);
     // Beyond the count.
     settings.management[2] = rule(23, protocol::TCP);
     settings
+}
+
+fn mapped(address: [u8; 4]) -> Ipv6 {
+    std::net::IpAddr::from(address).into()
 }
 
 fn ip(from: [u8; 4], to: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
@@ -72,14 +77,14 @@ fn with(mut frame: Vec<u8>, edits: &[(usize, u8)]) -> Vec<u8> {
 }
 
 fn arrives(frame: &[u8]) -> Result<Outer, Reason> {
-    arriving(frame, &settings())
+    arriving(frame, &settings()).map(|arrival| arrival.outer)
 }
 
 /// Leaves with the mark of tunnel 1, whose SPI is 0xbeef.
 fn leaves(frame: &[u8]) -> Result<Outer, Reason> {
-    let owner = |outbound: OutboundSpi| match (outbound.peer.octets, outbound.spi) {
-        (PEER, 0xbeef) => Some(1),
-        (PEER, 0xf00d) => Some(2),
+    let owner = |outbound: OutboundSpi| match outbound.spi {
+        0xbeef if outbound.peer == mapped(PEER) => Some(1),
+        0xf00d if outbound.peer == mapped(PEER) => Some(2),
         _ => None,
     };
     leaving(frame, &settings(), 1, owner)
@@ -205,8 +210,36 @@ fn outer_packet_is_plain_whole_ipv4_or_arp() {
     assert_eq!(arrives(&with(esp(), &[(17, 19)])), Err(OuterMalformed));
     assert_eq!(arrives(&with(ip(PEER, OURS, 17, &[]), &[(17, 19), LATER])), Err(OuterMalformed));
     assert_eq!(arrives(&with(esp(), &[(17, 29)])), Err(OuterMalformed), "longer than the frame");
-    assert_eq!(arrives(&with(esp(), &[(13, 1)])), Err(OuterNotIpv4));
-    assert_eq!(arrives(&with(esp(), &[(13, 6)])), Ok(Outer::Arp));
+    assert_eq!(arrives(&with(esp(), &[(13, 1)])), Err(OuterNotIp));
+    assert_eq!(arrives(&with(esp(), &[(13, 6)])), Ok(Outer::Neighbour));
     assert_eq!(arrives(&esp()[..33]), Err(OuterMalformed));
-    assert_eq!(arrives(&[]), Err(OuterNotIpv4));
+    assert_eq!(arrives(&[]), Err(OuterNotIp));
+}
+
+/// The outbound SA that a path-MTU message is about; in IPv6 as in IPv4.
+#[test]
+fn quoted_esp_names_the_peer_and_its_spi() {
+    let message = |quoted: &[u8]| ip(PEER, OURS, 1, &[&[3, 4, 0, 0, 0, 0, 5, 0], quoted].concat());
+    let esp = &ip(OURS, PEER, 50, ESP_BEEF)[14..];
+    let named = OutboundSpi { peer: mapped(PEER), spi: 0xbeef };
+    assert_eq!(quoted_esp(&message(esp)[..]), Some(named));
+    assert_eq!(quoted_esp(&message(&esp[..24])[..]), Some(named), "cut short behind the SPI");
+    assert_eq!(quoted_esp(&message(&esp[..23])[..]), None);
+    assert_eq!(quoted_esp(&message(&ip(OURS, PEER, 17, ESP_BEEF)[14..])[..]), None);
+    assert_eq!(quoted_esp(&with(message(esp), &[(12, 0x86), (13, 0xdd)])[..]), None);
+
+    let v6 = |from: u8, to: u8, protocol: u8, payload: &[u8]| {
+        let address = |last: u8| [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(address(from), address(to), 64);
+        builder.write(&mut frame, 253.into(), payload).expect("writing to a vector");
+        frame[20] = protocol;
+        frame
+    };
+    let esp = &v6(1, 9, 50, ESP_BEEF)[14..];
+    let message = |quoted: &[u8]| v6(2, 1, 58, &[&[2, 0, 0, 0, 0, 0, 5, 0], quoted].concat());
+    let peer = std::net::IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9]).into();
+    assert_eq!(quoted_esp(&message(esp)[..]), Some(OutboundSpi { peer, spi: 0xbeef }));
+    assert_eq!(quoted_esp(&message(&esp[..43])[..]), None);
+    assert_eq!(quoted_esp(&message(&v6(1, 9, 17, ESP_BEEF)[14..])[..]), None);
 }

@@ -22,7 +22,7 @@ const LIST: &str = "tests/mutations.toml";
 /// The crate that is broken.
 const PACKAGE: &str = "gateway-common";
 /// Tests that take no time, and find nearly everything.
-const QUICK: [&str; 5] = ["tracking", "learning", "tcp_table", "rules", "filter"];
+const QUICK: [&str; 6] = ["tracking", "learning", "tcp_table", "rules", "filter", "exact"];
 /// A mutation may make a test run for ever; the tests take half a minute.
 const PATIENCE: Duration = Duration::from_secs(300);
 
