@@ -2,6 +2,7 @@
 use std::{cell::RefCell, collections::BTreeSet, fs, path::Path};
 
 use gateway::policy::{Faults, MAX_LAN_PREFIXES, MAX_MANAGEMENT, Policy, load};
+use ipnet::IpNet;
 use tempfile::TempDir;
 
 /// What stands between the files of an input.
@@ -69,21 +70,32 @@ fn check_policy(policy: &Policy, files: usize) {
     assert!(policy.gateway.management.len() <= MAX_MANAGEMENT);
     assert!(policy.gateway.management.iter().all(|rule| rule.port != 0));
     assert_ne!(policy.gateway.internet, policy.gateway.lan);
+    let cloud_lan = &policy.gateway.cloud_lan;
+    let v6 = cloud_lan.iter().filter(|lan| matches!(lan, IpNet::V6(_))).count();
+    assert!(v6 <= 1 && cloud_lan.len() - v6 <= 1 && !cloud_lan.is_empty());
     let mut identities = BTreeSet::new();
     let mut servers = BTreeSet::new();
     for (name, customer) in &policy.customers {
         assert_eq!(*name, customer.name);
         assert!(customer.port != 0 && !customer.sites.is_empty());
-        assert!(policy.gateway.cloud_lan.contains(&customer.server) && servers.insert(customer.server));
+        assert!(customer.server.addresses().count() > 0);
+        for server in customer.server.addresses() {
+            assert!(
+                policy.gateway.cloud_lan.iter().any(|lan| lan.contains(&server)) && servers.insert(server)
+            );
+        }
         let lans: Vec<_> = customer.sites.iter().flat_map(|site| &site.lan).collect();
         for (i, lan) in lans.iter().enumerate() {
             assert_eq!(lan.trunc(), **lan);
-            let apart =
-                |other: &&ipnet::Ipv4Net| !lan.contains(&other.network()) && !other.contains(&lan.network());
+            let apart = |other: &&IpNet| !lan.contains(&other.network()) && !other.contains(&lan.network());
             assert!(lans[..i].iter().all(apart), "{lans:?}");
         }
         for (i, site) in customer.sites.iter().enumerate() {
-            assert!((1..=MAX_LAN_PREFIXES).contains(&site.lan.len()));
+            let v6 = site.lan.iter().filter(|lan| matches!(lan, IpNet::V6(_))).count();
+            let v4 = site.lan.len() - v6;
+            assert!(v4 <= MAX_LAN_PREFIXES && v6 <= MAX_LAN_PREFIXES && v4 + v6 > 0);
+            assert!(v4 == 0 || customer.server.v4.is_some(), "a LAN without a server");
+            assert!(v6 == 0 || customer.server.v6.is_some(), "a LAN without a server");
             assert!(customer.sites[..i].iter().all(|other| other.name != site.name));
             assert!(identities.insert(site.identity.to_string().to_lowercase()), "{}", site.identity);
         }
