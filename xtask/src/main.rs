@@ -3,11 +3,13 @@ mod bpf;
 mod build;
 mod command;
 mod diff;
+mod fuzz;
 mod guest;
 mod kernel;
 mod lab;
 mod linker;
 mod lint;
+mod mutate;
 mod packages;
 mod progress;
 mod project;
@@ -93,6 +95,30 @@ enum Task {
         #[arg(long)]
         fix: bool,
     },
+    /// Fuzz packets, TCP tracking, policies and VICI, guided by coverage
+    ///
+    /// The targets are in tests/fuzz. New inputs are kept in target/fuzz/corpus, beside those of
+    /// tests/fuzz/corpus. The exit status is 1 if an input fails; it is then kept, and the last lines say how to see
+    /// it again.
+    Fuzz {
+        #[command(flatten)]
+        choice: fuzz::Choice,
+    },
+    /// Break each rule of the packet decision, one at a time, and see that a test fails
+    ///
+    /// The rules are in tests/mutations.toml. gateway-common is copied to target/mutate and broken there. The
+    /// exit status is 1 if a rule can be broken unnoticed.
+    Mutate {
+        /// Only print the rules
+        #[arg(long)]
+        list: bool,
+        /// Only those with NAME in their names; may be repeated
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// Without the tests by random packets, which take half a minute for a rule that the others miss
+        #[arg(long)]
+        quick: bool,
+    },
     /// Run a command in the virtual machine, for exploring
     ///
     /// The guest sees this machine's files at the same paths and has a kernel with complete IPsec. What it
@@ -152,6 +178,10 @@ fn run(task: Task) -> Result<i32> {
                 println!("{:<14} {}", check.name, if check.passed { "passed" } else { "FAILED" });
             }
             Ok(i32::from(!checks.iter().all(|check| check.passed)))
+        }
+        Task::Fuzz { choice } => fuzz::run(&choice),
+        Task::Mutate { list, only, quick } => {
+            mutate::run(&only, list, quick).map(|all_killed| i32::from(!all_killed))
         }
         Task::Vm { tty, machine, command } => {
             setup::ensure(setup::Needs { vm: true, ..Default::default() })?;

@@ -131,9 +131,11 @@ fn host(filter: Option<&str>) -> Result<Outcome> {
     let pinned = Pinned::read()?;
     let mut all = Counter::default();
     let mut status = 0;
-    // Of gateway-tests the library only: the rest are stages of their own.
-    let crates: [&[&str]; 2] =
-        [&["-p", "gateway-common", "-p", "gateway", "-p", "xtask"], &["-p", "gateway-tests", "--lib"]];
+    // Of gateway-tests the library only: the rest are stages of their own. The fuzz targets replay their corpus.
+    let crates: [&[&str]; 2] = [
+        &["-p", "gateway-common", "-p", "gateway", "-p", "gateway-fuzz", "-p", "xtask"],
+        &["-p", "gateway-tests", "--lib"],
+    ];
     for packages in crates {
         let mut cargo = pinned_command(&pinned, "cargo");
         cargo.args(["test", "--no-fail-fast"]).args(packages).args(filter);

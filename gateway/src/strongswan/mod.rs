@@ -15,6 +15,9 @@ mod child;
 mod connection;
 mod error;
 mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod message;
 mod operations;
 mod packet;

@@ -1,0 +1,98 @@
+//! Arithmetic at its edges: budgets, the timing wheel, times.
+use gateway_common::{
+    budget::Rate,
+    layout::{Bucket, FlowKey, Ticks},
+    wheel::{MOST_NODES, Node, SLOTS, slot_at, slot_for, slots_between},
+    wire::Ipv4,
+};
+
+const NOW_NS: u64 = 1_000_000;
+
+/// How many a bucket that is whole gives at once.
+fn at_once(interval_ns: u64, burst: u32) -> usize {
+    let mut bucket = Bucket::default();
+    (0..10).take_while(|_| bucket.take(interval_ns, burst, NOW_NS)).count()
+}
+
+#[test]
+fn bucket_gives_its_burst_and_no_more() {
+    assert_eq!([1, 2, 3].map(|burst| at_once(1_000, burst)), [1, 2, 3]);
+    assert_eq!(at_once(0, 1), 10, "no rate");
+    assert_eq!(at_once(1_000, 0), 1, "a burst of none is one of one");
+}
+
+#[test]
+fn bucket_fills_at_its_rate_and_to_its_burst() {
+    let mut bucket = Bucket::default();
+    let mut take = |after_ns| bucket.take(1_000, 2, NOW_NS + after_ns);
+    assert_eq!([take(0), take(0), take(0)], [true, true, false]);
+    assert_eq!([take(999), take(1_000), take(1_000)], [false, true, false]);
+    assert_eq!([take(1_999), take(2_000), take(2_000)], [false, true, false]);
+    assert_eq!([take(50_000), take(50_000), take(50_000)], [true, true, false], "never more than the burst");
+}
+
+#[test]
+fn rate_is_kept_to_in_nanoseconds() {
+    assert_eq!(Rate { per_second: 500, burst: 1 }.interval_ns(), 2_000_000);
+}
+
+fn ticks(ticks: u32) -> Ticks {
+    Ticks { ticks }
+}
+
+#[test]
+fn flow_is_looked_at_in_the_slot_of_its_end() {
+    let last = SLOTS as u32 - 2;
+    for (now, left, slot) in [
+        (0, 0, 0),
+        (0, 1023, 0),
+        (0, 1024, 1),
+        (1023, 1, 1),
+        (5 << 10, 1024, 6),
+        (0, (last << 10) - 1, last - 1),
+        (0, last << 10, last),
+        (0, (last + 1) << 10, last),
+        (0, 1 << 24, last),
+        (3 << 10, 1 << 24, 1),
+        (u32::MAX, 0, 31),
+        (u32::MAX, 1, 0),
+    ] {
+        assert_eq!(slot_for(ticks(now).plus(ticks(left)), ticks(now)), slot, "{left} after {now}");
+    }
+    assert_eq!(slot_for(ticks(7), ticks(5 << 10)), 5, "it was over long ago");
+}
+
+#[test]
+fn slots_are_counted_on_and_on() {
+    assert_eq!((slot_at(ticks(1023)), slot_at(ticks(1024))), (0, 1));
+    let last = slot_at(ticks(u32::MAX));
+    assert_eq!([slots_between(3, 3), slots_between(3, 4), slots_between(last, 0)], [0, 1, 1]);
+    assert_eq!(slots_between(last - 1, 2), 4);
+}
+
+#[test]
+fn node_keeps_flow_and_next_node() {
+    let key = FlowKey {
+        customer: MOST_NODES - 1,
+        lan_address: Ipv4 { octets: [192, 168, 1, 2] },
+        lan_port: 0xabcd,
+        _reserved: 0,
+    };
+    for next in [0, 1, 0xffff, 0x1_0000, 0x12_3456, MOST_NODES] {
+        let node = Node::new(&key, next);
+        assert_eq!((node.key(), node.next()), (key, next));
+    }
+}
+
+#[test]
+fn times_wrap() {
+    assert!(ticks(1).has_come(ticks(1)) && !ticks(2).has_come(ticks(1)));
+    assert!(ticks(u32::MAX).has_come(ticks(0)) && !ticks(0).has_come(ticks(u32::MAX)));
+    assert_eq!(
+        [ticks(5).since(ticks(3)), ticks(3).since(ticks(3)), ticks(3).since(ticks(5))].map(|t| t.ticks),
+        [2, 0, 0]
+    );
+    assert_eq!(ticks(1).since(ticks(u32::MAX)), ticks(2));
+    assert_eq!((Ticks::from_ns((1 << 20) - 1), Ticks::from_ns(1 << 20)), (ticks(0), ticks(1)));
+    assert_eq!(Ticks::from_ns(1 << 52), ticks(0), "after 52 days");
+}

@@ -1,0 +1,245 @@
+//! The internet side's filter, rule by rule: one packet of each kind that passes, and others that differ from
+//! it in one thing.
+use etherparse::PacketBuilder;
+use gateway_common::{
+    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings, Ticks},
+    limits::MANAGEMENT_RULES,
+    outer::{Outer, arriving, leaving, quoted_esp, to_lan},
+    reason::Reason::{self, *},
+    tcp::STATE_SLOTS,
+    wire::{Ipv4, Ipv6, protocol},
+};
+
+const OURS: [u8; 4] = [203, 0, 113, 1];
+const OUR_LAN: [u8; 4] = [10, 200, 0, 1];
+const PEER: [u8; 4] = [198, 18, 0, 1];
+const MANAGER: [u8; 4] = [198, 51, 100, 7];
+const SERVER: [u8; 4] = [10, 200, 0, 11];
+
+fn settings() -> Settings {
+    let mut settings = Settings {
+        ready: 1,
+        lan_ifindex: 1,
+        internet_ifindex: 2,
+        lan_mtu: 1500,
+        xdp: 1,
+        management_count: 2,
+        adopt_midstream: 0,
+        _reserved: 0,
+        internet: Addresses { v4_count: 1, ..Addresses::default() },
+        lan: Addresses { v4_count: 1, ..Addresses::default() },
+        management: [ManagementRule::default(); MANAGEMENT_RULES],
+        timeouts: [Ticks::default(); STATE_SLOTS],
+    };
+    settings.internet.v4[0] = Ipv4 { octets: OURS };
+    settings.lan.v4[0] = Ipv4 { octets: OUR_LAN };
+    let from = Prefix::new(mapped(MANAGER), 96 + 24);
+    let rule = |port, protocol| ManagementRule { from, port, protocol, _reserved: 0 };
+    settings.management[0] = rule(22, protocol::TCP);
+    settings.management[1] = rule(161, protocol::UDP);
+    // Beyond the count.
+    settings.management[2] = rule(23, protocol::TCP);
+    settings
+}
+
+fn mapped(address: [u8; 4]) -> Ipv6 {
+    std::net::IpAddr::from(address).into()
+}
+
+fn ip(from: [u8; 4], to: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from, to, 64);
+    builder.write(&mut frame, protocol.into(), payload).expect("writing to a vector");
+    frame
+}
+
+fn udp(from: ([u8; 4], u16), to: ([u8; 4], u16), payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).udp(from.1, to.1);
+    builder.write(&mut frame, payload).expect("writing to a vector");
+    frame
+}
+
+fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, 1, 1);
+    builder.write(&mut frame, &[]).expect("writing to a vector");
+    frame[47] = flags;
+    frame
+}
+
+/// The frame with these bytes.
+fn with(mut frame: Vec<u8>, edits: &[(usize, u8)]) -> Vec<u8> {
+    for (at, byte) in edits {
+        frame[*at] = *byte;
+    }
+    frame
+}
+
+fn arrives(frame: &[u8]) -> Result<Outer, Reason> {
+    arriving(frame, &settings()).map(|arrival| arrival.outer)
+}
+
+/// Leaves with the mark of tunnel 1, whose SPI is 0xbeef.
+fn leaves(frame: &[u8]) -> Result<Outer, Reason> {
+    let owner = |outbound: OutboundSpi| match outbound.spi {
+        0xbeef if outbound.peer == mapped(PEER) => Some(1),
+        0xf00d if outbound.peer == mapped(PEER) => Some(2),
+        _ => None,
+    };
+    leaving(frame, &settings(), 1, owner)
+}
+
+fn reaches_lan(frame: &[u8]) -> Result<Outer, Reason> {
+    to_lan(frame, &settings())
+}
+
+/// Offset of the IPv4 header's fragment field.
+const FRAGMENT: usize = 20;
+const MORE: (usize, u8) = (FRAGMENT, 0x20);
+const LATER: (usize, u8) = (FRAGMENT + 1, 1);
+const FAR_LATER: (usize, u8) = (FRAGMENT, 0x10);
+const ESP_BEEF: &[u8] = &[0, 0, 0xbe, 0xef, 0, 0, 0, 1];
+const ESP_F00D: &[u8] = &[0, 0, 0xf0, 0x0d, 0, 0, 0, 1];
+
+#[test]
+fn esp_passes_in_ip_and_in_udp() {
+    for (payload, spi) in [(ESP_BEEF, 0xbeef), (ESP_F00D, 0xf00d)] {
+        assert_eq!(arrives(&ip(PEER, OURS, 50, payload)), Ok(Outer::Esp(spi)));
+        assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), payload)), Ok(Outer::Esp(spi)));
+    }
+    assert_eq!(arrives(&ip(PEER, OURS, 50, &[0; 8])), Err(OuterMalformed), "SPI 0");
+    assert_eq!(arrives(&ip(PEER, OURS, 50, &[0, 0, 1])), Err(OuterMalformed), "cut short");
+    assert_eq!(arrives(&ip(PEER, [203, 0, 113, 2], 50, ESP_BEEF)), Err(OuterNotGatewayAddress));
+    assert_eq!(arrives(&ip(PEER, [0; 4], 50, ESP_BEEF)), Err(OuterNotGatewayAddress), "beyond the count");
+}
+
+#[test]
+fn esp_leaves_with_its_own_tunnels_mark_only() {
+    assert_eq!(leaves(&ip(OURS, PEER, 50, ESP_BEEF)), Ok(Outer::Esp(0xbeef)));
+    assert_eq!(leaves(&ip(OURS, PEER, 50, ESP_F00D)), Err(SpiOfOtherTunnel));
+    assert_eq!(leaves(&udp((OURS, 4500), (PEER, 1024), ESP_BEEF)), Ok(Outer::Esp(0xbeef)));
+    assert_eq!(leaves(&udp((OURS, 4500), (PEER, 1024), ESP_F00D)), Err(SpiOfOtherTunnel));
+    assert_eq!(leaves(&ip(OURS, MANAGER, 50, ESP_F00D)), Ok(Outer::Esp(0xf00d)), "another peer's number");
+    assert_eq!(leaves(&ip(SERVER, PEER, 50, ESP_BEEF)), Err(PlaintextToInternet));
+}
+
+#[test]
+fn ike_passes_on_its_ports() {
+    assert_eq!(arrives(&udp((PEER, 1024), (OURS, 500), &[1; 28])), Ok(Outer::Ike));
+    assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0; 32])), Ok(Outer::Ike), "behind the marker");
+    assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0xff])), Ok(Outer::Ike), "a keepalive");
+    assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0xff, 0])), Err(OuterMalformed));
+    assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0xff, 0, 0])), Err(OuterMalformed));
+    assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[])), Err(OuterMalformed));
+    let keepalive = udp((PEER, 1024), (OURS, 4500), &[0xff]);
+    assert_eq!(arrives(&with(keepalive, &[MORE])), Err(OuterMalformed), "a keepalive in pieces");
+    assert_eq!(arrives(&udp((PEER, 500), (OURS, 1024), &[1; 28])), Err(OuterPortNotAllowed));
+    assert_eq!(leaves(&udp((OURS, 500), (PEER, 1024), &[1; 28])), Ok(Outer::Ike));
+    assert_eq!(leaves(&udp((OURS, 1024), (PEER, 500), &[1; 28])), Err(GatewayTrafficNotAllowed));
+}
+
+#[test]
+fn udp_is_as_long_as_both_headers_say() {
+    let ike = || udp((PEER, 1024), (OURS, 500), &[1; 28]);
+    for (length, expected) in [(35, Err(OuterMalformed)), (36, Ok(Outer::Ike)), (37, Err(OuterMalformed))] {
+        assert_eq!(arrives(&with(ike(), &[(39, length)])), expected, "{length}");
+    }
+    // A first fragment: the others bring the rest.
+    for (length, expected) in [(35, Err(OuterMalformed)), (37, Ok(Outer::Ike))] {
+        assert_eq!(arrives(&with(ike(), &[(39, length), MORE])), expected, "{length}");
+    }
+    let mut padded = with(udp((PEER, 1024), (OURS, 4500), &[]), &[]);
+    padded.extend(ESP_BEEF);
+    assert_eq!(arrives(&padded), Err(OuterMalformed), "an SPI in the padding");
+}
+
+#[test]
+fn later_fragments_pass_of_esp_and_udp_only() {
+    for edit in [LATER, FAR_LATER] {
+        for (proto, passes) in [(50, true), (17, true), (6, false), (1, false)] {
+            let outer = with(ip(PEER, OURS, proto, &[3, 4, 0, 0]), &[edit]);
+            let expected = if passes { Ok(Outer::Fragment) } else { Err(OuterProtocolNotAllowed) };
+            assert_eq!(arrives(&outer), expected, "{proto}");
+            let own = with(ip(OURS, PEER, proto, &[3, 4, 0, 0]), &[edit]);
+            let expected = if passes { Ok(Outer::Fragment) } else { Err(GatewayTrafficNotAllowed) };
+            assert_eq!(leaves(&own), expected, "{proto}");
+        }
+    }
+}
+
+#[test]
+fn management_passes_as_its_rules_say() {
+    let management = |from, to| arrives(&tcp((from, 1024), (OURS, to), 0x02));
+    assert_eq!(management(MANAGER, 22), Ok(Outer::Management));
+    assert_eq!(management(MANAGER, 23), Err(OuterPortNotAllowed), "beyond the count");
+    assert_eq!(management(MANAGER, 161), Err(OuterPortNotAllowed), "another protocol's");
+    assert_eq!(management(PEER, 22), Err(OuterPortNotAllowed));
+    assert_eq!(arrives(&udp((MANAGER, 1024), (OURS, 161), &[1])), Ok(Outer::Management));
+    assert_eq!(arrives(&udp((MANAGER, 1024), (OURS, 22), &[1])), Err(OuterPortNotAllowed));
+    let syn = || tcp((MANAGER, 1024), (OURS, 22), 0x02);
+    assert_eq!(arrives(&with(syn(), &[MORE])), Err(OuterProtocolNotAllowed), "in pieces");
+    assert_eq!(leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x12)), Ok(Outer::Management));
+    assert_eq!(leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x10)), Ok(Outer::Management));
+    assert_eq!(leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x02)), Err(GatewayTrafficNotAllowed), "it connects");
+    assert_eq!(leaves(&tcp((OURS, 22), (PEER, 1024), 0x12)), Err(GatewayTrafficNotAllowed));
+    assert_eq!(leaves(&tcp((OURS, 1024), (MANAGER, 22), 0x12)), Err(GatewayTrafficNotAllowed));
+}
+
+#[test]
+fn only_path_mtu_errors_of_icmp_pass() {
+    let icmp = |from, to, kind, code| ip(from, to, 1, &[kind, code, 0, 0, 0, 0, 5, 0]);
+    assert_eq!(arrives(&icmp(PEER, OURS, 3, 4)), Ok(Outer::PathMtu));
+    for (kind, code) in [(8, 0), (0, 0), (3, 1), (3, 3), (11, 4)] {
+        assert_eq!(arrives(&icmp(PEER, OURS, kind, code)), Err(OuterProtocolNotAllowed));
+        assert_eq!(reaches_lan(&icmp(OUR_LAN, SERVER, kind, code)), Err(NotApprovedForLan));
+    }
+    assert_eq!(arrives(&with(icmp(PEER, OURS, 3, 4), &[MORE])), Err(OuterProtocolNotAllowed), "in pieces");
+    assert_eq!(reaches_lan(&icmp(OUR_LAN, SERVER, 3, 4)), Ok(Outer::PathMtu));
+    assert_eq!(reaches_lan(&icmp(OURS, SERVER, 3, 4)), Err(NotApprovedForLan));
+    assert_eq!(reaches_lan(&udp((OUR_LAN, 3), (SERVER, 4), &[])), Err(NotApprovedForLan));
+    assert_eq!(leaves(&icmp(OURS, PEER, 3, 4)), Err(GatewayTrafficNotAllowed));
+}
+
+#[test]
+fn outer_packet_is_plain_whole_ipv4_or_arp() {
+    let esp = || ip(PEER, OURS, 50, ESP_BEEF);
+    assert_eq!(arrives(&with(esp(), &[(14, 0x46)])), Err(OuterHasIpOptions));
+    assert_eq!(arrives(&with(esp(), &[(14, 0x4f)])), Err(OuterHasIpOptions));
+    assert_eq!(arrives(&with(esp(), &[(14, 0x65)])), Err(OuterMalformed));
+    assert_eq!(arrives(&with(esp(), &[(17, 19)])), Err(OuterMalformed));
+    assert_eq!(arrives(&with(ip(PEER, OURS, 17, &[]), &[(17, 19), LATER])), Err(OuterMalformed));
+    assert_eq!(arrives(&with(esp(), &[(17, 29)])), Err(OuterMalformed), "longer than the frame");
+    assert_eq!(arrives(&with(esp(), &[(13, 1)])), Err(OuterNotIp));
+    assert_eq!(arrives(&with(esp(), &[(13, 6)])), Ok(Outer::Neighbour));
+    assert_eq!(arrives(&esp()[..33]), Err(OuterMalformed));
+    assert_eq!(arrives(&[]), Err(OuterNotIp));
+}
+
+/// The outbound SA that a path-MTU message is about; in IPv6 as in IPv4.
+#[test]
+fn quoted_esp_names_the_peer_and_its_spi() {
+    let message = |quoted: &[u8]| ip(PEER, OURS, 1, &[&[3, 4, 0, 0, 0, 0, 5, 0], quoted].concat());
+    let esp = &ip(OURS, PEER, 50, ESP_BEEF)[14..];
+    let named = OutboundSpi { peer: mapped(PEER), spi: 0xbeef };
+    assert_eq!(quoted_esp(&message(esp)[..]), Some(named));
+    assert_eq!(quoted_esp(&message(&esp[..24])[..]), Some(named), "cut short behind the SPI");
+    assert_eq!(quoted_esp(&message(&esp[..23])[..]), None);
+    assert_eq!(quoted_esp(&message(&ip(OURS, PEER, 17, ESP_BEEF)[14..])[..]), None);
+    assert_eq!(quoted_esp(&with(message(esp), &[(12, 0x86), (13, 0xdd)])[..]), None);
+
+    let v6 = |from: u8, to: u8, protocol: u8, payload: &[u8]| {
+        let address = |last: u8| [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(address(from), address(to), 64);
+        builder.write(&mut frame, 253.into(), payload).expect("writing to a vector");
+        frame[20] = protocol;
+        frame
+    };
+    let esp = &v6(1, 9, 50, ESP_BEEF)[14..];
+    let message = |quoted: &[u8]| v6(2, 1, 58, &[&[2, 0, 0, 0, 0, 0, 5, 0], quoted].concat());
+    let peer = std::net::IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9]).into();
+    assert_eq!(quoted_esp(&message(esp)[..]), Some(OutboundSpi { peer, spi: 0xbeef }));
+    assert_eq!(quoted_esp(&message(&esp[..43])[..]), None);
+    assert_eq!(quoted_esp(&message(&v6(1, 9, 17, ESP_BEEF)[14..])[..]), None);
+}

@@ -1,0 +1,15 @@
+//! One target under libFuzzer, which brings `main` and reads the command line. The target is named by
+//! the environment variable FUZZ_TARGET.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use gateway_fuzz::Target;
+use libfuzzer_sys::fuzz_target;
+
+static TARGET: LazyLock<&Target> = LazyLock::new(|| {
+    let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
+    Target::named(&name).unwrap_or_else(|| panic!("FUZZ_TARGET is {name:?}, no target"))
+});
+
+fuzz_target!(|input: &[u8]| (TARGET.run)(input));

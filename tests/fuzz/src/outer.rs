@@ -1,0 +1,196 @@
+//! The internet side's filter.
+use std::net::IpAddr;
+
+use gateway_common::{
+    layout::OutboundSpi,
+    outer::{self, Outer},
+    wire::Ipv6,
+};
+
+use crate::{
+    bytes::Bytes,
+    world::{INTERNET, LAN, MANAGERS, same_network, settings},
+};
+
+/// An outbound SPI that is known, and its tunnel.
+const KNOWN: (u32, u32) = (0xbeef_0001, 1);
+/// IP protocols.
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ESP: u8 = 50;
+const ICMPV6: u8 = 58;
+/// The fragment header of IPv6.
+const FRAGMENT: u8 = 44;
+
+/// The input is a byte, the mark of a packet that leaves, and a frame. What passes is what the filter may let
+/// pass, read off the bytes.
+pub fn run(input: &[u8]) {
+    let mut input = Bytes(input);
+    let mark = u32::from(input.byte());
+    let frame = input.0;
+    let settings = settings(false);
+    if let Ok(arrival) = outer::arriving(frame, &settings)
+        && let Some(packet) = check(frame, arrival.outer, Side::Arriving)
+    {
+        assert_eq!(arrival.source, Ipv6::from(packet.source));
+        check_subscriber(packet.source, arrival.subscriber);
+    }
+    let owner_of = |outbound: OutboundSpi| (outbound.spi == KNOWN.0).then_some(KNOWN.1);
+    if let Ok(outer) = outer::leaving(frame, &settings, mark, owner_of) {
+        assert!(outer != Outer::PathMtu);
+        assert!(outer != Outer::Esp(KNOWN.0) || mark == KNOWN.1, "ESP of another tunnel");
+        check(frame, outer, Side::Leaving);
+    }
+    if let Ok(outer) = outer::to_lan(frame, &settings) {
+        assert!(matches!(outer, Outer::Neighbour | Outer::PathMtu));
+        check(frame, outer, Side::ToLan);
+    }
+    if outer::is_neighbour_on_lan(frame) {
+        check(frame, Outer::Neighbour, Side::FromLan);
+    }
+    if let Some(quoted) = outer::quoted_esp(frame) {
+        let packet = Packet::read(frame);
+        let header = if packet.source.is_ipv6() { 40 } else { 20 };
+        assert_eq!(packet.payload[8 + header..][..4], quoted.spi.to_be_bytes());
+    }
+}
+
+/// An IPv4 address, or an IPv6 /64.
+fn check_subscriber(source: IpAddr, subscriber: Ipv6) {
+    let expected = match source {
+        IpAddr::V4(_) => Ipv6::from(source),
+        IpAddr::V6(source) => Ipv6 { octets: (source.to_bits() >> 64 << 64).to_be_bytes() },
+    };
+    assert_eq!(subscriber, expected);
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    Arriving,
+    Leaving,
+    ToLan,
+    FromLan,
+}
+
+/// What an outer packet says of itself, at the places where it may have it.
+struct Packet<'a> {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    hop_limit: u8,
+    /// It is not whole.
+    fragment: bool,
+    /// And not the first part.
+    later: bool,
+    payload: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    fn read(frame: &'a [u8]) -> Self {
+        let be16 = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+        if be16(12) == 0x0800 {
+            let total = usize::from(be16(16));
+            assert!(frame[14] == 0x45 && (20..=frame.len() - 14).contains(&total), "no plain IPv4");
+            let address = |at: usize| IpAddr::from([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
+            return Self {
+                source: address(26),
+                destination: address(30),
+                protocol: frame[23],
+                hop_limit: frame[22],
+                fragment: be16(20) & 0x3fff != 0,
+                later: be16(20) & 0x1fff != 0,
+                payload: &frame[34..14 + total],
+            };
+        }
+        assert_eq!((be16(12), frame[14] >> 4), (0x86dd, 6), "no IP");
+        let address = |at: usize| {
+            let octets: [u8; 16] = *frame[at..].first_chunk().expect("16 bytes");
+            IpAddr::from(octets)
+        };
+        let mut packet = Self {
+            source: address(22),
+            destination: address(38),
+            protocol: frame[20],
+            hop_limit: frame[21],
+            fragment: false,
+            later: false,
+            payload: &frame[54..54 + usize::from(be16(18))],
+        };
+        if packet.protocol == FRAGMENT {
+            (packet.protocol, packet.fragment) = (packet.payload[0], true);
+            packet.later = packet.payload[2] != 0 || packet.payload[3] & 0xf8 != 0;
+            packet.payload = &packet.payload[8..];
+        }
+        packet
+    }
+}
+
+/// The packet, if it is IP.
+fn check(frame: &[u8], outer: Outer, side: Side) -> Option<Packet<'_>> {
+    if frame[12..14] == [8, 6] {
+        assert_eq!(outer, Outer::Neighbour);
+        return None;
+    }
+    let packet = Packet::read(frame);
+    let Packet { source, destination, protocol, fragment, later, payload, .. } = packet;
+    // Our own address and port, and the peer.
+    let (own, own_port, peer) = match side {
+        Side::Arriving | Side::FromLan => (destination, 2, source),
+        Side::Leaving | Side::ToLan => (source, 0, destination),
+    };
+    let ours = if matches!(side, Side::ToLan | Side::FromLan) { LAN } else { INTERNET };
+    assert!(outer == Outer::Neighbour || ours.contains(&own), "{own} is not the gateway's");
+    let port = || u16::from_be_bytes([payload[own_port], payload[own_port + 1]]);
+    match outer {
+        Outer::Neighbour => check_neighbour(&packet, own, ours, side),
+        Outer::Esp(spi) => {
+            assert!(spi != 0 && !later);
+            let at = if protocol == ESP { 0 } else { 8 };
+            assert!(protocol == ESP || (protocol == UDP && port() == 4500));
+            assert_eq!(payload[at..at + 4], spi.to_be_bytes());
+        }
+        Outer::Ike => assert!(protocol == UDP && !later && matches!(port(), 500 | 4500)),
+        Outer::PathMtu => {
+            let too_big = if source.is_ipv6() { (ICMPV6, [2, 0]) } else { (ICMP, [3, 4]) };
+            assert!(!fragment && (protocol, [payload[0], payload[1]]) == too_big);
+        }
+        Outer::Management => {
+            assert!(protocol == TCP && !fragment && port() == 22 && payload.len() >= 20);
+            assert!(MANAGERS.iter().any(|(network, bits)| same_network(peer, *network, *bits)), "{peer}");
+            let flags = payload[13];
+            assert!(side == Side::Arriving || flags & 0x12 != 0x02, "a connection of the gateway's own");
+        }
+        Outer::Fragment => assert!(later && matches!(protocol, UDP | ESP)),
+    }
+    assert!(side != Side::Arriving || !is_mapped(source), "an IPv4 address mapped into IPv6");
+    Some(packet)
+}
+
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
+}
+
+/// Neighbour discovery: from this very link, whole, of a type that belongs there, and to or from whom it may be.
+fn check_neighbour(packet: &Packet, own: IpAddr, ours: [IpAddr; 2], side: Side) {
+    let Packet { source, protocol, hop_limit, fragment, payload, .. } = *packet;
+    assert!(source.is_ipv6() && protocol == ICMPV6 && !fragment && hop_limit == 255);
+    let (kind, code) = (payload[0], payload[1]);
+    let kinds = match side {
+        Side::Arriving => [134, 135, 136],
+        Side::Leaving => [133, 135, 136],
+        Side::ToLan | Side::FromLan => [135, 136, 136],
+    };
+    assert!(kinds.contains(&kind) && code == 0, "type {kind} code {code}");
+    let group = matches!(own, IpAddr::V6(own) if {
+        let words = own.segments();
+        words[..5] == [0xff02, 0, 0, 0, 0]
+            && (words[5..] == [0, 0, 1] || (words[5] == 1 && words[6] >> 8 == 0xff))
+    });
+    let justified = match side {
+        Side::Arriving => ours.contains(&own) || group,
+        Side::Leaving | Side::ToLan => ours.contains(&own) || (own.is_unspecified() && kind == 135),
+        Side::FromLan => true,
+    };
+    assert!(justified, "{own}");
+}
