@@ -100,6 +100,27 @@ fn to_gateway<A: Kept, F: Frame + ?Sized>(
     })
 }
 
+/// Which outbound SA a path-MTU message is about, if it quotes an ESP packet: the kernel looks that SA up
+/// by the message's own mark (esp4_err in net/ipv4/esp4.c), which has to be the tunnel's.
+#[inline(always)]
+pub fn quoted_esp<F: Frame + ?Sized>(frame: &F) -> Option<OutboundSpi> {
+    match ethertype_of(frame)? {
+        ethertype::IPV4 => quoted_esp_in::<Ipv4, F>(frame),
+        ethertype::IPV6 => quoted_esp_in::<Ipv6, F>(frame),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn quoted_esp_in<A: Kept, F: Frame + ?Sized>(frame: &F) -> Option<OutboundSpi> {
+    const QUOTE_OFFSET: usize = 8;
+    let header = A::header(frame).ok()?;
+    let quoted = A::quoted(frame, header.transport + QUOTE_OFFSET)?;
+    let spi: Be32 = header.payload(frame, QUOTE_OFFSET + A::HEADER_BYTES).ok()?;
+    let peer = quoted.destination.mapped();
+    (quoted.protocol == protocol::ESP).then_some(OutboundSpi { peer, spi: spi.get() })
+}
+
 /// What is about to leave on the internet interface: nothing but ESP of the tunnel that its mark
 /// names, IKE and the gateway's own answers to management. `owner_of` tells which tunnel is known
 /// to own an outbound SPI; an unknown one may be newer than what we know (a rekey).

@@ -69,9 +69,10 @@ fn counters(customer: u32) -> Option<&'static mut Counters> {
 #[inline(always)]
 fn write_event(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason, time_ns: u64) -> bool {
     let Some(mut entry) = EVENTS.reserve(0) else { return false };
-    // SAFETY: integers only, for which zero is a value.
+    // SAFETY: integers only, for which zero is a value; the kernel aligns entries to 8. Word by word, as
+    // LLVM would fill bytes in a loop.
     let event = unsafe {
-        entry.as_mut_ptr().write_bytes(0, 1);
+        entry.as_mut_ptr().cast::<[u64; size_of::<DropEvent>() / 8]>().write([0; size_of::<DropEvent>() / 8]);
         entry.assume_init_mut()
     };
     event.time_ns = time_ns;

@@ -59,11 +59,16 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
                 // What XDP let pass it has charged.
                 Some(settings) => arriving(&frame, settings, settings.xdp == 0),
             };
+            if let Verdict::Outer(outer::Outer::PathMtu) = verdict
+                && let Some(owner) = outer::quoted_esp(&frame).and_then(outbound_owner)
+            {
+                skb.set_mark(owner);
+            }
             act::outer(&skb, &frame, Hook::InternetIngress, verdict)
         }
         Some(_) if is_ipv6(&frame) => {
             next::internet_ingress_v6(&ctx);
-            act::dropped(&frame, Hook::InternetIngress, Reason::NotConfigured)
+            act::dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured)
         }
         Some(identity) => {
             let decision = decide::from_site_in::<Ipv4, _, _>(&frame, &Maps, identity, now_ns());
@@ -94,7 +99,7 @@ pub fn lan_ingress(ctx: TcContext) -> i32 {
     }
     if is_ipv6(&frame) {
         next::lan_ingress_v6(&ctx);
-        return act::dropped(&frame, Hook::LanIngress, Reason::NotConfigured);
+        return act::dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured);
     }
     let decision = decide::from_server_in::<Ipv4, _, _>(&frame, &Maps, now_ns());
     act::to_tunnel(&skb, &frame, decision)
