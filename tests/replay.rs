@@ -16,8 +16,8 @@ use gateway_tests::replay::{
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Programs and maps by the limit of flows: loading takes longer than a case.
-type Machines = Arc<Mutex<BTreeMap<Option<u32>, Machine>>>;
+/// Programs and maps by the limit of flows, or why they cannot be loaded: loading takes longer than a case.
+type Machines = Arc<Mutex<BTreeMap<Option<u32>, Result<Machine, String>>>>;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -54,9 +54,10 @@ fn run(case: &Case, machines: &Machines) -> Result<(), Failed> {
     let machine = match machines.entry(case.flow_limit) {
         Entry::Occupied(machine) => machine.into_mut(),
         Entry::Vacant(place) => {
-            place.insert(Machine::load(case.flow_limit).map_err(|error| format!("{error:#}"))?)
+            place.insert(Machine::load(case.flow_limit).map_err(|error| format!("{error:#}")))
         }
     };
+    let machine = machine.as_mut().map_err(|error| error.clone())?;
     check::run(case, machine).map_err(|error| format!("{error:#}"))??;
     Ok(())
 }
@@ -99,7 +100,11 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("amount_of_bytes", "bytes 44", "bytes 45"),
     ("flow_generation", "generation 1", "generation 2"),
     ("number_of_flows", "flows = [", "flows = [\"acme 192.168.1.2:40001 berlin syn-sent\", "),
-    ("removal_of_flows", "expire = true, flows = []", "expire = true, flows = [\"acme 192.168.1.2:40000 berlin syn-sent\"]"),
+    (
+        "removal_of_flows",
+        "expire = true, flows = []",
+        "expire = true, flows = [\"acme 192.168.1.2:40000 berlin syn-sent\"]",
+    ),
     ("time_of_removal", "at_ms = 122000", "at_ms = 119000"),
 ];
 

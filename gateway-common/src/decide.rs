@@ -8,7 +8,7 @@ use crate::{
     layout::{Flow, FlowKey, Kept, Quota, Settings, Ticks, Tunnel, Usage},
     packet::{Inner, Kind, Mss, Quote, Segment, ethertype_of},
     reason::Reason,
-    tcp::Direction,
+    tcp::{Direction, State},
     track::{self, Tracked, status},
     verdict::Verdict,
     wire::{Frame, Ipv4, Ipv6, ethertype},
@@ -353,9 +353,9 @@ where
     let replaced = tables.flow(key).is_some_and(|cell| {
         cell.locked(|old| {
             // Another CPU may have been faster, with a copy of this SYN.
-            let unchanged = old.state() != 0
-                && !lives(old, tunnel, now)
-                && u32::from(!old.has(status::HALF_OPEN)) == charge.half_open;
+            let over = !lives(old, tunnel, now) || is_replaceable(old.state());
+            let unchanged =
+                old.state() != 0 && over && u32::from(!old.has(status::HALF_OPEN)) == charge.half_open;
             if unchanged {
                 old.replace(*flow);
             }
@@ -367,6 +367,12 @@ where
         return Err(Reason::FlowEnding);
     }
     Ok(())
+}
+
+/// A state in which [`track::track`] may find that a SYN opens another connection.
+#[inline(always)]
+fn is_replaceable(state: u8) -> bool {
+    state == State::TimeWait as u8 || state == State::Close as u8
 }
 
 /// What a segment from the site found in the table.
@@ -403,8 +409,7 @@ fn meet(flow: &mut Flow, segment: &Segment, site: &Site, now: Ticks) -> Result<M
     }
     let tracked = track::track(flow, segment, Direction::ToServer, site.settings, now)?;
     if tracked as u8 != Tracked::On as u8 {
-        // Not over by the clock, but the SYN may open another one in its place.
-        flow.expires = now;
+        // Not over by the clock, but the SYN may open another one in its place if there is room for it.
         return Ok(over);
     }
     Ok(if half_open && !flow.has(status::HALF_OPEN) { Met::Confirmed } else { Met::GoesOn })

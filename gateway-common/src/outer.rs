@@ -54,10 +54,6 @@ pub fn arriving<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Arr
 #[inline(always)]
 fn arriving_in<A: Kept, F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Arrival, Reason> {
     let header = header::<A, F>(frame)?;
-    // Linux drops it too (ip6_rcv_core), but only after budgets and allow-lists took it for another.
-    if header.source.is_mapped() {
-        return Err(Reason::OuterMalformed);
-    }
     let outer = if settings.internet.have(header.destination) {
         to_gateway(frame, &header, settings)?
     } else if A::is_neighbour_group(header.destination) {
@@ -272,6 +268,8 @@ fn neighbour<A: Kept, F: Frame + ?Sized>(frame: &F, header: &Header<A>, types: &
 #[inline(always)]
 fn header<A: Kept, F: Frame + ?Sized>(frame: &F) -> Result<Header<A>, Reason> {
     match A::header(frame) {
+        // Linux drops it too (ip6_rcv_core), but only after budgets and allow-lists took it for another.
+        Ok(header) if header.source.is_mapped() => Err(Reason::OuterMalformed),
         Ok(header) => Ok(header),
         Err(Fault::Malformed) => Err(Reason::OuterMalformed),
         Err(Fault::Options) => Err(Reason::OuterHasIpOptions),

@@ -59,10 +59,8 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
                 // What XDP let pass it has charged.
                 Some(settings) => arriving(&frame, settings, settings.xdp == 0),
             };
-            if let Verdict::Outer(outer::Outer::PathMtu) = verdict
-                && let Some(owner) = outer::quoted_esp(&frame).and_then(outbound_owner)
-            {
-                skb.set_mark(owner);
+            if let Verdict::Outer(outer::Outer::PathMtu) = verdict {
+                skb.set_mark(path_mtu_owner(&frame));
             }
             act::outer(&skb, &frame, Hook::InternetIngress, verdict)
         }
@@ -180,6 +178,15 @@ mod next {
     pub fn lan_ingress_v6(ctx: &TcContext) {
         // SAFETY: as above.
         unsafe { PROGRAMS.tail_call(ctx, NextProgram::LanIngressV6 as u32) };
+    }
+}
+
+/// The tunnel whose packet a path-MTU message quotes, 0 if none is known.
+#[inline(never)]
+fn path_mtu_owner(frame: &Direct) -> u32 {
+    match outer::quoted_esp(frame) {
+        Some(spi) => outbound_owner(spi).unwrap_or(0),
+        None => 0,
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     events::Events,
     kernel::{
         interface::Interface,
-        maps::Maps,
+        maps::{self, Maps},
         network::{Network, Paths},
         pins::Pins,
         programs::{Sizes, XdpState},
@@ -161,7 +161,7 @@ impl Daemon {
             tunnels: limits.tunnels,
             customers: limits.customers,
             flows: limits.flows,
-            flows6: inputs.policy.flows6(),
+            flows6: flows6(&inputs.policy, &options.pins),
         };
         let mut plane = DataPlane::start(&options.pins, sizes, &now.0, &now.1)?;
         let maps = Maps::open(&options.pins)?;
@@ -417,6 +417,17 @@ impl Daemon {
         info!("policies reloaded: {} customers with {} sites", policy.customers.len(), policy.site_count());
         self.inputs = Inputs { policy, credentials };
         Ok(())
+    }
+}
+
+/// IPv6 flows that there is to be room for. If nobody wrote it down, a table that is there already stays
+/// as long as it holds the quotas: a restart must not fail because IPv6 servers came or went before.
+fn flows6(policy: &Policy, pins: &Pins) -> u32 {
+    let (_, quotas) = policy.quotas();
+    let there = maps::pinned_size(pins, "FLOWS6").filter(|there| u64::from(*there) >= quotas);
+    match (policy.gateway.limits.flows6, there) {
+        (None, Some(there)) => there,
+        _ => policy.flows6(),
     }
 }
 

@@ -103,7 +103,7 @@ fn packet(event: &DropEvent) -> String {
         protocol::ICMPV6 => format!("{source} > {destination} icmp6"),
         protocol::ESP => format!("{source} > {destination} esp"),
         0 if source.is_unspecified() && destination.is_unspecified() => {
-            "neither IPv4 nor IPv6, or too short to tell".to_owned()
+            "a frame whose addresses were not read".to_owned()
         }
         other => format!("{source} > {destination} protocol {other}"),
     }

@@ -32,7 +32,9 @@ pub fn run(arguments: &[String], machine: &Machine) -> Result<i32> {
 /// Tries the rules in a network namespace of their own, which ends with it.
 fn kernel_can() -> bool {
     let rules = "iptables-legacy -A FORWARD -m conntrack --ctstate NEW -m mark --mark 1 -j ACCEPT && \
-                 iptables-legacy -t mangle -A PREROUTING -m mac --mac-source 02:00:00:00:00:01 -j MARK --set-mark 1";
+                 iptables-legacy -t mangle -A PREROUTING -m mac --mac-source 02:00:00:00:00:01 -j MARK --set-mark 1 && \
+                 ip6tables-legacy -A FORWARD -m conntrack --ctstate NEW -m mark --mark 1 -j ACCEPT && \
+                 ip6tables-legacy -t mangle -A PREROUTING -m mac --mac-source 02:00:00:00:00:01 -j MARK --set-mark 1";
     let mut probe = command("unshare");
     probe.args([OsString::from("--net"), "sh".into(), "-c".into(), rules.into()]);
     command::output(probe.stdin(Stdio::null())).is_ok()

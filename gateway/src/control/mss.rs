@@ -93,6 +93,9 @@ impl Encapsulation {
     /// The most that any tunnel of ours adds.
     pub const WORST: Self = Self { outer_v6: true, in_udp: true, cipher: Cipher::WORST };
 
+    /// The least.
+    pub const BEST: Self = Self { outer_v6: false, in_udp: false, cipher: Cipher::GCM_16 };
+
     /// Of a CHILD_SA.
     pub fn of(peer: IpAddr, child: &ChildSa) -> Self {
         Self { outer_v6: peer.is_ipv6(), in_udp: child.encap, cipher: Cipher::of(&child.algorithms) }
@@ -214,13 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_less_than_the_worst() {
+    fn nothing_leaves_less_than_the_worst_or_more_than_the_best() {
         let mtus = Mtus { path: 1500, lan: 1500 };
-        let worst = Encapsulation::WORST.mss(mtus);
+        let (worst, best) = (Encapsulation::WORST.mss(mtus), Encapsulation::BEST.mss(mtus));
         for (outer_v6, in_udp) in [(false, false), (false, true), (true, false), (true, true)] {
             for cipher in [Cipher::GCM_16, Cipher::WORST] {
                 let mss = Encapsulation { outer_v6, in_udp, cipher }.mss(mtus);
                 assert!(mss.v4 >= worst.v4 && mss.v6 >= worst.v6);
+                assert!(mss.v4 <= best.v4 && mss.v6 <= best.v6);
             }
         }
     }

@@ -13,7 +13,12 @@ use gateway_common::{
 };
 
 use crate::{
-    control::{desired::Desired, follow::Live, mss::Mss, observed::Observed},
+    control::{
+        desired::Desired,
+        follow::Live,
+        mss::{Encapsulation, Mss},
+        observed::Observed,
+    },
     policy::parse_connection_name,
     strongswan::Connection,
 };
@@ -149,9 +154,12 @@ fn plan_tunnels(
                 }
             }
             None => {
-                if let Some(same) = same {
-                    entry.up = u8::from(same.up == 1);
-                    (entry.v4.mss, entry.v6.mss) = (same.v4.mss, same.v6.mss);
+                if let Some(same) = same.filter(|same| same.up == 1) {
+                    entry.up = 1;
+                    // What its SA leaves is not known any more, but never more than this.
+                    let most = Encapsulation::BEST.mss(tunnel.mtus);
+                    entry.v4.mss = same.v4.mss.min(most.v4);
+                    entry.v6.mss = same.v6.mss.min(most.v6);
                 }
             }
         }

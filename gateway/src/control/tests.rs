@@ -448,6 +448,13 @@ fn the_mss_is_the_worst_until_the_sa_is_known_and_changes_nothing_else() {
     assert_eq!((up.tunnels[&id].v4.mss, up.tunnels[&id].v6.mss), (1406, 1386));
     assert_eq!(plan(&desired, &up, None), [], "it stays while charon is away");
 
+    // But a narrower interface bounds it: 1300 - 20 - 8 - 8 - 16 = 1248, - 2 - 40.
+    let mut narrow = desired.clone();
+    narrow.tunnels.get_mut(&id).unwrap().mtus.path = 1300;
+    let actions = plan(&narrow, &up, None);
+    let [Action::SetTunnel(_, entry)] = actions[..] else { panic!("{actions:?}") };
+    assert_eq!((entry.up, entry.v4.mss, entry.v6.mss), (1, 1206, 1186));
+
     // The kernel learns that the path is narrower: 1400 - 52 = 1348, - 2 - 40.
     let peer = sas[0].remote_host;
     charon = Charon { mss: of(&sas, &[(peer, 1400)]), ..settled };

@@ -306,6 +306,12 @@ pub fn events(pins: &Pins) -> Result<RingBuf<MapData>> {
     RingBuf::try_from(open(pins, "EVENTS")?).context("map EVENTS")
 }
 
+/// How many entries a pinned map has room for; None if there is no such pin.
+pub fn pinned_size(pins: &Pins, name: &str) -> Option<u32> {
+    let map = MapData::from_pin(pins.map(name)).ok()?;
+    Some(map.info().ok()?.max_entries())
+}
+
 /// Bytes of kernel memory that all pinned maps take, as the kernel counts them.
 pub fn memory_bytes(pins: &Pins) -> Result<u64> {
     let mut sum = 0;

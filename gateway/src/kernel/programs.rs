@@ -115,7 +115,8 @@ pub fn arm_expiry(ebpf: &mut Ebpf) -> Result<()> {
     let packet = [0; 64];
     let mut options = TestRunOptions::new();
     options.data_in = Some(&packet);
-    let result = classifier(ebpf, EXPIRY)?.test_run(options).with_context(|| format!("run the program {EXPIRY}"))?;
+    let result =
+        classifier(ebpf, EXPIRY)?.test_run(options).with_context(|| format!("run the program {EXPIRY}"))?;
     ensure!(
         result.return_value == ARMED,
         "the timer by which flows end cannot be set: the program {EXPIRY} returned {}",

@@ -47,8 +47,7 @@ pub enum Families {
 }
 
 /// What initech may take in the arena, so that its quotas are reached and others' are not.
-const QUOTA: Quota =
-    Quota { flows: 700, half_open: 400, new_flow_interval_ns: 1_000_000, new_flow_burst: 50 };
+const QUOTA: Quota = Quota { flows: 250, half_open: 80, new_flow_interval_ns: 4_000_000, new_flow_burst: 20 };
 
 /// The customer that has a quota.
 pub const LIMITED: u32 = 3;
@@ -148,8 +147,12 @@ impl Arena {
         world.settings.adopt_midstream = u32::from(loose);
         // The kernel's own rules have no such limit, and packets are smaller than any.
         world.settings.lan_mtu = u32::from(u16::MAX);
-        for tunnel in world.tunnels.values_mut().filter(|tunnel| tunnel.customer == LIMITED) {
-            tunnel.quota = QUOTA;
+        for tunnel in world.tunnels.values_mut() {
+            // Nor do they lower an MSS; none that is generated is larger.
+            tunnel.v6.mss = tunnel.v4.mss;
+            if tunnel.customer == LIMITED {
+                tunnel.quota = QUOTA;
+            }
         }
         let maps = &mut self.maps;
         maps.set_settings(&world.settings)?;

@@ -71,6 +71,14 @@ pub const PURPOSES: &[Purpose] = &[
         },
     },
     Purpose {
+        name: "ipv6 fragment",
+        reason: "inner fragments are dropped, as ports are not in all of them; the kernel takes an IPv6 first \
+                 fragment of no multiple of 8 bytes for a whole packet (nf_ct_frag6_gather, EPROTO)",
+        applies: |flow, packets| {
+            flow.is_v6() && last(packets, |packet| packet.segment.aside == Aside::Fragment && !packet.ours)
+        },
+    },
+    Purpose {
         name: "path mtu",
         reason: "a message that a packet of a connection was too big passes, both ways: without it path-MTU \
                  discovery fails (RFC 1191, RFC 8201); nf_conntrack calls it RELATED, which the original rules \
@@ -148,9 +156,15 @@ fn passed_before(packets: &[Judged]) -> bool {
     passed && now != Some(Kind::Syn)
 }
 
-/// The table of them, in Markdown.
+/// docs/differences.md.
 pub fn markdown() -> String {
-    let mut text = String::from("| what | why |\n|---|---|\n");
+    let mut text = String::from(
+        "# Where we differ from nf_conntrack\n\n\
+         Verdicts are those of Linux nf_conntrack with `nf_conntrack_tcp_be_liberal=0` and the original iptables \
+         rules, packet by packet, but for these differences on purpose. `cargo xtask diff` compares both sides \
+         and knows this table, `tests/src/diff/purpose.rs`; `cargo xtask diff --differences` prints it.\n\n\
+         | what | why |\n|---|---|\n",
+    );
     for purpose in PURPOSES {
         text += &format!("| {} | {} |\n", purpose.name, purpose.reason);
     }
@@ -159,4 +173,14 @@ pub fn markdown() -> String {
 
 fn last(packets: &[Judged], is: impl Fn(&Judged) -> bool) -> bool {
     packets.last().is_some_and(is)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_docs_have_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/differences.md");
+        let text = std::fs::read_to_string(path).expect(path);
+        assert!(text == super::markdown(), "write {path} anew: cargo xtask diff --differences > {path}");
+    }
 }

@@ -66,6 +66,8 @@ const REACHABLE: &[(Reason, Families)] = &[
     (Reason::FlowQuotaExceeded, Families::V4),
     (Reason::HalfOpenQuotaExceeded, Families::V4),
     (Reason::NewFlowsOverBudget, Families::V4),
+    (Reason::FlowNoLongerAllowed, Families::Both),
+    (Reason::SourceNotServer, Families::V6),
     (Reason::NewFromServer, Families::Both),
     (Reason::ReplyWithoutConnection, Families::Both),
 ];
@@ -325,7 +327,12 @@ impl Report {
 
     fn print(&self, options: &Options, kept: usize) {
         let agreed = self.passed + self.dropped;
-        println!("seed {} loose {} families {:?}, kept seeds run first: {kept}", options.seed, u8::from(options.loose), options.families);
+        println!(
+            "seed {} loose {} families {:?}, kept seeds run first: {kept}",
+            options.seed,
+            u8::from(options.loose),
+            options.families
+        );
         println!(
             "{} packets of {} sequences in {:.1} s, {:.0} packets/s through both sides",
             self.packets,

@@ -1,5 +1,6 @@
 //! What really was on a wire: a packet socket and a thread that keeps what it sees.
 use std::{
+    mem,
     net::Ipv4Addr,
     os::fd::{AsRawFd, OwnedFd},
     sync::{
@@ -10,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use etherparse::{NetSlice, SlicedPacket, TcpHeader, TransportSlice};
 use nix::{
     errno::Errno,
     libc,
     sys::{
-        socket::{LinkAddr, recvfrom, setsockopt, sockopt::RcvBuf, sockopt::ReceiveTimeout},
+        socket::{LinkAddr, recvfrom, setsockopt, sockopt::RcvBufForce, sockopt::ReceiveTimeout},
         time::TimeVal,
     },
 };
@@ -30,7 +31,7 @@ use super::{
 /// How long the reader sleeps in a read, so how soon it notices that it shall stop.
 const POLL: TimeVal = TimeVal::new(0, 20_000);
 /// Room for a burst while the reader is not scheduled.
-const BUFFER_BYTES: usize = 4 << 20;
+const BUFFER_BYTES: usize = 64 << 20;
 const UDP: u8 = 17;
 const ESP: u8 = 50;
 
@@ -73,7 +74,7 @@ impl Capture {
     pub fn start(namespace: &Namespace, interface: &str) -> Result<Self> {
         let socket = packet_socket(namespace, interface)?;
         setsockopt(&socket, ReceiveTimeout, &POLL)?;
-        setsockopt(&socket, RcvBuf, &BUFFER_BYTES)?;
+        setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)?;
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let reader = thread::spawn({
@@ -217,9 +218,28 @@ fn read(socket: &OwnedFd, seen: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> Result
                 let frame = Frame { outgoing, bytes: buffer[..length].to_vec() };
                 seen.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
             }
-            Err(Errno::EAGAIN) if last => return Ok(()),
+            Err(Errno::EAGAIN) if last => return ensure_complete(socket),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => bail!("cannot read frames: {error}"),
         }
     }
+}
+
+/// Fails if frames came that the buffer had no room for: packet(7), PACKET_STATISTICS.
+fn ensure_complete(socket: &OwnedFd) -> Result<()> {
+    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut length = mem::size_of_val(&statistics) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, the size of `statistics`.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(got).context("cannot read a capture's statistics")?;
+    ensure!(statistics.tp_drops == 0, "the capture has lost {} frames", statistics.tp_drops);
+    Ok(())
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{
     namespace::Namespace,
-    process::{Process, wait_for},
+    process::{self, Process, wait_for},
 };
 
 const CHARON: &str = "/usr/lib/ipsec/charon";
@@ -20,6 +20,9 @@ const CHARON: &str = "/usr/lib/ipsec/charon";
 pub const CONF: &str = "/run/strongswan.conf";
 /// charon's control socket as processes in the namespace see it.
 pub const VICI: &str = "/run/charon.vici";
+
+/// charon's own default.
+pub const IKE_FRAGMENT_BYTES: u32 = 1280;
 
 /// The plugins needed and no more: each one costs start-up time, under emulation above all.
 const CHARON_PLUGINS: &str = "random nonce openssl pem pkcs1 pkcs8 x509 revocation constraints pubkey \
@@ -56,13 +59,22 @@ pub struct Sa {
 impl Charon {
     /// Starts charon in `namespace`, whose private `/run` is `dir/run`; it knows no connection yet.
     pub fn start(namespace: &Namespace, dir: &Path) -> Result<Self> {
-        fs::write(dir.join("run/strongswan.conf"), strongswan_conf())?;
+        fs::write(dir.join("run/strongswan.conf"), strongswan_conf(IKE_FRAGMENT_BYTES))?;
         let log = dir.join("run/charon.log");
         // What an earlier charon was told must not be taken for this one's.
         fs::write(&log, "")?;
         let mut command = namespace.command(CHARON);
         command.env("STRONGSWAN_CONF", CONF);
         Ok(Self { process: Process::start(command, &log)?, dir: dir.to_path_buf() })
+    }
+
+    /// Sets the size from which on IKE_SAs to come have their messages fragmented by IKE (RFC 7383), in
+    /// bytes with all headers.
+    pub fn set_fragment_bytes(&self, namespace: &Namespace, bytes: u32) -> Result<()> {
+        fs::write(self.dir.join("run/strongswan.conf"), strongswan_conf(bytes))?;
+        let mut swanctl = namespace.command("swanctl");
+        swanctl.env("STRONGSWAN_CONF", CONF).arg("--reload-settings");
+        process::output(&mut swanctl).map(drop)
     }
 
     /// Waits until it answers on its VICI socket.
@@ -72,6 +84,16 @@ impl Charon {
             self.process.ensure_running()?;
             Ok(UnixStream::connect(&socket).ok().map(drop))
         })
+    }
+
+    /// Kills it: its SAs and policies stay in the kernel.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Whether it is there.
+    pub fn is_running(&mut self) -> bool {
+        self.process.ensure_running().is_ok()
     }
 
     /// What it has logged.
@@ -147,11 +169,12 @@ fn cipher(algorithms: &Algorithms) -> String {
     format!("{encryption}{bits}{integrity}")
 }
 
-fn strongswan_conf() -> String {
+fn strongswan_conf(fragment_bytes: u32) -> String {
     format!(
         "charon {{
   load = {CHARON_PLUGINS}
   install_routes = no
+  fragment_size = {fragment_bytes}
   # A lab's packets do not get lost: the first retransmission after 2 s, giving up after 14 s.
   retransmit_timeout = 2
   retransmit_base = 2

@@ -7,23 +7,30 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::libc;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, setsockopt, socket,
-    sockopt::ReuseAddr,
+    sockopt::{Linger, ReuseAddr},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{namespace::Namespace, process, server::PORT, site::Spec};
+use super::{
+    content::{self, judgement},
+    namespace::Namespace,
+    process,
+    server::PORT,
+    site::Spec,
+};
 
 /// For a connection, and for each answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Sends the current date with curl, as a device would, and returns the server's answer.
 pub fn report_date(namespace: &Namespace, site: &Spec) -> Result<String> {
     let now = OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?;
     let url = format!("http://{}/telemetry?device={}-sensor&date={now}", site.server, site.name);
     let mut curl = namespace.command("curl");
-    curl.args(["--silent", "--show-error", "--fail", "--max-time", "10", &url]);
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "30", &url]);
     process::output(&mut curl)
 }
 
@@ -60,8 +67,15 @@ impl Connection {
 
     fn over(stream: TcpStream, server: Ipv4Addr) -> Result<Self> {
         stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream), server })
+    }
+
+    /// Ends it with a RST, after which neither end sends anything.
+    pub fn reset(self) -> Result<()> {
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        Ok(setsockopt(self.stream.get_ref(), Linger, &at_once)?)
     }
 
     /// The device's port.
@@ -86,8 +100,32 @@ impl Connection {
         self.stream.get_mut().write_all(bytes).context("cannot send the request")
     }
 
+    /// Gets this much content, and checks all of it.
+    pub fn download(&mut self, bytes: usize) -> Result<()> {
+        self.send(self.request(&format!("{}{bytes}", content::PATH)).as_bytes())?;
+        let body = self.receive_bytes(bytes)?;
+        ensure!(body == content::content(bytes), "{bytes} bytes were asked for, {}", judgement(&body).trim());
+        Ok(())
+    }
+
+    /// Sends this much content; the server must say that all of it is right.
+    pub fn upload(&mut self, bytes: usize) -> Result<()> {
+        let path = content::PATH;
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {bytes}\r\n\r\n", self.server);
+        self.send(head.as_bytes())?;
+        self.send(&content::content(bytes))?;
+        let (answer, right) = (self.receive()?, judgement(&content::content(bytes)));
+        ensure!(answer == right, "{bytes} bytes were sent, the server received {}", answer.trim());
+        Ok(())
+    }
+
     /// Reads one answer, which must be a 200; returns its body.
     pub fn receive(&mut self) -> Result<String> {
+        Ok(String::from_utf8(self.receive_bytes(64 * 1024)?)?)
+    }
+
+    fn receive_bytes(&mut self, limit: usize) -> Result<Vec<u8>> {
         let mut status = String::new();
         self.stream.read_line(&mut status).context("no answer")?;
         ensure!(status.starts_with("HTTP/1.1 200"), "the answer is {status:?}");
@@ -105,9 +143,9 @@ impl Connection {
                 length = value.trim().parse()?;
             }
         }
-        ensure!(length <= 64 * 1024, "an answer of {length} bytes is not this server's");
+        ensure!(length <= limit, "an answer of {length} bytes is not this server's");
         let mut body = vec![0; length];
-        self.stream.read_exact(&mut body)?;
-        Ok(String::from_utf8(body)?)
+        self.stream.read_exact(&mut body).with_context(|| format!("an answer of {length} bytes"))?;
+        Ok(body)
     }
 }

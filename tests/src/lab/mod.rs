@@ -4,6 +4,8 @@ pub mod attack;
 pub mod attacks;
 pub mod capture;
 pub mod charon;
+pub mod content;
+pub mod conversation;
 pub mod device;
 pub mod frame;
 pub mod gateway;
@@ -12,19 +14,22 @@ pub mod mounts;
 pub mod namespace;
 pub mod open_gateway;
 pub mod pki;
+pub mod policies;
 pub mod process;
 pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod server;
 pub mod site;
+pub mod static_keys;
 pub mod suite;
 pub mod topology;
 pub mod traffic;
 pub mod watch;
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -32,20 +37,22 @@ use std::{
 };
 
 use ::gateway::{
+    control::{observed::Observed, status::Status},
     pki::{write_private, write_public},
     strongswan::Local,
 };
 use anyhow::{Context, Result, anyhow, ensure};
+use gateway_common::ids::TunnelId;
 
 use self::{
     charon::{Charon, Sa},
     gateway::{Drops, Gateway, Programs},
-    mounts::mount_fresh,
     namespace::Namespace,
     pki::{Authority, Issued},
     process::wait_for,
     server::{Requests, Server},
     site::{CONNECTION, GATEWAY_IDENTITY, SITES, Spec, connection},
+    static_keys::StaticKeys,
     topology::{Topology, customers, router_wan},
 };
 
@@ -53,7 +60,7 @@ use self::{
 const DIR: &str = "/run/lab";
 /// Where `policies/gateway.toml` says the gateway's keys are.
 const GATEWAY_PKI: &str = "/etc/gateway/pki";
-const TUNNEL_UP: Duration = Duration::from_secs(30);
+const TUNNEL_UP: Duration = Duration::from_secs(60);
 
 /// A lab that is up. Fields are dropped in this order: processes first.
 pub struct Lab {
@@ -69,6 +76,7 @@ pub struct Lab {
     pub authority: Authority,
     credentials: Issued,
     dir: PathBuf,
+    _static_keys: StaticKeys,
 }
 
 /// One site of a lab that is up.
@@ -89,9 +97,7 @@ impl Lab {
     /// The process must be in a mount namespace of its own: [`mounts::isolate`].
     pub fn up(programs: Programs) -> Result<Self> {
         let dir = PathBuf::from(DIR);
-        let pins = dir.join("gateway/run/gateway/bpf");
-        fs::create_dir_all(&pins)?;
-        mount_fresh("bpf", &pins)?;
+        let static_keys = StaticKeys::hold()?;
         let topology = Arc::new(Topology::build(&dir).context("cannot build the topology")?);
 
         let gateway = Gateway::start(programs, &topology.gateway, &dir.join("gateway"))?;
@@ -107,7 +113,17 @@ impl Lab {
         let credentials = authority.issue(GATEWAY_IDENTITY)?;
         place_gateway_keys(&authority, &credentials)?;
 
-        let mut lab = Self { gateway, routers, servers, requests, topology, authority, credentials, dir };
+        let mut lab = Self {
+            gateway,
+            routers,
+            servers,
+            requests,
+            topology,
+            authority,
+            credentials,
+            dir,
+            _static_keys: static_keys,
+        };
         lab.start_daemon()?;
         lab.load_routers()?;
         Ok(lab)
@@ -126,7 +142,7 @@ impl Lab {
             let sas = self.gateway_sas()?;
             let of_site = |site: &Spec| sas.iter().find(|sa| sa.remote_identity == site.identity).cloned();
             let Some(found) = SITES.iter().map(of_site).collect::<Option<Vec<_>>>() else { return Ok(None) };
-            let open = match self.gateway.tunnels_up()? {
+            let open = match self.gateway.tunnels_up(&self.topology.gateway)? {
                 Some(ids) => found.iter().all(|sa| ids.contains(&sa.reqid)),
                 None => true,
             };
@@ -134,24 +150,50 @@ impl Lab {
         })
     }
 
-    /// Brings back what a failed test may have left down.
+    /// Puts the lab back to its normal state, whatever a failed test has left. Cheap if that was nothing.
     pub fn restore(&mut self) -> Result<()> {
+        if !self.gateway.charon_is_running() {
+            self.start_charon()?;
+        }
+        let changed = self.gateway.restore_policies()?;
         if !self.gateway.is_running() {
             self.start_daemon()?;
+        } else if self.gateway.has_failed(&self.topology.gateway) {
+            self.kill_daemon()?;
+            self.start_daemon()?;
+        } else if changed {
+            self.reload_example()?;
         }
-        for site in self.sites() {
-            if site.charon.list_sas()?.is_empty() {
-                site.initiate()?;
+        let of_gateway = self.gateway_sas()?;
+        in_parallel(self.sites(), |site| {
+            let known = of_gateway.iter().any(|sa| sa.remote_identity == site.spec.identity);
+            let own = site.charon.list_sas()?;
+            if known && own.len() == 1 {
+                return Ok(());
             }
-        }
+            for sa in own {
+                // One that the gateway does not know any more takes its time to end, and ends.
+                site.charon.terminate(sa.ike_id)?;
+            }
+            site.initiate()
+        })?;
         self.wait_for_tunnels().map(drop)
+    }
+
+    /// What the gateway's maps hold once they know one SA in each direction of each tunnel: the ones
+    /// that a rekey has replaced stay for a while (FACTS 9).
+    pub fn settled_maps(&self) -> Result<Observed> {
+        self.wait_for_maps("the maps to have one SA in each direction of each tunnel", |maps| {
+            (maps.inbound.len(), maps.outbound.len()) == (SITES.len(), SITES.len())
+        })
     }
 
     /// Waits until neither charon nor the programs have the tunnel of this id.
     pub fn wait_until_down(&self, tunnel_id: u32) -> Result<()> {
         wait_for("the tunnel to be down", TUNNEL_UP, || {
             let in_charon = self.gateway_sas()?.iter().any(|sa| sa.reqid == tunnel_id);
-            let in_programs = self.gateway.tunnels_up()?.is_some_and(|ids| ids.contains(&tunnel_id));
+            let in_programs =
+                self.gateway.tunnels_up(&self.topology.gateway)?.is_some_and(|ids| ids.contains(&tunnel_id));
             Ok((!in_charon && !in_programs).then_some(()))
         })
     }
@@ -193,9 +235,74 @@ impl Lab {
         self.gateway.drops(&self.topology.gateway)
     }
 
+    /// What gatewayd says of itself.
+    pub fn status(&self) -> Result<Status> {
+        self.gateway.status(&self.topology.gateway)
+    }
+
+    /// Waits until gatewayd says that it is so, and returns what it says.
+    pub fn wait_for_status(&self, what: &str, holds: impl Fn(&Status) -> bool) -> Result<Status> {
+        self.gateway.wait_for_status(&self.topology.gateway, what, holds)
+    }
+
+    /// What is attached on the gateway: [`Gateway::attached`].
+    pub fn attached(&self) -> Result<BTreeMap<String, u32>> {
+        self.gateway.attached(&self.topology.gateway)
+    }
+
+    /// What the gateway's maps hold.
+    pub fn observed(&self) -> Result<Observed> {
+        self.gateway.observed(&self.topology.gateway)
+    }
+
+    /// Waits until the maps say that it is so, and returns them.
+    pub fn wait_for_maps(&self, what: &str, holds: impl Fn(&Observed) -> bool) -> Result<Observed> {
+        self.gateway.wait_for_maps(&self.topology.gateway, what, holds)
+    }
+
     /// Starts gatewayd and waits until it is ready.
     pub fn start_daemon(&mut self) -> Result<()> {
         self.gateway.start_daemon(&self.topology.gateway, &self.authority, &self.credentials)
+    }
+
+    /// Starts the gateway's charon, which knows nothing, and waits until it answers.
+    pub fn start_charon(&mut self) -> Result<()> {
+        self.gateway.start_charon(&self.topology.gateway)
+    }
+
+    /// Kills the gateway's charon with SIGKILL.
+    pub fn kill_charon(&mut self) -> Result<()> {
+        self.gateway.kill_charon()
+    }
+
+    /// Starts gatewayd and waits for nothing.
+    pub fn spawn_daemon(&mut self) -> Result<()> {
+        self.gateway.spawn_daemon(&self.topology.gateway)
+    }
+
+    /// Waits until gatewayd is ready.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        self.gateway.wait_until_ready(&self.topology.gateway)
+    }
+
+    /// Puts the example policies back, has gatewayd read them, and waits until all of them hold.
+    pub fn reload_example(&self) -> Result<()> {
+        self.gateway.policies()?.restore()?;
+        self.gateway.reload()?;
+        let status = self.wait_for_status("the example policies", |status| {
+            status.faults.is_empty() && status.tunnels.len() == SITES.len()
+        })?;
+        self.wait_for_maps("the LANs of the example policies", |maps| {
+            SITES.iter().all(|site| {
+                let told = status
+                    .tunnels
+                    .iter()
+                    .find(|t| (t.customer.as_str(), t.site.as_str()) == (site.customer, site.name));
+                let tunnel = told.and_then(|told| maps.tunnels.get(&TunnelId::new(told.id)?));
+                tunnel.is_some_and(|tunnel| tunnel.v4.has(site.device.into()))
+            })
+        })?;
+        Ok(())
     }
 
     /// Kills gatewayd with SIGKILL.
@@ -211,12 +318,17 @@ impl Lab {
     fn load_routers(&self) -> Result<()> {
         let sites = self.sites().into_iter().enumerate().collect();
         in_parallel(sites, |(index, site)| {
-            let issued = self.authority.issue(site.spec.identity)?;
-            let identity = site.spec.identity.to_owned();
-            let local = Local { identity, certificate: issued.certificate_pem.into() };
-            let authority = self.authority.certificate_pem();
-            site.charon.load(&connection(local, authority, router_wan(index), site.spec)?, &issued.key_pem)
+            self.load_router(index, &self.authority.issue(site.spec.identity)?)
         })
+    }
+
+    /// Gives a site's router its connection, with this certificate.
+    fn load_router(&self, index: usize, issued: &Issued) -> Result<()> {
+        let site = self.sites()[index];
+        let identity = site.spec.identity.to_owned();
+        let local = Local { identity, certificate: issued.certificate_pem.clone().into() };
+        let authority = self.authority.certificate_pem();
+        site.charon.load(&connection(local, authority, router_wan(index), site.spec)?, &issued.key_pem)
     }
 }
 
@@ -243,12 +355,18 @@ fn start_routers(topology: &Topology, dir: &Path) -> Result<Vec<Charon>> {
     Ok(routers)
 }
 
+/// Puts the gateway's certificates and key where its policy says they are, in the place of others.
 fn place_gateway_keys(authority: &Authority, issued: &Issued) -> Result<()> {
     let dir = Path::new(GATEWAY_PKI);
     fs::create_dir_all(dir)?;
-    write_public(&dir.join("ca.crt"), authority.certificate_pem())?;
-    write_public(&dir.join("gateway.crt"), &issued.certificate_pem)?;
-    write_private(&dir.join("gateway.key"), &issued.key_pem)?;
+    let place = |name: &str, write: fn(&Path, &str) -> io::Result<()>, text: &str| {
+        let new = dir.join(format!("{name}.new"));
+        write(&new, text)?;
+        fs::rename(&new, dir.join(name))
+    };
+    place("ca.crt", write_public, authority.certificate_pem())?;
+    place("gateway.crt", write_public, &issued.certificate_pem)?;
+    place("gateway.key", write_private, &issued.key_pem)?;
     Ok(())
 }
 

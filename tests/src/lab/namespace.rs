@@ -18,6 +18,10 @@ use nix::{
 /// What every namespace of the lab is called with, so that they are recognised on a shared machine.
 pub const PREFIX: &str = "gwlab-";
 
+/// The ports that connections get by themselves, first and last. A packet that an attack makes up comes
+/// from or goes to one below them, each attack's its own, so that it belongs to no connection there ever was.
+const EPHEMERAL_PORTS: &str = "32768 60999";
+
 /// Where `ip netns` looks for names.
 const NAMES: &str = "/run/netns";
 
@@ -32,8 +36,8 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes the namespace `gwlab-<name>`: no IPv6, no source address check, and forwarding only
-    /// where `forwards`. New namespaces would take these settings over from the machine.
+    /// Makes the namespace `gwlab-<name>`: no IPv6, no source address check, the usual ephemeral
+    /// ports, and forwarding only where `forwards`. New namespaces would take these settings over from the machine.
     pub fn create(name: &str, forwards: bool) -> Result<Self> {
         let name = format!("{PREFIX}{name}");
         let path = Path::new(NAMES).join(&name);
@@ -46,6 +50,7 @@ impl Namespace {
                 ("ipv6/conf/default/disable_ipv6", "1"),
                 ("ipv4/conf/all/rp_filter", "0"),
                 ("ipv4/conf/default/rp_filter", "0"),
+                ("ipv4/ip_local_port_range", EPHEMERAL_PORTS),
                 ("ipv4/ip_forward", if forwards { "1" } else { "0" }),
             ] {
                 write_sysctl(key, value)?;
@@ -100,10 +105,16 @@ impl Namespace {
         command
     }
 
-    /// Runs `work` on a thread inside the network namespace. A socket made there stays there.
+    /// Runs `work` on a thread inside the namespace, with its `/run`. A socket made there stays there.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         on_new_thread(|| {
             setns(&self.net, CloneFlags::CLONE_NEWNET)?;
+            if let Some(mounts) = &self.mounts {
+                // The threads of a process share root and working directory, which bars them from
+                // another mount namespace.
+                unshare(CloneFlags::CLONE_FS)?;
+                setns(mounts, CloneFlags::CLONE_NEWNS)?;
+            }
             work()
         })
         .with_context(|| format!("in the namespace {}", self.name))

@@ -57,10 +57,22 @@ impl Process {
         Ok(())
     }
 
+    /// Sends `signal`.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.child.id().cast_signed()), signal)?)
+    }
+
     /// Sends `signal` and waits for the process to end.
     pub fn end(mut self, signal: Signal) -> Result<ExitStatus> {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal)?;
+        self.signal(signal)?;
         Ok(self.child.wait()?)
+    }
+
+    /// Kills it as the kernel's OOM killer would, if it has not ended by itself.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 }
 

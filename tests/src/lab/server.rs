@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use tiny_http::{Response, Server as HttpServer};
 
-use super::namespace::Namespace;
+use super::{content, namespace::Namespace};
 
 /// The port all servers listen on.
 pub const PORT: u16 = 80;
@@ -61,6 +61,11 @@ impl Server {
                     method: request.method().to_string(),
                     url: request.url().to_owned(),
                 };
+                if received.url.starts_with(content::PATH) {
+                    // Takes time, and all the more if packets are lost, which must not stop the others.
+                    thread::spawn(move || exchange_content(request));
+                    continue;
+                }
                 let body = format!("{customer}: received {}\n", received.url);
                 requests.push(received);
                 // A client that is gone by now is not the server's business.
@@ -69,6 +74,25 @@ impl Server {
         });
         Ok(Self { customer, address })
     }
+}
+
+/// Sends content to who asks for it, or judges what was sent. Clients judge the answers: one that is gone
+/// is not the server's business.
+fn exchange_content(mut request: tiny_http::Request) {
+    let asked = request.url().strip_prefix(content::PATH).and_then(|bytes| bytes.parse().ok());
+    let mut body = Vec::new();
+    let answer = match (request.method(), asked) {
+        (tiny_http::Method::Get, Some(bytes)) if bytes <= content::MAX_BYTES => content::content(bytes),
+        (tiny_http::Method::Post, None) if request.body_length().is_some_and(|b| b <= content::MAX_BYTES) => {
+            if request.as_reader().read_to_end(&mut body).is_err() {
+                return;
+            }
+            content::judgement(&body).into_bytes()
+        }
+        _ => "no such content\n".into(),
+    };
+    // With a Content-Length, however long it is.
+    let _ = request.respond(Response::from_data(answer).with_chunked_threshold(usize::MAX));
 }
 
 impl Requests {

@@ -4,10 +4,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Trial};
 
-use super::{Lab, attack::judge, attacks, gateway::Programs, report::Report, scenario::SCENARIOS};
+use super::{Lab, attack::judge, attacks, gateway::Programs, report::Report, scenario};
 
 /// The lab, from when it is up.
 type Shared = Arc<Mutex<Option<Lab>>>;
@@ -32,7 +32,7 @@ pub fn test(programs: Programs, args: Vec<String>) -> Result<ExitCode> {
 }
 
 fn trials(shared: &Shared) -> Vec<Trial> {
-    let scenarios = SCENARIOS.iter().map(|scenario| trial(scenario.name, "works", shared, scenario.run));
+    let scenarios = scenario::all().map(|scenario| trial(scenario.name, "works", shared, scenario.run));
     let attacks = attacks::all().map(|attack| {
         trial(attack.name, "attack", shared, |lab| {
             let outcome = judge(attack, lab, &mut lab.drops()?)?;
@@ -60,8 +60,20 @@ fn trial(
         // A test that panicked leaves a lab that is as good as after any failure.
         let mut lab = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let lab = lab.as_mut().ok_or("the lab is not up")?;
-        // The one before may have failed half-way.
-        lab.restore().and_then(|()| run(lab)).map_err(|error| format!("{error:#}").into())
+        let result = lab
+            .restore()
+            .context("what the tests before have left could not be put back to normal")
+            .and_then(|()| run_one(lab, run));
+        result.map_err(|error| format!("{error:#}").into())
     };
     Trial::test(name, test).with_kind(kind)
+}
+
+/// Runs a test. One that fails leaves the lab in its normal state, or says that it could not.
+fn run_one(lab: &mut Lab, run: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    let Err(error) = run(lab) else { return Ok(()) };
+    match lab.restore() {
+        Ok(()) => Err(error),
+        Err(why) => bail!("{error:#}\nThe lab could not be put back to normal: {why:#}"),
+    }
 }

@@ -188,6 +188,20 @@ pub fn router_wan(index: usize) -> Ipv4Addr {
     if SITES[index].behind_nat { ROUTER_BEHIND_NAT } else { uplink(index).1 }
 }
 
+/// The next hop of a site's router on its uplink.
+pub fn next_hop(site: &Spec) -> Ipv4Addr {
+    if site.behind_nat { NAT_INSIDE } else { uplink(index_of(site)).0 }
+}
+
+/// The address that the gateway sees a site's router at.
+pub fn seen_address(site: &Spec) -> Ipv4Addr {
+    uplink(index_of(site)).1
+}
+
+fn index_of(site: &Spec) -> usize {
+    SITES.iter().position(|other| other.identity == site.identity).expect("it is one of SITES")
+}
+
 /// Of an XFRM policy, behind all that charon installs, which are below 400,000.
 const LAST_PRIORITY: u32 = 4_000_000;
 

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Between two requests.
-const INTERVAL: Duration = Duration::from_millis(10);
+const INTERVAL: Duration = Duration::from_millis(30);
 /// Every so many requests come on a connection of their own, so that flows are opened all the time.
 const NEW_CONNECTION_EVERY: u64 = 8;
 /// After the last answer: for acknowledgements and FINs that are still on their way.
@@ -32,10 +32,16 @@ pub struct Traffic {
     site: &'static Spec,
     /// Where in the servers' common list it began.
     requests_before: usize,
-    stop: Arc<AtomicBool>,
-    client: JoinHandle<Result<u64>>,
+    client: Client,
     at_device: Capture,
     at_server: Capture,
+}
+
+/// The thread that sends. Dropping it stops it, so that the traffic of a test that failed does not go on.
+#[derive(Debug)]
+struct Client {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<u64>>>,
 }
 
 /// What went through.
@@ -58,32 +64,74 @@ impl Traffic {
         let at_device = Capture::start(&lab.topology.devices[index], "eth0")?;
         let at_server = Capture::start(lab.topology.server(site.customer)?, "eth0")?;
         let requests_before = lab.requests.count();
-        let stop = Arc::new(AtomicBool::new(false));
-        let client = thread::spawn({
-            let (topology, stop) = (lab.topology.clone(), stop.clone());
-            move || send_until(&topology, index, &stop)
-        });
-        Ok(Self { site, requests_before, stop, client, at_device, at_server })
+        let client = Client::start(lab.topology.clone(), index);
+        Ok(Self { site, requests_before, client, at_device, at_server })
     }
 
-    /// Stops, and fails if a request was lost, repeated or not answered.
+    /// Stops, and fails if a request was lost, repeated or not answered; returns how many there were.
+    /// Packets may have been lost and sent again.
+    pub fn stop_requests(self, lab: &Lab) -> Result<u64> {
+        self.end(lab).map(|(requests, ..)| requests)
+    }
+
+    /// Stops, and fails if a request was lost, repeated or not answered, or a packet lost.
     pub fn stop(self, lab: &Lab) -> Result<Tally> {
-        self.stop.store(true, Ordering::Relaxed);
         let site = self.site;
-        let requests = self.client.join().map_err(|_| anyhow!("the client of {} panicked", site.name))??;
-        thread::sleep(SETTLE);
-
-        let urls = lab.requests.since(self.requests_before).into_iter().map(|request| request.url);
-        let received: Vec<_> = urls.filter(|url| url.starts_with(&path_of(site))).collect();
-        let sent: Vec<_> = (0..requests).map(|number| format!("{}{number}", path_of(site))).collect();
-        ensure!(received == sent, "{} sent {requests} requests, {} arrived", site.name, received.len());
-
-        let (device, server) = (self.at_device.stop()?, self.at_server.stop()?);
+        let (requests, at_device, at_server) = self.end(lab)?;
+        let (device, server) = (at_device.stop()?, at_server.stop()?);
         let packets =
             |frames: &[Frame], outgoing: bool, to_server: bool| packets(frames, site, outgoing, to_server);
         let to_server = same(&packets(&device, true, true), &packets(&server, false, true), "to the server")?;
         let to_site = same(&packets(&server, true, false), &packets(&device, false, false), "to the device")?;
         Ok(Tally { requests, to_server, to_site })
+    }
+
+    fn end(self, lab: &Lab) -> Result<(u64, Capture, Capture)> {
+        let site = self.site;
+        let requests = self.client.stop()?;
+        thread::sleep(SETTLE);
+
+        let received = lab.requests.since(self.requests_before).into_iter();
+        let received: Vec<_> = received.filter(|request| request.url.starts_with(&path_of(site))).collect();
+        let astray = received.iter().find(|request| request.customer != site.customer);
+        ensure!(
+            astray.is_none(),
+            "{} is a request of {}",
+            astray.map_or("", |request| &request.url),
+            site.name
+        );
+        let received: Vec<_> = received.into_iter().map(|request| request.url).collect();
+        let sent: Vec<_> = (0..requests).map(|number| format!("{}{number}", path_of(site))).collect();
+        ensure!(received == sent, "{} sent {requests} requests, {} arrived", site.name, received.len());
+        Ok((requests, self.at_device, self.at_server))
+    }
+}
+
+impl Client {
+    fn start(topology: Arc<Topology>, index: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let stop = stop.clone();
+            move || send_until(&topology, index, &stop)
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    /// How many requests were sent and answered.
+    fn stop(mut self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("already stopped")?;
+        thread.join().map_err(|_| anyhow!("a client panicked"))?
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // The test has failed already, for a better reason.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Eyes everywhere during an attack: whatever arrives where nothing may arrive is a leak.
-use std::{thread, time::Duration};
+use std::{net::Ipv4Addr, thread, time::Duration};
 
 use anyhow::Result;
 
-use super::{Lab, capture::Capture};
+use super::{Lab, capture::Capture, site::SITES, topology::customers};
 
 /// How long a packet may take through the lab. Under emulation the slowest path takes some 10 ms.
 const SETTLE: Duration = Duration::from_millis(150);
@@ -30,7 +30,7 @@ impl Watch {
     /// that left the gateway towards the internet as anything but ESP or IKE.
     pub fn leaks(self) -> Result<Vec<String>> {
         thread::sleep(SETTLE);
-        let mut leaks = self.internet_leaks()?;
+        let mut leaks = internet_leaks(self.internet)?;
         for end in self.ends {
             let place = end.place.clone();
             let arrived = end.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_arp());
@@ -39,15 +39,36 @@ impl Watch {
         Ok(leaks)
     }
 
+    /// As [`Watch::leaks`], but packets between devices and their own customers' servers are meant to be
+    /// there.
+    pub fn astray(self) -> Result<Vec<String>> {
+        thread::sleep(SETTLE);
+        let mut astray = internet_leaks(self.internet)?;
+        let at_servers = customers().map(|(customer, _)| {
+            let own = SITES.iter().filter(|site| site.customer == customer);
+            own.map(|site| site.device).collect()
+        });
+        let at_devices = SITES.iter().map(|site| vec![site.server]);
+        for (end, known) in self.ends.into_iter().zip(at_servers.chain(at_devices)) {
+            let known: Vec<Ipv4Addr> = known;
+            let place = end.place.clone();
+            let strange = end.stop()?.into_iter().filter(|frame| {
+                let from_known = frame.addresses().is_some_and(|(source, _)| known.contains(&source));
+                !frame.outgoing && !frame.is_arp() && !from_known
+            });
+            astray.extend(strange.map(|frame| format!("{} reached {place}", frame.describe())));
+        }
+        Ok(astray)
+    }
+
     /// As [`Watch::leaks`], but packets at servers and devices are meant to be there.
     pub fn plaintext_on_the_internet(self) -> Result<Vec<String>> {
         thread::sleep(SETTLE);
-        self.internet_leaks()
+        internet_leaks(self.internet)
     }
+}
 
-    fn internet_leaks(&self) -> Result<Vec<String>> {
-        let left =
-            self.internet.frames().into_iter().filter(|frame| !frame.outgoing && !frame.is_ipsec_or_arp());
-        Ok(left.map(|frame| format!("{} left eth_internet", frame.describe())).collect())
-    }
+fn internet_leaks(internet: Capture) -> Result<Vec<String>> {
+    let left = internet.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_ipsec_or_arp());
+    Ok(left.map(|frame| format!("{} left eth_internet", frame.describe())).collect())
 }

@@ -55,8 +55,8 @@ pub struct Machine {
     /// Budgets of outer sources, and what all strangers share.
     sources: HashMap<MapData, Ipv6, Budgets>,
     strangers: PerCpuArray<MapData, Budgets>,
-    /// The timing wheel: first nodes by slot and family, and its hand.
-    wheel: Array<MapData, [u32; 2]>,
+    /// The timing wheel: lock and first nodes of both families by slot, and its hand.
+    wheel: Array<MapData, [u32; 3]>,
     expiry: Array<MapData, Expiry>,
 }
 
@@ -140,7 +140,7 @@ impl Machine {
         self.remove_flows::<Ipv4>()?;
         self.remove_flows::<Ipv6>()?;
         for slot in 0..SLOTS as u32 {
-            self.wheel.set(slot, &[0; 2], 0)?;
+            self.wheel.set(slot, &[0; 3], 0)?;
         }
         // SAFETY: all of it is integers, and the kernel leaves the timer alone.
         let unmoved: Expiry = unsafe { std::mem::zeroed() };

@@ -179,7 +179,8 @@ impl World {
             let servers = [Some(IpAddr::V4(customer.server)), customer.server6.map(IpAddr::V6)];
             servers.into_iter().flatten().map(|server| (server, Customer { id: customer.id }))
         });
-        let outbound = TUNNELS.iter().flat_map(|known| known.peers.map(|peer| (outbound(known, peer), known.id)));
+        let outbound =
+            TUNNELS.iter().flat_map(|known| known.peers.map(|peer| (outbound(known, peer), known.id)));
         Self {
             settings: settings(),
             tunnels: TUNNELS.iter().map(|known| (known.id, tunnel(known))).collect(),

@@ -24,7 +24,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "plaintext to a server, spoofed LAN source",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterNotGatewayAddress },
         run: |lab| {
-            let packets = ["S", "A"].map(|flags| tcp((BERLIN, 43001), (ACME_SERVER, PORT), flags, b""));
+            let packets = ["S", "A"].map(|flags| tcp((BERLIN, 23001), (ACME_SERVER, PORT), flags, b""));
             send_on_wire(lab, &packets)
         },
     },
@@ -32,7 +32,7 @@ pub const ATTACKS: &[Attack] = &[
         name: "plaintext_to_server_from_internet",
         what: "plaintext to a server from the internet",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterNotGatewayAddress },
-        run: |lab| send_on_wire(lab, &[tcp((INTERNET_HOST, 43002), (ACME_SERVER, PORT), "S", b"")]),
+        run: |lab| send_on_wire(lab, &[tcp((INTERNET_HOST, 23002), (ACME_SERVER, PORT), "S", b"")]),
     },
     Attack {
         name: "tcp_to_gateway",
@@ -40,7 +40,7 @@ pub const ATTACKS: &[Attack] = &[
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterPortNotAllowed },
         run: |lab| {
             let packets =
-                [22, PORT, 500, 4500].map(|port| tcp((INTERNET_HOST, 43003), (GATEWAY, port), "S", b""));
+                [22, PORT, 500, 4500].map(|port| tcp((INTERNET_HOST, 23003), (GATEWAY, port), "S", b""));
             send_on_wire(lab, &packets)
         },
     },

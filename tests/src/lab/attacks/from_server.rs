@@ -22,7 +22,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "server opens a connection to a device",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NewFromServer },
         run: |lab| {
-            let packets = [BERLIN, MUNICH].map(|device| tcp((ACME_SERVER, 42001), (device, PORT), "S", b""));
+            let packets = [BERLIN, MUNICH].map(|device| tcp((ACME_SERVER, 22001), (device, PORT), "S", b""));
             send_from_server(lab, "acme", &packets)
         },
     },
@@ -31,7 +31,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "server opens a connection to the gateway",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NewFromServer },
         run: |lab| {
-            let packets = [GATEWAY_LAN, GATEWAY].map(|own| tcp((ACME_SERVER, 42002), (own, 22), "S", b""));
+            let packets = [GATEWAY_LAN, GATEWAY].map(|own| tcp((ACME_SERVER, 22002), (own, 22), "S", b""));
             send_from_server(lab, "acme", &packets)
         },
     },
@@ -40,7 +40,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "server opens a connection to another's server",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NewFromServer },
         run: |lab| {
-            let packet = tcp((ACME_SERVER, 42003), (GLOBEX_SERVER, PORT), "S", b"");
+            let packet = tcp((ACME_SERVER, 22003), (GLOBEX_SERVER, PORT), "S", b"");
             send_from_server(lab, "acme", &[packet])
         },
     },
@@ -49,7 +49,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "server opens a connection to the internet",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NewFromServer },
         run: |lab| {
-            let packet = tcp((ACME_SERVER, 42004), (INTERNET_HOST, 443), "S", b"");
+            let packet = tcp((ACME_SERVER, 22004), (INTERNET_HOST, 443), "S", b"");
             send_from_server(lab, "acme", &[packet])
         },
     },
@@ -58,7 +58,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "server sends UDP to the internet",
         expected: Expected::Dropped { customer: "acme", reason: Reason::ProtocolNotAllowed },
         run: |lab| {
-            let packet = udp((ACME_SERVER, 42005), (INTERNET_HOST, 53), b"query");
+            let packet = udp((ACME_SERVER, 22005), (INTERNET_HOST, 53), b"query");
             send_from_server(lab, "acme", &[packet])
         },
     },
@@ -68,7 +68,7 @@ pub const ATTACKS: &[Attack] = &[
         expected: Expected::Dropped { customer: "acme", reason: Reason::ReplyWithoutConnection },
         run: |lab| {
             let packets =
-                ["SA", "A", "FA", "R"].map(|flags| tcp((ACME_SERVER, PORT), (BERLIN, 42006), flags, b""));
+                ["SA", "A", "FA", "R"].map(|flags| tcp((ACME_SERVER, PORT), (BERLIN, 22006), flags, b""));
             send_from_server(lab, "acme", &packets)
         },
     },
@@ -77,7 +77,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "a cloud LAN address that is no server's",
         expected: Expected::Dropped { customer: "-", reason: Reason::SourceNotServer },
         run: |lab| {
-            let packet = tcp((NO_SERVER, PORT), (BERLIN, 42007), "SA", b"");
+            let packet = tcp((NO_SERVER, PORT), (BERLIN, 22007), "SA", b"");
             send_from_server(lab, "acme", &[packet])
         },
     },

@@ -22,7 +22,7 @@ pub const ATTACKS: &[Attack] = &[
         expected: Expected::Dropped { customer: "acme", reason: Reason::DestinationNotServer },
         run: |lab| {
             let servers = [GLOBEX_SERVER, INITECH_SERVER];
-            let packets = servers.map(|server| tcp((BERLIN, 41001), (server, PORT), "S", b""));
+            let packets = servers.map(|server| tcp((BERLIN, 21001), (server, PORT), "S", b""));
             send_from_device(lab, "berlin", &packets)
         },
     },
@@ -31,7 +31,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "device to its own server, other ports",
         expected: Expected::Dropped { customer: "acme", reason: Reason::PortNotAllowed },
         run: |lab| {
-            let packets = [22, 81, 443, 8080].map(|port| tcp((BERLIN, 41002), (ACME_SERVER, port), "S", b""));
+            let packets = [22, 81, 443, 8080].map(|port| tcp((BERLIN, 21002), (ACME_SERVER, port), "S", b""));
             send_from_device(lab, "berlin", &packets)
         },
     },
@@ -40,7 +40,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "UDP from a device to its own server",
         expected: Expected::Dropped { customer: "acme", reason: Reason::ProtocolNotAllowed },
         run: |lab| {
-            let packets = [53, PORT].map(|port| udp((BERLIN, 41003), (ACME_SERVER, port), b"hello"));
+            let packets = [53, PORT].map(|port| udp((BERLIN, 21003), (ACME_SERVER, port), b"hello"));
             send_from_device(lab, "berlin", &packets)
         },
     },
@@ -55,7 +55,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "inner source outside the site's LAN",
         expected: Expected::Dropped { customer: "acme", reason: Reason::InnerSourceNotInSite },
         run: |lab| {
-            let packet = tcp((NOBODYS_LAN, 41004), (ACME_SERVER, PORT), "S", b"");
+            let packet = tcp((NOBODYS_LAN, 21004), (ACME_SERVER, PORT), "S", b"");
             send_from_device(lab, "berlin", &[packet])
         },
     },
@@ -65,7 +65,7 @@ pub const ATTACKS: &[Attack] = &[
         expected: Expected::Dropped { customer: "initech", reason: Reason::InnerSourceNotInSite },
         run: |lab| {
             let servers = [INITECH_SERVER, ACME_SERVER];
-            let packets = servers.map(|server| tcp((BERLIN, 41005), (server, PORT), "S", b""));
+            let packets = servers.map(|server| tcp((BERLIN, 21005), (server, PORT), "S", b""));
             send_from_device(lab, "austin", &packets)
         },
     },
@@ -74,7 +74,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "another customer's LAN address, same prefix",
         expected: Expected::Dropped { customer: "globex", reason: Reason::DestinationNotServer },
         run: |lab| {
-            let packet = tcp((BERLIN, 41006), (ACME_SERVER, PORT), "S", b"");
+            let packet = tcp((BERLIN, 21006), (ACME_SERVER, PORT), "S", b"");
             send_from_device(lab, "springfield", &[packet])
         },
     },
@@ -83,7 +83,7 @@ pub const ATTACKS: &[Attack] = &[
         what: "an address of the customer's other site",
         expected: Expected::Dropped { customer: "acme", reason: Reason::InnerSourceNotInSite },
         run: |lab| {
-            let packet = tcp((BERLIN, 41007), (ACME_SERVER, PORT), "S", b"");
+            let packet = tcp((BERLIN, 21007), (ACME_SERVER, PORT), "S", b"");
             send_from_device(lab, "munich", &[packet])
         },
     },
@@ -92,31 +92,31 @@ pub const ATTACKS: &[Attack] = &[
         what: "a bare ACK without a connection",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NoConnection },
         run: |lab| {
-            send_from_device(lab, "berlin", &[tcp((BERLIN, 41008), (ACME_SERVER, PORT), "A", b"data")])
+            send_from_device(lab, "berlin", &[tcp((BERLIN, 21008), (ACME_SERVER, PORT), "A", b"data")])
         },
     },
     Attack {
         name: "syn_ack_without_connection",
         what: "a SYN-ACK without a connection",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NoConnection },
-        run: |lab| send_from_device(lab, "berlin", &[tcp((BERLIN, 41009), (ACME_SERVER, PORT), "SA", b"")]),
+        run: |lab| send_from_device(lab, "berlin", &[tcp((BERLIN, 21009), (ACME_SERVER, PORT), "SA", b"")]),
     },
     Attack {
         name: "fin_without_connection",
         what: "a FIN without a connection",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NoConnection },
-        run: |lab| send_from_device(lab, "berlin", &[tcp((BERLIN, 41010), (ACME_SERVER, PORT), "FA", b"")]),
+        run: |lab| send_from_device(lab, "berlin", &[tcp((BERLIN, 21010), (ACME_SERVER, PORT), "FA", b"")]),
     },
     Attack {
         name: "rst_without_connection",
         what: "a RST without a connection",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NoConnection },
-        run: |lab| send_from_device(lab, "berlin", &[tcp((BERLIN, 41011), (ACME_SERVER, PORT), "R", b"")]),
+        run: |lab| send_from_device(lab, "berlin", &[tcp((BERLIN, 21011), (ACME_SERVER, PORT), "R", b"")]),
     },
     Attack {
         name: "syn_fin_to_its_server",
         what: "flags no TCP sends: SYN and FIN",
         expected: Expected::Dropped { customer: "acme", reason: Reason::TcpFlagsInvalid },
-        run: |lab| send_from_device(lab, "berlin", &[tcp((BERLIN, 41012), (ACME_SERVER, PORT), "SF", b"")]),
+        run: |lab| send_from_device(lab, "berlin", &[tcp((BERLIN, 21012), (ACME_SERVER, PORT), "SF", b"")]),
     },
 ];

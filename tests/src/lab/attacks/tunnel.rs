@@ -1,5 +1,5 @@
 //! Tunnels that are down, and tunnels that must never come up.
-use std::{net::Ipv4Addr, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use ::gateway::strongswan::Local;
 use anyhow::{Result, ensure};
@@ -10,16 +10,15 @@ use crate::lab::{
     Lab,
     attack::{AtLeast, Attack, Expected, Seen},
     charon::Charon,
+    conversation::Conversation,
     device::Connection,
-    frame::{Packet, send_packets, tcp},
+    frame::{Packet, send_packets},
     pki::Authority,
-    server::PORT,
-    site::{ACME_SERVER, CONNECTION, SITES, connection},
+    site::{CONNECTION, SITES, connection},
     topology::STRANGER,
     watch::Watch,
 };
 
-const BERLIN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 /// Packets a server sends while its customer's tunnel goes down, and how far apart.
 const BURST: usize = 100;
 const BURST_INTERVAL: Duration = Duration::from_millis(10);
@@ -90,11 +89,8 @@ fn while_tunnel_goes_down(lab: &Lab) -> Result<Seen> {
 
 /// A connection from berlin's device, and replies as its server could send them at any time.
 fn open_connection(lab: &Lab) -> Result<(Connection, Vec<Packet>)> {
-    let mut connection = Connection::open(lab.site("berlin")?.device, ACME_SERVER)?;
-    connection.get("/before")?;
-    // A duplicate acknowledgement changes nothing at either end.
-    let reply = tcp((ACME_SERVER, PORT), (BERLIN, connection.local_port()?), "A", b"");
-    Ok((connection, vec![reply; BURST]))
+    let Conversation { connection, from_server, .. } = Conversation::open(lab.site("berlin")?)?;
+    Ok((connection, vec![from_server; BURST]))
 }
 
 /// Brings the tunnel back; the connection must have survived.

@@ -128,7 +128,13 @@ fn transport(words: &mut Words, ports: Option<(u16, u16)>, v6: bool) -> Result<T
         "ICMP" => {
             let (kind, code) = match words.next()? {
                 "echo" => (if v6 { 128 } else { 8 }, 0),
-                "too-big" => if v6 { (2, 0) } else { (3, 4) },
+                "too-big" => {
+                    if v6 {
+                        (2, 0)
+                    } else {
+                        (3, 4)
+                    }
+                }
                 "router-solicit" if v6 => (133, 0),
                 "router-advert" if v6 => (134, 0),
                 "solicit" if v6 => (135, 0),
@@ -274,4 +280,3 @@ impl Udp {
         Ok(true)
     }
 }
-

@@ -1,0 +1,105 @@
+//! What the kernel tells of interfaces and paths, in network namespaces of their own.
+use std::{net::IpAddr, process::Command, time::Duration};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use gateway::kernel::{interface::Interface, network::Network};
+use libtest_mimic::{Arguments, Trial};
+use nix::sched::{CloneFlags, unshare};
+use tokio::time::timeout;
+
+/// Far above what the kernel takes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+type Test = fn() -> Result<()>;
+
+fn main() -> std::process::ExitCode {
+    let tests: [(&str, Test); 3] = [
+        ("interface_is_seen_with_mtu_and_addresses_of_both_families", interface_is_seen),
+        ("path_mtu_is_what_the_kernel_knows_of_the_route", || run(path_mtu_is_read)),
+        ("changes_of_links_and_addresses_are_told_at_once", || run(changes_are_told)),
+    ];
+    let missing = !nix::unistd::geteuid().is_root();
+    if missing {
+        eprintln!("SKIPPED, all tests: not root, so no network namespaces");
+    }
+    let trials = tests.map(|(name, test)| {
+        let test = move || in_namespace(test).map_err(|error| format!("{error:#}").into());
+        Trial::test(name, test).with_ignored_flag(missing)
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+}
+
+/// In a thread with a network namespace of its own, which goes with it; it has one link with a peer.
+fn in_namespace(test: Test) -> Result<()> {
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+        ip("link add outside mtu 1400 type veth peer name e0")?;
+        ip("addr add 203.0.113.1/24 dev outside")?;
+        ip("addr add 2001:db8::1/64 dev outside nodad")?;
+        ip("link set outside up")?;
+        ip("link set e0 up")?;
+        test()
+    });
+    thread.join().map_err(|_| anyhow!("it panicked"))?
+}
+
+fn run(test: impl AsyncFnOnce(Network) -> Result<()>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { test(Network::open()?).await })
+}
+
+fn ip(arguments: &str) -> Result<()> {
+    let status = Command::new("ip").args(arguments.split_whitespace()).status()?;
+    ensure!(status.success(), "ip {arguments}: {status}");
+    Ok(())
+}
+
+fn interface_is_seen() -> Result<()> {
+    let interface = Interface::look("outside")?;
+    ensure!(interface.mtu == 1400 && interface.index != 0, "{interface:?}");
+    ensure!(interface.v4 == ["203.0.113.1".parse::<std::net::Ipv4Addr>()?], "{interface:?}");
+    let [global, link_local] = interface.v6[..] else { return Err(anyhow!("{interface:?}")) };
+    ensure!(global == "2001:db8::1".parse::<std::net::Ipv6Addr>()?, "{interface:?}");
+    ensure!(link_local.is_unicast_link_local() && interface.is_routable(), "{interface:?}");
+    ip("addr del 203.0.113.1/24 dev outside")?;
+    ip("addr del 2001:db8::1/64 dev outside")?;
+    ensure!(!Interface::look("outside")?.is_routable());
+    ensure!(Interface::look("nothing").is_err());
+    Ok(())
+}
+
+async fn path_mtu_is_read(network: Network) -> Result<()> {
+    ip("route add 198.51.100.0/24 via 203.0.113.2 mtu 1350")?;
+    ip("route add 198.51.101.0/24 via 203.0.113.2")?;
+    ip("-6 route add 2001:db8:7::/48 via 2001:db8::2 mtu 1300")?;
+    ip("-6 route add 2001:db8:8::/48 via 2001:db8::2")?;
+    let cases = [
+        ("198.51.100.5", Some(1350)),
+        ("198.51.101.5", None),
+        ("192.0.2.1", None),
+        ("2001:db8:7::5", Some(1300)),
+        ("2001:db9::1", None),
+    ];
+    for (peer, expected) in cases {
+        let mtu = network.path_mtu(peer.parse::<IpAddr>()?).await;
+        ensure!(mtu == expected, "the path MTU to {peer} is {mtu:?} and not {expected:?}");
+    }
+    Ok(())
+}
+
+async fn changes_are_told(mut network: Network) -> Result<()> {
+    let changes = [
+        "link set outside mtu 1300",
+        "addr add 203.0.113.7/24 dev outside",
+        "addr add 2001:db8::7/64 dev outside nodad",
+        "addr del 203.0.113.7/24 dev outside",
+        "link del outside",
+    ];
+    for change in changes {
+        // What is under way already.
+        while timeout(Duration::from_millis(200), network.changed()).await.is_ok() {}
+        ip(change)?;
+        timeout(PATIENCE, network.changed()).await.with_context(|| format!("after `ip {change}`"))?;
+    }
+    Ok(())
+}

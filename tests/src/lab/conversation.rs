@@ -1,0 +1,55 @@
+//! An open connection and packets that belong in it, for asking whether the gateway lets them through.
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{
+    Site,
+    capture::{Capture, Segment},
+    device::Connection,
+    frame::Packet,
+    process::wait_for,
+};
+
+/// For both ends to have acknowledged all; TCP waits at most 200 ms with that.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// An open connection on which nothing is under way.
+#[derive(Debug)]
+pub struct Conversation {
+    /// The device's end.
+    pub connection: Connection,
+    /// A duplicate of the device's last acknowledgement: any window of any tracker takes it, and it
+    /// changes nothing at either end.
+    pub from_device: Packet,
+    /// The same of the server's.
+    pub from_server: Packet,
+}
+
+impl Conversation {
+    /// Connects a site's device to its server, with one request, and waits until both ends are quiet.
+    pub fn open(site: Site<'_>) -> Result<Self> {
+        let capture = Capture::start(site.device, "eth0")?;
+        let mut connection = Connection::open(site.device, site.spec.server)?;
+        connection.get("/before")?;
+        let port = connection.local_port()?;
+        let (device, server) = wait_for("both ends to be quiet", QUIET, || {
+            let frames = capture.frames();
+            let last = |outgoing, port_of: fn(&Segment) -> u16| {
+                let mut own =
+                    frames.iter().filter(|frame| frame.outgoing == outgoing).filter_map(|f| f.segment());
+                own.rfind(|segment| port_of(segment) == port).map(|segment| segment.next(b""))
+            };
+            let device = last(true, |segment| segment.header.source_port);
+            let server = last(false, |segment| segment.header.destination_port);
+            let quiet = |(a, b): &(Segment, Segment)| acknowledges(a, b) && acknowledges(b, a);
+            Ok(device.zip(server).filter(quiet))
+        })
+        .with_context(|| format!("the connection of {}", site.spec.full_name()))?;
+        Ok(Self { connection, from_device: device.to_packet(), from_server: server.to_packet() })
+    }
+}
+
+fn acknowledges(one: &Segment, other: &Segment) -> bool {
+    one.header.acknowledgment_number == other.header.sequence_number
+}
