@@ -11,7 +11,7 @@ use gateway_tests::{
 #[command(about = "One customer and the internet flood the gateway; the other customers must not notice")]
 struct Cli {
     /// How long the flood lasts
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(3..=120))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(6..=600))]
     seconds: u64,
     /// Only the control: the attacker has no quota, so that the test must fail
     #[arg(long)]

@@ -41,7 +41,7 @@ use crate::replay::world::{MSS_BYTES, World};
 pub const TABLE_FLOWS: u32 = 65_536;
 /// How long a half-open flow lives without a packet, in seconds: `[timeouts]` of the policy, so low that
 /// the test sees them end.
-pub const HALF_OPEN_SECONDS: u32 = 4;
+pub const HALF_OPEN_SECONDS: u32 = 3;
 
 /// How many flows a customer has, and how many of them are half-open.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

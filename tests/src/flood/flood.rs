@@ -13,7 +13,10 @@ use nix::{
     libc,
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::{
-        socket::{MsgFlags, recv, send, setsockopt, sockopt::ReceiveTimeout},
+        socket::{
+            MsgFlags, recv, send, setsockopt,
+            sockopt::{RcvBufForce, ReceiveTimeout},
+        },
         time::{TimeVal, TimeValLike},
     },
     unistd::Pid,
@@ -69,13 +72,14 @@ pub fn from_internet(namespace: &Namespace, sent: &AtomicU64, stop: &AtomicBool)
     Ok(())
 }
 
-/// Answers every other SYN-ACK that the attacker's server sends with an ACK, so that it has not only
-/// half-open flows. Returns after it is told to stop.
+/// Answers seven in eight SYN-ACKs of the attacker's server with an ACK, so that it has not only half-open
+/// flows and reaches the other quota too. Returns after it is told to stop.
 pub fn acknowledge(namespace: &Namespace, stop: &AtomicBool) -> Result<()> {
+    const BUFFER_BYTES: usize = 8 << 20;
     let socket = packet_socket(namespace, &ATTACKER.interface())?;
     ignore_outgoing(&socket)?;
+    setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(100))?;
-    on_last_cpu()?;
     let mut buffer = [0u8; 256];
     while !stop.load(Relaxed) {
         let length = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
@@ -102,7 +106,7 @@ pub fn put(socket: &OwnedFd, frame: &[u8]) -> Result<bool> {
     }
 }
 
-/// The ACK for a SYN-ACK to an even port.
+/// The ACK for a SYN-ACK, but for those to one port in eight.
 fn answer(frame: &[u8]) -> Option<Segment> {
     const ETHERNET: usize = 14;
     let (source, destination, tcp) = match frame.get(12..14)? {
@@ -122,7 +126,7 @@ fn answer(frame: &[u8]) -> Option<Segment> {
     let word = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
     let device_port = u16::from_be_bytes([tcp[2], tcp[3]]);
     let is_syn_ack = tcp[13] & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK;
-    let ours = frame[..6] != GATEWAY_MAC && is_syn_ack && device_port % 2 == 0;
+    let ours = frame[..6] != GATEWAY_MAC && is_syn_ack && device_port % 8 != 0;
     ours.then(|| Segment {
         addresses: (destination, source),
         ports: (device_port, PORT),

@@ -69,8 +69,8 @@ impl Segment {
     }
 }
 
-/// Everything that a site should not send, so many frames of it. More than half are SYNs of random
-/// tuples, most of them in the site's LAN, so that they would fill the table several times over.
+/// Everything that a site should not send, so many frames of it. Half are SYNs of random tuples in the
+/// site's LAN.
 pub fn from_site(count: usize) -> Result<Pool> {
     let mut random = Random::new(1);
     let mut pool = Pool::default();
@@ -97,8 +97,8 @@ fn site_frame(kind: usize, random: &mut Random) -> Result<Vec<u8>> {
         Ok(frame)
     };
     match kind {
-        0..6 => syn.frame(),
-        6..8 => Segment { addresses: (device6, server6), ..syn }.frame(),
+        0..5 => syn.frame(),
+        5..8 => Segment { addresses: (device6, server6), ..syn }.frame(),
         // From elsewhere: a victim's LAN, or anywhere.
         8 if random.per_mille(500) => {
             let from = IpAddr::V4(Ipv4Addr::from(random.word()));

@@ -14,20 +14,50 @@ use gateway::kernel::{
 };
 
 /// Flows of each family.
-const FLOWS: u32 = 1 << 20;
+pub const FLOWS: u32 = 1 << 20;
 /// The most that one IPv4 flow may take.
 pub const MOST_BYTES_V4: f64 = 160.0;
 
-/// Bytes for one IPv4 flow and for one IPv6 flow.
-pub fn bytes_per_flow() -> Result<[f64; 2]> {
+/// What one family's maps take.
+pub struct Memory {
+    /// Bytes, for [`FLOWS`] flows.
+    all: u64,
+    /// Bytes that each flow more takes.
+    pub each: f64,
+}
+
+impl Memory {
+    /// Bytes divided by the flows there is room for.
+    pub fn per_flow(&self) -> f64 {
+        self.all as f64 / f64::from(FLOWS)
+    }
+
+    /// Bytes that are taken for no flow: the maps' own structures.
+    pub fn fixed(&self) -> f64 {
+        self.all as f64 - self.each * f64::from(FLOWS)
+    }
+}
+
+/// Of IPv4 and of IPv6.
+pub fn measure() -> Result<[Memory; 2]> {
+    let [half, all] = [tables(FLOWS / 2)?, tables(FLOWS)?];
+    let memory = |family: usize| Memory {
+        all: all[family],
+        each: (all[family] - half[family]) as f64 / f64::from(FLOWS / 2),
+    };
+    Ok([memory(0), memory(1)])
+}
+
+/// Bytes that tables of this many flows take, of IPv4 and of IPv6.
+fn tables(flows: u32) -> Result<[u64; 2]> {
     let pins = Pins::new(PathBuf::from("/run/gateway-flood/memory"));
     pins.prepare()?;
-    let sizes = Sizes { tunnels: 1, customers: 1, flows: FLOWS, flows6: FLOWS };
+    let sizes = Sizes { tunnels: 1, customers: 1, flows, flows6: flows };
     let measured = programs::load(&pins, sizes, Purpose::Gateway).and_then(|_ebpf| {
-        let each = |maps: [&str; 2]| -> Result<f64> {
-            Ok((memory(&pins, maps[0])? + memory(&pins, maps[1])?) as f64 / f64::from(FLOWS))
-        };
-        Ok([each(["FLOWS", "NODES"])?, each(["FLOWS6", "NODES6"])?])
+        Ok([
+            memory(&pins, "FLOWS")? + memory(&pins, "NODES")?,
+            memory(&pins, "FLOWS6")? + memory(&pins, "NODES6")?,
+        ])
     });
     pins.remove()?;
     measured

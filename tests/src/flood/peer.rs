@@ -51,14 +51,19 @@ pub fn send(internet: &Namespace, tally: &Tally, stop: &AtomicBool) -> Result<()
     Ok(())
 }
 
-/// Counts what reaches the gateway's socket until told to stop.
-pub fn receive(gateway: &Namespace, tally: &Tally, stop: &AtomicBool) -> Result<()> {
+/// The gateway's socket, where charon's would be.
+pub fn open(gateway: &Namespace) -> Result<UdpSocket> {
     const BUFFER_BYTES: usize = 8 << 20;
     let socket = gateway.enter(|| {
         UdpSocket::bind(SocketAddr::new(GATEWAY[0], IKE_PORT)).context("open the socket for IKE")
     })?;
     setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)?;
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    Ok(socket)
+}
+
+/// Counts what reaches the socket until told to stop.
+pub fn receive(socket: &UdpSocket, tally: &Tally, stop: &AtomicBool) -> Result<()> {
     let mut seen = HashSet::new();
     let mut buffer = [0u8; 64];
     loop {
