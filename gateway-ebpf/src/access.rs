@@ -145,7 +145,7 @@ impl<'a> Skb<'a> {
     /// error for everything else).
     #[inline(always)]
     pub fn identity(&self) -> Option<Identity> {
-        if REPLAY.load() == 1 {
+        if REPLAY.load() != 0 {
             return self.replayed_identity();
         }
         // SAFETY: zero is a valid value of a C structure of integers.

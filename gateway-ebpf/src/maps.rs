@@ -124,8 +124,9 @@ pub static EVENTS: RingBuf<DropEvent, EVENT_RING_BYTES> = RingBuf::new();
 pub static PROGRAMS: ProgramArray<{ NextProgram::ALL.len() }> = ProgramArray::new();
 
 /// 1 in packet-replay tests, which cannot give a packet an XFRM state: the SA's reqid and SPI then
-/// come from skb->cb[0] and cb[1], and the time from `REPLAY_CLOCK`. The daemon never sets it, and
-/// as a constant it lets the verifier remove that code.
+/// come from skb->cb[0] and cb[1], and the time from `REPLAY_CLOCK`. 2 in the flood test: identity
+/// likewise, but the clock and the timer are real. The daemon never sets it, and as a constant it lets
+/// the verifier remove that code.
 #[unsafe(no_mangle)]
 pub static REPLAY: Global<u32> = Global::new(0);
 

@@ -3,6 +3,7 @@ mod bpf;
 mod build;
 mod command;
 mod diff;
+mod flood;
 mod fuzz;
 mod guest;
 mod kernel;
@@ -89,6 +90,17 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Let one customer and the internet flood the gateway; the other customers must not notice
+    ///
+    /// With quotas and budgets, then a control without quotas, which must fail; then the kernel memory for
+    /// one flow. In network namespaces, with the real programs and real TCP.
+    Flood {
+        #[command(flatten)]
+        machine: vm::Machine,
+        /// --seconds N, --without-quotas; see --help behind --
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Check format, clippy (warnings denied) and dependencies
     Lint {
         /// Let rustfmt and clippy change the files
@@ -172,6 +184,7 @@ fn run(task: Task) -> Result<i32> {
             test::run(&only, filter.as_deref(), choice, &machine).map(|passed| i32::from(!passed))
         }
         Task::Diff { machine, arguments } => diff::run(&arguments, &machine),
+        Task::Flood { machine, arguments } => flood::run(&arguments, &machine),
         Task::Lint { fix } => {
             let checks = lint::run(fix)?;
             for check in &checks {

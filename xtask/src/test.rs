@@ -117,7 +117,7 @@ pub fn run(only: &[Stage], filter: Option<&str>, choice: Choice, machine: &Machi
             Stage::Host => host(filter),
             Stage::Replay => replay(filter, machine),
             Stage::Diff => differential(machine),
-            Stage::Flood => flooded(),
+            Stage::Flood => flooded(machine),
             Stage::Lab => end_to_end(filter, choice, machine),
             Stage::Lint => lint(),
         };
@@ -192,12 +192,12 @@ fn differential(machine: &Machine) -> Result<Outcome> {
     Ok(Outcome::of_runs(&[("tcp_loose=0", run("0")?), ("tcp_loose=1", run("1")?)]))
 }
 
-fn flooded() -> Result<Outcome> {
+fn flooded(machine: &Machine) -> Result<Outcome> {
     const SECONDS: &str = "15";
     if !nix::unistd::geteuid().is_root() {
         return Ok(Outcome::skipped("needs root, for namespaces".to_owned()));
     }
-    let status = flood::run(&["--seconds", SECONDS].map(str::to_owned))?;
+    let status = flood::run(&["--seconds", SECONDS].map(str::to_owned), machine)?;
     Ok(Outcome::of_runs(&[("flood", status)]))
 }
 

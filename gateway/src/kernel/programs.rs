@@ -50,15 +50,27 @@ pub enum Purpose {
     Gateway,
     /// Packet-replay tests: identity and time from the test.
     Replay,
+    /// The flood test: identity from the test, time from the kernel.
+    ReplayIdentity,
+}
+
+impl Purpose {
+    /// What the programs know it by, `REPLAY` in gateway-ebpf/src/maps.rs.
+    const fn number(self) -> u32 {
+        match self {
+            Self::Gateway => 0,
+            Self::Replay => 1,
+            Self::ReplayIdentity => 2,
+        }
+    }
 }
 
 /// Loads the programs into the kernel; maps that are pinned already are used, with what is in them.
 pub fn load(pins: &Pins, sizes: Sizes, purpose: Purpose) -> Result<Ebpf> {
-    let replay = u32::from(purpose == Purpose::Replay);
     let spis = sizes.tunnels.saturating_mul(SPIS_PER_TUNNEL);
     let mut ebpf = EbpfLoader::new()
         .default_map_pin_directory(pins.directory())
-        .override_global("REPLAY", &replay, true)
+        .override_global("REPLAY", &purpose.number(), true)
         .map_max_entries("TUNNELS", sizes.tunnels + 1)
         .map_max_entries("CUSTOMERS", sizes.customers)
         .map_max_entries("CUSTOMERS6", sizes.customers)

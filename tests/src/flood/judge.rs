@@ -1,0 +1,205 @@
+//! What must hold, whatever is sent.
+use std::{
+    collections::BTreeMap,
+    sync::{PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use gateway_common::{limits, reason::Reason};
+
+use super::{
+    firewall::{self, Held},
+    party::{ATTACKER, Party},
+    run::Outcome,
+};
+
+/// The criterion that fails when one customer fills the table.
+pub const NEW_CONNECTIONS: &str = "victims' new connections within 1 s, at least 99 % of each";
+
+/// Something that must hold.
+pub struct Criterion {
+    /// What.
+    pub name: &'static str,
+    /// Whether it did.
+    pub held: bool,
+    /// What was seen.
+    pub seen: String,
+}
+
+/// A flood after which no closed connection of a victim has ended yet.
+const SURE: Duration = Duration::from_secs(100);
+/// What the site's flood must have been dropped for, so that it is known to be what it says.
+const SITE_REASONS: [Reason; 12] = [
+    Reason::FlowQuotaExceeded,
+    Reason::HalfOpenQuotaExceeded,
+    Reason::InnerSourceNotInSite,
+    Reason::DestinationNotServer,
+    Reason::PortNotAllowed,
+    Reason::ProtocolNotAllowed,
+    Reason::InnerFragment,
+    Reason::NoConnection,
+    Reason::InnerMalformed,
+    Reason::InnerChecksumWrong,
+    Reason::TcpMalformed,
+    Reason::TcpFlagsInvalid,
+];
+/// The same of the internet's.
+const INTERNET_REASONS: [Reason; 3] =
+    [Reason::IkeOverBudget, Reason::UnknownSpiOverBudget, Reason::FragmentsOverBudget];
+
+/// Judges by the ordinary quota, whatever the attacker had.
+pub fn judge(outcome: &Outcome) -> Vec<Criterion> {
+    let mut criteria = vec![
+        established(outcome),
+        new_connections(outcome),
+        quota(outcome),
+        events(outcome),
+        attackers_events(outcome),
+        known_peers(outcome),
+        strangers(outcome),
+        reached(outcome),
+    ];
+    if let Some(held) = &outcome.held {
+        criteria.extend([usage(outcome, held), half_open(outcome, held)]);
+    }
+    criteria
+}
+
+/// How many of the victims' packets found the table full.
+pub fn table_was_full(outcome: &Outcome) -> u64 {
+    let of = |party: &Party| outcome.counted[&party.id].dropped.get(&Reason::FlowTableFull).copied();
+    outcome.victims.keys().filter_map(of).sum()
+}
+
+fn established(outcome: &Outcome) -> Criterion {
+    let sum = |what: fn(&super::victim::Tally) -> u64| outcome.victims.values().map(what).sum::<u64>();
+    let lost = sum(|tally| tally.lost.load(Relaxed));
+    let answered = sum(|tally| tally.answered.load(Relaxed));
+    let name = "victims' established connections: 0 lost";
+    Criterion {
+        name,
+        held: lost == 0 && answered > 0,
+        seen: format!("{lost} lost, {answered} requests answered"),
+    }
+}
+
+fn new_connections(outcome: &Outcome) -> Criterion {
+    let each =
+        || outcome.victims.values().map(|tally| (tally.tried.load(Relaxed), tally.in_time.load(Relaxed)));
+    let held = each().all(|(tried, in_time)| tried > 0 && in_time * 100 >= tried * 99);
+    let (tried, in_time) = each().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let slowest = outcome.victims.values().map(|tally| tally.slowest_us.load(Relaxed)).max().unwrap_or(0);
+    let worst = each().map(|(tried, in_time)| in_time as f64 / tried as f64).fold(1.0, f64::min);
+    let mut seen = format!(
+        "{in_time} of {tried}, the worst victim {:.2} %, the slowest {} ms",
+        worst * 100.0,
+        slowest / 1000
+    );
+    let first = |tally: &super::victim::Tally| {
+        tally.first_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    };
+    if let Some(error) = outcome.victims.values().find_map(first) {
+        seen += &format!("\nfirst error: {error}");
+    }
+    Criterion { name: NEW_CONNECTIONS, held, seen }
+}
+
+fn quota(outcome: &Outcome) -> Criterion {
+    let quota = firewall::default_quota();
+    let Held { flows, half_open } = outcome.seen.attacker;
+    Criterion {
+        name: "attacker's flows within its quota",
+        held: flows > 0 && flows <= quota.flows && half_open <= quota.half_open,
+        seen: format!("at most {flows} of {}, half-open {half_open} of {}", quota.flows, quota.half_open),
+    }
+}
+
+/// Their UDP packets were dropped, and each of them told.
+fn events(outcome: &Outcome) -> Criterion {
+    let told = |party: &Party| {
+        outcome.seen.events.get(&(party.id, Some(Reason::ProtocolNotAllowed))).copied().unwrap_or(0)
+    };
+    let sent: u64 = outcome.victims.values().map(|tally| tally.offences.load(Relaxed)).sum();
+    Criterion {
+        name: "victims' own drop events all arrive",
+        held: outcome.victims.iter().all(|(party, tally)| {
+            let offences = tally.offences.load(Relaxed);
+            offences > 0 && told(party) == offences
+        }),
+        seen: format!("{} of {sent}", outcome.victims.keys().map(told).sum::<u64>()),
+    }
+}
+
+fn attackers_events(outcome: &Outcome) -> Criterion {
+    let told = outcome.seen.events_of(ATTACKER.id);
+    let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
+    // A second more, since a budget that is whole at the start lasts for one.
+    let most = cpus
+        * (f64::from(limits::EVENTS_BURST)
+            + (outcome.lasted.as_secs_f64() + 1.0) * limits::EVENTS_PER_SECOND as f64);
+    let lost = outcome.counted[&ATTACKER.id].events_lost;
+    Criterion {
+        name: "attacker's drop events within their budget",
+        held: told > 0 && told as f64 <= most && lost > 0,
+        seen: format!("{told} of at most {most:.0}, {lost} not written"),
+    }
+}
+
+/// After the flood, with no packet under way. A victim's connections are all there still: TIME_WAIT, in
+/// which closed ones are, lasts longer than the test.
+fn usage(outcome: &Outcome, held: &BTreeMap<Party, [Held; 2]>) -> Criterion {
+    let mut wrong = Vec::new();
+    for (party, [counted, usage]) in held {
+        let opened = outcome.counted[&party.id].opened;
+        let all_there = *party == ATTACKER || outcome.lasted > SURE || u64::from(counted.flows) == opened;
+        if counted != usage || counted.flows == 0 || !all_there {
+            wrong.push(format!("customer {}: {counted:?}, USAGE {usage:?}, {opened} opened", party.id));
+        }
+    }
+    let all: u32 = held.values().map(|[counted, _]| counted.flows).sum();
+    let seen =
+        if wrong.is_empty() { format!("{all} flows of all, USAGE says the same") } else { wrong.join("\n") };
+    Criterion { name: "each customer's USAGE is what its flows count", held: wrong.is_empty(), seen }
+}
+
+fn half_open(outcome: &Outcome, held: &BTreeMap<Party, [Held; 2]>) -> Criterion {
+    let [counted, usage] = held[&ATTACKER];
+    let most = outcome.seen.attacker.half_open;
+    Criterion {
+        name: "attacker's half-open flows end by themselves",
+        held: most > 0 && counted.half_open == 0 && usage.half_open == 0,
+        seen: format!("{most} → {} in the tables, {} in USAGE", counted.half_open, usage.half_open),
+    }
+}
+
+fn known_peers(outcome: &Outcome) -> Criterion {
+    let (sent, arrived) = (outcome.ike.sent.load(Relaxed), outcome.ike.arrived.load(Relaxed));
+    let name = "IKE of known peers all reaches the gateway's socket";
+    Criterion { name, held: sent > 0 && sent == arrived, seen: format!("{arrived} of {sent}") }
+}
+
+fn strangers(outcome: &Outcome) -> Criterion {
+    let over = outcome.counted[&0].dropped.get(&Reason::IkeOverBudget).copied().unwrap_or(0);
+    let passed = outcome.ike.strangers.load(Relaxed);
+    let rate = gateway_common::budget::Class::Ike.of_strangers();
+    let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
+    let most = cpus * (f64::from(rate.burst) + outcome.lasted.as_secs_f64() * f64::from(rate.per_second));
+    Criterion {
+        name: "IKE of strangers is held to their budget",
+        held: over > 0 && passed > 0 && passed as f64 <= most,
+        seen: format!("{passed} of at most {most:.0} passed, IkeOverBudget {over}"),
+    }
+}
+
+fn reached(outcome: &Outcome) -> Criterion {
+    let lacks = |customer: u32, reasons: &[Reason]| -> Vec<&'static str> {
+        let dropped = &outcome.counted[&customer].dropped;
+        reasons.iter().filter(|reason| !dropped.contains_key(reason)).map(|reason| reason.name()).collect()
+    };
+    let missing = [lacks(ATTACKER.id, &SITE_REASONS), lacks(0, &INTERNET_REASONS)].concat();
+    let seen = match missing.is_empty() {
+        true => format!("all of {}", SITE_REASONS.len() + INTERNET_REASONS.len()),
+        false => format!("not {}", missing.join(", ")),
+    };
+    Criterion { name: "the flood is dropped for every reason it is made for", held: missing.is_empty(), seen }
+}

@@ -1,0 +1,17 @@
+//! The flood test: one customer's site and the whole internet send everything at once, through the real
+//! programs on real veths; meanwhile the other customers' devices must not notice.
+//!
+//! [`party`] (who) → [`ground`] (namespaces) → [`firewall`] (programs and maps) → [`flood`] against
+//! [`victim`]s and [`peer`]s, seen by [`watch`] → [`judge`] → [`run`] prints.
+mod firewall;
+mod flood;
+mod frames;
+mod ground;
+mod judge;
+mod memory;
+mod party;
+mod peer;
+pub mod run;
+mod server;
+mod victim;
+mod watch;
