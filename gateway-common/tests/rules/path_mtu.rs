@@ -136,7 +136,7 @@ fn message_of_the_server_quotes_a_packet_of_the_device_it_goes_to() {
             ((router(v6), PORTS.0), server_at, ReplyWithoutConnection),
             ((device_at.0, PORTS.0 + 1), server_at, ReplyWithoutConnection),
             (device_at, (server(2, v6), PORTS.1), ReplyWithoutConnection),
-            (device_at, (server_at.0, PORTS.1 + 1), FlowNoLongerAllowed),
+            (device_at, (server_at.0, PORTS.1 + 1), ReplyWithoutConnection),
             (server_at, device_at, ReplyWithoutConnection),
         ] {
             assert_eq!(refused(quote(from, to)), Some(expected), "{from:?} {to:?}");

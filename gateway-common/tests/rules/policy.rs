@@ -211,7 +211,7 @@ fn server_answers_on_a_connection_that_policy_still_allows() {
         };
         assert_eq!(changed(|tunnel| tunnel.up = 0), Some(TunnelDown));
         assert_eq!(changed(|tunnel| tunnel.customer = 2), Some(UnknownTunnel));
-        assert_eq!(changed(|tunnel| tunnel.port = 81), Some(FlowNoLongerAllowed));
+        assert_eq!(changed(|tunnel| tunnel.port = 81), Some(ReplyWithoutConnection));
         let moved = |tunnel: &mut Tunnel| {
             tunnel.v4.server.octets[3] += 1;
             tunnel.v6.server.octets[15] += 1;
