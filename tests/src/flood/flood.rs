@@ -4,6 +4,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -73,13 +75,15 @@ pub fn from_internet(namespace: &Namespace, sent: &AtomicU64, stop: &AtomicBool)
 }
 
 /// Answers seven in eight SYN-ACKs of the attacker's server with an ACK, so that it has not only half-open
-/// flows and reaches the other quota too. Returns after it is told to stop.
+/// flows and reaches the other quota too. At first it is late, so that the half-open quota is reached. Returns after it is told to stop.
 pub fn acknowledge(namespace: &Namespace, stop: &AtomicBool) -> Result<()> {
     const BUFFER_BYTES: usize = 8 << 20;
+    const LATE: Duration = Duration::from_millis(300);
     let socket = packet_socket(namespace, &ATTACKER.interface())?;
     ignore_outgoing(&socket)?;
     setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(100))?;
+    thread::sleep(LATE);
     let mut buffer = [0u8; 256];
     while !stop.load(Relaxed) {
         let length = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {

@@ -53,6 +53,7 @@ pub fn judge(outcome: &Outcome) -> Vec<Criterion> {
         established(outcome),
         new_connections(outcome),
         quota(outcome),
+        drops(outcome),
         events(outcome),
         attackers_events(outcome),
         known_peers(outcome),
@@ -114,7 +115,20 @@ fn quota(outcome: &Outcome) -> Criterion {
     }
 }
 
-/// Their UDP packets were dropped, and each of them told.
+/// Their UDP packets, and nothing else.
+fn drops(outcome: &Outcome) -> Criterion {
+    let own: u64 = outcome.victims.values().map(|tally| tally.offences.load(Relaxed)).sum();
+    let ids: Vec<u32> = outcome.victims.keys().map(|party| party.id).collect();
+    let mut dropped = outcome.dropped(&ids);
+    let expected = dropped.remove(&Reason::ProtocolNotAllowed).unwrap_or(0);
+    let others: Vec<String> =
+        dropped.iter().map(|(reason, count)| format!("{} {count}", reason.name())).collect();
+    let seen = if others.is_empty() { format!("{expected} of {own}, no other") } else { others.join(", ") };
+    let name = "of victims' packets the gateway drops only those to be dropped";
+    Criterion { name, held: others.is_empty() && expected == own, seen }
+}
+
+/// Each of them was told.
 fn events(outcome: &Outcome) -> Criterion {
     let told = |party: &Party| {
         outcome.seen.events.get(&(party.id, Some(Reason::ProtocolNotAllowed))).copied().unwrap_or(0)

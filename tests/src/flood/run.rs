@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use gateway::kernel::maps::Counted;
 use gateway_common::{layout::Quota, reason::Reason};
@@ -71,7 +71,6 @@ impl Outcome {
 
 /// Does it all and prints it. True if all held. `quotas`: false for the control alone, judged like any.
 pub fn run(duration: Duration, quotas: bool) -> Result<bool> {
-    raise_descriptor_limit()?;
     let pool = frames::from_site(FRAMES)?;
     let ordinary = firewall::default_quota();
     if !quotas {
@@ -125,7 +124,7 @@ fn print_memory() -> Result<bool> {
 fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: bool) -> Result<Outcome> {
     let ground = Ground::create(name)?;
     let gateway = Gateway::start(name, &ground, attacker)?;
-    server::start(&ground.servers)?;
+    let _silent = server::start(&ground.servers)?;
     let charon = peer::open(&ground.gateway)?;
     let victims: BTreeMap<Party, victim::Tally> =
         Party::victims().map(|party| (party, victim::Tally::default())).collect();
@@ -243,22 +242,4 @@ fn print(title: &str, outcome: &Outcome, criteria: &[Criterion]) -> bool {
 
 fn word(held: bool) -> &'static str {
     if held { "held" } else { "FAILED" }
-}
-
-/// Both rounds' servers hold connections of the attacker, beside those of the victims.
-fn raise_descriptor_limit() -> Result<()> {
-    const NEEDED: libc::rlim_t = 10_000;
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure lives until the calls return.
-    let result = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
-    };
-    ensure!(
-        result == 0 && limit.rlim_cur >= NEEDED,
-        "{} open files are allowed, {NEEDED} are needed (ulimit -Hn)",
-        limit.rlim_cur
-    );
-    Ok(())
 }

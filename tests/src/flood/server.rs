@@ -6,21 +6,29 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{Backlog, listen};
 
 use super::party::{ATTACKER, PORT, Party};
 use crate::lab::namespace::Namespace;
 
-/// Starts all servers. They listen until the process ends.
-pub fn start(namespace: &Namespace) -> Result<()> {
+/// Starts all servers. They listen until the process ends, the attacker's until what is returned is
+/// dropped: it completes handshakes, as many as the kernel keeps for it, and never says a word.
+pub fn start(namespace: &Namespace) -> Result<Vec<TcpListener>> {
+    let mut silent = Vec::new();
     for party in Party::all() {
         for address in [IpAddr::V4(party.server4()), IpAddr::V6(party.server6())] {
             let listener = namespace.enter(|| {
                 TcpListener::bind((address, PORT)).with_context(|| format!("listen on {address}"))
             })?;
-            thread::spawn(move || if party == ATTACKER { hold(&listener) } else { serve(&listener) });
+            if party == ATTACKER {
+                listen(&listener, Backlog::MAXCONN)?;
+                silent.push(listener);
+            } else {
+                thread::spawn(move || serve(&listener));
+            }
         }
     }
-    Ok(())
+    Ok(silent)
 }
 
 /// What the server of this address answers to request `number`.
@@ -54,15 +62,5 @@ fn answer(stream: &TcpStream) -> Result<()> {
             let mut to = stream;
             to.write_all((head + &body).as_bytes())?;
         }
-    }
-}
-
-/// The attacker's: accepts and says nothing. After so many it leaves connections to the kernel, as
-/// descriptors are for the victims' too.
-fn hold(listener: &TcpListener) {
-    const MOST: usize = 2000;
-    let held: Vec<TcpStream> = listener.incoming().flatten().take(MOST).collect();
-    while held.len() == MOST {
-        thread::park();
     }
 }
