@@ -1,7 +1,7 @@
 //! What really was on a wire: a packet socket and a thread that keeps what it sees.
 use std::{
     mem,
-    net::Ipv4Addr,
+    net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc, Mutex, PoisonError,
@@ -34,6 +34,11 @@ const POLL: TimeVal = TimeVal::new(0, 20_000);
 const BUFFER_BYTES: usize = 64 << 20;
 const UDP: u8 = 17;
 const ESP: u8 = 50;
+const ICMPV6: u8 = 58;
+const HOP_BY_HOP: u8 = 0;
+const ETHERNET_BYTES: usize = 14;
+const IPV4_BYTES: usize = 20;
+const IPV6_BYTES: usize = 40;
 
 /// A capture that is running. Dropping it stops it.
 #[derive(Debug)]
@@ -57,12 +62,12 @@ pub struct Frame {
 /// The parts of a TCP segment that the lab looks at.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
-    /// The IPv4 header's identification.
+    /// The IPv4 header's identification, 0 in IPv6.
     pub identification: u16,
     /// Source address.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Destination address.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Header with options.
     pub header: TcpHeader,
     /// Payload.
@@ -117,43 +122,82 @@ impl Frame {
         self.bytes.get(12..14) == Some(&[0x08, 0x06])
     }
 
-    /// The IP protocol number, if it is IPv4.
+    /// The protocol number of an IPv4 packet, or an IPv6 packet's next header.
     pub fn ip_protocol(&self) -> Option<u8> {
-        (self.bytes.get(12..14) == Some(&[0x08, 0x00])).then(|| self.bytes.get(23).copied())?
+        self.bytes.get(if self.is_ipv4()? { 23 } else { 20 }).copied()
     }
 
-    /// Source and destination of an IPv4 packet.
-    pub fn addresses(&self) -> Option<(Ipv4Addr, Ipv4Addr)> {
-        self.ip_protocol()?;
-        let address = |at: usize| {
-            let octets: [u8; 4] = self.bytes.get(at..at + 4)?.try_into().ok()?;
-            Some(Ipv4Addr::from(octets))
-        };
-        Some((address(26)?, address(30)?))
+    /// Source and destination of an IP packet.
+    pub fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
+        let v4 = |at| Some(IpAddr::from(self.array::<4>(at)?));
+        let v6 = |at| Some(IpAddr::from(self.array::<16>(at)?));
+        match self.is_ipv4()? {
+            true => Some((v4(26)?, v4(30)?)),
+            false => Some((v6(22)?, v6(38)?)),
+        }
     }
 
-    /// The segment, if it is one of TCP over IPv4.
+    /// So many bytes, from this one on.
+    pub fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.bytes.get(at..at + N)?.try_into().ok()
+    }
+
+    /// What follows the IP header, as far as it was seen: IPv4 options and extension headers included.
+    pub fn payload(&self) -> Option<&[u8]> {
+        self.bytes.get(ETHERNET_BYTES + if self.is_ipv4()? { IPV4_BYTES } else { IPV6_BYTES }..)
+    }
+
+    /// None if it is neither IPv4 nor IPv6.
+    fn is_ipv4(&self) -> Option<bool> {
+        match self.bytes.get(12..14)? {
+            [0x08, 0x00] => Some(true),
+            [0x86, 0xdd] => Some(false),
+            _ => None,
+        }
+    }
+
+    /// The segment, if it is one of TCP.
     pub fn segment(&self) -> Option<Segment> {
         let packet = SlicedPacket::from_ethernet(&self.bytes).ok()?;
-        let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport)
-        else {
-            return None;
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else { return None };
+        let identification = match packet.net? {
+            NetSlice::Ipv4(ip) => ip.header().identification(),
+            _ => 0,
         };
-        let ip = ip.header();
+        let (source, destination) = self.addresses()?;
         Some(Segment {
-            identification: ip.identification(),
-            source: ip.source_addr(),
-            destination: ip.destination_addr(),
+            identification,
+            source,
+            destination,
             header: tcp.to_header(),
             payload: tcp.payload().to_vec(),
         })
     }
 
-    /// Whether the gateway may send it into the internet: ARP, ESP, IKE, and both in UDP 4500.
-    pub fn is_ipsec_or_arp(&self) -> bool {
-        let ports = self.bytes.get(34..38).unwrap_or_default();
-        let ike = [[1, 0xf4], [0x11, 0x94]];
+    /// Whether it is what neighbours on a link say to each other: ARP, neighbour discovery but for
+    /// redirects (RFC 4861, with a hop limit of 255), multicast listener messages (RFC 3810, with one of 1).
+    pub fn is_of_link(&self) -> bool {
+        let kind = |at: usize| self.payload().and_then(|payload| payload.get(at)).copied();
+        let hop_limit = self.bytes.get(21).copied();
         self.is_arp()
+            || match (self.is_ipv4(), self.ip_protocol()) {
+                (Some(false), Some(ICMPV6)) => {
+                    matches!(kind(0), Some(133..=136)) && hop_limit == Some(255)
+                }
+                (Some(false), Some(HOP_BY_HOP)) => {
+                    let listener = matches!(kind(8), Some(130..=132 | 143));
+                    listener && kind(0) == Some(ICMPV6) && hop_limit == Some(1)
+                }
+                _ => false,
+            }
+    }
+
+    /// Whether the gateway may send it into the internet: what is said on a link, ESP, IKE, and both in
+    /// UDP 4500.
+    pub fn is_of_link_or_ipsec(&self) -> bool {
+        let ports = self.payload().unwrap_or_default();
+        let ike = [[1, 0xf4], [0x11, 0x94]];
+        self.is_of_link()
             || match self.ip_protocol() {
                 Some(ESP) => true,
                 Some(UDP) => ike.iter().any(|port| ports.starts_with(port)),
@@ -197,11 +241,13 @@ impl Segment {
         next
     }
 
-    /// The IPv4 packet, with new checksums.
+    /// The packet, with new checksums.
     pub fn to_packet(&self) -> Packet {
         let mut packet = tcp_with_header(self.source, self.destination, self.header.clone(), &self.payload);
-        // The kernel puts the IPv4 header's checksum right when it sends the packet.
-        packet[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        if self.source.is_ipv4() {
+            // The kernel puts the IPv4 header's checksum right when it sends the packet.
+            packet[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        }
         packet
     }
 }

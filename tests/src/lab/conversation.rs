@@ -1,5 +1,5 @@
 //! An open connection and packets that belong in it, for asking whether the gateway lets them through.
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -27,10 +27,11 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Connects a site's device to its server, with one request, and waits until both ends are quiet.
-    pub fn open(site: Site<'_>) -> Result<Self> {
+    /// Connects a site's device to its server at this address, with one request, and waits until both ends
+    /// are quiet.
+    pub fn open(site: Site<'_>, server: impl Into<IpAddr>) -> Result<Self> {
         let capture = Capture::start(site.device, "eth0")?;
-        let mut connection = Connection::open(site.device, site.spec.server)?;
+        let mut connection = Connection::open(site.device, server)?;
         connection.get("/before")?;
         let port = connection.local_port()?;
         let (device, server) = wait_for("both ends to be quiet", QUIET, || {

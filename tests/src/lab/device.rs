@@ -1,7 +1,7 @@
 //! What an IoT device does: HTTP GET to its customer's server.
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, setsockopt, socket,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
     sockopt::{Linger, ReuseAddr},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -25,25 +25,34 @@ use super::{
 /// For a connection, and for each answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sends the current date with curl, as a device would, and returns the server's answer.
-pub fn report_date(namespace: &Namespace, site: &Spec) -> Result<String> {
+/// Sends the current date with curl, as a device would, to its server at this address; returns the answer.
+pub fn report_date(namespace: &Namespace, site: &Spec, server: IpAddr) -> Result<String> {
     let now = OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?;
-    let url = format!("http://{}/telemetry?device={}-sensor&date={now}", site.server, site.name);
+    let url = format!("http://{}/telemetry?device={}-sensor&date={now}", host(server), site.name);
     let mut curl = namespace.command("curl");
-    curl.args(["--silent", "--show-error", "--fail", "--max-time", "30", &url]);
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "30", "--globoff", &url]);
     process::output(&mut curl)
+}
+
+/// As it stands in a URL and in a Host header: RFC 3986 section 3.2.2.
+fn host(server: IpAddr) -> String {
+    match server {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
 }
 
 /// A keep-alive HTTP connection from a device, for traffic that must not start a process each time.
 #[derive(Debug)]
 pub struct Connection {
     stream: BufReader<TcpStream>,
-    server: Ipv4Addr,
+    server: IpAddr,
 }
 
 impl Connection {
     /// Connects from `namespace` to port 80 of `server`.
-    pub fn open(namespace: &Namespace, server: Ipv4Addr) -> Result<Self> {
+    pub fn open(namespace: &Namespace, server: impl Into<IpAddr>) -> Result<Self> {
+        let server = server.into();
         let stream = namespace
             .enter(|| Ok(TcpStream::connect_timeout(&SocketAddr::from((server, PORT)), TIMEOUT)?))
             .with_context(|| format!("cannot connect to {server}:{PORT}"))?;
@@ -51,21 +60,21 @@ impl Connection {
     }
 
     /// The same from a given address and port.
-    pub fn open_from(namespace: &Namespace, source: Ipv4Addr, port: u16, server: Ipv4Addr) -> Result<Self> {
+    pub fn open_from(namespace: &Namespace, source: IpAddr, port: u16, server: IpAddr) -> Result<Self> {
         let stream = namespace
             .enter(|| {
-                let socket =
-                    socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
+                let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+                let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
                 setsockopt(&socket, ReuseAddr, &true)?;
-                bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, port)))?;
-                connect(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(server, PORT)))?;
+                bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, port)))?;
+                connect(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(server, PORT)))?;
                 Ok(TcpStream::from(socket))
             })
             .with_context(|| format!("cannot connect to {server}:{PORT} from port {port}"))?;
         Self::over(stream, server)
     }
 
-    fn over(stream: TcpStream, server: Ipv4Addr) -> Result<Self> {
+    fn over(stream: TcpStream, server: IpAddr) -> Result<Self> {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
@@ -92,7 +101,7 @@ impl Connection {
 
     /// The bytes of a GET for `path`.
     pub fn request(&self, path: &str) -> String {
-        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.server)
+        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", host(self.server))
     }
 
     /// Sends bytes as they are.
@@ -111,8 +120,8 @@ impl Connection {
     /// Sends this much content; the server must say that all of it is right.
     pub fn upload(&mut self, bytes: usize) -> Result<()> {
         let path = content::PATH;
-        let head =
-            format!("POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {bytes}\r\n\r\n", self.server);
+        let host = host(self.server);
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {bytes}\r\n\r\n");
         self.send(head.as_bytes())?;
         self.send(&content::content(bytes))?;
         let (answer, right) = (self.receive()?, judgement(&content::content(bytes)));

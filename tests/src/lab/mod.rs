@@ -103,12 +103,12 @@ impl Lab {
         let gateway = Gateway::start(programs, &topology.gateway, &dir.join("gateway"))?;
         let routers = start_routers(&topology, &dir)?;
         let requests = Arc::new(Requests::default());
-        let servers = customers()
-            .zip(&topology.servers)
-            .map(|((customer, address), (_, namespace))| {
-                Server::start(customer, address, namespace, requests.clone())
-            })
-            .collect::<Result<_>>()?;
+        let mut servers = Vec::new();
+        for ((customer, addresses), (_, namespace)) in customers().zip(&topology.servers) {
+            for address in addresses {
+                servers.push(Server::start(customer, address, namespace, requests.clone())?);
+            }
+        }
         let authority = Authority::new("Lab root")?;
         let credentials = authority.issue(GATEWAY_IDENTITY)?;
         place_gateway_keys(&authority, &credentials)?;
@@ -299,7 +299,10 @@ impl Lab {
                     .iter()
                     .find(|t| (t.customer.as_str(), t.site.as_str()) == (site.customer, site.name));
                 let tunnel = told.and_then(|told| maps.tunnels.get(&TunnelId::new(told.id)?));
-                tunnel.is_some_and(|tunnel| tunnel.v4.has(site.device.into()))
+                tunnel.is_some_and(|tunnel| {
+                    let has_v6 = site.v6.is_none_or(|v6| tunnel.v6.has(v6.device.into()));
+                    tunnel.v4.has(site.device.into()) && has_v6
+                })
             })
         })?;
         Ok(())

@@ -61,6 +61,21 @@ impl Namespace {
         Ok(Self { name, net, mounts: None })
     }
 
+    /// Turns IPv6 on, for interfaces to come. Addresses are usable at once, without duplicate address
+    /// detection, and routers are neither asked nor listened to.
+    pub fn with_ipv6(self, forwards: bool) -> Result<Self> {
+        for (key, value) in [
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/default/accept_ra", "0"),
+            ("ipv6/conf/default/router_solicitations", "0"),
+            ("ipv6/conf/all/forwarding", if forwards { "1" } else { "0" }),
+            ("ipv6/conf/all/disable_ipv6", "0"),
+        ] {
+            self.set_sysctl(key, value)?;
+        }
+        Ok(self)
+    }
+
     /// Gives the namespace a `/run` of its own, which is the directory `run` seen from outside.
     /// What is already mounted below `run` stays visible in it, and so do the names of the namespaces
     /// made until now.

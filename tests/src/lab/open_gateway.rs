@@ -1,12 +1,8 @@
 //! A gateway with tunnels and no firewall, for `--without-gatewayd`: what the attacks do unhindered.
-use std::{
-    fmt::Write,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::fmt::Write;
 
 use ::gateway::strongswan::{Child, Connection, Local, Remote, Revocation};
 use anyhow::Result;
-use ipnet::IpNet;
 
 use super::{
     charon::Charon,
@@ -27,31 +23,35 @@ pub fn start(namespace: &Namespace, charon: &Charon, authority: &Authority, own:
             authority: authority.certificate_pem().into(),
             revocation: Revocation::Relaxed,
         };
-        let server = IpNet::from(IpAddr::from(site.server));
-        let mut child = Child::new(site.full_name(), vec![server], vec![site.lan.parse()?]);
+        let mut child = Child::new(site.full_name(), site.servers(), site.lans()?);
         child.reqid = Some(id);
         child.mark = Some(id);
         let mut connection = Connection::new(site.full_name(), local, remote);
         connection.children = vec![child];
         charon.load(&connection, &own.key_pem)?;
     }
-    run_with_input(namespace.command("nft").args(["-f", "-"]), &marks())?;
-    namespace.set_sysctl("ipv4/ip_forward", "1")
+    run_with_input(namespace.command("nft").args(["-f", "-"]), &marks()?)?;
+    namespace.set_sysctl("ipv4/ip_forward", "1")?;
+    namespace.set_sysctl("ipv6/conf/all/forwarding", "1")
 }
 
-fn marks() -> String {
+fn marks() -> Result<String> {
     let mut rules = String::new();
     for (mark, site) in (1_u32..).zip(&SITES) {
-        let (server, lan): (Ipv4Addr, _) = (site.server, site.lan);
-        writeln!(rules, "    iifname \"eth_lan\" ip saddr {server} ip daddr {lan} meta mark set {mark}")
-            .expect("a String takes all");
+        for (server, lan) in site.servers().iter().zip(site.lans()?) {
+            let (family, server) = (if lan.addr().is_ipv4() { "ip" } else { "ip6" }, server.addr());
+            writeln!(
+                rules,
+                "    iifname \"eth_lan\" {family} saddr {server} {family} daddr {lan} meta mark set {mark}"
+            )?;
+        }
     }
-    format!(
-        "table ip tunnel_marks {{
+    Ok(format!(
+        "table inet tunnel_marks {{
   chain prerouting {{
     type filter hook prerouting priority mangle
 {rules}  }}
 }}
 "
-    )
+    ))
 }

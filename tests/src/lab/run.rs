@@ -15,6 +15,7 @@ use super::{
     report::Report,
     server::Request,
     site::{SITES, Spec},
+    topology::customers,
 };
 
 /// Of what went wrong in an attack.
@@ -38,7 +39,7 @@ pub fn run(programs: Programs, then: Then, interrupt: &Interrupt) -> Result<bool
     let lab = Lab::up(programs)?;
     report.note(format!(
         "{} customers, {} sites, one cloud gateway, in namespaces called gwlab-*",
-        lab.servers.len(),
+        customers().count(),
         SITES.len()
     ));
 
@@ -79,12 +80,12 @@ pub fn run(programs: Programs, then: Then, interrupt: &Interrupt) -> Result<bool
 }
 
 fn show_tunnels(report: &Report, tunnels: &[Sa]) {
-    report.head(&[(&"customer", 9), (&"site", 12), (&"tunnel id", 9), (&"peer", 15), (&"cipher", 0)]);
+    report.head(&[(&"customer", 9), (&"site", 12), (&"tunnel id", 9), (&"peer", 18), (&"cipher", 0)]);
     for (site, sa) in SITES.iter().zip(tunnels) {
         let encapsulation = if sa.encapsulated { ", in UDP behind NAT" } else { "" };
         let cipher = format!("{}{encapsulation}", sa.cipher);
         let columns: [(&dyn std::fmt::Display, usize); 5] =
-            [(&site.customer, 9), (&site.name, 12), (&sa.reqid, 9), (&sa.remote_host, 15), (&cipher, 0)];
+            [(&site.customer, 9), (&site.name, 12), (&sa.reqid, 9), (&sa.remote_host, 18), (&cipher, 0)];
         report.check(true, &columns);
     }
 }
@@ -92,8 +93,12 @@ fn show_tunnels(report: &Report, tunnels: &[Sa]) {
 /// Lets every device report with curl and shows what the servers got.
 fn show_requests(report: &Report, lab: &Lab) -> Result<bool> {
     let start = lab.requests.count();
-    let sent = in_parallel(lab.sites(), |site| device::report_date(site.device, site.spec).map(drop));
-    for request in lab.requests.wait_since(start, SITES.len(), Duration::from_secs(2)) {
+    let sent = in_parallel(lab.sites(), |site| {
+        let mut ends = site.spec.ends().into_iter();
+        ends.try_for_each(|ends| device::report_date(site.device, site.spec, ends.server).map(drop))
+    });
+    let expected = SITES.iter().map(|site| site.ends().len()).sum();
+    for request in lab.requests.wait_since(start, expected, Duration::from_secs(2)) {
         let site =
             SITES.iter().find(|site| came_from(site, &request)).map_or("nobody known", |site| site.name);
         let from = request.from.map(|address| address.to_string()).unwrap_or_default();
@@ -101,7 +106,7 @@ fn show_requests(report: &Report, lab: &Lab) -> Result<bool> {
         let line = format!("{} {}", request.method, request.url);
         let known = site != "nobody known";
         report
-            .check(known, &[(&server, 15), (&"<-", 2), (&from, 12), (&format!("({site})"), 13), (&line, 0)]);
+            .check(known, &[(&server, 15), (&"<-", 2), (&from, 17), (&format!("({site})"), 13), (&line, 0)]);
     }
     if let Err(error) = &sent {
         report.check(false, &[(&format!("{error:#}"), 0)]);
@@ -110,7 +115,7 @@ fn show_requests(report: &Report, lab: &Lab) -> Result<bool> {
 }
 
 fn came_from(site: &Spec, request: &Request) -> bool {
-    site.customer == request.customer && request.from == Some(site.device.into())
+    site.customer == request.customer && site.ends().iter().any(|ends| request.from == Some(ends.device))
 }
 
 fn shell(report: &Report, lab: &Lab) -> Result<()> {

@@ -5,6 +5,7 @@ mod size;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::Path,
     thread,
     time::Duration,
@@ -17,11 +18,12 @@ use super::{
     Lab,
     charon::Sa,
     device::{self, Connection},
+    capture::{Capture, Frame},
     gateway::{Drops, increase, xfrm_stat},
     in_parallel,
     process::wait_for,
-    site::{SITES, Suite},
-    topology::customers,
+    site::{Ends, SITES, Suite},
+    topology::{customers, gateway_address, seen_address},
     traffic::Traffic,
 };
 
@@ -46,6 +48,10 @@ const SCENARIOS: &[Scenario] = &[
         name: "same_device_address_and_port_reach_own_server_only",
         run: same_device_address_and_port_reach_own_server_only,
     },
+    Scenario {
+        name: "tunnels_in_each_family_carry_both",
+        run: |lab| ["berlin", "london"].into_iter().try_for_each(|name| carries_both(lab, name)),
+    },
     Scenario { name: "kill_and_restart_of_gatewayd_lose_no_packet", run: kill_and_restart_lose_no_packet },
     Scenario {
         name: "child_rekey_by_site_loses_no_request",
@@ -60,6 +66,14 @@ const SCENARIOS: &[Scenario] = &[
         name: "child_rekey_by_gateway_loses_no_request",
         run: |lab| {
             rekey(lab, "berlin", |lab, name| {
+                lab.gateway().charon().rekey_child(lab.gateway_sa(lab.site(name)?.spec)?.child_id)
+            })
+        },
+    },
+    Scenario {
+        name: "child_rekey_by_gateway_of_a_tunnel_in_ipv6_loses_no_request",
+        run: |lab| {
+            rekey(lab, "london", |lab, name| {
                 lab.gateway().charon().rekey_child(lab.gateway_sa(lab.site(name)?.spec)?.child_id)
             })
         },
@@ -117,23 +131,33 @@ fn tunnels_come_up(lab: &mut Lab) -> Result<()> {
 /// curl on every device gets its answer from its own customer's server.
 fn requests_arrive(lab: &Lab) -> Result<()> {
     in_parallel(lab.sites(), |site| {
-        let answer = device::report_date(site.device, site.spec)?;
         let start = format!("{}: received /telemetry?device={}-sensor", site.spec.customer, site.spec.name);
-        ensure!(answer.starts_with(&start), "{} got {answer:?}", site.spec.full_name());
-        Ok(())
+        site.spec.ends().into_iter().try_for_each(|ends| {
+            let answer = device::report_date(site.device, site.spec, ends.server)?;
+            ensure!(answer.starts_with(&start), "{} got {answer:?}", site.spec.full_name());
+            Ok(())
+        })
     })
 }
 
-/// acme-berlin's and globex-springfield's devices have one address, and use one port, at one time.
+/// Two devices of two customers have one address, and use one port, at one time: acme-berlin's that of
+/// globex-springfield's in IPv4, and that of wonka-london's in IPv6.
 fn same_device_address_and_port_reach_own_server_only(lab: &mut Lab) -> Result<()> {
+    same_address_and_port(lab, ["berlin", "springfield"], IpAddr::is_ipv4)?;
+    same_address_and_port(lab, ["berlin", "london"], IpAddr::is_ipv6)
+}
+
+fn same_address_and_port(lab: &Lab, sites: [&str; 2], of_family: fn(&IpAddr) -> bool) -> Result<()> {
     const PORT: u16 = 25_000;
     let start = lab.requests.count();
-    let mut connections = ["berlin", "springfield"]
+    let mut connections = sites
         .map(|name| lab.site(name))
         .into_iter()
         .map(|site| {
             let site = site?;
-            Ok((site.spec, Connection::open_from(site.device, site.spec.device, PORT, site.spec.server)?))
+            let ends = site.spec.ends().into_iter().find(|ends| of_family(&ends.device));
+            let Ends { device, server } = ends.context("the site has not this family")?;
+            Ok((site.spec, Connection::open_from(site.device, device, PORT, server)?))
         })
         .collect::<Result<Vec<_>>>()?;
     for (site, connection) in &mut connections {
@@ -146,6 +170,36 @@ fn same_device_address_and_port_reach_own_server_only(lab: &mut Lab) -> Result<(
     }
     let received = lab.requests.since(start);
     ensure!(received.len() == 2, "2 requests were sent, the servers received {received:?}");
+    Ok(())
+}
+
+/// Requests of both families go through one tunnel, as ESP between the site's router and the gateway in the
+/// family of the router's uplink, and as nothing else.
+fn carries_both(lab: &Lab, name: &str) -> Result<()> {
+    const ESP: u8 = 50;
+    let site = lab.site(name)?;
+    let (router, gateway) = (seen_address(site.spec), gateway_address(site.spec));
+    ensure!(lab.gateway_sa(site.spec)?.remote_host == router, "{name}'s tunnel is not with {router}");
+    let ends = site.spec.ends();
+    ensure!(ends.len() == 2, "{name} has {ends:?}");
+    for Ends { server, .. } in ends {
+        let capture = Capture::start(&lab.topology.internet, "gateway")?;
+        Connection::open(site.device, server)?.get("/in-a-tunnel")?;
+        let frames: Vec<_> = capture.stop()?.into_iter().filter(|frame| !frame.is_of_link()).collect();
+        let esp = |way| {
+            let way = Some(way);
+            let of_way =
+                frames.iter().filter(|frame| frame.ip_protocol() == Some(ESP) && frame.addresses() == way);
+            of_way.count()
+        };
+        let (to_gateway, from_gateway) = (esp((router, gateway)), esp((gateway, router)));
+        // SYN, ACK and request; SYN-ACK and answer.
+        ensure!(
+            to_gateway >= 3 && from_gateway >= 2 && to_gateway + from_gateway == frames.len(),
+            "for {server} there was {:?}",
+            frames.iter().map(Frame::describe).collect::<Vec<_>>()
+        );
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The customers' HTTP servers: stateless, each in its namespace on the cloud LAN.
 use std::{
-    net::{IpAddr, Ipv4Addr, TcpListener},
+    net::{IpAddr, TcpListener},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -34,20 +34,20 @@ pub struct Requests {
     arrived: Condvar,
 }
 
-/// A customer's server. It listens until the process ends.
+/// A customer's server at one of its addresses. It listens until the process ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Server {
     /// Whose it is.
     pub customer: &'static str,
     /// Its address on the cloud LAN.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 impl Server {
     /// Starts listening on `address`, port 80, in `namespace`.
     pub fn start(
         customer: &'static str,
-        address: Ipv4Addr,
+        address: IpAddr,
         namespace: &Namespace,
         requests: Arc<Requests>,
     ) -> Result<Self> {

@@ -1,11 +1,11 @@
 //! The sites: what each is, how its router's tunnel is configured.
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ::gateway::strongswan::{Child, Connection, Local, Remote, Revocation};
 use anyhow::Result;
 use ipnet::IpNet;
 
-use super::topology::GATEWAY;
+use super::topology::gateway_address;
 
 /// The cipher suite a site's router insists on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,39 @@ pub struct Spec {
     pub suite: Suite,
     /// Behind a NAT, so ESP travels in UDP.
     pub behind_nat: bool,
+    /// What it has in IPv6, beside the above.
+    pub v6: Option<InsideV6>,
+    /// Its router has no IPv4 on its uplink: IKE and ESP travel in IPv6.
+    pub uplink_v6: bool,
+}
+
+/// What a site and its customer's server have in IPv6. Prefixes are /64.
+#[derive(Debug, Clone, Copy)]
+pub struct InsideV6 {
+    /// The IoT LAN, a prefix in CIDR notation.
+    pub lan: &'static str,
+    /// The router's address on the LAN.
+    pub router: Ipv6Addr,
+    /// The device's address on the LAN.
+    pub device: Ipv6Addr,
+    /// The customer's server on the cloud LAN.
+    pub server: Ipv6Addr,
+}
+
+/// A device and its server, in one address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// The device's address.
+    pub device: IpAddr,
+    /// The server's.
+    pub server: IpAddr,
+}
+
+impl Ends {
+    /// Source and destination of packets to the server, or of those from it.
+    pub fn way(self, to_server: bool) -> (IpAddr, IpAddr) {
+        if to_server { (self.device, self.server) } else { (self.server, self.device) }
+    }
 }
 
 /// The customer's server, on the cloud LAN.
@@ -47,9 +80,16 @@ pub const ACME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 11);
 pub const GLOBEX_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 12);
 /// The customer's server, on the cloud LAN.
 pub const INITECH_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 13);
+/// The customer's server, on the cloud LAN.
+pub const WONKA_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 14);
+/// The customer's server, on the cloud LAN.
+pub const ACME_SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x11);
+/// The customer's server, on the cloud LAN.
+pub const WONKA_SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x14);
 
-/// All sites. acme's first and globex have the same LAN, and devices with the same address in it.
-pub const SITES: [Spec; 4] = [
+/// All sites. acme's first and globex have the same IPv4 LAN, and devices with the same address in it;
+/// acme's first and wonka the same IPv6 LAN.
+pub const SITES: [Spec; 5] = [
     Spec {
         customer: "acme",
         name: "berlin",
@@ -61,6 +101,13 @@ pub const SITES: [Spec; 4] = [
         server: ACME_SERVER,
         suite: Suite::Gcm,
         behind_nat: false,
+        v6: Some(InsideV6 {
+            lan: "fd00:192:168::/64",
+            router: Ipv6Addr::new(0xfd00, 0x192, 0x168, 0, 0, 0, 0, 1),
+            device: Ipv6Addr::new(0xfd00, 0x192, 0x168, 0, 0, 0, 0, 2),
+            server: ACME_SERVER_V6,
+        }),
+        uplink_v6: false,
     },
     Spec {
         customer: "acme",
@@ -73,6 +120,8 @@ pub const SITES: [Spec; 4] = [
         server: ACME_SERVER,
         suite: Suite::Gcm,
         behind_nat: false,
+        v6: None,
+        uplink_v6: false,
     },
     Spec {
         customer: "globex",
@@ -85,6 +134,8 @@ pub const SITES: [Spec; 4] = [
         server: GLOBEX_SERVER,
         suite: Suite::Gcm,
         behind_nat: false,
+        v6: None,
+        uplink_v6: false,
     },
     Spec {
         customer: "initech",
@@ -97,6 +148,27 @@ pub const SITES: [Spec; 4] = [
         server: INITECH_SERVER,
         suite: Suite::Cbc,
         behind_nat: true,
+        v6: None,
+        uplink_v6: false,
+    },
+    Spec {
+        customer: "wonka",
+        name: "london",
+        identity: "london.wonka.example",
+        lan: "10.40.0.0/16",
+        router: Ipv4Addr::new(10, 40, 0, 1),
+        device: Ipv4Addr::new(10, 40, 1, 2),
+        prefix_len: 16,
+        server: WONKA_SERVER,
+        suite: Suite::Gcm,
+        behind_nat: false,
+        v6: Some(InsideV6 {
+            lan: "fd00:192:168::/64",
+            router: Ipv6Addr::new(0xfd00, 0x192, 0x168, 0, 0, 0, 0, 1),
+            device: Ipv6Addr::new(0xfd00, 0x192, 0x168, 0, 0, 0, 0, 2),
+            server: WONKA_SERVER_V6,
+        }),
+        uplink_v6: true,
     },
 ];
 
@@ -104,6 +176,24 @@ impl Spec {
     /// `acme-berlin`: the name of its namespace and folder.
     pub fn full_name(&self) -> String {
         format!("{}-{}", self.customer, self.name)
+    }
+
+    /// Device and server, in each family that the site has.
+    pub fn ends(&self) -> Vec<Ends> {
+        let v4 = Ends { device: self.device.into(), server: self.server.into() };
+        let v6 = self.v6.map(|v6| Ends { device: v6.device.into(), server: v6.server.into() });
+        [v4].into_iter().chain(v6).collect()
+    }
+
+    /// The LANs, of each family that the site has.
+    pub fn lans(&self) -> Result<Vec<IpNet>> {
+        let lans = [self.lan].into_iter().chain(self.v6.map(|v6| v6.lan));
+        lans.map(|lan| Ok(lan.parse()?)).collect()
+    }
+
+    /// The server's addresses, as prefixes.
+    pub fn servers(&self) -> Vec<IpNet> {
+        self.ends().into_iter().map(|ends| ends.server.into()).collect()
     }
 }
 
@@ -136,19 +226,18 @@ pub const ROUTER_REQID: u32 = 1;
 
 /// How a router at `wan` tunnels a LAN to a server through the cloud gateway; its only child has the
 /// connection's name, [`CONNECTION`].
-pub fn connection(local: Local, authority: &str, wan: Ipv4Addr, spec: &Spec) -> Result<Connection> {
+pub fn connection(local: Local, authority: &str, wan: IpAddr, spec: &Spec) -> Result<Connection> {
     let remote = Remote {
         identity: GATEWAY_IDENTITY.to_owned(),
         authority: authority.into(),
         revocation: Revocation::Relaxed,
     };
-    let mut child =
-        Child::new(CONNECTION, vec![spec.lan.parse()?], vec![IpNet::from(IpAddr::from(spec.server))]);
+    let mut child = Child::new(CONNECTION, spec.lans()?, spec.servers());
     child.esp_proposals = vec![spec.suite.esp().to_owned()];
     child.reqid = Some(ROUTER_REQID);
     let mut connection = Connection::new(CONNECTION, local, remote);
-    connection.local_addrs = vec![wan.into()];
-    connection.remote_addrs = vec![GATEWAY.into()];
+    connection.local_addrs = vec![wan];
+    connection.remote_addrs = vec![gateway_address(spec)];
     connection.proposals = vec![spec.suite.ike().to_owned()];
     connection.children = vec![child];
     Ok(connection)

@@ -1,6 +1,7 @@
 //! Numbered requests that go on while something happens, and the proof that none was lost.
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,11 +16,11 @@ use super::{
     Lab,
     capture::{Capture, Frame},
     device::Connection,
-    site::{SITES, Spec},
+    site::{Ends, SITES, Spec},
     topology::Topology,
 };
 
-/// Between two requests.
+/// Between two requests, of either family in turn where a site has both.
 const INTERVAL: Duration = Duration::from_millis(30);
 /// Every so many requests come on a connection of their own, so that flows are opened all the time.
 const NEW_CONNECTION_EVERY: u64 = 8;
@@ -137,14 +138,17 @@ impl Drop for Client {
 
 fn send_until(topology: &Topology, index: usize, stop: &AtomicBool) -> Result<u64> {
     let (site, device) = (&SITES[index], &topology.devices[index]);
-    let mut kept = Connection::open(device, site.server)?;
+    let open = |ends: &Ends| Connection::open(device, ends.server);
+    let ends = site.ends();
+    let mut kept = ends.iter().map(open).collect::<Result<Vec<_>>>()?;
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
         let path = format!("{}{number}", path_of(site));
-        let answer = if number % NEW_CONNECTION_EVERY == 0 {
-            Connection::open(device, site.server)?.get(&path)
+        let family = number as usize % ends.len();
+        let answer = if number / ends.len() as u64 % NEW_CONNECTION_EVERY == 0 {
+            open(&ends[family])?.get(&path)
         } else {
-            kept.get(&path)
+            kept[family].get(&path)
         };
         let answer = answer.with_context(|| format!("{} sent request {number}", site.name))?;
         ensure!(answer.contains(&path), "the answer to {path} is {answer:?}");
@@ -159,19 +163,19 @@ fn path_of(site: &Spec) -> String {
 }
 
 /// What makes a packet the same one at the other end; the gateway may change TTL and options.
-type Identity = (u16, u16, u32, u32, [bool; 4], Vec<u8>);
+type Identity = (IpAddr, [u16; 2], [u32; 2], [bool; 4], Vec<u8>);
 
 /// How often each TCP packet of the site's device and its server was seen, in one direction.
 fn packets(frames: &[Frame], site: &Spec, outgoing: bool, to_server: bool) -> BTreeMap<Identity, u64> {
-    let ends = if to_server { (site.device, site.server) } else { (site.server, site.device) };
+    let ways: Vec<_> = site.ends().into_iter().map(|ends| ends.way(to_server)).collect();
     let mut counts = BTreeMap::new();
     for segment in frames.iter().filter(|frame| frame.outgoing == outgoing).filter_map(Frame::segment) {
-        if (segment.source, segment.destination) == ends {
+        if ways.contains(&(segment.source, segment.destination)) {
             let header = segment.header;
             let flags = [header.syn, header.ack, header.fin, header.rst];
-            let ports = (header.source_port, header.destination_port);
-            let numbers = (header.sequence_number, header.acknowledgment_number);
-            *counts.entry((ports.0, ports.1, numbers.0, numbers.1, flags, segment.payload)).or_default() += 1;
+            let ports = [header.source_port, header.destination_port];
+            let numbers = [header.sequence_number, header.acknowledgment_number];
+            *counts.entry((segment.source, ports, numbers, flags, segment.payload)).or_default() += 1;
         }
     }
     counts

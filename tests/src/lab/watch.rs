@@ -1,9 +1,9 @@
 //! Eyes everywhere during an attack: whatever arrives where nothing may arrive is a leak.
-use std::{net::Ipv4Addr, thread, time::Duration};
+use std::{net::IpAddr, thread, time::Duration};
 
 use anyhow::Result;
 
-use super::{Lab, capture::Capture, site::SITES, topology::customers};
+use super::{Lab, capture::Capture, site::{SITES, Spec}, topology::customers};
 
 /// How long a packet may take through the lab. Under emulation the slowest path takes some 10 ms.
 const SETTLE: Duration = Duration::from_millis(150);
@@ -33,7 +33,7 @@ impl Watch {
         let mut leaks = internet_leaks(self.internet)?;
         for end in self.ends {
             let place = end.place.clone();
-            let arrived = end.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_arp());
+            let arrived = end.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_of_link());
             leaks.extend(arrived.map(|frame| format!("{} reached {place}", frame.describe())));
         }
         Ok(leaks)
@@ -46,15 +46,15 @@ impl Watch {
         let mut astray = internet_leaks(self.internet)?;
         let at_servers = customers().map(|(customer, _)| {
             let own = SITES.iter().filter(|site| site.customer == customer);
-            own.map(|site| site.device).collect()
+            own.flat_map(Spec::ends).map(|ends| ends.device).collect()
         });
-        let at_devices = SITES.iter().map(|site| vec![site.server]);
+        let at_devices = SITES.iter().map(|site| site.ends().into_iter().map(|ends| ends.server).collect());
         for (end, known) in self.ends.into_iter().zip(at_servers.chain(at_devices)) {
-            let known: Vec<Ipv4Addr> = known;
+            let known: Vec<IpAddr> = known;
             let place = end.place.clone();
             let strange = end.stop()?.into_iter().filter(|frame| {
                 let from_known = frame.addresses().is_some_and(|(source, _)| known.contains(&source));
-                !frame.outgoing && !frame.is_arp() && !from_known
+                !frame.outgoing && !frame.is_of_link() && !from_known
             });
             astray.extend(strange.map(|frame| format!("{} reached {place}", frame.describe())));
         }
@@ -69,6 +69,6 @@ impl Watch {
 }
 
 fn internet_leaks(internet: Capture) -> Result<Vec<String>> {
-    let left = internet.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_ipsec_or_arp());
+    let left = internet.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_of_link_or_ipsec());
     Ok(left.map(|frame| format!("{} left eth_internet", frame.describe())).collect())
 }

@@ -14,7 +14,7 @@ use crate::lab::{
     device::Connection,
     frame::{Packet, send_packets},
     pki::Authority,
-    site::{CONNECTION, SITES, connection},
+    site::{ACME_SERVER, CONNECTION, SITES, connection},
     topology::STRANGER,
     watch::Watch,
 };
@@ -89,7 +89,7 @@ fn while_tunnel_goes_down(lab: &Lab) -> Result<Seen> {
 
 /// A connection from berlin's device, and replies as its server could send them at any time.
 fn open_connection(lab: &Lab) -> Result<(Connection, Vec<Packet>)> {
-    let Conversation { connection, from_server, .. } = Conversation::open(lab.site("berlin")?)?;
+    let Conversation { connection, from_server, .. } = Conversation::open(lab.site("berlin")?, ACME_SERVER)?;
     Ok((connection, vec![from_server; BURST]))
 }
 
@@ -107,7 +107,7 @@ fn intrude(lab: &Lab, identity: &str, issuer: &Authority) -> Result<Seen> {
     charon.wait_until_ready()?;
     let issued = issuer.issue(identity)?;
     let local = Local { identity: identity.to_owned(), certificate: issued.certificate_pem.into() };
-    let like_berlin = connection(local, lab.authority.certificate_pem(), STRANGER, &SITES[0])?;
+    let like_berlin = connection(local, lab.authority.certificate_pem(), STRANGER.into(), &SITES[0])?;
     charon.load(&like_berlin, &issued.key_pem)?;
 
     let mut seen = watched(lab, 1, || {

@@ -6,7 +6,7 @@ use gateway_common::{ids::TunnelId, reason::Reason};
 
 use super::*;
 use crate::lab::{
-    capture::Capture, conversation::Conversation, frame::send_packets, gateway::POLICIES, policies::Policies,
+    conversation::Conversation, frame::send_packets, gateway::POLICIES, policies::Policies,
     site::Spec,
 };
 
@@ -39,7 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 const ACME: &str = "customers/acme.toml";
 const HOOLI: &str = "customers/hooli.toml";
-const HOOLI_TEXT: &str = r#"server = "10.200.0.14"
+const HOOLI_TEXT: &str = r#"server = "10.200.0.15"
 
 [[site]]
 name = "palo-alto"
@@ -144,7 +144,7 @@ fn no_longer_allowed(
     restore: impl Fn(&Lab) -> Result<()>,
 ) -> Result<()> {
     let id = TunnelId::new(lab.gateway_sa(munich())?.reqid).context("no tunnel id")?;
-    let mut munichs = Conversation::open(lab.site("munich")?)?;
+    let mut munichs = Conversation::open(lab.site("munich")?, munich().server)?;
     let others = SITES.iter().filter(|site| site.name != munich().name);
     let traffic = others.map(|site| Traffic::start(lab, site.name)).collect::<Result<Vec<_>>>()?;
     thread::sleep(WHILE);

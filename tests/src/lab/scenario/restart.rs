@@ -161,8 +161,8 @@ fn is_detached(lab: &Lab) -> Result<()> {
     ensure!(left.is_empty(), "still attached: {left:?}");
     lab.topology.gateway.enter(|| {
         ensure!(!Path::new(PINS).exists(), "{PINS} is still there");
-        for interface in ["eth_internet", "eth_lan"] {
-            let path = format!("/proc/sys/net/ipv4/conf/{interface}/forwarding");
+        for of_whom in ["ipv4/conf/eth_internet", "ipv4/conf/eth_lan", "ipv6/conf/all"] {
+            let path = format!("/proc/sys/net/{of_whom}/forwarding");
             let forwarding = fs::read_to_string(&path)?;
             ensure!(forwarding.trim() == "0", "{path} is {forwarding}");
         }
@@ -173,9 +173,13 @@ fn is_detached(lab: &Lab) -> Result<()> {
 /// Does `work` while packets of open connections come all the time from both ends of each, which all pass
 /// before. The connections are reset in the end, so that none of their packets comes later.
 fn under_packets(lab: &Lab, work: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
-    let conversations = lab.sites().into_iter().map(Conversation::open).collect::<Result<Vec<_>>>()?;
+    let sites = lab.sites().into_iter();
+    let conversations = sites
+        .flat_map(|site| site.spec.ends().into_iter().map(move |ends| (site, ends.server)))
+        .map(|(site, server)| Ok((site, Conversation::open(site, server)?)))
+        .collect::<Result<Vec<_>>>()?;
     let mut senders: Vec<(&Namespace, &Packet)> = Vec::new();
-    for (site, conversation) in lab.sites().iter().zip(&conversations) {
+    for (site, conversation) in &conversations {
         senders.push((site.device, &conversation.from_device));
         senders.push((lab.topology.server(site.spec.customer)?, &conversation.from_server));
     }
@@ -195,7 +199,7 @@ fn under_packets(lab: &Lab, work: impl FnOnce(&Lab) -> Result<()>) -> Result<()>
         stop.store(true, Ordering::Relaxed);
         done
     });
-    let mut ends = conversations.into_iter().map(|conversation| conversation.connection);
+    let mut ends = conversations.into_iter().map(|(_, conversation)| conversation.connection);
     ends.try_for_each(Connection::reset)?;
     done
 }

@@ -1,20 +1,21 @@
 //! Packets of every size: what does not fit a tunnel, or a link on its way, still gets through.
-use std::{fs, net::Ipv4Addr};
+use std::{fs, net::IpAddr};
 
 use etherparse::TcpOptionElement;
 use gateway_common::reason::Reason;
+use ipnet::IpNet;
 
 use super::*;
 use crate::lab::{
     Site,
-    capture::{Capture, Frame, Segment},
+    capture::Segment,
     charon::IKE_FRAGMENT_BYTES,
     namespace::Namespace,
     pki::Issued,
     place_gateway_keys,
     process::output,
     site::{GATEWAY_IDENTITY, Spec},
-    topology::{GATEWAY, GATEWAY_LAN, next_hop, seen_address},
+    topology::{GATEWAY_LAN, GATEWAY_LAN_V6, next_hop},
 };
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -32,36 +33,41 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "path_mtu_of_the_internet_reaches_the_server_of_a_site_behind_nat",
         run: |lab| server_learns_path_mtu(lab, "austin"),
     },
+    Scenario {
+        name: "path_mtu_of_the_ipv6_internet_reaches_the_server",
+        run: |lab| server_learns_path_mtu(lab, "london"),
+    },
     Scenario { name: "esp_in_fragments_from_a_small_uplink_works", run: fragmented_esp },
     Scenario { name: "ike_messages_in_ip_fragments_make_a_tunnel", run: fragmented_ike },
 ];
 
 /// Of every link of the lab, in bytes.
 const LINK_MTU: usize = 1500;
-/// Of a link on the way from the gateway to a site, in bytes.
-const PATH_MTU: usize = 1300;
-/// Of a site's uplink that is smaller, in bytes.
-const SMALL_MTU: usize = 600;
-/// IPv4 and TCP without options.
-const IP_TCP_HEADERS: usize = 40;
+/// Of a link on the way from the gateway to a site, in bytes. A tunnel in it takes what every IPv6 link
+/// must: 1280 bytes (RFC 8200 section 5).
+const PATH_MTU: usize = 1400;
+/// Of a site's uplink that is smaller, in bytes, in IPv4 and in IPv6.
+const SMALL_MTU: (usize, usize) = (600, 1280);
+const TCP_HEADER_BYTES: usize = 20;
 /// More than a thousand packets.
 const BULK_BYTES: usize = 2 << 20;
 
 /// Both ends offer what their links hold, and each is told no more than the tunnel holds, and not much less.
 fn mss_fits(lab: &mut Lab) -> Result<()> {
-    for site in lab.sites() {
+    for (site, ends) in families(lab) {
         let (device, server) =
             (Capture::start(site.device, "eth0")?, Capture::start(server_of(lab, site)?, "eth0")?);
-        Connection::open(site.device, site.spec.server)?.get("/mss")?;
+        Connection::open(site.device, ends.server)?.get("/mss")?;
         let (at_device, at_server) = (device.stop()?, server.stop()?);
-        let fits = tunnel_mtu(site.spec, LINK_MTU) - IP_TCP_HEADERS;
+        let headers = ip_tcp_headers(ends);
+        let fits = tunnel_mtu(site.spec, LINK_MTU) - headers;
         for (what, sent, received, ack) in
             [("SYN", &at_device, &at_server, false), ("SYN-ACK", &at_server, &at_device, true)]
         {
             let offered = mss(sent, true, ack).with_context(|| format!("no {what} was sent"))?;
             let told = mss(received, false, ack).with_context(|| format!("no {what} arrived"))?;
-            let name = site.spec.full_name();
-            ensure!(offered == LINK_MTU - IP_TCP_HEADERS, "{name}'s {what} offers {offered} bytes");
+            let name = format!("{} with {}", site.spec.full_name(), ends.server);
+            ensure!(offered == LINK_MTU - headers, "{name}'s {what} offers {offered} bytes");
             ensure!(
                 (fits - 64..=fits).contains(&told),
                 "{name}'s tunnel holds segments of {fits} bytes, the {what} arrives with {told}"
@@ -84,14 +90,14 @@ fn mss(frames: &[Frame], outgoing: bool, ack: bool) -> Option<usize> {
 /// First one direction after the other, then both at once.
 fn bulk_transfers(lab: &mut Lab) -> Result<()> {
     let before = lab.drops()?;
-    for site in lab.sites() {
-        transfer(site)?;
+    for (site, ends) in families(lab) {
+        transfer(site, ends)?;
     }
-    in_parallel(lab.sites(), |site| {
+    in_parallel(families(lab), |(site, ends)| {
         in_parallel(vec![true, false], |up| {
-            let mut connection = Connection::open(site.device, site.spec.server)?;
+            let mut connection = Connection::open(site.device, ends.server)?;
             if up { connection.upload(BULK_BYTES) } else { connection.download(BULK_BYTES) }
-                .with_context(|| format!("{}, all at once", site.spec.full_name()))
+                .with_context(|| format!("{} with {}, all at once", site.spec.full_name(), ends.server))
         })
     })?;
     ensure_no_drops(lab, &before)
@@ -106,7 +112,7 @@ fn server_learns_tunnel_mtu(lab: &mut Lab) -> Result<()> {
                 forget_mtus(lab, site)?;
                 lie_about_mss(server)
             },
-            || server_learns(lab, site, tunnel_mtu(site.spec, LINK_MTU)),
+            || server_learns(lab, site, LINK_MTU),
             || {
                 output(server.command("tc").args(["qdisc", "del", "dev", "eth0", "clsact"]))?;
                 forget_mtus(lab, site)
@@ -122,7 +128,7 @@ fn server_learns_tunnel_mtu(lab: &mut Lab) -> Result<()> {
 fn server_learns_path_mtu(lab: &Lab, name: &str) -> Result<()> {
     let site = lab.site(name)?;
     let route = |verb: &str, of: &[&str]| {
-        let destination = format!("{}/32", seen_address(site.spec));
+        let destination = IpNet::from(seen_address(site.spec)).to_string();
         let route = ["route", verb, &destination, "dev", name];
         output(lab.topology.internet.command("ip").args(route).args(of)).map(drop)
     };
@@ -131,7 +137,7 @@ fn server_learns_path_mtu(lab: &Lab, name: &str) -> Result<()> {
             forget_mtus(lab, site)?;
             route("add", &["mtu", &PATH_MTU.to_string()])
         },
-        || server_learns(lab, site, tunnel_mtu(site.spec, PATH_MTU)),
+        || server_learns(lab, site, PATH_MTU),
         || {
             route("del", &[])?;
             forget_mtus(lab, site)
@@ -139,52 +145,76 @@ fn server_learns_path_mtu(lab: &Lab, name: &str) -> Result<()> {
     )
 }
 
-/// Downloads; the gateway must tell the server this MTU, and nothing may be lost for another reason.
-fn server_learns(lab: &Lab, site: Site<'_>, mtu: usize) -> Result<()> {
+/// Downloads, in each family of the site; the gateway must tell the server what the tunnel holds on a path of
+/// this MTU, and nothing may be lost for another reason.
+fn server_learns(lab: &Lab, site: Site<'_>, path_mtu: usize) -> Result<()> {
+    let mtu = tunnel_mtu(site.spec, path_mtu);
+    site.spec.ends().into_iter().try_for_each(|ends| server_learns_about(lab, site, ends, mtu))
+}
+
+fn server_learns_about(lab: &Lab, site: Site<'_>, ends: Ends, mtu: usize) -> Result<()> {
     let before = lab.drops()?;
     let server = server_of(lab, site)?;
     let capture = Capture::start(server, "eth0")?;
-    let downloaded = Connection::open(site.device, site.spec.server)?.download(BULK_BYTES);
+    let downloaded = Connection::open(site.device, ends.server)?.download(BULK_BYTES);
     let told: BTreeSet<_> =
-        capture.stop()?.iter().filter_map(too_big).filter(|(of, _)| *of == site.spec.device).collect();
+        capture.stop()?.iter().filter_map(too_big).filter(|(of, _)| *of == ends.device).collect();
     let dropped = increase(&before, &lab.drops()?);
     downloaded.with_context(|| format!("the server was told {told:?}; dropped: {dropped:?}"))?;
     ensure!(told.iter().map(|(_, mtu)| *mtu).eq([mtu]), "the server was told {told:?}, not {mtu} bytes");
     ensure!(dropped.is_empty(), "dropped: {dropped:?}");
-    let route = output(server.command("ip").args(["route", "get", &site.spec.device.to_string()]))?;
+    let route = output(server.command("ip").args(["route", "get", &ends.device.to_string()]))?;
     ensure!(route.contains(&format!("mtu {mtu} ")), "the server's route does not know {mtu} bytes: {route}");
     Ok(())
 }
 
-/// Where a packet was going that the gateway says is too big, and what is not: RFC 1191 section 4.
-fn too_big(frame: &Frame) -> Option<(Ipv4Addr, usize)> {
-    const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
-    let from_gateway = !frame.outgoing && frame.addresses()?.0 == GATEWAY_LAN;
-    if !from_gateway || frame.ip_protocol() != Some(1) || frame.bytes.get(34..36)? != FRAGMENTATION_NEEDED {
+/// Where a packet was going that the gateway says is too big, and what is not: RFC 1191 section 4, RFC 4443
+/// section 3.2. The quoted header begins at byte 8 of the message.
+fn too_big(frame: &Frame) -> Option<(IpAddr, usize)> {
+    let own = [IpAddr::from(GATEWAY_LAN), GATEWAY_LAN_V6.into()];
+    let message = frame.payload()?;
+    if frame.outgoing || !own.contains(&frame.addresses()?.0) {
         return None;
     }
-    let mtu: [u8; 2] = frame.bytes.get(40..42)?.try_into().ok()?;
-    let destination: [u8; 4] = frame.bytes.get(58..62)?.try_into().ok()?;
-    Some((destination.into(), u16::from_be_bytes(mtu).into()))
+    match (frame.ip_protocol()?, message.get(..2)?) {
+        (1, [3, 4]) => {
+            let destination: [u8; 4] = message.get(24..28)?.try_into().ok()?;
+            Some((destination.into(), u16::from_be_bytes(message[6..8].try_into().ok()?).into()))
+        }
+        (58, [2, 0]) => {
+            let destination: [u8; 16] = message.get(32..48)?.try_into().ok()?;
+            let mtu = u32::from_be_bytes(message[4..8].try_into().ok()?);
+            Some((destination.into(), mtu.try_into().ok()?))
+        }
+        _ => None,
+    }
 }
 
 /// Has a server believe that every peer takes segments as large as its own link holds, whatever the SYN
 /// says when it arrives. The option is the first one, as Linux writes it.
 fn lie_about_mss(server: &Namespace) -> Result<()> {
     let tc = |args: &str| output(server.command("tc").args(args.split_whitespace())).map(drop);
-    let mss = LINK_MTU - IP_TCP_HEADERS;
     tc("qdisc add dev eth0 clsact")?;
-    // TCP; SYN; kind 2, length 4.
-    tc(&format!(
-        "filter add dev eth0 ingress protocol ip u32 match u8 6 0xff at 9 match u8 0x02 0x02 at 33 \
-         match u16 0x0204 0xffff at 40 action pedit munge offset 42 u16 set {mss} pipe action csum tcp"
-    ))
+    for (priority, (family, protocol_at, tcp_at)) in (1..).zip([("ip", 9, 20), ("ipv6", 6, 40)]) {
+        let (flags_at, option_at) = (tcp_at + 13, tcp_at + TCP_HEADER_BYTES);
+        let (mss_at, mss) = (option_at + 2, LINK_MTU - option_at);
+        // TCP; SYN; kind 2, length 4.
+        tc(&format!(
+            "filter add dev eth0 ingress priority {priority} protocol {family} u32 \
+             match u8 6 0xff at {protocol_at} match u8 0x02 0x02 at {flags_at} \
+             match u16 0x0204 0xffff at {option_at} \
+             action pedit munge offset {mss_at} u16 set {mss} pipe action csum tcp"
+        ))?;
+    }
+    Ok(())
 }
 
 /// What path-MTU discovery has taught the server and the gateway.
 fn forget_mtus(lab: &Lab, site: Site<'_>) -> Result<()> {
     for namespace in [server_of(lab, site)?, &lab.topology.gateway, site.router] {
-        output(namespace.command("ip").args(["route", "flush", "cache"]))?;
+        for family in ["-4", "-6"] {
+            output(namespace.command("ip").args([family, "route", "flush", "cache"]))?;
+        }
     }
     Ok(())
 }
@@ -192,24 +222,29 @@ fn forget_mtus(lab: &Lab, site: Site<'_>) -> Result<()> {
 /// Devices that do not ask for path-MTU discovery, behind uplinks that hold less than an ESP packet: the
 /// gateway gets every large one in fragments, of ESP and of UDP.
 fn fragmented_esp(lab: &mut Lab) -> Result<()> {
-    for site in lab.sites().into_iter().filter(|site| ["berlin", "austin"].contains(&site.spec.name)) {
+    for site in lab.sites().into_iter().filter(|site| ["berlin", "austin", "london"].contains(&site.spec.name))
+    {
         let before = lab.drops()?;
+        let (family, small_mtu, default) = match site.spec.uplink_v6 {
+            false => ("-4", SMALL_MTU.0, "0.0.0.0/0"),
+            true => ("-6", SMALL_MTU.1, "::/0"),
+        };
         let route = |mtu: usize| {
             let next_hop = next_hop(site.spec).to_string();
             let mtu = mtu.to_string();
-            let change = ["route", "change", "default", "via", &next_hop, "mtu", &mtu];
+            let change = [family, "route", "replace", default, "via", &next_hop, "mtu", &mtu];
             output(site.router.command("ip").args(change)).map(drop)
         };
         let seen = Capture::start(&lab.topology.internet, "gateway")?;
         changed(
             || {
                 site.device.set_sysctl("ipv4/ip_no_pmtu_disc", "1")?;
-                route(SMALL_MTU)
+                route(small_mtu)
             },
             || {
-                let answer = device::report_date(site.device, site.spec)?;
+                let answer = device::report_date(site.device, site.spec, site.spec.server.into())?;
                 ensure!(answer.contains("received"), "the answer is {answer:?}");
-                transfer(site)
+                transfer(site, Ends { device: site.spec.device.into(), server: site.spec.server.into() })
             },
             || {
                 site.device.set_sysctl("ipv4/ip_no_pmtu_disc", "0")?;
@@ -240,9 +275,11 @@ fn fragmented_esp(lab: &mut Lab) -> Result<()> {
 
 /// Something once no packet waits for the rest of its fragments.
 fn has_no_fragments(lab: &Lab) -> Result<Option<()>> {
-    let read = || Ok(fs::read_to_string("/proc/thread-self/net/sockstat")?);
-    let statistics = lab.topology.gateway.enter(read)?;
-    Ok(statistics.lines().any(|line| line.starts_with("FRAG: inuse 0 ")).then_some(()))
+    let read = |name| fs::read_to_string(Path::new("/proc/thread-self/net").join(name));
+    let statistics =
+        lab.topology.gateway.enter(|| Ok([read("sockstat")?, read("sockstat6")?].concat()))?;
+    let none = |family| statistics.lines().any(|line| line.starts_with(&format!("{family}: inuse 0 ")));
+    Ok((none("FRAG") && none("FRAG6")).then_some(()))
 }
 
 /// Both ends have certificates of several kilobytes and do not fragment IKE themselves, so that IP does.
@@ -318,26 +355,38 @@ impl Fragments {
     }
 }
 
-/// Of this protocol, to or from the gateway; the capture is at its next hop.
+/// Of this protocol, to or from the gateway; the capture is at its next hop, where only the gateway receives.
 fn fragments(frames: &[Frame], to_gateway: bool, protocol: u8) -> Fragments {
-    const MORE_FRAGMENTS: u16 = 0x2000;
-    const OFFSET: u16 = 0x1fff;
     let mut count = Fragments::default();
-    for frame in frames.iter().filter(|frame| frame.ip_protocol() == Some(protocol)) {
-        let Some((source, destination)) = frame.addresses() else { continue };
-        let Some(&[high, low]) = frame.bytes.get(20..22) else { continue };
-        let bits = u16::from_be_bytes([high, low]);
-        if (if to_gateway { destination } else { source }) != GATEWAY {
-            continue;
+    for frame in frames.iter().filter(|frame| frame.outgoing == to_gateway) {
+        if let Some((later, more)) = fragment(frame, protocol) {
+            count.first += usize::from(!later && more);
+            count.later += usize::from(later);
         }
-        count.first += usize::from(bits & MORE_FRAGMENTS != 0 && bits & OFFSET == 0);
-        count.later += usize::from(bits & OFFSET != 0);
     }
     count
 }
 
-fn transfer(site: Site<'_>) -> Result<()> {
-    let mut connection = Connection::open(site.device, site.spec.server)?;
+/// Whether a packet of this protocol is a later fragment, and whether more follow: RFC 791 section 3.1, RFC
+/// 8200 section 4.5. None of an IPv6 packet that is whole.
+fn fragment(frame: &Frame, protocol: u8) -> Option<(bool, bool)> {
+    const FRAGMENT_HEADER: u8 = 44;
+    match frame.ip_protocol()? {
+        FRAGMENT_HEADER => {
+            let &[next_header, _, high, low] = frame.payload()?.first_chunk()?;
+            let bits = u16::from_be_bytes([high, low]);
+            (next_header == protocol).then_some((bits & 0xfff8 != 0, bits & 1 != 0))
+        }
+        other if other == protocol && frame.addresses()?.0.is_ipv4() => {
+            let bits = u16::from_be_bytes(frame.array(20)?);
+            Some((bits & 0x1fff != 0, bits & 0x2000 != 0))
+        }
+        _ => None,
+    }
+}
+
+fn transfer(site: Site<'_>, ends: Ends) -> Result<()> {
+    let mut connection = Connection::open(site.device, ends.server)?;
     connection.upload(BULK_BYTES).with_context(|| format!("{} uploads", site.spec.full_name()))?;
     connection.download(BULK_BYTES).with_context(|| format!("{} downloads", site.spec.full_name()))
 }
@@ -368,8 +417,20 @@ fn tunnel_mtu(site: &Spec, path_mtu: usize) -> usize {
         Suite::Gcm => (8, 16, 4),
         Suite::Cbc => (16, 32, 16),
     };
+    let ip = if site.uplink_v6 { 40 } else { 20 };
     let udp = if site.behind_nat { 8 } else { 0 };
-    (path_mtu - 20 - udp - 8 - iv - icv) / block * block - 2
+    (path_mtu - ip - udp - 8 - iv - icv) / block * block - 2
+}
+
+/// Every site with each of its families.
+fn families(lab: &Lab) -> Vec<(Site<'_>, Ends)> {
+    let sites = lab.sites().into_iter();
+    sites.flat_map(|site| site.spec.ends().into_iter().map(move |ends| (site, ends))).collect()
+}
+
+/// Of IP and of TCP without options, in bytes.
+fn ip_tcp_headers(ends: Ends) -> usize {
+    TCP_HEADER_BYTES + if ends.server.is_ipv4() { 20 } else { 40 }
 }
 
 fn server_of<'a>(lab: &'a Lab, site: Site<'_>) -> Result<&'a Namespace> {
