@@ -104,6 +104,8 @@ fn complete_handshake_is_half_open_no_more_and_only_once() {
     for v6 in FAMILIES {
         let world = opened(v6);
         assert_eq!(taken(&world), (1, 1));
+        assert_eq!(reason(from_device(&world, &syn(v6))), None);
+        assert_eq!(taken(&world), (1, 1), "the SYN came again");
         assert_eq!(reason(from_lan(&world, &syn_ack(v6))), None);
         assert_eq!(taken(&world), (1, 1), "the server alone proves nothing of the device");
         assert_eq!(reason(from_device(&world, &ack(v6))), None);
@@ -115,6 +117,38 @@ fn complete_handshake_is_half_open_no_more_and_only_once() {
         }
         assert_eq!(reason(from_lan(&world, &answer(v6, tcp(0x10, 5001, 1001)))), None);
         assert_eq!(taken(&world), (2, 1));
+    }
+}
+
+#[test]
+fn adopted_connection_is_half_open_until_the_server_answers() {
+    for v6 in FAMILIES {
+        let mut world = World::new();
+        world.settings.adopt_midstream = 1;
+        for _ in 0..3 {
+            assert_eq!(reason(from_device(&world, &ack(v6))), None);
+            assert_eq!(taken(&world), (1, 1));
+        }
+        assert_eq!(reason(from_lan(&world, &answer(v6, tcp(0x10, 5001, 1001)))), None);
+        assert_eq!(taken(&world), (1, 0));
+    }
+}
+
+#[test]
+fn flow_in_the_place_of_another_has_nothing_of_it() {
+    for v6 in FAMILIES {
+        let options = &[3, 3, 7, 4, 2, 0, 0, 0];
+        let world = World::new();
+        let first = request(v6, Tcp { options, ..tcp(0x02, 77_000, 0) });
+        assert_eq!(reason(from_device(&world, &first)), None);
+        let answered = answer(v6, Tcp { options, ..tcp(0x12, 5000, 77_001) });
+        assert_eq!(reason(from_lan(&world, &answered)), None);
+        assert_eq!(reason(from_device(&world, &request(v6, tcp(0x10, 77_001, 5001)))), None);
+        let anew = World::new();
+        for world in [&world, &anew] {
+            assert!(syn_from(world, v6, PORTS.0, LATER_NS).opened);
+        }
+        assert_eq!(*world.flows.borrow(), *anew.flows.borrow());
     }
 }
 
