@@ -184,10 +184,14 @@ fn flow_goes_on_in_its_own_generation_only() {
 #[test]
 fn flow_that_is_being_removed_is_gone() {
     for v6 in FAMILIES {
-        let world = established(v6);
+        let mut world = established(v6);
+        // A budget in which a charge shows.
+        world.tunnels[1].quota.new_flow_interval_ns = 1;
         world.flows.borrow_mut().values_mut().for_each(|flow| flow.end());
         assert_eq!(reason(from_device(&world, &ack(v6))), Some(NoConnection));
+        let before = world.usage.borrow()[&1];
         assert_eq!(reason(from_device(&world, &syn(v6))), Some(FlowEnding));
+        assert_eq!(world.usage.borrow()[&1], before, "what opens nothing is not charged");
         assert_eq!(reason(from_lan(&world, &syn_ack(v6))), Some(ReplyWithoutConnection));
     }
 }

@@ -2,7 +2,7 @@
 use std::cell::Cell;
 
 use gateway_common::{
-    decide::{Decision, FamilyTables, FlowCell, NotInserted, Tables, UsageCell, from_site},
+    decide::{Decision, FamilyTables, FlowCell, NotInserted, Tables, UsageCell, from_server, from_site},
     layout::{Bucket, Flow, FlowKey, Kept, Quota, Settings, Ticks, Tunnel, Usage},
     reason::Reason::{self, *},
 };
@@ -104,6 +104,8 @@ fn complete_handshake_is_half_open_no_more_and_only_once() {
     for v6 in FAMILIES {
         let world = opened(v6);
         assert_eq!(taken(&world), (1, 1));
+        assert_eq!(reason(from_device(&world, &syn(v6))), None);
+        assert_eq!(taken(&world), (1, 1), "the SYN came again");
         assert_eq!(reason(from_lan(&world, &syn_ack(v6))), None);
         assert_eq!(taken(&world), (1, 1), "the server alone proves nothing of the device");
         assert_eq!(reason(from_device(&world, &ack(v6))), None);
@@ -115,6 +117,38 @@ fn complete_handshake_is_half_open_no_more_and_only_once() {
         }
         assert_eq!(reason(from_lan(&world, &answer(v6, tcp(0x10, 5001, 1001)))), None);
         assert_eq!(taken(&world), (2, 1));
+    }
+}
+
+#[test]
+fn adopted_connection_is_half_open_until_the_server_answers() {
+    for v6 in FAMILIES {
+        let mut world = World::new();
+        world.settings.adopt_midstream = 1;
+        for _ in 0..3 {
+            assert_eq!(reason(from_device(&world, &ack(v6))), None);
+            assert_eq!(taken(&world), (1, 1));
+        }
+        assert_eq!(reason(from_lan(&world, &answer(v6, tcp(0x10, 5001, 1001)))), None);
+        assert_eq!(taken(&world), (1, 0));
+    }
+}
+
+#[test]
+fn flow_in_the_place_of_another_has_nothing_of_it() {
+    for v6 in FAMILIES {
+        let options = &[3, 3, 7, 4, 2, 0, 0, 0];
+        let world = World::new();
+        let first = request(v6, Tcp { options, ..tcp(0x02, 77_000, 0) });
+        assert_eq!(reason(from_device(&world, &first)), None);
+        let answered = answer(v6, Tcp { options, ..tcp(0x12, 5000, 77_001) });
+        assert_eq!(reason(from_lan(&world, &answered)), None);
+        assert_eq!(reason(from_device(&world, &request(v6, tcp(0x10, 77_001, 5001)))), None);
+        let anew = World::new();
+        for world in [&world, &anew] {
+            assert!(syn_from(world, v6, PORTS.0, LATER_NS).opened);
+        }
+        assert_eq!(*world.flows.borrow(), *anew.flows.borrow());
     }
 }
 
@@ -266,5 +300,66 @@ fn flow_that_another_cpu_changed_meanwhile_is_not_replaced() {
         let other_charge = |world: &World| each(world, |flow| flow.last ^= 0x40);
         assert_eq!(race(&world, v6, LATER_NS, &other_charge), Some(FlowEnding));
         assert_eq!(taken(&world), (1, 1));
+    }
+}
+
+/// Tables in which every flow was tunnel 1's when it was looked up, and is what it is by the time it is locked.
+struct Stale<'a>(&'a World);
+
+struct StaleCell<C>(C);
+
+impl<C: FlowCell> FlowCell for StaleCell<C> {
+    fn tunnel(&self) -> u32 {
+        1
+    }
+
+    fn locked<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
+        self.0.locked(change)
+    }
+}
+
+impl Tables for Stale<'_> {
+    fn settings(&self) -> Option<&Settings> {
+        self.0.settings()
+    }
+
+    fn tunnel(&self, number: u32) -> Option<&Tunnel> {
+        self.0.tunnel(number)
+    }
+
+    fn inbound_spi(&self, spi: u32) -> Option<u32> {
+        self.0.inbound_spi(spi)
+    }
+
+    fn usage(&self, customer: u32) -> Option<impl UsageCell> {
+        self.0.usage(customer)
+    }
+}
+
+impl<A: Kept> FamilyTables<A> for Stale<'_> {
+    fn customer(&self, server: A) -> Option<u32> {
+        self.0.customer(server)
+    }
+
+    fn flow(&self, key: &FlowKey<A>) -> Option<impl FlowCell> {
+        self.0.flow(key).map(StaleCell)
+    }
+
+    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, now: Ticks) -> Result<(), NotInserted> {
+        self.0.insert_flow(key, flow, now)
+    }
+}
+
+#[test]
+fn answer_on_a_flow_that_another_tunnel_took_meanwhile_is_dropped() {
+    for v6 in FAMILIES {
+        let mut world = World::new();
+        world.tunnels[2] = world.tunnels[1];
+        assert!(from_site(&syn(v6)[..], &world, tunnel(2), NOW_NS).opened);
+        let before = world.flows.borrow().clone();
+        let late = from_server(&syn_ack(v6)[..], &Stale(&world), NOW_NS);
+        assert_eq!(reason(late), Some(ReplyWithoutConnection));
+        assert_eq!(*world.flows.borrow(), before);
+        assert_eq!(reason(from_lan(&world, &syn_ack(v6))), None);
     }
 }
