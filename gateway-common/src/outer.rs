@@ -291,7 +291,7 @@ fn listener_message<F: Frame + ?Sized>(frame: &F) -> Option<Ipv6> {
     let kind: u8 = frame.read(options_at + size_of_val(&options))?;
     let wanted = u64::from_ne_bytes(options) == u64::from_ne_bytes(HOP_BY_HOP)
         && header.payload_length.get() >= LEAST_BYTES
-        && ((kind >= QUERY && kind <= DONE) || kind == REPORT_V2);
+        && matches!(kind, QUERY..=DONE | REPORT_V2);
     wanted.then_some(header.source)
 }
 
