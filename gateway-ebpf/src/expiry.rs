@@ -164,7 +164,7 @@ fn turn(expiry: *mut Expiry, now: Ticks) -> u64 {
         let Some(slot) = WHEEL.get_ptr_mut(expiry.slot & (SLOTS as u32 - 1)) else { return SLOT_NS };
         // SAFETY: a live map value and its lock.
         expiry.due = unsafe {
-            locked(slot, &raw mut (*slot).lock, |slot: &mut Slot| core::mem::replace(&mut slot.first, [0; 2]))
+            locked(slot, &raw mut (*slot).lock, |slot: &mut Slot| core::mem::take(&mut slot.first))
         };
         expiry.slot = expiry.slot.wrapping_add(1);
     }

@@ -54,7 +54,7 @@ impl Segment {
     }
 
     fn frame(&self, v6: bool) -> Vec<u8> {
-        let device = IpAddr::from(if v6 { SITES[0].v6.0.into() } else { IpAddr::from(SITES[0].v4.0) });
+        let device = if v6 { SITES[0].v6.0.into() } else { IpAddr::from(SITES[0].v4.0) };
         let (device, server) = ((device, 40_000), (server_address(SITES[0].customer, v6), 80));
         let (from, to) = if self.from_site { (device, server) } else { (server, device) };
         let builder = ip(from.0, to.0, 64).tcp(from.1, to.1, self.sequence, self.window);

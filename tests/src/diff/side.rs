@@ -129,7 +129,7 @@ fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: MsgFlags) -> Resul
 /// neighbour discovery).
 fn tag(frame: &[u8]) -> Option<u16> {
     let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
-    let own = |source: IpAddr| source.is_multicast() || GATEWAY.iter().any(|own| source == *own);
+    let own = |source: IpAddr| source.is_multicast() || GATEWAY.contains(&source);
     match frame.get(12..54)? {
         [8, 0, ..] => {
             let source: [u8; 4] = frame[26..30].try_into().ok()?;

@@ -145,7 +145,7 @@ fn send_until(topology: &Topology, index: usize, stop: &AtomicBool) -> Result<u6
     while !stop.load(Ordering::Relaxed) {
         let path = format!("{}{number}", path_of(site));
         let family = number as usize % ends.len();
-        let answer = if number / ends.len() as u64 % NEW_CONNECTION_EVERY == 0 {
+        let answer = if (number / ends.len() as u64).is_multiple_of(NEW_CONNECTION_EVERY) {
             open(&ends[family])?.get(&path)
         } else {
             kept[family].get(&path)

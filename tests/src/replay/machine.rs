@@ -258,7 +258,7 @@ impl Machine {
         frame: &[u8],
         identity: [u32; 3],
         merged: [u32; 2],
-        out: &mut Vec<u8>,
+        out: &mut [u8],
     ) -> Result<Output> {
         let program = self.ebpf.program(name).context("no such program")?;
         let mut options = TestRunOptions::new();
