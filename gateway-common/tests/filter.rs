@@ -4,13 +4,15 @@ use etherparse::PacketBuilder;
 use gateway_common::{
     layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings, Ticks},
     limits::MANAGEMENT_RULES,
-    outer::{Outer, arriving, leaving, quoted_esp, to_lan},
+    outer::{Outer, arriving, is_neighbour_on_lan, leaving, quoted_esp, to_lan},
     reason::Reason::{self, *},
     tcp::STATE_SLOTS,
     wire::{Ipv4, Ipv6, protocol},
 };
 
 const OURS: [u8; 4] = [203, 0, 113, 1];
+const OURS_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const PEER_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 const OUR_LAN: [u8; 4] = [10, 200, 0, 1];
 const PEER: [u8; 4] = [198, 18, 0, 1];
 const MANAGER: [u8; 4] = [198, 51, 100, 7];
@@ -35,6 +37,8 @@ fn settings() -> Settings {
     settings.lan.v4[0] = Ipv4 { octets: OUR_LAN };
     let from = Prefix::new(mapped(MANAGER), 96 + 24);
     let rule = |port, protocol| ManagementRule { from, port, protocol, _reserved: 0 };
+    settings.internet.v6_count = 1;
+    settings.internet.v6[0] = Ipv6 { octets: OURS_V6 };
     settings.management[0] = rule(22, protocol::TCP);
     settings.management[1] = rule(161, protocol::UDP);
     // Beyond the count.
@@ -242,4 +246,89 @@ fn quoted_esp_names_the_peer_and_its_spi() {
     assert_eq!(quoted_esp(&message(esp)[..]), Some(OutboundSpi { peer, spi: 0xbeef }));
     assert_eq!(quoted_esp(&message(&esp[..43])[..]), None);
     assert_eq!(quoted_esp(&message(&v6(1, 9, 17, ESP_BEEF)[14..])[..]), None);
+}
+
+/// From the peer in IPv6.
+fn ip6(to: [u8; 16], protocol: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
+    ip6_between(PEER_V6, to, protocol, hop_limit, payload)
+}
+
+fn ip6_between(from: [u8; 16], to: [u8; 16], protocol: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from, to, hop_limit);
+    builder.write(&mut frame, 253.into(), payload).expect("writing to a vector");
+    frame[20] = protocol;
+    frame
+}
+
+/// RFC 8200 section 4.5: 13 bits of offset, then M.
+#[test]
+fn every_bit_of_an_ipv6_fragments_offset_makes_it_a_later_one() {
+    let judged = |word: u16| {
+        let [high, low] = word.to_be_bytes();
+        let payload = [&[50, 0, high, low, 0, 0, 0, 7], ESP_BEEF].concat();
+        arrives(&ip6(OURS_V6, 44, 64, &payload))
+    };
+    for bit in 3..16 {
+        assert_eq!(judged(1 << bit), Ok(Outer::Fragment), "bit {bit}");
+    }
+    for bit in 0..3 {
+        assert_eq!(judged(1 << bit), Ok(Outer::Esp(0xbeef)), "bit {bit}");
+    }
+}
+
+#[test]
+fn udp_in_an_ipv6_fragment_is_as_long_as_what_follows_the_fragment_header_or_longer() {
+    let judged = |length: u8| {
+        let udp = [1, 244, 1, 244, 0, length, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1];
+        arrives(&ip6(OURS_V6, 44, 64, &[&[17, 0, 0, 1, 0, 0, 0, 7][..], &udp].concat()))
+    };
+    assert_eq!(judged(15), Err(OuterMalformed));
+    assert_eq!([judged(16), judged(17), judged(24)], [Ok(Outer::Ike); 3]);
+}
+
+#[test]
+fn neighbour_discovery_is_icmpv6_to_its_groups() {
+    let all_nodes: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let mut other_group = all_nodes;
+    other_group[5] = 1;
+    let solicitation = [135, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(arrives(&ip6(all_nodes, 58, 255, &solicitation)), Ok(Outer::Neighbour));
+    assert_eq!(arrives(&ip6(other_group, 58, 255, &solicitation)), Err(OuterNotGatewayAddress));
+    // A UDP port may look like a type and code.
+    for protocol in [17, 6, 50, 1] {
+        let frame = ip6(all_nodes, protocol, 255, &solicitation);
+        assert_eq!(arrives(&frame), Err(OuterNotGatewayAddress), "protocol {protocol}");
+        assert!(!is_neighbour_on_lan(&frame[..]), "protocol {protocol}");
+    }
+    let mut v4 = ip(PEER, OURS, 1, &solicitation);
+    v4[22] = 255;
+    assert_eq!(arrives(&v4), Err(OuterProtocolNotAllowed), "ICMP has no neighbour discovery");
+}
+
+/// RFC 4862 section 5.4.2: who has no address yet asks whether it is free, and says nothing else.
+#[test]
+fn only_who_has_no_address_asks_without_one_of_the_gateways() {
+    let group: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 1];
+    for (from, kind, passes) in
+        [([0; 16], 135, true), ([0; 16], 136, false), ([0; 16], 133, false), (PEER_V6, 135, false)]
+    {
+        let frame = ip6_between(from, group, 58, 255, &[kind, 0, 0, 0, 0, 0, 0, 0]);
+        let (leaving, on_lan) = (leaves(&frame), reaches_lan(&frame));
+        assert_eq!(leaving, if passes { Ok(Outer::Neighbour) } else { Err(PlaintextToInternet) });
+        assert_eq!(on_lan, if passes { Ok(Outer::Neighbour) } else { Err(NotApprovedForLan) });
+    }
+}
+
+#[test]
+fn arrival_is_charged_to_its_source_and_that_sources_subscriber() {
+    let judged = |frame: &[u8]| {
+        let arrival = arriving(frame, &settings()).expect("it arrives");
+        (arrival.source, arrival.subscriber)
+    };
+    assert_eq!(judged(&ip(PEER, OURS, 50, ESP_BEEF)), (mapped(PEER), mapped(PEER)));
+    let mut subscriber = PEER_V6;
+    subscriber[8..].fill(0);
+    let expected = (Ipv6 { octets: PEER_V6 }, Ipv6 { octets: subscriber });
+    assert_eq!(judged(&ip6(OURS_V6, 50, 64, ESP_BEEF)), expected);
 }

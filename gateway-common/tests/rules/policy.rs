@@ -113,6 +113,19 @@ fn prefixes_have_as_many_bits_as_they_say() {
 }
 
 #[test]
+fn bits_behind_an_ipv6_prefix_do_not_count() {
+    let mut world = World::new();
+    for bits in [0, 16, 31, 48, 63, 80, 95, 112, 127] {
+        world.tunnels[1].v6.lan[0] = Prefix::new(Ipv6 { octets: [0xfd; 16] }, bits);
+        let beside = u128::MAX.checked_shr(u32::from(bits)).unwrap_or(0);
+        let inside = u128::from_be_bytes([0xfd; 16]) ^ beside;
+        let source = IpAddr::from(inside.to_be_bytes());
+        let frame = segment((source, PORTS.0), (server(1, true), PORTS.1), tcp(0x02, 1000, 0));
+        assert_eq!(reason(from_device(&world, &frame)), None, "{source} in /{bits}");
+    }
+}
+
+#[test]
 fn only_counted_prefixes_are_the_sites() {
     for v6 in FAMILIES {
         let stranger = address(if v6 { "fd00:172::1" } else { "172.16.0.1" });
