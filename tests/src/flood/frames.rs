@@ -162,8 +162,7 @@ pub fn from_internet() -> Result<(Pool, Pool)> {
 pub fn spoof(frame: &mut [u8], source: Ipv4Addr) {
     frame[IP + 12..IP + 16].copy_from_slice(&source.octets());
     frame[IP + 10..IP + 12].fill(0);
-    let words =
-        frame[IP..IP + 20].chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let words = frame[IP..IP + 20].as_chunks::<2>().0.iter().map(|word| u32::from(u16::from_be_bytes(*word)));
     let sum: u32 = words.sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);

@@ -1,10 +1,10 @@
 //! The flood test: one customer's site and the whole internet send everything at once, through the real
 //! programs on real veths; meanwhile the other customers' devices must not notice.
 //!
-//! [`party`] (who) → [`ground`] (namespaces) → [`firewall`] (programs and maps) → [`flood`] against
+//! [`party`] (who) → [`ground`] (namespaces) → [`firewall`] (programs and maps) → [`attack`] against
 //! [`victim`]s and [`peer`]s, seen by [`watch`] → [`judge`] → [`run`] prints.
+mod attack;
 mod firewall;
-mod flood;
 mod frames;
 mod ground;
 mod judge;

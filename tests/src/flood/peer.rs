@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 use super::{
-    flood::put,
+    attack::put,
     frames,
     party::{GATEWAY, Party},
 };

@@ -16,8 +16,8 @@ use gateway::kernel::maps::Counted;
 use gateway_common::{layout::Quota, reason::Reason};
 
 use super::{
+    attack,
     firewall::{self, Gateway, HALF_OPEN_SECONDS, Held},
-    flood,
     frames::{self, Pool},
     ground::Ground,
     judge::{self, Criterion},
@@ -153,9 +153,9 @@ fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: boo
         }
         let start = Instant::now();
         let floods = [
-            scope.spawn(|| flood::from_site(&ground.attacker, pool, &site_frames, &flood_over)),
-            scope.spawn(|| flood::from_internet(&ground.internet, &internet_frames, &flood_over)),
-            scope.spawn(|| flood::acknowledge(&ground.attacker, &flood_over)),
+            scope.spawn(|| attack::from_site(&ground.attacker, pool, &site_frames, &flood_over)),
+            scope.spawn(|| attack::from_internet(&ground.internet, &internet_frames, &flood_over)),
+            scope.spawn(|| attack::acknowledge(&ground.attacker, &flood_over)),
         ];
         thread::sleep(duration);
         flood_over.store(true, Relaxed);
