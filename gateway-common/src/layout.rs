@@ -13,7 +13,7 @@
 //! | SOURCES | outer address or /64 | [`Budgets`] | outer filter | outer filter |
 //! | STRANGERS | 0, for each CPU | [`Budgets`] of all of those | outer filter | outer filter |
 //! | FLOWS, FLOWS6 | [`FlowKey`] | [`Flow`] | ingress programs, expiry | ingress programs, gatewayctl |
-//! | NODES, NODES6 | flow's number | [`crate::wheel::Node`] | ingress programs, expiry | expiry |
+//! | NODES, NODES6 | half the node's number | [`crate::wheel::Pair`] | ingress programs, expiry | expiry |
 //! | WHEEL | slot | [`crate::wheel::Slot`] | ingress programs, expiry | expiry |
 //! | EXPIRY | 0 | [`crate::wheel::Expiry`] | ingress programs, expiry | gatewayctl |
 //! | PROGRAMS | [`NextProgram`] | program | gatewayd | ingress programs |

@@ -85,6 +85,19 @@ impl<A: Kept> Node<A> {
     }
 }
 
+/// Two nodes, of an even number and the next one: the kernel rounds the elements of an array up to 8 bytes.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C)]
+pub struct Pair<A> {
+    /// The nodes.
+    pub nodes: [Node<A>; 2],
+}
+
+/// How many pairs hold the nodes of so many flows, and that of number 0, which is none's.
+pub const fn pairs(flows: u32) -> u32 {
+    flows / 2 + 1
+}
+
 /// One slot: the first node of each family's list, IPv4 and IPv6.
 #[derive(Clone, Copy, Default, Debug)]
 #[repr(C)]

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use gateway_common::{
     decide::UsageCell,
     layout::{Flow, FlowKey, Ticks},
+    slot::slot,
     track::status,
     wheel::{Expiry, MOST_NODES, Node, Number, SLOTS, Slot, slot_at, slot_for, slots_between},
     wire::{Ipv4, Ipv6},
@@ -36,7 +37,7 @@ pub fn allocate<A: Stored>() -> Option<Number> {
         if first == 0 {
             break;
         }
-        let node = A::nodes().get_ptr(first)?;
+        let node = node::<A>(first)?;
         // SAFETY: a live map value and its lock; `node` is a live map value, in the list while it is first.
         let taken = unsafe {
             locked(expiry, &raw mut (*expiry).lock, |expiry: &mut Expiry| {
@@ -62,7 +63,7 @@ pub fn allocate<A: Stored>() -> Option<Number> {
             next
         })
     };
-    if number <= MOST_NODES && A::nodes().get(number).is_some() {
+    if number <= MOST_NODES && node::<A>(number).is_some() {
         return Some(number);
     }
     // SAFETY: as above.
@@ -81,7 +82,7 @@ pub fn allocate<A: Stored>() -> Option<Number> {
 #[inline(never)]
 pub fn free<A: Stored>(number: Number) {
     let Some(expiry) = EXPIRY.get_ptr_mut(0) else { return };
-    let Some(node) = A::nodes().get_ptr_mut(number) else { return };
+    let Some(node) = node::<A>(number) else { return };
     let nobody = FlowKey::<A>::default();
     // SAFETY: a live map value and its lock; the node is a live map value and in no list, hence ours.
     unsafe {
@@ -96,7 +97,7 @@ pub fn free<A: Stored>(number: Number) {
 #[inline(never)]
 pub fn list<A: Stored>(number: Number, key: &FlowKey<A>, expires: Ticks, now: Ticks) {
     let Some(slot) = WHEEL.get_ptr_mut(slot_for(expires, now)) else { return };
-    let Some(node) = A::nodes().get_ptr_mut(number) else { return };
+    let Some(node) = node::<A>(number) else { return };
     // SAFETY: as in `free`.
     unsafe {
         locked(slot, &raw mut (*slot).lock, |slot: &mut Slot| {
@@ -203,10 +204,12 @@ extern "C" fn look_at<A: Stored>(_round: u32, go: *mut Go) -> i64 {
     if number == 0 {
         return 1;
     }
-    let Some(&node) = A::nodes().get(number) else {
+    let Some(node) = node::<A>(number) else {
         go.number = 0;
         return 1;
     };
+    // SAFETY: a live map value; while it is in the list being looked at nobody else changes it.
+    let node = unsafe { *node };
     go.number = node.next();
     go.looked_at += 1;
     let key = node.key();
@@ -240,4 +243,12 @@ extern "C" fn look_at<A: Stored>(_round: u32, go: *mut Go) -> i64 {
     free::<A>(number);
     go.removed += 1;
     0
+}
+
+/// The node of this number.
+#[inline(always)]
+fn node<A: Stored>(number: Number) -> Option<*mut Node<A>> {
+    let pair = A::nodes().get_ptr_mut(number >> 1)?;
+    // SAFETY: a live map value of two nodes, of which the index is 0 or 1.
+    Some(unsafe { (&raw mut (*pair).nodes).cast::<Node<A>>().add(slot::<2>(number as u8)) })
 }

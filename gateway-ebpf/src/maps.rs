@@ -14,7 +14,7 @@ use gateway_common::{
     },
     limits::{EVENT_RING_BYTES, SOURCES as MOST_SOURCES},
     packet::Segment,
-    wheel::{Expiry, Listed, Node, SLOTS, Slot},
+    wheel::{Expiry, Listed, Pair, SLOTS, Slot},
     wire::{Ipv4, Ipv6},
 };
 
@@ -23,7 +23,7 @@ pub type Customers<A> = HashMap<A, Customer, 1, { BPF_F_NO_PREALLOC as usize }>;
 /// Flows of one address family.
 pub type Flows<A> = HashMap<FlowKey<A>, Flow, 1>;
 /// The places of one family's flows in the wheel.
-pub type Nodes<A> = Array<Node<A>, 2>;
+pub type Nodes<A> = Array<Pair<A>, 2>;
 
 /// An address family, and its own maps.
 pub trait Stored: Kept + Listed {

@@ -14,7 +14,10 @@ use aya::{
     },
     sys::SyscallError,
 };
-use gateway_common::layout::{Hook, NextProgram};
+use gateway_common::{
+    layout::{Hook, NextProgram},
+    wheel,
+};
 
 use crate::kernel::{interface, pins::Pins};
 
@@ -82,8 +85,8 @@ pub fn load(pins: &Pins, sizes: Sizes, purpose: Purpose) -> Result<Ebpf> {
         .map_max_entries("FLOWS", sizes.flows)
         .map_max_entries("FLOWS6", sizes.flows6)
         // A flow's node is named by a number, and number 0 is none.
-        .map_max_entries("NODES", sizes.flows + 1)
-        .map_max_entries("NODES6", sizes.flows6 + 1)
+        .map_max_entries("NODES", wheel::pairs(sizes.flows))
+        .map_max_entries("NODES6", wheel::pairs(sizes.flows6))
         .load(OBJECT)
         .with_context(|| {
             format!(
