@@ -542,7 +542,8 @@ struct Charge {
     half_open: u32,
 }
 
-#[inline(always)]
+/// A function of its own in eBPF, as [`open`].
+#[inline(never)]
 fn take<T: Tables>(tables: &T, tunnel: &Tunnel, charge: Charge, now_ns: u64) -> Result<(), Reason> {
     let Quota { flows, half_open, new_flow_interval_ns, new_flow_burst } = tunnel.quota;
     let cell = tables.usage(tunnel.customer).ok_or(Reason::FlowQuotaExceeded)?;

@@ -8,7 +8,6 @@ use aya_ebpf::{
 use gateway_common::{
     decide::UsageCell,
     layout::{Flow, FlowKey, Ticks},
-    slot::slot,
     track::status,
     wheel::{Expiry, MOST_NODES, Node, Number, SLOTS, Slot, slot_at, slot_for, slots_between},
     wire::{Ipv4, Ipv6},
@@ -250,5 +249,5 @@ extern "C" fn look_at<A: Stored>(_round: u32, go: *mut Go) -> i64 {
 fn node<A: Stored>(number: Number) -> Option<*mut Node<A>> {
     let pair = A::nodes().get_ptr_mut(number >> 1)?;
     // SAFETY: a live map value of two nodes, of which the index is 0 or 1.
-    Some(unsafe { (&raw mut (*pair).nodes).cast::<Node<A>>().add(slot::<2>(number as u8)) })
+    Some(unsafe { (&raw mut (*pair).nodes).cast::<Node<A>>().add((number & 1) as usize) })
 }
