@@ -169,15 +169,6 @@ pub const ATTACKS: &[Attack] = &[
         },
     },
     Attack {
-        name: "site_without_ipv6_lan_uses_ipv6",
-        what: "IPv6 from a site that has none",
-        expected: Expected::Dropped { customer: "acme", reason: Reason::InnerSourceNotInSite },
-        run: |lab| {
-            let packet = tcp((BERLIN_V6, 21026), (ACME_SERVER_V6, PORT), "S", b"");
-            send_from_device(lab, "munich", &[packet])
-        },
-    },
-    Attack {
         name: "extension_headers_to_its_ipv6_server",
         what: "IPv6 extension headers in a tunnel",
         expected: Expected::Dropped { customer: "wonka", reason: Reason::InnerHasIpOptions },
