@@ -24,6 +24,8 @@ use super::{
 
 /// For a connection, and for each answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// For an answer: tunnels may have to be made anew first, which takes a minute on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Sends the current date with curl, as a device would, to its server at this address; returns the answer.
 pub fn report_date(namespace: &Namespace, site: &Spec, server: IpAddr) -> Result<String> {
@@ -75,7 +77,7 @@ impl Connection {
     }
 
     fn over(stream: TcpStream, server: IpAddr) -> Result<Self> {
-        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream), server })
