@@ -22,7 +22,7 @@ use super::{
     site::Spec,
 };
 
-/// For a connection, and for each answer.
+/// For a connection, and for a request to be taken.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// For an answer: tunnels may have to be made anew first, which takes a minute on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(180);
