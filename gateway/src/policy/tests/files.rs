@@ -9,15 +9,16 @@ use crate::policy::{Protocol, check_secrets, connection_name, load, parse_connec
 fn example_is_without_faults() {
     let policy = load(example()).unwrap_or_else(|faults| panic!("{faults}"));
     let names: Vec<&str> = policy.customers.keys().map(|name| name.as_str()).collect();
-    assert_eq!(names, ["acme", "globex", "initech"]);
-    assert_eq!(policy.site_count(), 4);
+    assert_eq!(names, ["acme", "globex", "initech", "wonka"]);
+    assert_eq!(policy.site_count(), 5);
     let gateway = &policy.gateway;
     assert_eq!((gateway.limits.tunnels, gateway.limits.customers, gateway.limits.flows), (16, 16, 65_536));
     assert_eq!(gateway.management[0].protocol, Protocol::Tcp);
-    let [acme, globex, _] = policy.customers.values().collect::<Vec<_>>()[..] else { panic!() };
+    let [acme, globex, ..] = policy.customers.values().collect::<Vec<_>>()[..] else { panic!() };
     assert_eq!((acme.port, acme.server.v4), (80, Some([10, 200, 0, 11].into())));
-    assert_eq!((acme.server.v6, acme.sites[0].path_mtu), (None, None));
-    assert_eq!(acme.sites[0].lan, globex.sites[0].lan);
+    assert_eq!(acme.server.v6, Some("fd00:200::11".parse().unwrap()));
+    assert_eq!((globex.server.v6, acme.sites[0].path_mtu), (None, None));
+    assert_eq!(acme.sites[0].lan[0], globex.sites[0].lan[0]);
 }
 
 #[test]
