@@ -181,7 +181,7 @@ fn replay(filter: Option<&str>, machine: &Machine) -> Result<Outcome> {
 
 /// A fixed part of it, and every seed that ever failed.
 fn differential(machine: &Machine) -> Result<Outcome> {
-    const PACKETS: &str = "100000";
+    const PACKETS: &str = "220000";
     if !nix::unistd::geteuid().is_root() {
         return Ok(Outcome::skipped("needs root, for namespaces".to_owned()));
     }

@@ -66,7 +66,6 @@ const REACHABLE: &[(Reason, Families)] = &[
     (Reason::FlowQuotaExceeded, Families::V4),
     (Reason::HalfOpenQuotaExceeded, Families::V4),
     (Reason::NewFlowsOverBudget, Families::V4),
-    (Reason::FlowNoLongerAllowed, Families::Both),
     (Reason::SourceNotServer, Families::V6),
     (Reason::NewFromServer, Families::Both),
     (Reason::ReplyWithoutConnection, Families::Both),
