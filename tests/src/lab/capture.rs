@@ -181,9 +181,7 @@ impl Frame {
         let hop_limit = self.bytes.get(21).copied();
         self.is_arp()
             || match (self.is_ipv4(), self.ip_protocol()) {
-                (Some(false), Some(ICMPV6)) => {
-                    matches!(kind(0), Some(133..=136)) && hop_limit == Some(255)
-                }
+                (Some(false), Some(ICMPV6)) => matches!(kind(0), Some(133..=136)) && hop_limit == Some(255),
                 (Some(false), Some(HOP_BY_HOP)) => {
                     let listener = matches!(kind(8), Some(130..=132 | 143));
                     listener && kind(0) == Some(ICMPV6) && hop_limit == Some(1)

@@ -16,9 +16,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Lab,
+    capture::{Capture, Frame},
     charon::Sa,
     device::{self, Connection},
-    capture::{Capture, Frame},
     gateway::{Drops, increase, xfrm_stat},
     in_parallel,
     process::wait_for,

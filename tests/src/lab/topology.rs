@@ -13,7 +13,13 @@
 //!                               │           │           │          │
 //!                             acme        globex     initech     wonka
 //! ```
-use std::{collections::BTreeSet, fmt::Write, net::{IpAddr, Ipv4Addr, Ipv6Addr}, path::Path, thread};
+use std::{
+    collections::BTreeSet,
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+    thread,
+};
 
 use anyhow::{Context, Result, anyhow};
 

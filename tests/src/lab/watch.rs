@@ -3,7 +3,12 @@ use std::{net::IpAddr, thread, time::Duration};
 
 use anyhow::Result;
 
-use super::{Lab, capture::Capture, site::{SITES, Spec}, topology::customers};
+use super::{
+    Lab,
+    capture::Capture,
+    site::{SITES, Spec},
+    topology::customers,
+};
 
 /// How long a packet may take through the lab. Under emulation the slowest path takes some 10 ms.
 const SETTLE: Duration = Duration::from_millis(150);

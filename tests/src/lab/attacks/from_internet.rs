@@ -128,12 +128,11 @@ pub const ATTACKS: &[Attack] = &[
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterHasIpOptions },
         run: |lab| {
             // PadN of 4 bytes (RFC 8200 section 4.2).
-            let packets = [ip_number::IPV6_HEADER_HOP_BY_HOP, ip_number::IPV6_DESTINATION_OPTIONS].map(
-                |number| {
+            let packets =
+                [ip_number::IPV6_HEADER_HOP_BY_HOP, ip_number::IPV6_DESTINATION_OPTIONS].map(|number| {
                     let esp = esp(INTERNET_HOST_V6, GATEWAY_V6, NOBODYS_SPIS[0]);
                     with_extension(esp, number, [0, 1, 4, 0, 0, 0, 0])
-                },
-            );
+                });
             send_on_wire(lab, &packets)
         },
     },

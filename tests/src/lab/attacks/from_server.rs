@@ -13,9 +13,7 @@ use crate::lab::{
     process::output,
     server::PORT,
     site::{ACME_SERVER, ACME_SERVER_V6, GLOBEX_SERVER, SITES, WONKA_SERVER_V6},
-    topology::{
-        GATEWAY, GATEWAY_LAN, GATEWAY_LAN_V6, GATEWAY_V6, INTERNET_HOST, INTERNET_HOST_V6,
-    },
+    topology::{GATEWAY, GATEWAY_LAN, GATEWAY_LAN_V6, GATEWAY_V6, INTERNET_HOST, INTERNET_HOST_V6},
 };
 
 const BERLIN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);

@@ -127,13 +127,17 @@ pub const ATTACKS: &[Attack] = &[
         name: "device_reaches_other_customers_ipv6_server",
         what: "device to another customer's IPv6 server",
         expected: Expected::Dropped { customer: "acme", reason: Reason::DestinationNotServer },
-        run: |lab| send_from_device(lab, "berlin", &[tcp((BERLIN_V6, 21021), (WONKA_SERVER_V6, PORT), "S", b"")]),
+        run: |lab| {
+            send_from_device(lab, "berlin", &[tcp((BERLIN_V6, 21021), (WONKA_SERVER_V6, PORT), "S", b"")])
+        },
     },
     Attack {
         name: "site_with_same_ipv6_lan_reaches_other_customers_server",
         what: "the same out of a tunnel in IPv6, same LAN",
         expected: Expected::Dropped { customer: "wonka", reason: Reason::DestinationNotServer },
-        run: |lab| send_from_device(lab, "london", &[tcp((BERLIN_V6, 21022), (ACME_SERVER_V6, PORT), "S", b"")]),
+        run: |lab| {
+            send_from_device(lab, "london", &[tcp((BERLIN_V6, 21022), (ACME_SERVER_V6, PORT), "S", b"")])
+        },
     },
     Attack {
         name: "device_reaches_other_port_of_its_ipv6_server",
@@ -150,10 +154,8 @@ pub const ATTACKS: &[Attack] = &[
         what: "UDP and ICMPv6 to its own IPv6 server",
         expected: Expected::Dropped { customer: "acme", reason: Reason::ProtocolNotAllowed },
         run: |lab| {
-            let packets = [
-                udp((BERLIN_V6, 21024), (ACME_SERVER_V6, PORT), b"hello"),
-                ping(BERLIN_V6, ACME_SERVER_V6),
-            ];
+            let packets =
+                [udp((BERLIN_V6, 21024), (ACME_SERVER_V6, PORT), b"hello"), ping(BERLIN_V6, ACME_SERVER_V6)];
             send_from_device(lab, "berlin", &packets)
         },
     },

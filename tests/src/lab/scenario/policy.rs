@@ -6,8 +6,7 @@ use gateway_common::{ids::TunnelId, reason::Reason};
 
 use super::*;
 use crate::lab::{
-    conversation::Conversation, frame::send_packets, gateway::POLICIES, policies::Policies,
-    site::Spec,
+    conversation::Conversation, frame::send_packets, gateway::POLICIES, policies::Policies, site::Spec,
 };
 
 pub const SCENARIOS: &[Scenario] = &[

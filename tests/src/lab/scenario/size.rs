@@ -222,7 +222,8 @@ fn forget_mtus(lab: &Lab, site: Site<'_>) -> Result<()> {
 /// Devices that do not ask for path-MTU discovery, behind uplinks that hold less than an ESP packet: the
 /// gateway gets every large one in fragments, of ESP and of UDP.
 fn fragmented_esp(lab: &mut Lab) -> Result<()> {
-    for site in lab.sites().into_iter().filter(|site| ["berlin", "austin", "london"].contains(&site.spec.name))
+    for site in
+        lab.sites().into_iter().filter(|site| ["berlin", "austin", "london"].contains(&site.spec.name))
     {
         let before = lab.drops()?;
         let (family, small_mtu, default) = match site.spec.uplink_v6 {
@@ -276,8 +277,7 @@ fn fragmented_esp(lab: &mut Lab) -> Result<()> {
 /// Something once no packet waits for the rest of its fragments.
 fn has_no_fragments(lab: &Lab) -> Result<Option<()>> {
     let read = |name| fs::read_to_string(Path::new("/proc/thread-self/net").join(name));
-    let statistics =
-        lab.topology.gateway.enter(|| Ok([read("sockstat")?, read("sockstat6")?].concat()))?;
+    let statistics = lab.topology.gateway.enter(|| Ok([read("sockstat")?, read("sockstat6")?].concat()))?;
     let none = |family| statistics.lines().any(|line| line.starts_with(&format!("{family}: inuse 0 ")));
     Ok((none("FRAG") && none("FRAG6")).then_some(()))
 }
