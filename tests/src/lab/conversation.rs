@@ -12,7 +12,7 @@ use super::{
 };
 
 /// For both ends to have acknowledged all; TCP waits at most 200 ms with that.
-const QUIET: Duration = Duration::from_secs(10);
+const QUIET: Duration = Duration::from_secs(60);
 
 /// An open connection on which nothing is under way.
 #[derive(Debug)]

@@ -1,5 +1,9 @@
 //! Tunnels that are down, and tunnels that must never come up.
-use std::{thread, time::Duration};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use ::gateway::strongswan::Local;
 use anyhow::{Result, ensure};
@@ -19,8 +23,8 @@ use crate::lab::{
     watch::Watch,
 };
 
-/// Packets a server sends while its customer's tunnel goes down, and how far apart.
-const BURST: usize = 100;
+/// Packets a server sends while its customer's tunnel is down, and how far apart.
+const BURST: usize = 5;
 const BURST_INTERVAL: Duration = Duration::from_millis(10);
 
 pub const ATTACKS: &[Attack] = &[
@@ -57,7 +61,7 @@ fn while_tunnel_is_down(lab: &Lab) -> Result<Seen> {
     let tunnel_id = lab.gateway_sa(site.spec)?.reqid;
     site.terminate()?;
     lab.wait_until_down(tunnel_id)?;
-    let seen = send_from_server(lab, "acme", &replies[..5]);
+    let seen = send_from_server(lab, "acme", &replies);
     recover(lab, connection)?;
     seen
 }
@@ -69,22 +73,27 @@ fn while_tunnel_goes_down(lab: &Lab) -> Result<Seen> {
     let site = lab.site("berlin")?;
     let tunnel_id = lab.gateway_sa(site.spec)?.reqid;
     let watch = Watch::start(lab)?;
-    let sent = thread::scope(|scope| -> Result<()> {
-        let sender = scope.spawn(|| {
-            replies.iter().try_for_each(|reply| {
+    let over = AtomicBool::new(false);
+    let (sent, down) = thread::scope(|scope| -> Result<_> {
+        let sender = scope.spawn(|| -> Result<u64> {
+            let mut sent = 0;
+            while !over.load(Ordering::Relaxed) {
                 thread::sleep(BURST_INTERVAL);
-                send_packets(server, std::slice::from_ref(reply))
-            })
+                send_packets(server, &replies[..1])?;
+                sent += 1;
+            }
+            Ok(sent)
         });
         thread::sleep(BURST_INTERVAL * 10);
-        site.terminate()?;
-        sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?
-    });
+        let down = site.terminate().and_then(|()| lab.wait_until_down(tunnel_id));
+        thread::sleep(BURST_INTERVAL * 10);
+        over.store(true, Ordering::Relaxed);
+        Ok((sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?, down))
+    })?;
     let leaks = watch.plaintext_on_the_internet()?;
-    lab.wait_until_down(tunnel_id)?;
+    down?;
     recover(lab, connection)?;
-    sent?;
-    Ok(Seen { sent: replies.len().try_into()?, dropped: AtLeast::One, leaks })
+    Ok(Seen { sent: sent?, dropped: AtLeast::One, leaks })
 }
 
 /// A connection from berlin's device, and replies as its server could send them at any time.
