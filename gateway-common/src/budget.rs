@@ -15,7 +15,7 @@ pub enum Class {
     UnknownSpi = 1,
     /// A later fragment, for the kernel to reassemble.
     Fragment = 2,
-    /// An ICMP error about path MTU, or neighbour discovery.
+    /// An ICMP error about path MTU.
     Icmp = 3,
 }
 
