@@ -82,7 +82,7 @@ pub trait UsageCell {
 pub enum NotInserted {
     /// The table is full.
     Full = 0,
-    /// There is one of this key: another CPU has just opened it with a copy of this SYN.
+    /// There is one of this key: another CPU has just opened it.
     Exists = 1,
 }
 
@@ -330,7 +330,7 @@ where
         return Err(Reason::InnerSourceNotInSite);
     }
     if met == Met::Ending as u8 {
-        return Err(Reason::FlowEnding);
+        return Err(Reason::FlowChanging);
     }
     flow.tunnel = id.get();
     flow.generation = tunnel.generation;
@@ -347,7 +347,7 @@ where
         give_back(tables, tunnel.customer, charge);
         return match why {
             NotInserted::Full => Err(Reason::FlowTableFull),
-            NotInserted::Exists => Ok(()),
+            NotInserted::Exists => Err(Reason::FlowChanging),
         };
     }
     let replaced = tables.flow(key).is_some_and(|cell| {
@@ -364,7 +364,7 @@ where
     });
     if !replaced {
         give_back(tables, tunnel.customer, charge);
-        return Err(Reason::FlowEnding);
+        return Err(Reason::FlowChanging);
     }
     Ok(())
 }

@@ -55,7 +55,10 @@ pub fn xdp(_ctx: &XdpContext, frame: &Direct, verdict: Verdict) -> u32 {
             xdp_action::XDP_DROP
         }
         // Nothing else comes out of the outer filter.
-        Verdict::ToServer(_) | Verdict::ToTunnel(_) | Verdict::Local => xdp_action::XDP_DROP,
+        Verdict::ToServer(_) | Verdict::ToTunnel(_) | Verdict::Local => {
+            count::drop(frame, Hook::InternetXdp, NOBODY, Reason::NotConfigured);
+            xdp_action::XDP_DROP
+        }
     }
 }
 
@@ -76,7 +79,8 @@ pub fn outer(skb: &Skb, frame: &Direct, hook: Hook, verdict: Verdict) -> i32 {
             count::drop(frame, hook, whose, reason);
             TC_ACT_SHOT
         }
-        Verdict::ToServer(_) | Verdict::ToTunnel(_) => TC_ACT_SHOT,
+        // Nothing else comes out of the outer filters.
+        Verdict::ToServer(_) | Verdict::ToTunnel(_) => dropped(frame, hook, Reason::NotConfigured),
     }
 }
 
