@@ -205,6 +205,7 @@ fn tunnel(known: &KnownTunnel) -> Tunnel {
         port: PORT,
         up: 1,
         _reserved: [0; 3],
+        inbound_spis: [0; 2],
         v4: access(owner.server.into(), MSS_BYTES[0], &[Prefix::new(known.lan.0.into(), known.lan.1)]),
         quota: PLENTY,
         v6: access(server6, MSS_BYTES[1], lan6.as_slice()),
