@@ -4,12 +4,12 @@
 //! [`party`] (who) → [`ground`] (namespaces) → [`firewall`] (programs and maps) → [`attack`] against
 //! [`victim`]s and [`peer`]s, seen by [`watch`] → [`judge`] → [`run`] prints.
 mod attack;
-mod firewall;
+pub(crate) mod firewall;
 mod frames;
 mod ground;
 mod judge;
 mod memory;
-mod party;
+pub(crate) mod party;
 mod peer;
 pub mod run;
 mod server;

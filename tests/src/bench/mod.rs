@@ -1,0 +1,13 @@
+//! The benchmark: this project and its contenders side by side.
+//!
+//! [`ground`] is where packets go through, a gateway with a contender ([`contender`]) on it; [`traffic`]
+//! makes the packets of a workload; [`instructions`] and [`time`] measure.
+pub mod contender;
+pub mod figure;
+pub mod firewall;
+pub mod frames;
+pub mod ground;
+pub mod instructions;
+pub mod rules;
+pub mod statistics;
+pub mod traffic;
