@@ -10,7 +10,7 @@ use super::{
 use crate::lab::process::run_with_input;
 
 /// All of them, in the order of reports.
-pub const ALL: [Contender; 11] = [
+pub const ALL: [Contender; 10] = [
     Contender::IngressDrop,
     Contender::Forwarding,
     Contender::IptablesNft,
@@ -20,7 +20,6 @@ pub const ALL: [Contender; 11] = [
     Contender::NftablesTuned,
     Contender::NftablesFlowtable,
     Contender::NftablesNetdevDrop,
-    Contender::Stack,
     Contender::Redirect,
 ];
 
@@ -37,6 +36,25 @@ impl Contender {
     /// Whether it drops what the policy does not allow, and lets pass what it does.
     pub fn is_firewall(self) -> bool {
         !matches!(self, Self::IngressDrop | Self::Forwarding | Self::NftablesNetdevDrop)
+    }
+
+    /// Whether it gives the verdicts of the original rules on any packet. A flowtable does not: what is in it
+    /// goes past all rules and TCP's windows.
+    pub fn claims_equal_policy(self) -> bool {
+        self.is_firewall() && self != Self::NftablesFlowtable
+    }
+
+    /// Whether it needs the kernel's connection tracking.
+    pub fn tracks_with_kernel(self) -> bool {
+        matches!(
+            self,
+            Self::IptablesNft
+                | Self::IptablesLegacy
+                | Self::Nftables
+                | Self::NftablesIntervals
+                | Self::NftablesTuned
+                | Self::NftablesFlowtable
+        )
     }
 
     /// Whether the workload says something about it.
@@ -82,6 +100,10 @@ impl Working {
                 let text = rules::nftables(contender, policy).context("no contender of nftables")?;
                 run_with_input(ground.namespace.command("nft").args(["-f", "-"]), &text)?;
             }
+        }
+        if contender.tracks_with_kernel() {
+            // As ours: only a SYN opens a connection.
+            ground.namespace.set_sysctl("netfilter/nf_conntrack_tcp_loose", "0")?;
         }
         Ok(Self { ground, contender, _attached: attached })
     }

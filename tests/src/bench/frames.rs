@@ -1,7 +1,7 @@
 //! Frames, made before anything is measured, so that sending them is all the sender does.
 use std::net::Ipv4Addr;
 
-use gateway_common::packet::flag;
+use gateway_common::{packet::flag, wire::protocol};
 
 use super::rules::{PORT, device, server};
 
@@ -28,29 +28,38 @@ pub enum Side {
     Lan,
 }
 
+/// Where a frame is sent from, and whose it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The side.
+    pub side: Side,
+    /// The customer.
+    pub customer: u32,
+}
+
 /// Frames in the order they are sent in.
 #[derive(Default)]
 pub struct Batch {
     bytes: Vec<u8>,
-    frames: Vec<(Side, usize)>,
+    frames: Vec<(Origin, usize)>,
     /// How many of them a firewall lets through, by the side they are sent from.
     passing: [u64; 2],
 }
 
 impl Batch {
     /// All frames with where they come from.
-    pub fn iter(&self) -> impl Iterator<Item = (Side, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (Origin, &[u8])> {
         let mut start = 0;
-        self.frames.iter().map(move |&(side, end)| {
+        self.frames.iter().map(move |&(origin, end)| {
             let frame = &self.bytes[start..end];
             start = end;
-            (side, frame)
+            (origin, frame)
         })
     }
 
     /// How many come from there.
     pub fn sent(&self, from: Side) -> u64 {
-        self.frames.iter().filter(|(side, _)| *side == from).count() as u64
+        self.frames.iter().filter(|(origin, _)| origin.side == from).count() as u64
     }
 
     /// How many of those a firewall lets through.
@@ -61,7 +70,7 @@ impl Batch {
     /// Adds a segment, and says whether a firewall lets it through.
     pub fn push(&mut self, segment: &Segment, passes: bool) {
         segment.write(&mut self.bytes);
-        self.frames.push((segment.from, self.bytes.len()));
+        self.frames.push((Origin { side: segment.from, customer: segment.customer }, self.bytes.len()));
         self.passing[segment.from as usize] += u64::from(passes);
     }
 }
@@ -88,6 +97,8 @@ pub struct Flow {
 pub struct Segment {
     /// Where it is sent from.
     pub from: Side,
+    /// Whose it is.
+    pub customer: u32,
     /// The SPI its tunnel has, which stands in the source MAC address.
     pub spi: u32,
     /// Device and server, whoever sends.
@@ -98,6 +109,8 @@ pub struct Segment {
     pub numbers: (u32, u32),
     /// TCP flags.
     pub flags: u8,
+    /// The IP header's protocol: TCP's header follows in any case.
+    pub protocol: u8,
     /// Bytes of the frame; less than there are headers: as many as there are headers.
     pub frame_bytes: usize,
 }
@@ -109,11 +122,13 @@ impl Flow {
         let acks = flags & flag::ACK != 0;
         let segment = Segment {
             from,
+            customer: self.customer,
             spi: spi(self.customer),
             addresses: (device(self.device), server(self.customer)),
             ports: (self.port, self.server_port),
             numbers: (self.next[own], if acks { self.next[other] } else { 0 }),
             flags,
+            protocol: protocol::TCP,
             frame_bytes,
         };
         let syn_or_fin = u32::from(flags & (flag::SYN | flag::FIN) != 0);
@@ -160,14 +175,14 @@ impl Segment {
         headers[6..12].copy_from_slice(&source_mac);
         headers[12..14].copy_from_slice(&[0x08, 0x00]);
         let ip = &mut headers[14..34];
-        (ip[0], ip[6], ip[8], ip[9]) = (0x45, 0x40, 64, 6);
+        (ip[0], ip[6], ip[8], ip[9]) = (0x45, 0x40, 64, self.protocol);
         ip[2..4].copy_from_slice(&(20 + tcp_bytes as u16).to_be_bytes());
         ip[12..16].copy_from_slice(&source.octets());
         ip[16..20].copy_from_slice(&destination.octets());
         let checksum = !fold(sum(ip));
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
         // Protocol and length, as in the pseudo header (RFC 9293 section 3.1).
-        let pseudo = sum(&ip[12..20]) + 6 + tcp_bytes as u32;
+        let pseudo = sum(&ip[12..20]) + u32::from(self.protocol) + tcp_bytes as u32;
         let tcp = &mut headers[34..];
         tcp[..2].copy_from_slice(&source_port.to_be_bytes());
         tcp[2..4].copy_from_slice(&destination_port.to_be_bytes());

@@ -3,6 +3,7 @@
 //! decryption would give it, which `replay_identity` or the sending socket writes. Frames are put into the
 //! far ends as whole frames and dropped there when they arrive, so nothing but the gateway routes.
 use std::{
+    collections::BTreeMap,
     mem,
     net::Ipv4Addr,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -26,7 +27,7 @@ use nix::{
 };
 
 use super::{
-    frames::{Batch, GATEWAY_MAC, SERVER_MAC, SITE_MAC, Side},
+    frames::{Batch, GATEWAY_MAC, Origin, SERVER_MAC, SITE_MAC, Side},
     rules::{LAN_INTERFACE, SERVERS, SITE_INTERFACE, server},
 };
 use crate::{
@@ -46,7 +47,8 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 pub struct Ground {
     /// The gateway and all around it.
     pub namespace: Namespace,
-    senders: [OwnedFd; 2],
+    /// By customer, 0 for all sites: the sites' packets get their identity on the way.
+    senders: BTreeMap<u32, OwnedFd>,
     sinks: [Sink; 2],
     _links: Vec<Link>,
 }
@@ -74,20 +76,22 @@ pub struct Passed {
 }
 
 impl Ground {
-    /// Makes one. These customers' servers are neighbours of the gateway; packets from the servers' side
-    /// have the mark of the first of them.
+    /// Makes one. These customers' servers are neighbours of the gateway, and can send.
     pub fn create(name: &str, customers: &[u32]) -> Result<Self> {
         let namespace = Namespace::create(name, true)?;
         let mut ip = namespace.command("ip");
         process::run_with_input(ip.args(["-batch", "-"]), &links(customers))?;
         let sinks = [Sink::new()?, Sink::new()?];
-        let mark = *customers.first().context("no customer")?;
         let (senders, links) = namespace.enter(|| {
             // What sites send arrives at the servers.
             let links = [(SERVERS_END, Side::Site), (SITES_END, Side::Lan)]
                 .map(|(end, side)| sinks[side as usize].program.attach(end, Way::Ingress));
             let [site, lan] = links;
-            Ok(([sender(SITES_END, None)?, sender(SERVERS_END, Some(mark))?], vec![site?, lan?]))
+            let mut senders = BTreeMap::from([(0, sender(SITES_END, 0)?)]);
+            for customer in customers {
+                senders.insert(*customer, sender(SERVERS_END, *customer)?);
+            }
+            Ok((senders, vec![site?, lan?]))
         })?;
         Ok(Self { namespace, senders, sinks, _links: links })
     }
@@ -118,10 +122,16 @@ impl Ground {
 
     /// Sends a batch.
     pub fn send(&self, batch: &Batch) -> Result<Passed> {
+        let sender = |origin: Origin| {
+            let key = if origin.side == Side::Site { 0 } else { origin.customer };
+            self.senders.get(&key).with_context(|| format!("customer {key} has no server here"))
+        };
+        let frames: Vec<_> =
+            batch.iter().map(|(origin, frame)| Ok((sender(origin)?, frame))).collect::<Result<_>>()?;
         let before = self.arrived()?;
         let start = now()?;
-        for (from, frame) in batch.iter() {
-            put(&self.senders[from as usize], frame)?;
+        for (socket, frame) in frames {
+            put(socket, frame)?;
         }
         let end = now()?;
         let after = self.arrived()?;
@@ -159,8 +169,8 @@ fn links(customers: &[u32]) -> String {
     lines
 }
 
-/// A socket that puts whole frames on an interface and receives none.
-fn sender(interface: &str, mark: Option<u32>) -> Result<OwnedFd> {
+/// A socket that puts whole frames with a mark on an interface and receives none.
+fn sender(interface: &str, mark: u32) -> Result<OwnedFd> {
     const BUFFER_BYTES: usize = 4 << 20;
     // SAFETY: socket takes plain numbers.
     let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -177,9 +187,7 @@ fn sender(interface: &str, mark: Option<u32>) -> Result<OwnedFd> {
     };
     Errno::result(bound).with_context(|| format!("bind a packet socket to {interface}"))?;
     setsockopt(&socket, SndBuf, &BUFFER_BYTES)?;
-    if let Some(mark) = mark {
-        setsockopt(&socket, Mark, &mark)?;
-    }
+    setsockopt(&socket, Mark, &mark)?;
     Ok(socket)
 }
 

@@ -14,6 +14,7 @@ use super::{
     rules::Policy,
     statistics::{extremes, median},
     traffic::Traffic,
+    verdicts,
 };
 
 /// What a round may take, so that what is slow is measured with fewer packets.
@@ -43,6 +44,9 @@ pub struct Choices {
     /// Rounds, each with flows of its own and thus other places in hash tables
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
+    /// How many random packets all contenders must agree on before anything is measured
+    #[arg(long, default_value_t = 10_000)]
+    pub random_packets: u32,
     /// Where random numbers begin
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -60,6 +64,7 @@ struct Case {
 
 /// Measures all that is chosen, and prints a figure for each.
 pub fn run(choices: &Choices) -> Result<()> {
+    verdicts::compare(&choices.contenders(), choices.random_packets, choices.seed)?;
     for customers in choices.customers() {
         eprintln!("{customers} customers: loading …");
         let mut firewall = Firewall::load(&format!("customers-{customers}"), customers, FLOWS)?;

@@ -11,3 +11,4 @@ pub mod instructions;
 pub mod rules;
 pub mod statistics;
 pub mod traffic;
+pub mod verdicts;

@@ -56,7 +56,7 @@ impl Traffic {
         self.flows.clear();
         self.choice = Chooser::new(choice, flows);
         for _ in 0..flows {
-            let mut flow = self.flow(SERVER_PORTS.0);
+            let mut flow = self.flow();
             handshake(&mut flow, &mut batch);
             self.flows.push(flow);
         }
@@ -107,13 +107,13 @@ impl Traffic {
     }
 
     fn syn(&mut self, allowed: bool, batch: &mut Batch) {
-        let mut flow = self.flow(if allowed { SERVER_PORTS.0 } else { SERVER_PORTS.1 });
+        let mut flow = self.flow_to(if allowed { SERVER_PORTS.0 } else { SERVER_PORTS.1 });
         batch.push(&flow.segment(Side::Site, flag::SYN, 0), allowed);
     }
 
     /// A connection from its SYN to its last ACK: handshake, request, answer, and a FIN from each end.
     fn life(&mut self, batch: &mut Batch) {
-        let mut flow = self.flow(SERVER_PORTS.0);
+        let mut flow = self.flow();
         handshake(&mut flow, batch);
         for (from, flags, bytes) in [
             (Side::Site, flag::ACK | flag::PSH, self.frame_bytes),
@@ -126,8 +126,13 @@ impl Traffic {
         }
     }
 
-    /// A flow that was not there before. Neighbouring ones have ports far apart.
-    fn flow(&mut self, server_port: u16) -> Flow {
+    /// A flow that was not there before.
+    pub fn flow(&mut self) -> Flow {
+        self.flow_to(SERVER_PORTS.0)
+    }
+
+    /// The same to a port of the server. Neighbouring ones have ports far apart.
+    fn flow_to(&mut self, server_port: u16) -> Flow {
         // Coprime to PORTS.
         const STRIDE: u64 = 40_507;
         let serial = self.serial;
@@ -200,7 +205,7 @@ mod tests {
         let mut traffic = Traffic::new(Workload::NewConnection, 64, &[1, 50, 100], 4, 1);
         let flows: HashSet<_> = (0..200_000)
             .map(|_| {
-                let flow = traffic.flow(80);
+                let flow = traffic.flow();
                 (flow.customer, flow.device, flow.port)
             })
             .collect();
