@@ -1,9 +1,12 @@
 //! Putting a contender on the ground.
-use anyhow::{Context, Result, bail};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     figure::{Contender, Workload},
     firewall::{Attached, Firewall},
+    frames::{Batch, Side},
     ground::Ground,
     rules::{self, Policy},
 };
@@ -44,6 +47,11 @@ impl Contender {
         self.is_firewall() && self != Self::NftablesFlowtable
     }
 
+    /// Whether it is this project.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Stack | Self::Redirect)
+    }
+
     /// Whether it needs the kernel's connection tracking.
     pub fn tracks_with_kernel(self) -> bool {
         matches!(
@@ -57,11 +65,14 @@ impl Contender {
         )
     }
 
-    /// Whether the workload says something about it.
-    pub fn can(self, workload: Workload) -> bool {
+    /// Whether the workload with so many flows says something about it.
+    pub fn can(self, workload: Workload, flows: u32) -> bool {
         match self {
             Self::NftablesNetdevDrop => workload == Workload::DeniedSyn,
-            // There is nothing to change about what comes from a server.
+            // Of one flow its buckets make no difference.
+            Self::NftablesTuned => flows > 1,
+            // The number of rules is what they are slow by.
+            Self::IptablesNft | Self::IptablesLegacy => flows <= 1000,
             _ => true,
         }
     }
@@ -69,9 +80,8 @@ impl Contender {
     /// How many customers it can have, within reason.
     pub fn most_customers(self) -> u32 {
         match self {
-            // A packet of the last customer takes 7 million instructions with 10,000.
-            Self::IptablesNft => 10_000,
-            Self::IptablesLegacy => 10_000,
+            // With 10,000 a packet of the last one takes 7 million instructions, and 0.5 million.
+            Self::IptablesNft | Self::IptablesLegacy => 10_000,
             _ => 100_000,
         }
     }
@@ -106,6 +116,24 @@ impl Working {
             ground.namespace.set_sysctl("netfilter/nf_conntrack_tcp_loose", "0")?;
         }
         Ok(Self { ground, contender, _attached: attached })
+    }
+
+    /// Sends a batch, makes sure that what arrived is what should, and returns how long it took.
+    pub fn send(&self, batch: &Batch) -> Result<Duration> {
+        let passed = self.ground.send(batch)?;
+        for from in [Side::Site, Side::Lan] {
+            let expected = match self.contender {
+                Contender::IngressDrop | Contender::Forwarding => batch.sent(from),
+                _ => batch.passing(from),
+            };
+            let (arrived, sent) = (passed.arrived[from as usize], batch.sent(from));
+            ensure!(
+                arrived == expected,
+                "{:?}: {arrived} packets of {sent} from {from:?} arrived, and should have been {expected}",
+                self.contender
+            );
+        }
+        Ok(passed.lasted)
     }
 
     /// Ends it.

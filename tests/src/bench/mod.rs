@@ -2,6 +2,8 @@
 //!
 //! [`ground`] is where packets go through, a gateway with a contender ([`contender`]) on it; [`traffic`]
 //! makes the packets of a workload; [`instructions`] and [`time`] measure.
+pub mod case;
+pub mod conntrack;
 pub mod contender;
 pub mod figure;
 pub mod firewall;
@@ -10,5 +12,6 @@ pub mod ground;
 pub mod instructions;
 pub mod rules;
 pub mod statistics;
+pub mod time;
 pub mod traffic;
 pub mod verdicts;

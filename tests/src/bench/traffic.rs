@@ -1,7 +1,9 @@
 //! The packets of each workload.
+use anyhow::Result;
 use gateway_common::packet::flag;
 
 use super::{
+    case::Case,
     figure::{Choice, Workload},
     frames::{Batch, Flow, SERVER_PORTS, Side},
 };
@@ -30,8 +32,13 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Traffic of a case.
+    pub fn new(case: &Case, seed: u64) -> Self {
+        Self::of(case.workload, case.frame_bytes, &[case.customer()], case.devices(), seed)
+    }
+
     /// Traffic of these customers, each of which has so many devices.
-    pub fn new(workload: Workload, frame_bytes: u32, customers: &[u32], devices: u32, seed: u64) -> Self {
+    pub fn of(workload: Workload, frame_bytes: u32, customers: &[u32], devices: u32, seed: u64) -> Self {
         let mut random = Random::new(seed);
         Self {
             workload,
@@ -45,22 +52,30 @@ impl Traffic {
         }
     }
 
-    /// Whether packets of the workload belong to flows that are open before.
-    pub fn needs_flows(&self) -> bool {
-        matches!(self.workload, Workload::Established | Workload::Reply | Workload::Mixed)
-    }
-
-    /// Forgets all flows and opens so many: the handshakes.
-    pub fn open(&mut self, flows: u32, choice: Choice) -> Batch {
-        let mut batch = Batch::default();
-        self.flows.clear();
-        self.choice = Chooser::new(choice, flows);
-        for _ in 0..flows {
-            let mut flow = self.flow();
-            handshake(&mut flow, &mut batch);
-            self.flows.push(flow);
+    /// If the workload's packets belong to flows that are open before, forgets all of those and opens so
+    /// many others: `send` gets their handshakes.
+    pub fn open(
+        &mut self,
+        flows: u32,
+        choice: Choice,
+        mut send: impl FnMut(&Batch) -> Result<()>,
+    ) -> Result<()> {
+        const AT_ONCE: usize = 10_000;
+        if !matches!(self.workload, Workload::Established | Workload::Reply | Workload::Mixed) {
+            return Ok(());
         }
-        batch
+        self.choice = Chooser::new(choice, flows);
+        self.flows = (0..flows).map(|_| self.flow()).collect();
+        for flows in self.flows.chunks_mut(AT_ONCE) {
+            let mut batch = Batch::default();
+            for flow in flows {
+                handshake(flow, &mut batch);
+                // The window of a SYN is never scaled (RFC 7323 section 2.2): only this opens all of it.
+                batch.push(&flow.segment(Side::Lan, flag::ACK, 0), true);
+            }
+            send(&batch)?;
+        }
+        Ok(())
     }
 
     /// So many packets of the workload, or connections.
@@ -202,7 +217,7 @@ mod tests {
 
     #[test]
     fn flows_are_never_the_same_again() {
-        let mut traffic = Traffic::new(Workload::NewConnection, 64, &[1, 50, 100], 4, 1);
+        let mut traffic = Traffic::of(Workload::NewConnection, 64, &[1, 50, 100], 4, 1);
         let flows: HashSet<_> = (0..200_000)
             .map(|_| {
                 let flow = traffic.flow();
@@ -226,7 +241,7 @@ mod tests {
 
     #[test]
     fn connection_has_as_many_frames_as_the_report_says() {
-        let batch = Traffic::new(Workload::NewConnection, 64, &[1], 1, 1).batch(10);
+        let batch = Traffic::of(Workload::NewConnection, 64, &[1], 1, 1).batch(10);
         assert_eq!(batch.sent(Side::Site) + batch.sent(Side::Lan), 10 * LIFE_FRAMES);
     }
 }

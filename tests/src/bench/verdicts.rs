@@ -95,7 +95,7 @@ struct Life {
 
 fn segments(packets: u32, seed: u64) -> Vec<Segment> {
     let mut random = Random::new(seed);
-    let mut traffic = Traffic::new(Workload::Established, 64, &CUSTOMERS, POLICY.1, seed);
+    let mut traffic = Traffic::of(Workload::Established, 64, &CUSTOMERS, POLICY.1, seed);
     let mut lives: Vec<Life> = Vec::new();
     (0..packets)
         .map(|_| {

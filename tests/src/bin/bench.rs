@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use gateway_tests::{
-    bench::instructions,
+    bench::{instructions, time},
     lab::{interrupt::Interrupt, mounts},
 };
 
@@ -19,12 +19,15 @@ struct Cli {
 enum Task {
     /// Instructions for each packet, on a machine whose clock counts them
     Instructions(instructions::Choices),
+    /// Time for each packet, on a machine that is not emulated
+    Time(time::Choices),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = mounts::isolate().and_then(|()| Interrupt::install()).and_then(|_interrupt| match &cli.task {
         Task::Instructions(choices) => instructions::run(choices),
+        Task::Time(choices) => time::run(choices),
     });
     mounts::clean_up();
     match result {

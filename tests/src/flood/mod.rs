@@ -3,7 +3,7 @@
 //!
 //! [`party`] (who) → [`ground`] (namespaces) → [`firewall`] (programs and maps) → [`attack`] against
 //! [`victim`]s and [`peer`]s, seen by [`watch`] → [`judge`] → [`run`] prints.
-mod attack;
+pub(crate) mod attack;
 pub(crate) mod firewall;
 mod frames;
 mod ground;
