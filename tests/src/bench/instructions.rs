@@ -15,8 +15,9 @@ use super::{
     verdicts,
 };
 
-/// What a round may take, so that what is slow is measured with fewer packets.
+/// What a round may take, so that what is slow is measured with fewer packets; and if it is to be quick.
 const ROUND_INSTRUCTIONS: f64 = 60e6;
+const QUICK_ROUND_INSTRUCTIONS: f64 = 20e6;
 /// Packets or connections between which the slope is, at least and at most.
 const UNITS: (u32, u32) = (50, 2000);
 /// Room for flows.
@@ -67,6 +68,10 @@ impl Choices {
     fn rounds(&self) -> u32 {
         self.rounds.unwrap_or(if self.selection.quick { 3 } else { 5 })
     }
+
+    fn round_instructions(&self) -> f64 {
+        if self.selection.quick { QUICK_ROUND_INSTRUCTIONS } else { ROUND_INSTRUCTIONS }
+    }
 }
 
 /// Measures cases of one customer and number of flows.
@@ -82,7 +87,7 @@ fn measure(choices: &Choices, contender: Contender, cases: &[Case], firewall: &m
     for case in cases {
         let seed = choices.selection.seed ^ u64::from(case.workload as u32) << 32;
         let mut traffic = Traffic::new(case, seed);
-        let rounds = rounds(&working, &mut traffic, case, choices.rounds())
+        let rounds = rounds(&working, &mut traffic, case, choices)
             .with_context(|| format!("{:?} of {} bytes", case.workload, case.frame_bytes))?;
         let (low, high) = extremes(&rounds);
         let measured = Measured { value: median(&rounds), low, high, rounds: rounds.len() as u32 };
@@ -91,19 +96,19 @@ fn measure(choices: &Choices, contender: Contender, cases: &[Case], firewall: &m
     working.stop()
 }
 
-fn rounds(working: &Working, traffic: &mut Traffic, case: &Case, rounds: u32) -> Result<Vec<f64>> {
+fn rounds(working: &Working, traffic: &mut Traffic, case: &Case, choices: &Choices) -> Result<Vec<f64>> {
     traffic.open(case.flows, case.choice, |batch| working.send(batch).map(drop))?;
-    let units = probe(working, traffic)?;
-    (0..rounds).map(|_| round(working, traffic, case, units)).collect()
+    let units = probe(working, traffic, choices.round_instructions())?;
+    (0..choices.rounds()).map(|_| round(working, traffic, case, units)).collect()
 }
 
 /// How many packets fit a round.
-fn probe(working: &Working, traffic: &mut Traffic) -> Result<u32> {
+fn probe(working: &Working, traffic: &mut Traffic, instructions: f64) -> Result<u32> {
     const UNITS_OF_PROBE: u32 = 20;
     let probe = traffic.batch(UNITS_OF_PROBE);
     let each = working.send(&probe)?.as_nanos() as f64 / f64::from(UNITS_OF_PROBE);
     // N and 2N.
-    Ok(((ROUND_INSTRUCTIONS / 3.0 / each) as u32).clamp(UNITS.0, UNITS.1))
+    Ok(((instructions / 3.0 / each) as u32).clamp(UNITS.0, UNITS.1))
 }
 
 /// The slope between N and 2N, after some that warm up. Few flows are others in each round.
