@@ -12,6 +12,10 @@ use nix::{errno::Errno, libc, net::if_::if_nametoindex};
 #[derive(Debug)]
 pub struct Classifier(OwnedFd);
 
+/// A program for the XDP hook of a driver.
+#[derive(Debug)]
+pub struct Driver(OwnedFd);
+
 /// A program on an interface, until dropped.
 #[derive(Debug)]
 pub struct Link(#[expect(dead_code, reason = "held, not read")] OwnedFd);
@@ -40,6 +44,8 @@ const BPF_PROG_TEST_RUN: c_int = 10;
 const BPF_LINK_CREATE: c_int = 28;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 
@@ -66,17 +72,23 @@ impl Classifier {
 
     /// Counts each packet and drops it.
     pub fn counting_drop(counter: &Counter) -> Result<Self> {
-        const PSEUDO_MAP_VALUE: u8 = 2;
-        Self::load(&[
-            // r1 = the address of the number, r2 = 1.
-            instruction(0x18, 1, PSEUDO_MAP_VALUE, 0, counter.0.as_raw_fd()),
-            0,
-            instruction(0xb7, 2, 0, 0, 1),
-            // lock *(u64 *)r1 += r2.
-            instruction(0xdb, 1, 2, 0, 0),
-            DROP,
+        Self::load(&[&counter.add_1()[..], &[DROP, EXIT]].concat())
+    }
+
+    /// The same with IPv4 packets that are not ESP; the others it leaves to the next program.
+    pub fn counting_drop_of_decrypted(counter: &Counter) -> Result<Self> {
+        const PROTOCOL_OFFSET: i32 = 14 + 9;
+        const ESP: i32 = 50;
+        // r6 = the context, r0 = the byte there, which ends the program with 0 if there is none;
+        // if r0 != ESP skip what leaves the packet to the next one.
+        let is_esp = [
+            instruction(0xbf, 6, 1, 0, 0),
+            instruction(0x30, 0, 0, 0, PROTOCOL_OFFSET),
+            instruction(0x55, 0, 0, 2, ESP),
+            LEAVE,
             EXIT,
-        ])
+        ];
+        Self::load(&[&is_esp[..], &counter.add_1(), &[DROP, EXIT]].concat())
     }
 
     /// Works so many rounds of a loop, then leaves the packet to the next program.
@@ -126,14 +138,45 @@ impl Classifier {
     }
 
     fn load(instructions: &[u64]) -> Result<Self> {
-        let attributes = ProgramLoad {
-            program_type: BPF_PROG_TYPE_SCHED_CLS,
-            instruction_count: instructions.len() as u32,
-            instructions: instructions.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-        };
-        bpf(BPF_PROG_LOAD, &attributes).context("BPF_PROG_LOAD").map(Self)
+        load(BPF_PROG_TYPE_SCHED_CLS, instructions).map(Self)
     }
+}
+
+impl Driver {
+    /// Lets each packet pass.
+    pub fn pass() -> Result<Self> {
+        const XDP_PASS: u64 = instruction(0xb7, 0, 0, 0, 2);
+        load(BPF_PROG_TYPE_XDP, &[XDP_PASS, EXIT]).map(Self)
+    }
+
+    /// Counts each packet and drops it.
+    pub fn counting_drop(counter: &Counter) -> Result<Self> {
+        const XDP_DROP: u64 = instruction(0xb7, 0, 0, 0, 1);
+        load(BPF_PROG_TYPE_XDP, &[&counter.add_1()[..], &[XDP_DROP, EXIT]].concat()).map(Self)
+    }
+
+    /// Puts it on an interface of this thread's network namespace, in its driver.
+    pub fn attach(&self, interface: &str) -> Result<Link> {
+        // linux/if_link.h.
+        const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+        let attributes = LinkCreate {
+            program: self.0.as_raw_fd().cast_unsigned(),
+            interface: if_nametoindex(interface).with_context(|| format!("there is no {interface}"))?,
+            attach_type: BPF_XDP,
+            flags: XDP_FLAGS_DRV_MODE,
+        };
+        bpf(BPF_LINK_CREATE, &attributes).context("BPF_LINK_CREATE in the driver").map(Link)
+    }
+}
+
+fn load(program_type: u32, instructions: &[u64]) -> Result<OwnedFd> {
+    let attributes = ProgramLoad {
+        program_type,
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+    };
+    bpf(BPF_PROG_LOAD, &attributes).context("BPF_PROG_LOAD")
 }
 
 impl Counter {
@@ -141,6 +184,18 @@ impl Counter {
     pub fn new() -> Result<Self> {
         let attributes = MapCreate { map_type: BPF_MAP_TYPE_ARRAY, key_bytes: 4, value_bytes: 8, entries: 1 };
         bpf(BPF_MAP_CREATE, &attributes).context("BPF_MAP_CREATE").map(Self)
+    }
+
+    /// Instructions that add 1 to it, with r1 and r2.
+    fn add_1(&self) -> [u64; 4] {
+        const PSEUDO_MAP_VALUE: u8 = 2;
+        [
+            // r1 = its address, in two instructions; r2 = 1; lock *(u64 *)r1 += r2.
+            instruction(0x18, 1, PSEUDO_MAP_VALUE, 0, self.0.as_raw_fd()),
+            0,
+            instruction(0xb7, 2, 0, 0, 1),
+            instruction(0xdb, 1, 2, 0, 0),
+        ]
     }
 
     /// The number.

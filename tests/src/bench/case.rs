@@ -81,6 +81,18 @@ impl Selection {
         if self.contenders.is_empty() { contender::ALL.to_vec() } else { self.contenders.clone() }
     }
 
+    /// Contenders that are chosen for ESP: it is beside the point how many ways there are to filter.
+    pub fn contenders_through_esp(&self) -> Vec<Contender> {
+        const USUAL: [Contender; 4] =
+            [Contender::IngressDrop, Contender::Forwarding, Contender::Nftables, Contender::Redirect];
+        if self.contenders.is_empty() { USUAL.to_vec() } else { self.contenders.clone() }
+    }
+
+    /// Which of these workloads are chosen.
+    pub fn chosen_of(&self, workloads: &[Workload]) -> Vec<Workload> {
+        workloads.iter().copied().filter(|workload| self.chooses(*workload)).collect()
+    }
+
     /// All cases of what is chosen; where it is not said, of these numbers of customers and flows. Places,
     /// sizes and flows differ for established packets only, and flows with one customer only.
     pub fn cases(&self, customers: &[u32], flows: &[u32]) -> Vec<Case> {

@@ -10,7 +10,7 @@ use super::{
     ground::Ground,
     rules::{self, Policy},
 };
-use crate::lab::process::run_with_input;
+use crate::lab::{namespace::Namespace, process::run_with_input};
 
 /// All of them, in the order of reports.
 pub const ALL: [Contender; 10] = [
@@ -101,19 +101,9 @@ impl Working {
         let mut attached = vec![firewall.identify(&ground)?];
         match contender {
             Contender::IngressDrop => ground.drop_at_ingress()?,
-            Contender::Forwarding => {}
-            Contender::IptablesNft => restore(&ground, "iptables-nft-restore", policy)?,
-            Contender::IptablesLegacy => restore(&ground, "iptables-legacy-restore", policy)?,
-            Contender::Redirect => attached.push(firewall.protect(&ground)?),
+            Contender::Redirect => attached.push(firewall.protect(&ground, known)?),
             Contender::Stack => bail!("this version of the programs always redirects"),
-            contender => {
-                let text = rules::nftables(contender, policy).context("no contender of nftables")?;
-                run_with_input(ground.namespace.command("nft").args(["-f", "-"]), &text)?;
-            }
-        }
-        if contender.tracks_with_kernel() {
-            // As ours: only a SYN opens a connection.
-            ground.namespace.set_sysctl("netfilter/nf_conntrack_tcp_loose", "0")?;
+            contender => start_tool(&ground.namespace, contender, policy)?,
         }
         Ok(Self { ground, contender, _attached: attached })
     }
@@ -142,6 +132,19 @@ impl Working {
     }
 }
 
-fn restore(ground: &Ground, program: &str, policy: &Policy) -> Result<()> {
-    run_with_input(&mut ground.namespace.command(program), &rules::iptables(policy)).map(drop)
+/// Puts what is the kernel's own on a gateway.
+pub fn start_tool(gateway: &Namespace, contender: Contender, policy: &Policy) -> Result<()> {
+    let (program, text) = match contender {
+        Contender::Forwarding => return Ok(()),
+        Contender::IptablesNft => ("iptables-nft-restore", rules::iptables(policy)),
+        Contender::IptablesLegacy => ("iptables-legacy-restore", rules::iptables(policy)),
+        contender => ("nft", rules::nftables(contender, policy).context("no contender of the kernel's")?),
+    };
+    let arguments: &[&str] = if program == "nft" { &["-f", "-"] } else { &[] };
+    run_with_input(gateway.command(program).args(arguments), &text)?;
+    if contender.tracks_with_kernel() {
+        // As ours: only a SYN opens a connection.
+        gateway.set_sysctl("netfilter/nf_conntrack_tcp_loose", "0")?;
+    }
+    Ok(())
 }

@@ -155,7 +155,7 @@ impl Segment {
     }
 
     /// Appends the frame. What TCP carries is zeroes, so that only headers count for its checksum.
-    fn write(&self, to: &mut Vec<u8>) {
+    pub fn write(&self, to: &mut Vec<u8>) {
         let options = self.options();
         let tcp_bytes = 20 + options.len() + self.payload_bytes();
         let (ends, [source_mac, destination_mac]) = match self.from {

@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use gateway::kernel::interface::Interface;
 use nix::{
     errno::Errno,
     libc,
@@ -115,11 +114,6 @@ impl Ground {
         self.namespace.remove()
     }
 
-    /// The gateway's interfaces, to the sites and to the servers.
-    pub fn interfaces(&self) -> Result<(Interface, Interface)> {
-        self.namespace.enter(|| Ok((Interface::look(SITE_INTERFACE)?, Interface::look(LAN_INTERFACE)?)))
-    }
-
     /// Sends a batch.
     pub fn send(&self, batch: &Batch) -> Result<Passed> {
         let sender = |origin: Origin| {
@@ -199,7 +193,8 @@ fn put(socket: &OwnedFd, frame: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn now() -> Result<Duration> {
+/// The clock that is measured with.
+pub fn now() -> Result<Duration> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC_RAW).context("read the clock")?;
     Ok(Duration::from_nanos(time.num_nanoseconds().cast_unsigned()))
 }

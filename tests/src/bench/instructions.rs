@@ -2,11 +2,13 @@
 //! time that N more packets take, from the send to the drop at the far end.
 use anyhow::{Context, Result, ensure};
 use clap::{Args, builder::RangedU64ValueParser};
+use gateway::kernel::programs::Purpose;
 
 use super::{
     case::{Case, Measured, Selection},
     conntrack::Table,
     contender::Working,
+    esp,
     figure::{Contender, Unit},
     firewall::Firewall,
     rules::Policy,
@@ -40,15 +42,17 @@ pub fn run(choices: &Choices) -> Result<()> {
         std::thread::available_parallelism()?.get() == 1,
         "this machine has several CPUs, so its clock counts no instructions: `cargo xtask vm --icount -- …`"
     );
-    verdicts::compare(&selection.contenders(), selection.random_packets, selection.seed)?;
     let cases = match selection.quick {
         true => selection.cases(&[1, 1000], &[1]),
         false => selection.cases(&[1, 10, 100, 1000, 10_000, 100_000], &[1, 1000, 64_000]),
     };
+    let most = cases.iter().map(|case| case.customers).max().unwrap_or(0).max(verdicts::POLICY.0);
+    eprintln!("Loading …");
+    let mut firewall = Firewall::load(Purpose::ReplayIdentity, "bench", most, FLOWS)?;
+    verdicts::compare(&selection.contenders(), selection.random_packets, selection.seed, &mut firewall)?;
     for cases in cases.chunk_by(|one, other| one.customers == other.customers) {
         let customers = cases[0].customers;
-        eprintln!("{customers} customers: loading …");
-        let mut firewall = Firewall::load(&format!("customers-{customers}"), customers, FLOWS)?;
+        firewall.set_customers(customers)?;
         for contender in selection.contenders() {
             if customers > contender.most_customers() {
                 eprintln!("{contender:?}: skipped with {customers} customers, it takes too long");
@@ -60,6 +64,11 @@ pub fn run(choices: &Choices) -> Result<()> {
                     .with_context(|| format!("{contender:?} with {customers} customers"))?;
             }
         }
+    }
+    drop(firewall);
+    let through_esp = selection.chosen_of(&esp::WORKLOADS);
+    if !through_esp.is_empty() {
+        esp::run(&selection.contenders_through_esp(), &through_esp, choices.rounds(), selection.seed)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 pub mod case;
 pub mod conntrack;
 pub mod contender;
+pub mod esp;
 pub mod figure;
 pub mod firewall;
 pub mod frames;
@@ -14,4 +15,5 @@ pub mod rules;
 pub mod statistics;
 pub mod time;
 pub mod traffic;
+pub mod tunnel;
 pub mod verdicts;

@@ -8,6 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, builder::RangedU64ValueParser};
+use gateway::kernel::programs::Purpose;
 
 use super::{
     case::{Case, Measured, Selection},
@@ -52,7 +53,9 @@ pub fn run(choices: &Choices) -> Result<()> {
     let rounds = choices.rounds.unwrap_or(if selection.quick { 60 } else { 200 });
     let mut contenders = selection.contenders();
     contenders.retain(|contender| *contender != Contender::NftablesFlowtable || has_flowtables());
-    verdicts::compare(&contenders, selection.random_packets, selection.seed)?;
+    let mut firewall = Firewall::load(Purpose::ReplayIdentity, "verdicts", verdicts::POLICY.0, 1 << 16)?;
+    verdicts::compare(&contenders, selection.random_packets, selection.seed, &mut firewall)?;
+    drop(firewall);
     on_last_cpu()?;
     controls(rounds, selection.seed)?;
     let cases = match selection.quick {
@@ -70,6 +73,12 @@ pub fn run(choices: &Choices) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn load(name: &str, case: &Case, flows: u32) -> Result<Firewall> {
+    let mut firewall = Firewall::load(Purpose::ReplayIdentity, name, case.customers, flows)?;
+    firewall.set_customers(case.customers)?;
+    Ok(firewall)
 }
 
 /// A contender with what goes through it, and what its blocks took.
@@ -95,7 +104,7 @@ impl Lane {
         let policy = Policy { devices: case.devices(), ..Policy::of(case.customers) };
         let name = format!("lane-{number}");
         let mut own = match contender.is_ours() {
-            true => Some(Firewall::load(&name, case.customers, (2 * case.flows).max(1 << 18))?),
+            true => Some(load(&name, case, (2 * case.flows).max(1 << 18))?),
             false => None,
         };
         let firewall = own.as_mut().unwrap_or(identities);
@@ -136,7 +145,7 @@ impl Lane {
 
 /// Measures contenders beside the floor.
 fn measure(case: &Case, contenders: &[Contender], tuned: bool, rounds: u32, seed: u64) -> Result<()> {
-    let mut identities = Firewall::load("identities", case.customers, 2)?;
+    let mut identities = load("identities", case, 2)?;
     let mut lanes = Vec::new();
     for (number, contender) in [Contender::Forwarding].iter().chain(contenders).enumerate() {
         // The floor is there anyhow.
@@ -194,7 +203,7 @@ fn controls(rounds: u32, seed: u64) -> Result<()> {
         choice: Choice::Uniform,
         frame_bytes: 64,
     };
-    let mut identities = Firewall::load("identities", case.customers, 2)?;
+    let mut identities = load("identities", &case, 2)?;
     let mut lanes = (0..3)
         .map(|number| Lane::start(number, Contender::Forwarding, &case, &mut identities, seed))
         .collect::<Result<Vec<_>>>()?;

@@ -17,7 +17,7 @@ use crate::diff::random::Random;
 /// Connections at a time.
 const FLOWS: usize = 64;
 /// The policy: customers, and devices of each.
-const POLICY: (u32, u32) = (10, 4);
+pub const POLICY: (u32, u32) = (10, 4);
 /// Whose packets there are.
 const CUSTOMERS: [u32; 3] = [1, 5, 10];
 
@@ -26,15 +26,20 @@ type Verdicts = Vec<bool>;
 
 /// Sends the same random packets through these contenders; an error shows the first packet that two of
 /// them do not agree on. Those that claim no equal policy are left out.
-pub fn compare(contenders: &[Contender], packets: u32, seed: u64) -> Result<()> {
+pub fn compare(
+    contenders: &[Contender],
+    packets: u32,
+    seed: u64,
+    firewall: &mut Firewall,
+) -> Result<()> {
     let judged: Vec<_> = contenders.iter().copied().filter(|contender| contender.claims_equal_policy()).collect();
     eprintln!("{packets} random packets of seed {seed} through {judged:?} …");
     let segments = segments(packets, seed);
     let policy = Policy { devices: POLICY.1, ..Policy::of(POLICY.0) };
-    let mut firewall = Firewall::load("verdicts", POLICY.0, 1 << 16)?;
+    firewall.set_customers(POLICY.0)?;
     let mut first: Option<(Contender, Verdicts)> = None;
     for contender in judged {
-        let working = Working::start(contender, "verdicts", &policy, &CUSTOMERS, &mut firewall)?;
+        let working = Working::start(contender, "verdicts", &policy, &CUSTOMERS, firewall)?;
         let verdicts = segments.iter().map(|segment| passes(&working, segment)).collect::<Result<Verdicts>>()?;
         working.stop()?;
         match &first {
