@@ -88,8 +88,11 @@ impl Selection {
         if self.contenders.is_empty() { USUAL.to_vec() } else { self.contenders.clone() }
     }
 
-    /// Which of these workloads are chosen.
+    /// Which of these workloads are chosen; if it is to be quick, only if they are named.
     pub fn chosen_of(&self, workloads: &[Workload]) -> Vec<Workload> {
+        if self.quick && self.workloads.is_empty() {
+            return Vec::new();
+        }
         workloads.iter().copied().filter(|workload| self.chooses(*workload)).collect()
     }
 

@@ -43,9 +43,14 @@ struct Rounds {
 
 /// Measures these workloads of these contenders, those that there are for ESP.
 pub fn run(contenders: &[Contender], workloads: &[Workload], rounds: u32, seed: u64) -> Result<()> {
-    // Without it packets are merged before decryption only, which is never.
-    process::output(std::process::Command::new("modprobe").args(["-a", "esp4", "esp4_offload"]))
-        .context("the kernel's ESP")?;
+    for (module, why) in [
+        ("esp4", "ESP"),
+        ("esp4_offload", "merging packets of one tunnel"),
+        ("aesni_intel", "AES in hardware, as every gateway's processor has it"),
+    ] {
+        process::output(std::process::Command::new("modprobe").arg(module))
+            .with_context(|| format!("the kernel's {module}: {why}"))?;
+    }
     let contenders = contenders.iter().filter(|one| **one != Contender::NftablesNetdevDrop);
     let mut ours: Option<Firewall> = None;
     for contender in contenders {
@@ -101,7 +106,7 @@ fn measure(
 /// The slope between N and 2N, for each segment, and segments for each packet that comes to the end.
 fn round(tunnel: &Tunnel, traffic: &mut Traffic, workload: Workload, end: End) -> Result<(f64, f64)> {
     let bulk = matches!(workload, Workload::BulkGro | Workload::BulkNoGro);
-    let (units, segments) = if bulk { (10, SEGMENTS) } else { (500, 1) };
+    let (units, segments) = if bulk { (10, SEGMENTS) } else { (2000, 1) };
     let mut flow = traffic.flow();
     tunnel.send(&handshake(&mut flow))?;
     let mut lasted = [0.0; 3];

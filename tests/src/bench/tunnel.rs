@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::{ids::TunnelId, layout::OutboundSpi, wire::Ipv6};
-use nix::{errno::Errno, libc, net::if_::if_nametoindex};
+use nix::{errno::Errno, libc, net::if_::if_nametoindex, sched::sched_yield};
 
 use super::{
     frames::{GATEWAY_MAC, SERVER_MAC, SITE_MAC, Segment, Side},
@@ -76,15 +76,15 @@ impl Tunnel {
         let counter = Counter::new()?;
         let mut links = gateway.enter(|| {
             // What makes the driver's queue one that can merge, for all contenders alike.
-            let pass = Driver::pass()?.attach(SITE_INTERFACE);
+            let pass = || Driver::pass()?.attach(SITE_INTERFACE);
             match end {
                 End::Driver => Ok(vec![Driver::counting_drop(&counter)?.attach(SITE_INTERFACE)?]),
                 End::Decrypted => {
                     let program = Classifier::counting_drop_of_decrypted(&counter)?;
-                    Ok(vec![pass?, program.attach(SITE_INTERFACE, Way::Ingress)?])
+                    Ok(vec![pass()?, program.attach(SITE_INTERFACE, Way::Ingress)?])
                 }
                 End::Server => {
-                    Ok(vec![Classifier::counting_drop(&counter)?.attach("servers", Way::Ingress)?, pass?])
+                    Ok(vec![Classifier::counting_drop(&counter)?.attach("servers", Way::Ingress)?, pass()?])
                 }
             }
         })?;
@@ -124,8 +124,22 @@ impl Tunnel {
             let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
             ensure!(sent == frame.len() as isize, "send a frame: {}", Errno::last());
         }
-        let lasted = now()?.saturating_sub(start);
-        Ok((lasted, self.arrived.get()? - before))
+        let arrived = self.settle()? - before;
+        Ok((now()?.saturating_sub(start), arrived))
+    }
+
+    /// Packets that have arrived once no more come: much work at a time the kernel leaves to a thread of its
+    /// own (`ksoftirqd`), which runs when we step back.
+    fn settle(&self) -> Result<u64> {
+        const QUIET: u32 = 5;
+        let (mut arrived, mut quiet) = (self.arrived.get()?, 0);
+        while quiet < QUIET {
+            sched_yield()?;
+            let now = self.arrived.get()?;
+            quiet = if now == arrived { quiet + 1 } else { 0 };
+            arrived = now;
+        }
+        Ok(arrived)
     }
 
     /// Ends it.
