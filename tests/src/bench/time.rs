@@ -31,6 +31,8 @@ use crate::{
 const UNITS: (u32, u32) = (50, 2000);
 /// What a block may take.
 const BLOCK_NS: f64 = 5e6;
+/// Blocks of each control, at least: 50 ns are little.
+const CONTROL_ROUNDS: u32 = 200;
 /// How far A/A may be off.
 const TOLERANCE: f64 = 0.02;
 /// What must be noticed.
@@ -57,7 +59,7 @@ pub fn run(choices: &Choices) -> Result<()> {
     verdicts::compare(&contenders, selection.random_packets, selection.seed, &mut firewall)?;
     drop(firewall);
     on_last_cpu()?;
-    controls(rounds, selection.seed)?;
+    controls(rounds.max(CONTROL_ROUNDS), selection.seed)?;
     let cases = match selection.quick {
         true => selection.cases(&[1], &[1]),
         false => selection.cases(&[1, 1000, 100_000], &[1, 1000, 64_000, 1_000_000]),
@@ -238,7 +240,7 @@ fn slow_program() -> Result<(Classifier, f64)> {
     const TRIAL_ROUNDS: i32 = 1000;
     // The kernel gives whole nanoseconds, so a long one says how long one round takes.
     let least = |program: &Classifier| -> Result<f64> {
-        let times = (0..5).map(|_| program.time(REPEAT)).collect::<Result<Vec<_>>>()?;
+        let times = (0..15).map(|_| program.time(REPEAT)).collect::<Result<Vec<_>>>()?;
         Ok(f64::from(times.into_iter().min().unwrap_or(0)))
     };
     let nothing = least(&Classifier::nothing()?)?;
