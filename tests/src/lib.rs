@@ -1,5 +1,6 @@
 //! The gateway's tests that need more than the host: packets through the real programs, and the
 //! lab with real tunnels.
+pub mod bench;
 pub mod diff;
 pub mod flood;
 pub mod lab;

@@ -1,0 +1,2 @@
+//! The benchmark: this project and its contenders side by side.
+pub mod figure;
