@@ -17,12 +17,12 @@ use tracing::{error, info, warn};
 
 use crate::{
     control::{
-        apply::apply,
+        apply::apply_all,
         desired::{Credentials, Desired, Links, desired},
         follow::follow,
         mss,
         observed::observe,
-        plan::{Charon, plan},
+        plan::{Action, Charon, plan},
         status::{Status, TunnelStatus},
     },
     dataplane::DataPlane,
@@ -45,6 +45,9 @@ const RECONCILE_INTERVAL: Duration = Duration::from_secs(10);
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// How often to retry what failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// How many actions of one plan are logged, one by one: enough to follow changes, and no more than a start
+/// with many customers can wait for.
+const LOGGED_ACTIONS: usize = 1000;
 
 /// What is said after somebody has taken the pins away: trying again would undo what they wanted.
 const DETACHED: &str = "detached: nothing is forwarded until gatewayd is started again";
@@ -91,9 +94,9 @@ fn credentials(gateway: &Gateway) -> Result<Credentials, policy::Faults> {
     }
     let read = |path: &PathBuf| fs::read(path).map_err(|error| policy::unreadable(path, &error));
     Ok(Credentials {
-        certificate: read(&gateway.ipsec.certificate)?,
+        certificate: read(&gateway.ipsec.certificate)?.into(),
         private_key: read(&gateway.ipsec.private_key)?,
-        authority: read(&gateway.ipsec.authority)?,
+        authority: read(&gateway.ipsec.authority)?.into(),
     })
 }
 
@@ -140,6 +143,21 @@ struct Connected {
     version: Option<String>,
     /// Connections we loaded into it.
     loaded: BTreeMap<String, crate::strongswan::Connection>,
+}
+
+impl Connected {
+    /// What it knows after an action.
+    fn remember(&mut self, action: &Action) {
+        match action {
+            Action::Load(connection) => {
+                self.loaded.insert(connection.name.clone(), (**connection).clone());
+            }
+            Action::Unload(name) => {
+                self.loaded.remove(name);
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Daemon {
@@ -281,18 +299,27 @@ impl Daemon {
         });
         let observed = observe(&self.maps)?;
         let actions = plan(&desired, &observed, charon.as_ref());
-        for action in &actions {
-            let client = self.charon.as_ref().map(|connected| &connected.client);
-            match apply(action, &mut self.maps, client).await {
-                Ok(()) => {
+        let client = self.charon.as_ref().map(|connected| connected.client.clone());
+        let mut applied = 0usize;
+        let charon_now = &mut self.charon;
+        apply_all(&actions, &mut self.maps, client.as_ref(), |action, result| match result {
+            Ok(()) => {
+                applied += 1;
+                if applied <= LOGGED_ACTIONS {
                     info!("{action}");
-                    self.remember(action);
                 }
-                Err(error) => {
-                    error!("{error:#}");
-                    failed.push(format!("{error:#}"));
+                if let Some(connected) = charon_now {
+                    connected.remember(action);
                 }
             }
+            Err(error) => {
+                error!("{error:#}");
+                failed.push(format!("{error:#}"));
+            }
+        })
+        .await;
+        if let Some(more) = applied.checked_sub(LOGGED_ACTIONS).filter(|more| *more > 0) {
+            info!("and {more} actions more");
         }
         // After the maps: forwarding comes on only when they are filled in. Never without pins: they
         // are gone because somebody wants nothing to be forwarded.
@@ -339,20 +366,6 @@ impl Daemon {
             error!(tunnel = %stranger.tunnel, "a stranger's SA has this tunnel's reqid: {}", stranger.what);
         }
         Ok((Some(charon), list.sas))
-    }
-
-    fn remember(&mut self, action: &crate::control::plan::Action) {
-        use crate::control::plan::Action;
-        let Some(connected) = &mut self.charon else { return };
-        match action {
-            Action::Load(connection) => {
-                connected.loaded.insert(connection.name.clone(), (**connection).clone());
-            }
-            Action::Unload(name) => {
-                connected.loaded.remove(name);
-            }
-            _ => {}
-        }
     }
 
     fn report(&mut self, desired: &Desired, charon: Option<&Charon>, sas: &[IkeSa]) -> Result<()> {

@@ -2,6 +2,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -58,11 +59,11 @@ pub struct DesiredTunnel {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The gateway's certificate, PEM.
-    pub certificate: Vec<u8>,
+    pub certificate: Arc<[u8]>,
     /// Its private key, PEM.
     pub private_key: Vec<u8>,
     /// The authority's certificate, PEM.
-    pub authority: Vec<u8>,
+    pub authority: Arc<[u8]>,
 }
 
 /// The interfaces as they are.

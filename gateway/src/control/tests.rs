@@ -54,9 +54,9 @@ fn wanted_with(policy: &Policy, ids: &Assignment) -> Desired {
     let (internet, lan) =
         (interface("eth_internet", 2, [203, 0, 113, 1]), interface("eth_lan", 3, [10, 200, 0, 1]));
     let credentials = Credentials {
-        certificate: b"certificate".into(),
+        certificate: (*b"certificate").into(),
         private_key: b"key".into(),
-        authority: b"ca".into(),
+        authority: (*b"ca").into(),
     };
     desired(policy, ids, Links { internet: &internet, lan: &lan, xdp: true }, &credentials).unwrap()
 }
@@ -547,7 +547,7 @@ fn interfaces_without_or_with_too_many_addresses_are_refused() {
     let state = tempfile::tempdir().unwrap();
     let ids = Registry::open(state.path().join("ids.toml")).unwrap().assign(&policy).unwrap();
     let credentials =
-        Credentials { certificate: b"c".into(), private_key: b"k".into(), authority: b"a".into() };
+        Credentials { certificate: (*b"c").into(), private_key: b"k".into(), authority: (*b"a").into() };
     let good = interface("eth_lan", 3, [10, 200, 0, 1]);
     let with = |internet: &Interface| {
         let links = Links { internet, lan: &good, xdp: true };
