@@ -2,6 +2,7 @@
 use std::io::{self, BufRead, Write};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// One figure and what it was measured with. Of instructions and times the value is raw: of the whole run,
@@ -36,7 +37,7 @@ pub struct Figure {
 }
 
 /// What is measured.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contender {
     /// Dropped at the gateway's first ingress hook: generator and sink, which is subtracted.
@@ -64,7 +65,7 @@ pub enum Contender {
 }
 
 /// What contenders do.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Workload {
     /// Packets of established flows, LAN to server.
@@ -104,7 +105,7 @@ pub enum Workload {
 }
 
 /// Which customer of all packets are of.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
     /// The one added first.
@@ -116,7 +117,7 @@ pub enum Place {
 }
 
 /// How packets choose among flows.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Choice {
     /// Each as likely.
@@ -126,7 +127,7 @@ pub enum Choice {
 }
 
 /// Units of figures.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
     /// Instructions for a packet or connection.

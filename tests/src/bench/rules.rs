@@ -134,6 +134,7 @@ fn forward(policy: &Policy, lan: Lan, before: &str) -> String {
     text += &format!(
         " }}\n chain forward {{\n  type filter hook forward priority 0; policy drop;\n{before}\
          \x20 ct state established accept\n\
+         \x20 ct state invalid drop\n\
          \x20 meta mark . ip saddr . ip daddr . tcp dport vmap @{MAP}\n }}\n}}\n"
     );
     text

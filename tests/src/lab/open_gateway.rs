@@ -16,8 +16,10 @@ use super::{
 /// of the tunnel its destination is in, so that customers may have the same LAN (FACTS 5).
 pub fn start(namespace: &Namespace, charon: &Charon, authority: &Authority, own: &Issued) -> Result<()> {
     for (id, site) in (1..).zip(&SITES) {
-        let local =
-            Local { identity: GATEWAY_IDENTITY.to_owned(), certificate: own.certificate_pem.as_bytes().into() };
+        let local = Local {
+            identity: GATEWAY_IDENTITY.to_owned(),
+            certificate: own.certificate_pem.as_bytes().into(),
+        };
         let remote = Remote {
             identity: site.identity.to_owned(),
             authority: authority.certificate_pem().as_bytes().into(),
