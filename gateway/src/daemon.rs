@@ -1,7 +1,7 @@
 //! gatewayd: starts the data plane, then keeps maps and charon as the policy says, for ever.
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
+    fs, mem,
     net::SocketAddr,
     path::PathBuf,
     time::Duration,
@@ -18,11 +18,11 @@ use tracing::{error, info, warn};
 use crate::{
     control::{
         apply::apply_all,
-        desired::{Credentials, Desired, Links, desired},
+        desired::{Credentials, Desired, Links, desired, desired_of},
         follow::follow,
         mss,
-        observed::observe,
-        plan::{Action, Charon, plan},
+        observed::{observe, observe_of},
+        plan::{Action, Charon, plan, plan_some},
         status::{Status, TunnelStatus},
     },
     dataplane::DataPlane,
@@ -236,7 +236,7 @@ impl Daemon {
                     };
                 }
                 _ = self.signals.hangup.recv() => {
-                    self.reload();
+                    self.reload().await;
                     due = Instant::now();
                 }
                 result = self.events.log(&self.ids) => if let Err(error) = result {
@@ -384,7 +384,7 @@ impl Daemon {
     }
 
     /// Reads the policies again; whatever is wrong in them, what worked goes on.
-    fn reload(&mut self) {
+    async fn reload(&mut self) {
         let reload = policy::load_keeping(&self.options.policy, Some(&self.inputs.policy));
         self.status.faults = reload.faults.iter().map(ToString::to_string).collect();
         if !reload.faults.is_empty() {
@@ -398,13 +398,13 @@ impl Daemon {
             self.status.faults.push(told.to_owned());
             policy.gateway.limits = running;
         }
-        if let Err(error) = self.take(policy) {
+        if let Err(error) = self.take(policy).await {
             error!("the policies stay as they were: {error:#}");
             self.status.faults.push(format!("{error:#}"));
         }
     }
 
-    fn take(&mut self, policy: Policy) -> Result<()> {
+    async fn take(&mut self, policy: Policy) -> Result<()> {
         let gateway = &self.inputs.policy.gateway;
         anyhow::ensure!(
             (&policy.gateway.internet, &policy.gateway.lan) == (&gateway.internet, &gateway.lan),
@@ -428,8 +428,33 @@ impl Daemon {
             connected.version = None;
         }
         info!("policies reloaded: {} customers with {} sites", policy.customers.len(), policy.site_count());
-        self.inputs = Inputs { policy, credentials };
+        let older = mem::replace(&mut self.inputs, Inputs { policy, credentials }).policy;
+        if let Err(error) = self.hasten(&older).await {
+            warn!("what changed comes into force with all the rest: {error:#}");
+        }
         Ok(())
+    }
+
+    /// Brings what is new in the policy into the maps, in a time that does not depend on how many customers
+    /// there are. The reconciliation that follows does the rest. Where something is gone, what is gone has
+    /// to go first, and all is left to that.
+    async fn hasten(&mut self, older: &Policy) -> Result<()> {
+        let Inputs { policy, credentials } = &self.inputs;
+        let Some(changed) = policy.changes(older).filter(|changed| !changed.is_empty()) else {
+            return Ok(());
+        };
+        let internet = Interface::look(policy.gateway.internet.as_str())?;
+        let lan = Interface::look(policy.gateway.lan.as_str())?;
+        let links = Links { internet: &internet, lan: &lan, xdp: self.plane.xdp() == XdpState::Native };
+        let desired = desired_of(policy, changed.into_iter(), &self.ids, links, credentials)?;
+        let Some(actions) = plan_some(&desired, &observe_of(&self.maps, &desired)?) else { return Ok(()) };
+        let mut result = Ok(());
+        apply_all(&actions, &mut self.maps, None, |action, applied| match applied {
+            Ok(()) => info!("{action}"),
+            Err(error) => result = Err(error),
+        })
+        .await;
+        result
     }
 }
 

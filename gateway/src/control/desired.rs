@@ -84,13 +84,24 @@ pub fn desired(
     links: Links,
     credentials: &Credentials,
 ) -> Result<Desired> {
+    desired_of(policy, policy.customers.values(), ids, links, credentials)
+}
+
+/// The same, of the customers only some.
+pub fn desired_of<'c>(
+    policy: &Policy,
+    customers: impl Iterator<Item = &'c Customer>,
+    ids: &Assignment,
+    links: Links,
+    credentials: &Credentials,
+) -> Result<Desired> {
     let mut desired = Desired {
         settings: settings(policy, links)?,
         tunnels: BTreeMap::new(),
         customers: BTreeMap::new(),
         connections: BTreeMap::new(),
     };
-    for customer in policy.customers.values() {
+    for customer in customers {
         let id =
             ids.customer(&customer.name).with_context(|| format!("customer {} has no id", customer.name))?;
         for address in customer.server.addresses() {

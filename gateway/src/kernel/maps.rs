@@ -197,6 +197,19 @@ impl Maps {
         Ok(v4.chain(v6.into_iter().map(|(server, customer)| (IpAddr::V6(server.into()), customer))).collect())
     }
 
+    /// The customer with this server, if there is one.
+    pub fn customer(&self, server: IpAddr) -> Result<Option<Customer>> {
+        let customer = match server {
+            IpAddr::V4(server) => self.customers.get(&server.into(), 0),
+            IpAddr::V6(server) => self.customers6.get(&server.into(), 0),
+        };
+        match customer {
+            Ok(customer) => Ok(Some(customer)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("read {server} from the customers")),
+        }
+    }
+
     /// Writes customers.
     pub fn set_customers(&mut self, customers: &[(IpAddr, Customer)]) -> Result<()> {
         let (mut v4, mut v6) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));

@@ -2,6 +2,7 @@
 //! JSON each, and what is for people to stderr. Needs root, iproute2, nft and iptables.
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use gateway_tests::bench::{check, report};
 
@@ -14,6 +15,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Time to load customers and to add one
+    Control(control::Choices),
     /// Write tables and plots, of figures measured anew and of those that are there
     Report(report::Choices),
     /// Compare what ours costs in instructions with the committed figures
@@ -22,6 +25,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match &Cli::parse().task {
+        Task::Control(choices) => isolated(|| control::run(choices)),
         Task::Report(choices) => report::run(choices).map(|()| true),
         Task::Check(choices) => check::run(choices),
     };
@@ -33,4 +37,11 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// With a `/run` of its own, which is gone afterwards, however it ends.
+fn isolated(measure: impl FnOnce() -> Result<()>) -> Result<bool> {
+    let result = mounts::isolate().and_then(|()| Interrupt::install()).and_then(|_interrupt| measure());
+    mounts::clean_up();
+    result.map(|()| true)
 }
