@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use gateway_tests::bench::{check, report};
+use gateway_tests::{
+    bench::{check, control, report},
+    lab::{interrupt::Interrupt, mounts},
+};
 
 #[derive(Parser)]
 #[command(about = "Measures this project and its contenders side by side")]
