@@ -40,16 +40,7 @@ pub fn check(committed: &Figures, now: &Figures) -> Result<bool> {
     let mut table = Grid::new(["contender", "workload", "customers", "committed", "now", "change", ""], 2..6);
     let (mut compared, mut passed) = (0, true);
     for figure in now.iter().filter(|figure| is_ours(figure)) {
-        let query = Query {
-            contender: figure.contender,
-            workload: figure.workload,
-            customers: figure.customers,
-            place: figure.place,
-            flows: figure.flows,
-            choice: figure.choice,
-            frame_bytes: figure.frame_bytes,
-            unit: figure.unit,
-        };
+        let query = Query::from(figure);
         let (Some(old), Some(new)) = (committed.cost(query), now.cost(query)) else { continue };
         compared += 1;
         let worse = new > old * MOST && new - old > NOISE_INSTRUCTIONS;

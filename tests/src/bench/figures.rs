@@ -67,6 +67,14 @@ impl Query {
     }
 }
 
+/// What a figure answers.
+impl From<&Figure> for Query {
+    fn from(figure: &Figure) -> Self {
+        let Figure { contender, workload, customers, place, flows, choice, frame_bytes, unit, .. } = *figure;
+        Self { contender, workload, customers, place, flows, choice, frame_bytes, unit }
+    }
+}
+
 impl Figures {
     /// Sorted, so that files differ only where figures do; of several of one measurement the last counts.
     pub fn new(figures: impl IntoIterator<Item = Figure>) -> Self {

@@ -289,19 +289,27 @@ fn memories(figures: &Figures) -> String {
     }
 }
 
+/// What instructions cost there, and how many segments come together.
 fn esp(figures: &Figures) -> String {
-    let mut table = Grid::new(["real ESP", "unit", "frame bytes", "value"], 2..4);
     let kinds =
         [Workload::Decapsulation, Workload::FirewallAndForwarding, Workload::BulkGro, Workload::BulkNoGro];
-    for figure in figures.iter().filter(|figure| kinds.contains(&figure.workload)) {
-        table.add([
-            format!("{}, {}", workload(figure.workload), contender(figure.contender)),
-            unit(figure.unit).to_owned(),
-            number(f64::from(figure.frame_bytes)),
-            number(figure.value),
-        ]);
+    let mut columns = Vec::new();
+    for kind in kinds {
+        for (asked, text) in
+            [(Unit::Instructions, "instructions a segment"), (Unit::Segments, "segments a packet")]
+        {
+            let any = figures.iter().find(|figure| figure.workload == kind && figure.unit == asked);
+            if let Some(query) = any.map(Query::from) {
+                let title = format!("{}: {text}", workload(kind));
+                columns.push(Column::new(title, move |contender| query.of(contender)));
+            }
+        }
     }
-    if !table.is_empty() { format!("\n### The whole path with real ESP\n\n{table}") } else { String::new() }
+    let cell: Cell = |figures, query| match query.unit {
+        Unit::Instructions => figures.cost(query).map(number),
+        _ => figures.value(query).map(number),
+    };
+    matrix("The whole path with real ESP: cost", figures, &columns, cell)
 }
 
 /// One column of a table.
@@ -418,17 +426,6 @@ pub fn workload(workload: Workload) -> &'static str {
         Workload::MemoryPerCustomer => "memory for a customer",
         Workload::ControlAA => "against itself",
         Workload::Control50Ns => "against itself with 50 ns more",
-    }
-}
-
-fn unit(unit: Unit) -> &'static str {
-    match unit {
-        Unit::Instructions => "instructions",
-        Unit::Nanoseconds => "ns",
-        Unit::Ratio => "ratio",
-        Unit::Bytes => "bytes",
-        Unit::Segments => "segments",
-        Unit::Milliseconds => "ms",
     }
 }
 

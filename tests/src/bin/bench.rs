@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use gateway_tests::{
-    bench::{check, control, report},
+    bench::{check, control, instructions, memory, report, time},
     lab::{interrupt::Interrupt, mounts},
 };
 
@@ -18,8 +18,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Instructions for each packet, on a machine whose clock counts them
+    Instructions(instructions::Choices),
+    /// Time for each packet, on a machine that is not emulated
+    Time(time::Choices),
     /// Time to load customers and to add one
     Control(control::Choices),
+    /// Kernel memory for each flow and each customer
+    Memory(memory::Choices),
     /// Write tables and plots, of figures measured anew and of those that are there
     Report(report::Choices),
     /// Compare what ours costs in instructions with the committed figures
@@ -28,7 +34,10 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match &Cli::parse().task {
+        Task::Instructions(choices) => isolated(|| instructions::run(choices)),
+        Task::Time(choices) => isolated(|| time::run(choices)),
         Task::Control(choices) => isolated(|| control::run(choices)),
+        Task::Memory(choices) => isolated(|| memory::run(choices)),
         Task::Report(choices) => report::run(choices).map(|()| true),
         Task::Check(choices) => check::run(choices),
     };
