@@ -80,8 +80,8 @@ fn conntrack_flow() -> Result<f64> {
     let lines = "link add out type veth peer name far\nlink set out arp off up\nlink set far up\n\
                  addr add 10.0.0.1/8 dev out\n";
     run_with_input(namespace.command("ip").args(["-batch", "-"]), lines)?;
-    let tracked =
-        "table ip bench { chain out { type filter hook output priority 0; ct state established accept; } }";
+    let tracked = "table ip bench {\n chain out {\n  type filter hook output priority 0;\n  \
+                   ct state established accept\n }\n}\n";
     run_with_input(namespace.command("nft").args(["-f", "-"]), tracked)?;
     let (grown, opened) = namespace.enter(|| {
         let socket = UdpSocket::bind("10.0.0.1:0")?;
