@@ -116,9 +116,8 @@ impl Classifier {
         };
         // SAFETY: the kernel reads the packet, whose size is given, and writes into `run`, which both live
         // until it returns.
-        let result = unsafe {
-            libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut run, size_of::<TestRun>())
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut run, size_of::<TestRun>()) };
         Errno::result(result).context("BPF_PROG_TEST_RUN")?;
         Ok(run.duration)
     }
@@ -210,12 +209,7 @@ impl Counter {
         };
         // SAFETY: the kernel reads 4 bytes of `key` and writes 8 bytes of `value`, as the map was made.
         let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_LOOKUP_ELEM,
-                &raw const attributes,
-                size_of::<MapElement>(),
-            )
+            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_ELEM, &raw const attributes, size_of::<MapElement>())
         };
         Errno::result(result).context("BPF_MAP_LOOKUP_ELEM")?;
         Ok(value)

@@ -99,7 +99,8 @@ impl Selection {
     /// All cases of what is chosen; where it is not said, of these numbers of customers and flows. Places,
     /// sizes and flows differ for established packets only, and flows with one customer only.
     pub fn cases(&self, customers: &[u32], flows: &[u32]) -> Vec<Case> {
-        let or = |chosen: &[u32], usual: &[u32]| if chosen.is_empty() { usual.to_vec() } else { chosen.to_vec() };
+        let or =
+            |chosen: &[u32], usual: &[u32]| if chosen.is_empty() { usual.to_vec() } else { chosen.to_vec() };
         let (customers, flows) = (or(&self.customers, customers), or(&self.flows, flows));
         let mut cases: Vec<Case> =
             customers.iter().flat_map(|customers| self.of_customers(*customers)).collect();

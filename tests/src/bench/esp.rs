@@ -23,12 +23,8 @@ use super::{
 use crate::lab::process;
 
 /// All that these measurements answer.
-pub const WORKLOADS: [Workload; 4] = [
-    Workload::Decapsulation,
-    Workload::FirewallAndForwarding,
-    Workload::BulkGro,
-    Workload::BulkNoGro,
-];
+pub const WORKLOADS: [Workload; 4] =
+    [Workload::Decapsulation, Workload::FirewallAndForwarding, Workload::BulkGro, Workload::BulkNoGro];
 /// AES-GCM keys, as the proposals that are offered first have them.
 const KEY_BITS: u32 = 256;
 
@@ -155,7 +151,11 @@ fn report(contender: Contender, workload: Workload, rounds: &Rounds) -> Result<(
     };
     let figure = |unit, values: &[f64]| {
         let (low, high) = extremes(values);
-        case.report(contender, unit, Measured { value: median(values), low, high, rounds: values.len() as u32 })
+        case.report(
+            contender,
+            unit,
+            Measured { value: median(values), low, high, rounds: values.len() as u32 },
+        )
     };
     figure(Unit::Instructions, &rounds.instructions)?;
     if bulk {

@@ -237,7 +237,8 @@ mod tests {
         assert_eq!(flow.next, [8, 1354]);
         for (_, frame) in batch.iter() {
             let packet = SlicedPacket::from_ethernet(frame).unwrap();
-            let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport) else {
+            let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport)
+            else {
                 panic!("no TCP in {frame:x?}");
             };
             assert_eq!(ip.header().to_header().calc_header_checksum(), ip.header().header_checksum());

@@ -129,7 +129,10 @@ impl Ground {
         }
         let end = now()?;
         let after = self.arrived()?;
-        Ok(Passed { lasted: end.saturating_sub(start), arrived: [after[0] - before[0], after[1] - before[1]] })
+        Ok(Passed {
+            lasted: end.saturating_sub(start),
+            arrived: [after[0] - before[0], after[1] - before[1]],
+        })
     }
 
     fn arrived(&self) -> Result<[u64; 2]> {

@@ -15,7 +15,9 @@ pub fn median(values: &[f64]) -> f64 {
 
 /// Least and most.
 pub fn extremes(values: &[f64]) -> (f64, f64) {
-    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)))
+    values
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)))
 }
 
 /// The 95 % confidence interval of the median, by the percentile bootstrap (Efron 1979) with 2,000 samples.
@@ -48,7 +50,8 @@ mod tests {
     #[test]
     fn confidence_interval_holds_the_median_and_narrows_with_more_values() {
         let mut random = Random::new(1);
-        let mut values = |count: usize| -> Vec<f64> { (0..count).map(|_| random.below(1000) as f64).collect() };
+        let mut values =
+            |count: usize| -> Vec<f64> { (0..count).map(|_| random.below(1000) as f64).collect() };
         let (few, many) = (values(10), values(1000));
         let width = |values: &[f64]| {
             let (low, high) = confidence(values, &mut Random::new(2));

@@ -70,7 +70,9 @@ pub fn run(choices: &Choices) -> Result<()> {
         // The buckets are the kernel's, not one contender's, so these two cannot be at work at a time.
         let (tuned, others): (Vec<_>, Vec<_>) =
             able.into_iter().partition(|contender| *contender == Contender::NftablesTuned);
-        for (group, tuned) in [(others, false), (tuned, true)].into_iter().filter(|(group, _)| !group.is_empty()) {
+        for (group, tuned) in
+            [(others, false), (tuned, true)].into_iter().filter(|(group, _)| !group.is_empty())
+        {
             measure(&case, &group, tuned, rounds, selection.seed).with_context(|| format!("{case:?}"))?;
         }
     }

@@ -169,7 +169,9 @@ impl Traffic {
 
 /// SYN, SYN-ACK, ACK.
 fn handshake(flow: &mut Flow, batch: &mut Batch) {
-    for (from, flags) in [(Side::Site, flag::SYN), (Side::Lan, flag::SYN | flag::ACK), (Side::Site, flag::ACK)] {
+    for (from, flags) in
+        [(Side::Site, flag::SYN), (Side::Lan, flag::SYN | flag::ACK), (Side::Site, flag::ACK)]
+    {
         batch.push(&flow.segment(from, flags, 0), true);
     }
 }

@@ -259,7 +259,13 @@ fn sender(interface: &str) -> Result<OwnedFd> {
         // SAFETY: the option takes an int, which lives until the call returns, and its size.
         let result = unsafe {
             let value: *const libc::c_int = &raw const value;
-            libc::setsockopt(descriptor, level, option, value.cast(), size_of::<libc::c_int>() as libc::socklen_t)
+            libc::setsockopt(
+                descriptor,
+                level,
+                option,
+                value.cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
         };
         Errno::result(result).with_context(|| format!("option {option} of a packet socket"))?;
     }
@@ -282,7 +288,8 @@ fn with_offload(segment: &Segment) -> Vec<u8> {
             field.copy_from_slice(&word.to_ne_bytes());
         }
         // The sum of the pseudo header, which whoever cuts it goes on with.
-        let sum: u32 = frame[26..34].as_chunks::<2>().0.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
+        let sum: u32 =
+            frame[26..34].as_chunks::<2>().0.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
         let sum = sum + u32::from(segment.protocol) + tcp_bytes;
         let sum = (sum & 0xffff) + (sum >> 16);
         frame[50..52].copy_from_slice(&(((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());

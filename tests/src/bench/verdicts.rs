@@ -26,13 +26,9 @@ type Verdicts = Vec<bool>;
 
 /// Sends the same random packets through these contenders; an error shows the first packet that two of
 /// them do not agree on. Those that claim no equal policy are left out.
-pub fn compare(
-    contenders: &[Contender],
-    packets: u32,
-    seed: u64,
-    firewall: &mut Firewall,
-) -> Result<()> {
-    let judged: Vec<_> = contenders.iter().copied().filter(|contender| contender.claims_equal_policy()).collect();
+pub fn compare(contenders: &[Contender], packets: u32, seed: u64, firewall: &mut Firewall) -> Result<()> {
+    let judged: Vec<_> =
+        contenders.iter().copied().filter(|contender| contender.claims_equal_policy()).collect();
     eprintln!("{packets} random packets of seed {seed} through {judged:?} …");
     let segments = segments(packets, seed);
     let policy = Policy { devices: POLICY.1, ..Policy::of(POLICY.0) };
@@ -40,7 +36,8 @@ pub fn compare(
     let mut first: Option<(Contender, Verdicts)> = None;
     for contender in judged {
         let working = Working::start(contender, "verdicts", &policy, &CUSTOMERS, firewall)?;
-        let verdicts = segments.iter().map(|segment| passes(&working, segment)).collect::<Result<Verdicts>>()?;
+        let verdicts =
+            segments.iter().map(|segment| passes(&working, segment)).collect::<Result<Verdicts>>()?;
         working.stop()?;
         match &first {
             None => first = Some((contender, verdicts)),

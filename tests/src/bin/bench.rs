@@ -2,9 +2,10 @@
 //! JSON each, and what is for people to stderr. Needs root, iproute2, nft and iptables.
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use gateway_tests::{
-    bench::{instructions, time},
+    bench::{check, control, instructions, memory, report, time},
     lab::{interrupt::Interrupt, mounts},
 };
 
@@ -21,20 +22,38 @@ enum Task {
     Instructions(instructions::Choices),
     /// Time for each packet, on a machine that is not emulated
     Time(time::Choices),
+    /// Time to load customers and to add one
+    Control(control::Choices),
+    /// Kernel memory for each flow and each customer
+    Memory(memory::Choices),
+    /// Write tables and plots, of figures measured anew and of those that are there
+    Report(report::Choices),
+    /// Compare what ours costs in instructions with the committed figures
+    Check(check::Choices),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = mounts::isolate().and_then(|()| Interrupt::install()).and_then(|_interrupt| match &cli.task {
-        Task::Instructions(choices) => instructions::run(choices),
-        Task::Time(choices) => time::run(choices),
-    });
-    mounts::clean_up();
+    let result = match &Cli::parse().task {
+        Task::Instructions(choices) => isolated(|| instructions::run(choices)),
+        Task::Time(choices) => isolated(|| time::run(choices)),
+        Task::Control(choices) => isolated(|| control::run(choices)),
+        Task::Memory(choices) => isolated(|| memory::run(choices)),
+        Task::Report(choices) => report::run(choices).map(|()| true),
+        Task::Check(choices) => check::run(choices),
+    };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
+}
+
+/// With a `/run` of its own, which is gone afterwards, however it ends.
+fn isolated(measure: impl FnOnce() -> Result<()>) -> Result<bool> {
+    let result = mounts::isolate().and_then(|()| Interrupt::install()).and_then(|_interrupt| measure());
+    mounts::clean_up();
+    result.map(|()| true)
 }

@@ -8,7 +8,7 @@ pub(crate) mod firewall;
 mod frames;
 mod ground;
 mod judge;
-mod memory;
+pub mod memory;
 pub(crate) mod party;
 mod peer;
 pub mod run;
