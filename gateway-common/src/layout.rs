@@ -283,7 +283,7 @@ pub struct Customer {
 }
 
 /// Who owns an outbound SPI: the peer chose it, so another peer may have chosen the same.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 #[repr(C)]
 pub struct OutboundSpi {
     /// The peer's outer address; IPv4 mapped into IPv6.

@@ -1,7 +1,7 @@
 //! gatewayd: starts the data plane, then keeps maps and charon as the policy says, for ever.
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
+    fs, mem,
     net::SocketAddr,
     path::PathBuf,
     time::Duration,
@@ -17,12 +17,12 @@ use tracing::{error, info, warn};
 
 use crate::{
     control::{
-        apply::apply,
-        desired::{Credentials, Desired, Links, desired},
+        apply::apply_all,
+        desired::{Credentials, Desired, Links, desired, desired_of},
         follow::follow,
         mss,
-        observed::observe,
-        plan::{Charon, plan},
+        observed::{observe, observe_of},
+        plan::{Action, Charon, plan, plan_some},
         status::{Status, TunnelStatus},
     },
     dataplane::DataPlane,
@@ -45,6 +45,9 @@ const RECONCILE_INTERVAL: Duration = Duration::from_secs(10);
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// How often to retry what failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// How many actions of one plan are logged, one by one: enough to follow changes, and no more than a start
+/// with many customers can wait for.
+const LOGGED_ACTIONS: usize = 1000;
 
 /// What is said after somebody has taken the pins away: trying again would undo what they wanted.
 const DETACHED: &str = "detached: nothing is forwarded until gatewayd is started again";
@@ -91,9 +94,9 @@ fn credentials(gateway: &Gateway) -> Result<Credentials, policy::Faults> {
     }
     let read = |path: &PathBuf| fs::read(path).map_err(|error| policy::unreadable(path, &error));
     Ok(Credentials {
-        certificate: read(&gateway.ipsec.certificate)?,
+        certificate: read(&gateway.ipsec.certificate)?.into(),
         private_key: read(&gateway.ipsec.private_key)?,
-        authority: read(&gateway.ipsec.authority)?,
+        authority: read(&gateway.ipsec.authority)?.into(),
     })
 }
 
@@ -140,6 +143,21 @@ struct Connected {
     version: Option<String>,
     /// Connections we loaded into it.
     loaded: BTreeMap<String, crate::strongswan::Connection>,
+}
+
+impl Connected {
+    /// What it knows after an action.
+    fn remember(&mut self, action: &Action) {
+        match action {
+            Action::Load(connection) => {
+                self.loaded.insert(connection.name.clone(), (**connection).clone());
+            }
+            Action::Unload(name) => {
+                self.loaded.remove(name);
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Daemon {
@@ -218,7 +236,7 @@ impl Daemon {
                     };
                 }
                 _ = self.signals.hangup.recv() => {
-                    self.reload();
+                    self.reload().await;
                     due = Instant::now();
                 }
                 result = self.events.log(&self.ids) => if let Err(error) = result {
@@ -281,18 +299,27 @@ impl Daemon {
         });
         let observed = observe(&self.maps)?;
         let actions = plan(&desired, &observed, charon.as_ref());
-        for action in &actions {
-            let client = self.charon.as_ref().map(|connected| &connected.client);
-            match apply(action, &mut self.maps, client).await {
-                Ok(()) => {
+        let client = self.charon.as_ref().map(|connected| connected.client.clone());
+        let mut applied = 0usize;
+        let charon_now = &mut self.charon;
+        apply_all(&actions, &mut self.maps, client.as_ref(), |action, result| match result {
+            Ok(()) => {
+                applied += 1;
+                if applied <= LOGGED_ACTIONS {
                     info!("{action}");
-                    self.remember(action);
                 }
-                Err(error) => {
-                    error!("{error:#}");
-                    failed.push(format!("{error:#}"));
+                if let Some(connected) = charon_now {
+                    connected.remember(action);
                 }
             }
+            Err(error) => {
+                error!("{error:#}");
+                failed.push(format!("{error:#}"));
+            }
+        })
+        .await;
+        if let Some(more) = applied.checked_sub(LOGGED_ACTIONS).filter(|more| *more > 0) {
+            info!("and {more} actions more");
         }
         // After the maps: forwarding comes on only when they are filled in. Never without pins: they
         // are gone because somebody wants nothing to be forwarded.
@@ -341,20 +368,6 @@ impl Daemon {
         Ok((Some(charon), list.sas))
     }
 
-    fn remember(&mut self, action: &crate::control::plan::Action) {
-        use crate::control::plan::Action;
-        let Some(connected) = &mut self.charon else { return };
-        match action {
-            Action::Load(connection) => {
-                connected.loaded.insert(connection.name.clone(), (**connection).clone());
-            }
-            Action::Unload(name) => {
-                connected.loaded.remove(name);
-            }
-            _ => {}
-        }
-    }
-
     fn report(&mut self, desired: &Desired, charon: Option<&Charon>, sas: &[IkeSa]) -> Result<()> {
         let status = &mut self.status;
         status.charon = self.charon.as_ref().and_then(|connected| connected.version.clone());
@@ -371,7 +384,7 @@ impl Daemon {
     }
 
     /// Reads the policies again; whatever is wrong in them, what worked goes on.
-    fn reload(&mut self) {
+    async fn reload(&mut self) {
         let reload = policy::load_keeping(&self.options.policy, Some(&self.inputs.policy));
         self.status.faults = reload.faults.iter().map(ToString::to_string).collect();
         if !reload.faults.is_empty() {
@@ -385,13 +398,13 @@ impl Daemon {
             self.status.faults.push(told.to_owned());
             policy.gateway.limits = running;
         }
-        if let Err(error) = self.take(policy) {
+        if let Err(error) = self.take(policy).await {
             error!("the policies stay as they were: {error:#}");
             self.status.faults.push(format!("{error:#}"));
         }
     }
 
-    fn take(&mut self, policy: Policy) -> Result<()> {
+    async fn take(&mut self, policy: Policy) -> Result<()> {
         let gateway = &self.inputs.policy.gateway;
         anyhow::ensure!(
             (&policy.gateway.internet, &policy.gateway.lan) == (&gateway.internet, &gateway.lan),
@@ -415,8 +428,33 @@ impl Daemon {
             connected.version = None;
         }
         info!("policies reloaded: {} customers with {} sites", policy.customers.len(), policy.site_count());
-        self.inputs = Inputs { policy, credentials };
+        let older = mem::replace(&mut self.inputs, Inputs { policy, credentials }).policy;
+        if let Err(error) = self.hasten(&older).await {
+            warn!("what changed comes into force with all the rest: {error:#}");
+        }
         Ok(())
+    }
+
+    /// Brings what is new in the policy into the maps, in a time that does not depend on how many customers
+    /// there are. The reconciliation that follows does the rest. Where something is gone, what is gone has
+    /// to go first, and all is left to that.
+    async fn hasten(&mut self, older: &Policy) -> Result<()> {
+        let Inputs { policy, credentials } = &self.inputs;
+        let Some(changed) = policy.changes(older).filter(|changed| !changed.is_empty()) else {
+            return Ok(());
+        };
+        let internet = Interface::look(policy.gateway.internet.as_str())?;
+        let lan = Interface::look(policy.gateway.lan.as_str())?;
+        let links = Links { internet: &internet, lan: &lan, xdp: self.plane.xdp() == XdpState::Native };
+        let desired = desired_of(policy, changed.into_iter(), &self.ids, links, credentials)?;
+        let Some(actions) = plan_some(&desired, &observe_of(&self.maps, &desired)?) else { return Ok(()) };
+        let mut result = Ok(());
+        apply_all(&actions, &mut self.maps, None, |action, applied| match applied {
+            Ok(()) => info!("{action}"),
+            Err(error) => result = Err(error),
+        })
+        .await;
+        result
     }
 }
 

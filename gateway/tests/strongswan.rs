@@ -193,7 +193,7 @@ async fn stranger_is_refused(pair: &mut Pair) -> Result<()> {
     // The site's identity, but certified by another CA of the same name.
     let foreign = Authority::new("test root", days(-1, 30))?.issue(SITE, days(-1, 30))?;
     connection.local.identity = SITE.into();
-    connection.local.certificate = foreign.certificate_pem.clone().into_bytes();
+    connection.local.certificate = foreign.certificate_pem.as_bytes().into();
     site.clear_credentials().await?;
     load(&site, (connection, foreign)).await?;
     let refused = site.initiate("stranger", Duration::from_secs(5)).await;

@@ -1,5 +1,7 @@
 //! The gateway's tests that need more than the host: packets through the real programs, and the
 //! lab with real tunnels.
+pub mod bench;
+pub mod bpf;
 pub mod diff;
 pub mod flood;
 pub mod lab;

@@ -16,6 +16,14 @@ pub fn all() -> Result<PathBuf> {
     Ok(project::target().join("debug"))
 }
 
+/// Builds the benchmark as gatewayd is shipped, optimised. Returns where it is.
+pub fn released() -> Result<PathBuf> {
+    let pinned = Pinned::read()?;
+    let wanted = ["build", "--release", "-p", "gateway-tests", "--bin", "bench"];
+    command::run(command::pinned(&pinned, "cargo").args(wanted))?;
+    Ok(project::target().join("release"))
+}
+
 /// Builds the packet replay and returns its executable: it may have to run in the virtual machine.
 pub fn replay() -> Result<PathBuf> {
     let pinned = Pinned::read()?;

@@ -29,7 +29,7 @@ pub fn run(arguments: &[String], machine: &Machine) -> Result<i32> {
 
 /// Makes a veth in a network namespace of its own, which ends with it; TCX came with Linux 6.6, as did
 /// its function in the kernel's list of symbols.
-fn kernel_can() -> bool {
+pub fn kernel_can() -> bool {
     let tries = "ip link add near type veth peer name far && grep -qw tcx_prog_attach /proc/kallsyms";
     let mut probe = command("unshare");
     probe.args([OsString::from("--net"), "sh".into(), "-c".into(), tries.into()]);

@@ -212,9 +212,10 @@ fn boot(machine: &Machine, kernel: &Kernel, directory: &Path, terminal: bool) ->
     let at = directory.display();
     let memory = format!("{}M", machine.memory_mib);
     let log = fs::File::create(directory.join("qemu.log"))?;
+    let still = if machine.icount { "norandmaps" } else { "" };
     let append = format!(
         "root=host rootfstype=virtiofs ro init={at}/init vmdir={at} console=ttyS0 quiet loglevel=4 panic=-1 \
-         mitigations=off random.trust_cpu=on tsc=reliable no_timer_check nokaslr apparmor=0 audit=0"
+         mitigations=off random.trust_cpu=on tsc=reliable no_timer_check nokaslr apparmor=0 audit=0 {still}"
     );
     let mut qemu = attached("qemu-system-x86_64");
     qemu.args(["-accel", &machine.accelerator, "-cpu", "max", "-M", "q35", "-no-reboot"])
@@ -229,6 +230,10 @@ fn boot(machine: &Machine, kernel: &Kernel, directory: &Path, terminal: bool) ->
         .args(["-device", "virtio-serial-pci"])
         .args(["-chardev", &format!("socket,id=control,path={at}/control.sock,server=on,wait=on")])
         .args(["-chardev", &format!("socket,id=output,path={at}/output.sock,server=on,wait=on")]);
+    if machine.icount {
+        // One instruction is one nanosecond, and time does not wait while the guest is idle.
+        qemu.args(["-icount", "shift=0,sleep=off"]);
+    }
     // The console comes first: hvc0 is port 0.
     if terminal {
         qemu.args(["-device", "virtconsole,chardev=output"]);

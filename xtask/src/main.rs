@@ -1,4 +1,5 @@
 //! Everything a developer runs, as `cargo xtask COMMAND`. One module for each task.
+mod bench;
 mod bpf;
 mod build;
 mod command;
@@ -38,6 +39,8 @@ use clap::{Parser, Subcommand};
   cargo xtask test                 all tests; the last line sums them up
   cargo xtask test --only host rekey
                                    the host tests with \"rekey\" in their names
+  cargo xtask bench --quick        all contenders, in 3 minutes; figures in target/bench
+  cargo xtask bench instructions   one part in full, written to docs/benchmarks
   cargo xtask vm --tty -- bash     a shell in the virtual machine
   cargo xtask lint --fix           format, and let clippy change what it can
 
@@ -65,7 +68,7 @@ enum Task {
     },
     /// Run all tests, or those with FILTER in their names
     ///
-    /// Stages: host tests, packet replay, end to end, lint. All run even if one fails. What cannot run here
+    /// Stages: host tests, packet replay, differential, flood, end to end, bench, lint. All run even if one fails. What cannot run here
     /// counts as skipped.
     Test {
         /// Only tests whose names contain this; without lint
@@ -100,6 +103,19 @@ enum Task {
         /// --seconds N, --without-quotas; see --help behind --
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Measure this project and its contenders side by side
+    ///
+    /// Contenders: forwarding with no firewall, the original iptables rules, the best nftables rulesets, this
+    /// project. They must agree on 10,000 random packets before anything is measured. Tables, plots and all
+    /// figures are written to docs/benchmarks; why a target is not met is written by hand, in its
+    /// explanations.toml. Instructions are exact and are counted in the virtual machine; time is measured on
+    /// this machine, which should have nothing else to do.
+    Bench {
+        #[command(flatten)]
+        choice: bench::Choice,
+        #[command(flatten)]
+        machine: vm::Machine,
     },
     /// Check format, clippy (warnings denied) and dependencies
     Lint {
@@ -185,6 +201,7 @@ fn run(task: Task) -> Result<i32> {
         }
         Task::Diff { machine, arguments } => diff::run(&arguments, &machine),
         Task::Flood { machine, arguments } => flood::run(&arguments, &machine),
+        Task::Bench { choice, machine } => bench::run(choice, &machine),
         Task::Lint { fix } => {
             let checks = lint::run(fix)?;
             for check in &checks {

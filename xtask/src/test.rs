@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    bpf, build,
+    bench, bpf, build,
     command::{cannot_start, pinned as pinned_command},
     diff, flood,
     lab::{self, Choice, Place},
@@ -32,12 +32,15 @@ pub enum Stage {
     Flood,
     /// The lab: real tunnels and real attacks
     Lab,
+    /// Instructions for a packet, beside the committed ones
+    Bench,
     /// Format, clippy, cargo-deny
     Lint,
 }
 
 impl Stage {
-    const ALL: [Self; 6] = [Self::Host, Self::Replay, Self::Diff, Self::Flood, Self::Lab, Self::Lint];
+    const ALL: [Self; 7] =
+        [Self::Host, Self::Replay, Self::Diff, Self::Flood, Self::Lab, Self::Bench, Self::Lint];
 
     fn title(self) -> &'static str {
         match self {
@@ -46,6 +49,7 @@ impl Stage {
             Self::Diff => "differential",
             Self::Flood => "flood",
             Self::Lab => "end to end",
+            Self::Bench => "bench",
             Self::Lint => "lint",
         }
     }
@@ -119,6 +123,7 @@ pub fn run(only: &[Stage], filter: Option<&str>, choice: Choice, machine: &Machi
             Stage::Diff => differential(machine),
             Stage::Flood => flooded(machine),
             Stage::Lab => end_to_end(filter, choice, machine),
+            Stage::Bench => instructions(machine),
             Stage::Lint => lint(),
         };
         let outcome = result.unwrap_or_else(|error| Outcome::failed(Counts::default(), format!("{error:#}")));
@@ -214,6 +219,13 @@ fn end_to_end(filter: Option<&str>, choice: Choice, machine: &Machine) -> Result
     let mut counter = Counter::default();
     let status = lab::test(place, filter, machine, &mut counter)?;
     Ok(Outcome::of(status, counter.counts, filter.is_some()))
+}
+
+fn instructions(machine: &Machine) -> Result<Outcome> {
+    if !nix::unistd::geteuid().is_root() || cfg!(not(target_arch = "x86_64")) {
+        return Ok(Outcome::skipped("needs root, and the virtual machine, which is for x86_64".to_owned()));
+    }
+    Ok(Outcome::of_runs(&[("instructions", bench::check(machine)?)]))
 }
 
 fn lint() -> Result<Outcome> {

@@ -46,11 +46,25 @@ pub struct Machine {
     /// QEMU's -accel, e.g. "tcg,thread=multi"; found out by a trial once a boot
     #[arg(long = "accel", value_name = "ACCELERATOR", default_value = "", hide_default_value = true)]
     pub accelerator: String,
+    /// Count instructions: one emulated processor, on which an instruction takes 1 ns of the guest's clocks,
+    /// and nothing is at a random address
+    #[arg(long, conflicts_with_all = ["cpus", "accelerator"])]
+    pub icount: bool,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { memory_mib: 3072, cpus: 2, accelerator: String::new() }
+        Self { memory_mib: 3072, cpus: 2, accelerator: String::new(), icount: false }
+    }
+}
+
+impl Machine {
+    /// With what follows from counting instructions.
+    fn resolved(&self) -> Self {
+        match self.icount {
+            false => self.clone(),
+            true => Self { cpus: 1, accelerator: "tcg,thread=single".to_owned(), ..self.clone() },
+        }
     }
 }
 
@@ -70,16 +84,21 @@ pub fn run(machine: &Machine, command: &[String], mut console: Console<'_>) -> R
     );
     let kernel =
         kernel::installed().context("the guest's kernel is not there: run `cargo xtask setup --vm`")?;
-    let mut machine = machine.clone();
+    let mut machine = machine.resolved();
     if machine.accelerator.is_empty() {
         machine.accelerator = accelerator(&machine, &kernel)?;
     }
     eprintln!(
-        "Virtual machine: Linux {}, {} processors, {} MiB, {}.",
+        "Virtual machine: Linux {}, {} processor{}, {} MiB, {}.",
         kernel.version,
         machine.cpus,
+        if machine.cpus == 1 { "" } else { "s" },
         machine.memory_mib,
-        if machine.accelerator.starts_with("kvm") { "KVM" } else { "emulated (KVM cannot be used here)" },
+        match machine.accelerator.starts_with("kvm") {
+            true => "KVM",
+            false if machine.icount => "emulated, counting instructions",
+            false => "emulated (KVM cannot be used here)",
+        },
     );
     let mut tries_left = BOOT_TRIES;
     loop {

@@ -1,7 +1,64 @@
 //! The only place that changes maps and charon.
+use std::mem;
+
 use anyhow::{Context, Result, anyhow};
 
 use crate::{control::plan::Action, kernel::maps::Maps, strongswan::Client};
+
+/// Does all actions, in their order, and tells what became of each.
+pub async fn apply_all(
+    actions: &[Action],
+    maps: &mut Maps,
+    charon: Option<&Client>,
+    mut done: impl FnMut(&Action, Result<()>),
+) {
+    for run in actions.chunk_by(|one, next| mem::discriminant(one) == mem::discriminant(next)) {
+        // Should a whole run fail, then each by itself says which.
+        if run.len() > 1 && apply_run(run, maps).is_ok_and(|applied| applied) {
+            run.iter().for_each(|action| done(action, Ok(())));
+            continue;
+        }
+        for action in run {
+            done(action, apply(action, maps, charon).await);
+        }
+    }
+}
+
+/// Writes a run of map entries of one kind together. Ok(false) if it is of a kind that is done one by one.
+fn apply_run(run: &[Action], maps: &mut Maps) -> Result<bool> {
+    /// What `of` finds in each action; None if one has nothing.
+    fn all<T>(run: &[Action], of: impl Fn(&Action) -> Option<T>) -> Option<Vec<T>> {
+        run.iter().map(of).collect()
+    }
+    let tunnel = |action: &Action| match action {
+        Action::SetTunnel(id, tunnel) => Some((*id, *tunnel)),
+        _ => None,
+    };
+    let customer = |action: &Action| match action {
+        Action::SetCustomer(server, customer) => Some((*server, *customer)),
+        _ => None,
+    };
+    let inbound = |action: &Action| match action {
+        Action::SetInboundSpi(spi, Some(tunnel)) => Some((*spi, *tunnel)),
+        _ => None,
+    };
+    let outbound = |action: &Action| match action {
+        Action::SetOutboundSpi(spi, Some(tunnel)) => Some((*spi, *tunnel)),
+        _ => None,
+    };
+    if let Some(tunnels) = all(run, tunnel) {
+        maps.set_tunnels(&tunnels)?;
+    } else if let Some(customers) = all(run, customer) {
+        maps.set_customers(&customers)?;
+    } else if let Some(spis) = all(run, inbound) {
+        maps.set_inbound_spis(&spis)?;
+    } else if let Some(spis) = all(run, outbound) {
+        maps.set_outbound_spis(&spis)?;
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
+}
 
 /// Does one action. A failed one is tried again with the next plan, since it will be in it again.
 pub async fn apply(action: &Action, maps: &mut Maps, charon: Option<&Client>) -> Result<()> {

@@ -2,6 +2,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -58,11 +59,11 @@ pub struct DesiredTunnel {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The gateway's certificate, PEM.
-    pub certificate: Vec<u8>,
+    pub certificate: Arc<[u8]>,
     /// Its private key, PEM.
     pub private_key: Vec<u8>,
     /// The authority's certificate, PEM.
-    pub authority: Vec<u8>,
+    pub authority: Arc<[u8]>,
 }
 
 /// The interfaces as they are.
@@ -83,13 +84,24 @@ pub fn desired(
     links: Links,
     credentials: &Credentials,
 ) -> Result<Desired> {
+    desired_of(policy, policy.customers.values(), ids, links, credentials)
+}
+
+/// The same, of the customers only some.
+pub fn desired_of<'c>(
+    policy: &Policy,
+    customers: impl Iterator<Item = &'c Customer>,
+    ids: &Assignment,
+    links: Links,
+    credentials: &Credentials,
+) -> Result<Desired> {
     let mut desired = Desired {
         settings: settings(policy, links)?,
         tunnels: BTreeMap::new(),
         customers: BTreeMap::new(),
         connections: BTreeMap::new(),
     };
-    for customer in policy.customers.values() {
+    for customer in customers {
         let id =
             ids.customer(&customer.name).with_context(|| format!("customer {} has no id", customer.name))?;
         for address in customer.server.addresses() {

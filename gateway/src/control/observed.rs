@@ -11,7 +11,7 @@ use gateway_common::{
     wire::Ipv6,
 };
 
-use crate::kernel::maps::Maps;
+use crate::{control::desired::Desired, kernel::maps::Maps};
 
 /// What the maps hold, but for flows and counters.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,4 +40,29 @@ pub fn observe(maps: &Maps) -> Result<Observed> {
         outbound: maps.outbound_spis()?,
         peers: maps.peers()?,
     })
+}
+
+/// Reads only what stands where these customers' entries belong, however many others there are; nothing
+/// that follows from the tunnels' life.
+pub fn observe_of(maps: &Maps, desired: &Desired) -> Result<Observed> {
+    let mut observed = Observed {
+        settings: maps.settings()?,
+        tunnels: BTreeMap::new(),
+        customers: BTreeMap::new(),
+        inbound: BTreeMap::new(),
+        outbound: BTreeMap::new(),
+        peers: BTreeSet::new(),
+    };
+    for id in desired.tunnels.keys() {
+        let tunnel = maps.tunnel(*id)?;
+        if tunnel.customer != 0 {
+            observed.tunnels.insert(*id, tunnel);
+        }
+    }
+    for server in desired.customers.keys() {
+        if let Some(customer) = maps.customer(*server)? {
+            observed.customers.insert(*server, customer);
+        }
+    }
+    Ok(observed)
 }

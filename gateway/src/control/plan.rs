@@ -101,6 +101,17 @@ pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> 
     actions
 }
 
+/// The changes to maps that some customers' policies ask for, as observed where their entries belong; None
+/// if another customer's stand there, which have to go first: then only a plan of the whole is safe.
+pub fn plan_some(desired: &Desired, observed: &Observed) -> Option<Vec<Action>> {
+    let own_servers =
+        observed.customers.iter().all(|(server, customer)| desired.customers.get(server) == Some(customer));
+    let own_tunnels = observed.tunnels.iter().all(|(id, tunnel)| {
+        desired.tunnels.get(id).is_some_and(|desired| desired.entry.customer == tunnel.customer)
+    });
+    (own_servers && own_tunnels).then(|| plan(desired, observed, None))
+}
+
 fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
     for name in charon.listed.iter().filter(|name| !desired.connections.contains_key(*name)) {
         actions.push(Action::Unload(name.clone()));

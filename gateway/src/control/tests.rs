@@ -14,11 +14,11 @@ use gateway_common::{
 use proptest::prelude::*;
 
 use super::{
-    desired::{Credentials, Desired, Links, desired},
+    desired::{Credentials, Desired, Links, desired, desired_of},
     follow::{Live, follow},
     mss::{self, Mss, Mtus},
     observed::Observed,
-    plan::{Action, Charon, plan},
+    plan::{Action, Charon, plan, plan_some},
 };
 use crate::{
     kernel::interface::Interface,
@@ -51,14 +51,19 @@ fn interface(name: &str, index: u32, v4: [u8; 4]) -> Interface {
 }
 
 fn wanted_with(policy: &Policy, ids: &Assignment) -> Desired {
+    wanted_of(policy, &policy.customers.values().collect::<Vec<_>>(), ids)
+}
+
+fn wanted_of(policy: &Policy, customers: &[&policy::Customer], ids: &Assignment) -> Desired {
     let (internet, lan) =
         (interface("eth_internet", 2, [203, 0, 113, 1]), interface("eth_lan", 3, [10, 200, 0, 1]));
     let credentials = Credentials {
-        certificate: b"certificate".into(),
+        certificate: (*b"certificate").into(),
         private_key: b"key".into(),
-        authority: b"ca".into(),
+        authority: (*b"ca").into(),
     };
-    desired(policy, ids, Links { internet: &internet, lan: &lan, xdp: true }, &credentials).unwrap()
+    let links = Links { internet: &internet, lan: &lan, xdp: true };
+    desired_of(policy, customers.iter().copied(), ids, links, &credentials).unwrap()
 }
 
 fn nothing() -> Observed {
@@ -315,6 +320,54 @@ fn adding_a_customer_touches_no_other() {
     assert_eq!(actions.len(), 2 + 2 + 2);
 }
 
+/// What the maps hold where some customers' entries belong.
+fn observed_of(desired: &Desired, observed: &Observed) -> Observed {
+    let mut some = observed.clone();
+    some.tunnels.retain(|id, _| desired.tunnels.contains_key(id));
+    some.customers.retain(|server, _| desired.customers.contains_key(server));
+    some
+}
+
+#[test]
+fn a_plan_for_what_changed_does_what_the_plan_for_all_does_to_maps() {
+    let state = tempfile::tempdir().unwrap();
+    let mut registry = Registry::open(state.path().join("ids.toml")).unwrap();
+    let mut old = example();
+    let acme = old.customers.remove(&"acme".parse().unwrap()).unwrap();
+    let (observed, _) = settled(&wanted_with(&old, &registry.assign(&old).unwrap()), Live::default());
+    let mut new = old.clone();
+    new.customers.insert(acme.name.clone(), acme);
+    new.customers.get_mut(&"globex".parse().unwrap()).unwrap().port = 8080;
+    let ids = registry.assign(&new).unwrap();
+    let changed = new.changes(&old).unwrap();
+    assert_eq!(changed.iter().map(|customer| customer.name.as_str()).collect::<Vec<_>>(), ["acme", "globex"]);
+    let some = wanted_of(&new, &changed, &ids);
+    let actions = plan_some(&some, &observed_of(&some, &observed)).unwrap();
+    assert_eq!(actions, plan(&wanted_with(&new, &ids), &observed, None));
+    assert!(old.changes(&old).unwrap().is_empty());
+}
+
+#[test]
+fn where_anothers_entries_stand_or_something_is_gone_only_the_whole_is_planned() {
+    let old = example();
+    let (observed, _) = settled(&wanted(&old), Live::default());
+    let [acme, globex] = ["acme", "globex"].map(|name| name.parse().unwrap());
+    let mut moved = old.clone();
+    let server = moved.customers[&acme].server;
+    moved.customers.get_mut(&acme).unwrap().server = [IpAddr::from([10, 200, 0, 99])].into_iter().collect();
+    moved.customers.get_mut(&globex).unwrap().server = server;
+    let state = tempfile::tempdir().unwrap();
+    let ids = Registry::open(state.path().join("ids.toml")).unwrap().assign(&moved).unwrap();
+    let some = wanted_of(&moved, &moved.changes(&old).unwrap(), &ids);
+    assert_eq!(plan_some(&some, &observed_of(&some, &observed)), None);
+
+    let mut fewer = old.clone();
+    fewer.customers.get_mut(&acme).unwrap().sites.pop();
+    assert_eq!(fewer.changes(&old), None);
+    fewer.customers.remove(&acme);
+    assert_eq!(fewer.changes(&old), None);
+}
+
 /// Generations by tunnel id.
 fn generations(observed: &Observed) -> BTreeMap<TunnelId, u16> {
     observed.tunnels.iter().map(|(id, tunnel)| (*id, tunnel.generation)).collect()
@@ -547,7 +600,7 @@ fn interfaces_without_or_with_too_many_addresses_are_refused() {
     let state = tempfile::tempdir().unwrap();
     let ids = Registry::open(state.path().join("ids.toml")).unwrap().assign(&policy).unwrap();
     let credentials =
-        Credentials { certificate: b"c".into(), private_key: b"k".into(), authority: b"a".into() };
+        Credentials { certificate: (*b"c").into(), private_key: b"k".into(), authority: (*b"a").into() };
     let good = interface("eth_lan", 3, [10, 200, 0, 1]);
     let with = |internet: &Interface| {
         let links = Links { internet, lan: &good, xdp: true };

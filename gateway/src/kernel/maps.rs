@@ -19,7 +19,10 @@ use gateway_common::{
     wire::{Ipv4, Ipv6},
 };
 
-use crate::kernel::pins::{self, Pins};
+use crate::kernel::{
+    bulk::Bulk,
+    pins::{self, Pins},
+};
 
 /// All maps of a gateway, opened from their pins, but for those that only programs use.
 pub struct Maps {
@@ -35,6 +38,17 @@ pub struct Maps {
     usage: Array<MapData, Usage>,
     expiry: Array<MapData, Expiry>,
     counters: PerCpuArray<MapData, Counters>,
+    bulk: BulkMaps,
+}
+
+/// The maps with an entry for each customer or tunnel, once more, for many entries at a time.
+struct BulkMaps {
+    tunnels: Bulk<u32, Tunnel>,
+    customers: Bulk<Ipv4, Customer>,
+    customers6: Bulk<Ipv6, Customer>,
+    inbound_spis: Bulk<u32, u32>,
+    outbound_spis: Bulk<OutboundSpi, u32>,
+    peers: Bulk<Ipv6, Source>,
 }
 
 type Flows<A> = HashMap<MapData, FlowKey<A>, Flow>;
@@ -106,6 +120,14 @@ impl Maps {
             usage: array(pins, "USAGE")?,
             expiry: array(pins, "EXPIRY")?,
             counters: PerCpuArray::try_from(open(pins, "COUNTERS")?).context("map COUNTERS")?,
+            bulk: BulkMaps {
+                tunnels: bulk(pins, "TUNNELS")?,
+                customers: bulk(pins, "CUSTOMERS")?,
+                customers6: bulk(pins, "CUSTOMERS6")?,
+                inbound_spis: bulk(pins, "INBOUND_SPIS")?,
+                outbound_spis: bulk(pins, "OUTBOUND_SPIS")?,
+                peers: bulk(pins, "PEERS")?,
+            },
         })
     }
 
@@ -126,41 +148,85 @@ impl Maps {
 
     /// All tunnels there are.
     pub fn tunnels(&self) -> Result<BTreeMap<TunnelId, Tunnel>> {
-        (1..self.tunnels.len())
-            .filter_map(TunnelId::new)
-            .map(|id| Ok((id, self.tunnels.get(&id.get(), 0)?)))
-            .filter(|entry: &Result<_, MapError>| {
-                entry.as_ref().map_or(true, |(_, tunnel)| tunnel.customer != 0)
-            })
-            .collect::<Result<_, _>>()
-            .context("read TUNNELS")
+        let entries = self.bulk.tunnels.entries().context("read TUNNELS")?;
+        let there = entries.into_iter().filter(|(_, tunnel)| tunnel.customer != 0);
+        Ok(there.filter_map(|(id, tunnel)| Some((TunnelId::new(id)?, tunnel))).collect())
     }
 
-    /// Writes one tunnel. A program may be reading the entry while it changes, so what must fit
-    /// together changes while the tunnel is down; `up`, MSS and quota are each read by themselves.
+    /// One tunnel; all zero if there is none.
+    pub fn tunnel(&self, id: TunnelId) -> Result<Tunnel> {
+        self.tunnels.get(&id.get(), 0).with_context(|| format!("read tunnel {id} of TUNNELS"))
+    }
+
+    /// Writes one tunnel, see [`Self::set_tunnels`].
     pub fn set_tunnel(&mut self, id: TunnelId, tunnel: &Tunnel) -> Result<()> {
-        let context = || format!("write tunnel {id} to TUNNELS");
-        let old = self.tunnels.get(&id.get(), 0).with_context(context)?;
-        let mut similar = Tunnel { up: tunnel.up, quota: tunnel.quota, ..old };
-        (similar.v4.mss, similar.v6.mss) = (tunnel.v4.mss, tunnel.v6.mss);
-        if similar != *tunnel {
-            self.tunnels.set(id.get(), &Tunnel { up: 0, ..old }, 0).with_context(context)?;
-            self.tunnels.set(id.get(), &Tunnel { up: 0, ..*tunnel }, 0).with_context(context)?;
+        self.set_tunnels(&[(id, *tunnel)]).with_context(|| format!("write tunnel {id}"))
+    }
+
+    /// Writes tunnels. A program may be reading an entry while it changes, so what must fit together
+    /// changes while the tunnel is down; `up`, MSS and quota are each read by themselves.
+    pub fn set_tunnels(&mut self, tunnels: &[(TunnelId, Tunnel)]) -> Result<()> {
+        let ids = tunnels.iter().map(|(id, _)| id.get());
+        let (Some(first), Some(last)) = (ids.clone().min(), ids.max()) else { return Ok(()) };
+        let old = self.bulk.tunnels.range(first, last).context("read TUNNELS")?;
+        let old = |id: TunnelId| old.get((id.get() - first) as usize).map(|(_, tunnel)| *tunnel);
+        let mut steps: [(Vec<u32>, Vec<Tunnel>); 3] = Default::default();
+        for (id, tunnel) in tunnels {
+            let old = old(*id).with_context(|| format!("TUNNELS has no place for tunnel {id}"))?;
+            let mut similar = Tunnel { up: tunnel.up, quota: tunnel.quota, ..old };
+            (similar.v4.mss, similar.v6.mss) = (tunnel.v4.mss, tunnel.v6.mss);
+            let entries = [Tunnel { up: 0, ..old }, Tunnel { up: 0, ..*tunnel }, *tunnel];
+            let needed = [similar != *tunnel && old.up != 0, similar != *tunnel && tunnel.up != 0, true];
+            for (((keys, values), entry), _) in steps.iter_mut().zip(entries).zip(needed).filter(|(_, n)| *n)
+            {
+                keys.push(id.get());
+                values.push(entry);
+            }
         }
-        self.tunnels.set(id.get(), tunnel, 0).with_context(context)
+        for (keys, values) in &steps {
+            self.bulk.tunnels.update(keys, values).context("write TUNNELS")?;
+        }
+        Ok(())
     }
 
     /// All customers by their servers' addresses.
     pub fn customers(&self) -> Result<BTreeMap<IpAddr, Customer>> {
-        let v4 = self
-            .customers
-            .iter()
-            .map(|entry| entry.map(|(server, customer)| (IpAddr::V4(server.into()), customer)));
-        let v6 = self
-            .customers6
-            .iter()
-            .map(|entry| entry.map(|(server, customer)| (IpAddr::V6(server.into()), customer)));
-        v4.chain(v6).collect::<Result<_, _>>().context("read CUSTOMERS and CUSTOMERS6")
+        let v4 = self.bulk.customers.entries().context("read CUSTOMERS")?;
+        let v6 = self.bulk.customers6.entries().context("read CUSTOMERS6")?;
+        let v4 = v4.into_iter().map(|(server, customer)| (IpAddr::V4(server.into()), customer));
+        Ok(v4.chain(v6.into_iter().map(|(server, customer)| (IpAddr::V6(server.into()), customer))).collect())
+    }
+
+    /// The customer with this server, if there is one.
+    pub fn customer(&self, server: IpAddr) -> Result<Option<Customer>> {
+        let customer = match server {
+            IpAddr::V4(server) => self.customers.get(&server.into(), 0),
+            IpAddr::V6(server) => self.customers6.get(&server.into(), 0),
+        };
+        match customer {
+            Ok(customer) => Ok(Some(customer)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("read {server} from the customers")),
+        }
+    }
+
+    /// Writes customers.
+    pub fn set_customers(&mut self, customers: &[(IpAddr, Customer)]) -> Result<()> {
+        let (mut v4, mut v6) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        for (server, customer) in customers {
+            match server {
+                IpAddr::V4(server) => {
+                    v4.0.push((*server).into());
+                    v4.1.push(*customer);
+                }
+                IpAddr::V6(server) => {
+                    v6.0.push((*server).into());
+                    v6.1.push(*customer);
+                }
+            }
+        }
+        self.bulk.customers.update(&v4.0, &v4.1).context("write CUSTOMERS")?;
+        self.bulk.customers6.update(&v6.0, &v6.1).context("write CUSTOMERS6")
     }
 
     /// Writes one customer.
@@ -183,7 +249,8 @@ impl Maps {
 
     /// Outer addresses of peers, IPv4 mapped into IPv6.
     pub fn peers(&self) -> Result<BTreeSet<Ipv6>> {
-        self.peers.keys().collect::<Result<_, _>>().context("read PEERS")
+        let entries = self.bulk.peers.entries().context("read PEERS")?;
+        Ok(entries.into_iter().map(|(peer, _)| peer).collect())
     }
 
     /// Adds a peer with whole budgets. One that is there keeps what it has left of them.
@@ -205,12 +272,24 @@ impl Maps {
 
     /// Inbound SPIs and the tunnels they belong to.
     pub fn inbound_spis(&self) -> Result<BTreeMap<u32, u32>> {
-        self.inbound_spis.iter().collect::<Result<_, _>>().context("read INBOUND_SPIS")
+        Ok(self.bulk.inbound_spis.entries().context("read INBOUND_SPIS")?.into_iter().collect())
     }
 
     /// Outbound SPIs and the tunnels they belong to.
     pub fn outbound_spis(&self) -> Result<BTreeMap<OutboundSpi, u32>> {
-        self.outbound_spis.iter().collect::<Result<_, _>>().context("read OUTBOUND_SPIS")
+        Ok(self.bulk.outbound_spis.entries().context("read OUTBOUND_SPIS")?.into_iter().collect())
+    }
+
+    /// Writes inbound SPIs.
+    pub fn set_inbound_spis(&mut self, spis: &[(u32, TunnelId)]) -> Result<()> {
+        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, id)| (*spi, id.get())).unzip();
+        self.bulk.inbound_spis.update(&keys, &values).context("write INBOUND_SPIS")
+    }
+
+    /// Writes outbound SPIs.
+    pub fn set_outbound_spis(&mut self, spis: &[(OutboundSpi, TunnelId)]) -> Result<()> {
+        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, id)| (*spi, id.get())).unzip();
+        self.bulk.outbound_spis.update(&keys, &values).context("write OUTBOUND_SPIS")
     }
 
     /// Writes or, for None, removes an inbound SPI.
@@ -335,6 +414,12 @@ fn open(pins: &Pins, name: &str) -> Result<Map> {
 
 fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
     Array::try_from(open(pins, name)?).with_context(|| format!("map {name}"))
+}
+
+fn bulk<K: Pod + Default, V: Pod + Default>(pins: &Pins, name: &str) -> Result<Bulk<K, V>> {
+    let path = pins.map(name);
+    let map = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
+    Bulk::new(map).with_context(|| format!("map {name}"))
 }
 
 fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, K, V>> {

@@ -1,4 +1,5 @@
 //! The kernel's side: programs, links, maps, pins, interfaces.
+mod bulk;
 pub mod clock;
 pub mod interface;
 pub mod maps;

@@ -154,6 +154,19 @@ impl Policy {
         self.customers.values().map(|c| c.sites.len()).sum()
     }
 
+    /// The customers that are new or other than in an older policy; None if a customer or a site of that
+    /// one is gone.
+    pub fn changes(&self, older: &Self) -> Option<Vec<&Customer>> {
+        for old in older.customers.values() {
+            let new = self.customers.get(&old.name)?;
+            if old != new && !old.sites.iter().all(|site| new.site(&site.name).is_some()) {
+                return None;
+            }
+        }
+        let changed = |customer: &&Customer| older.customers.get(&customer.name) != Some(customer);
+        Some(self.customers.values().filter(changed).collect())
+    }
+
     /// Whether any customer has an IPv6 server.
     pub fn has_v6_server(&self) -> bool {
         self.customers.values().any(|customer| customer.server.v6.is_some())

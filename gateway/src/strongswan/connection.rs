@@ -3,7 +3,7 @@
 //! Everything is sent explicitly where a different default would change what gets through. Names and
 //! identities are held to plain characters, since charon gives others a meaning (`%any`, `*`, `#…`).
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
@@ -60,7 +60,7 @@ pub struct Local {
     /// A DNS name that the certificate carries as subjectAltName.
     pub identity: String,
     /// PEM or DER.
-    pub certificate: Vec<u8>,
+    pub certificate: Arc<[u8]>,
 }
 
 /// Whom we accept.
@@ -69,7 +69,7 @@ pub struct Remote {
     /// A DNS name that the peer's certificate must carry as subjectAltName. No wildcards.
     pub identity: String,
     /// The CA that must have issued the peer's certificate. PEM or DER.
-    pub authority: Vec<u8>,
+    pub authority: Arc<[u8]>,
     /// How much must be known about revocation.
     pub revocation: Revocation,
 }
@@ -300,10 +300,10 @@ mod tests {
     use super::*;
 
     fn connection() -> Connection {
-        let local = Local { identity: "gateway.example".into(), certificate: b"C".to_vec() };
+        let local = Local { identity: "gateway.example".into(), certificate: (*b"C").into() };
         let remote = Remote {
             identity: "berlin.acme.example".into(),
-            authority: b"A".to_vec(),
+            authority: (*b"A").into(),
             revocation: Revocation::Strict,
         };
         let mut connection = Connection::new("acme.berlin", local, remote);
@@ -345,8 +345,8 @@ mod tests {
             ("empty identity", |c| c.remote.identity.clear()),
             ("name with a line", |c| c.name = "a\nb".into()),
             ("event's key", |c| c.name = "up".into()),
-            ("cut at 16 bits", |c| c.local.certificate = vec![0; 65_536]),
-            ("no authority", |c| c.remote.authority.clear()),
+            ("cut at 16 bits", |c| c.local.certificate = vec![0; 65_536].into()),
+            ("no authority", |c| c.remote.authority = [].into()),
             ("no children", |c| c.children.clear()),
             ("two children of a name", |c| c.children.push(c.children[0].clone())),
             ("any reqid", |c| c.children[0].reqid = Some(0)),

@@ -101,10 +101,10 @@ impl Pair {
     fn connection(&self, identity: &str, issued: &Issued, remote: &str) -> Connection {
         Connection::new(
             "home",
-            Local { identity: identity.into(), certificate: issued.certificate_pem.clone().into_bytes() },
+            Local { identity: identity.into(), certificate: issued.certificate_pem.as_bytes().into() },
             Remote {
                 identity: remote.into(),
-                authority: self.authority.certificate_pem().into(),
+                authority: self.authority.certificate_pem().as_bytes().into(),
                 revocation: Default::default(),
             },
         )

@@ -158,7 +158,8 @@ fn ignore_outgoing(socket: &OwnedFd) -> Result<()> {
     Errno::result(result).context("ignore outgoing frames").map(drop)
 }
 
-fn on_last_cpu() -> Result<()> {
+/// Keeps this thread on the last CPU it may run on.
+pub fn on_last_cpu() -> Result<()> {
     let this_thread = Pid::from_raw(0);
     let allowed = sched_getaffinity(this_thread)?;
     let last =

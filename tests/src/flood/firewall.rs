@@ -154,7 +154,8 @@ fn fill(maps: &mut Maps, internet: &Interface, lan: &Interface, attacker: Quota)
     Ok(())
 }
 
-fn addresses(interface: &Interface) -> Result<Addresses> {
+/// Its addresses, as the maps have them.
+pub fn addresses(interface: &Interface) -> Result<Addresses> {
     let mut addresses = Addresses::default();
     for (slot, address) in addresses.v4.iter_mut().zip(&interface.v4) {
         *slot = (*address).into();

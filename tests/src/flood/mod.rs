@@ -3,13 +3,13 @@
 //!
 //! [`party`] (who) → [`ground`] (namespaces) → [`firewall`] (programs and maps) → [`attack`] against
 //! [`victim`]s and [`peer`]s, seen by [`watch`] → [`judge`] → [`run`] prints.
-mod attack;
-mod firewall;
+pub(crate) mod attack;
+pub(crate) mod firewall;
 mod frames;
 mod ground;
 mod judge;
-mod memory;
-mod party;
+pub mod memory;
+pub(crate) mod party;
 mod peer;
 pub mod run;
 mod server;

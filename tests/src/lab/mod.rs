@@ -329,7 +329,7 @@ impl Lab {
     fn load_router(&self, index: usize, issued: &Issued) -> Result<()> {
         let site = self.sites()[index];
         let identity = site.spec.identity.to_owned();
-        let local = Local { identity, certificate: issued.certificate_pem.clone().into() };
+        let local = Local { identity, certificate: issued.certificate_pem.as_bytes().into() };
         let authority = self.authority.certificate_pem();
         site.charon.load(&connection(local, authority, router_wan(index), site.spec)?, &issued.key_pem)
     }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
 };
 
@@ -133,6 +133,14 @@ impl Namespace {
             work()
         })
         .with_context(|| format!("in the namespace {}", self.name))
+    }
+
+    /// Ends it, unless a process is in it.
+    pub fn remove(self) -> Result<()> {
+        let path = Path::new(NAMES).join(&self.name);
+        let context = || format!("cannot remove {}", path.display());
+        umount2(&path, MntFlags::MNT_DETACH).with_context(context)?;
+        fs::remove_file(&path).with_context(context)
     }
 
     /// Sets `/proc/sys/net/<key>` of this namespace.

@@ -16,11 +16,13 @@ use super::{
 /// of the tunnel its destination is in, so that customers may have the same LAN (FACTS 5).
 pub fn start(namespace: &Namespace, charon: &Charon, authority: &Authority, own: &Issued) -> Result<()> {
     for (id, site) in (1..).zip(&SITES) {
-        let local =
-            Local { identity: GATEWAY_IDENTITY.to_owned(), certificate: own.certificate_pem.clone().into() };
+        let local = Local {
+            identity: GATEWAY_IDENTITY.to_owned(),
+            certificate: own.certificate_pem.as_bytes().into(),
+        };
         let remote = Remote {
             identity: site.identity.to_owned(),
-            authority: authority.certificate_pem().into(),
+            authority: authority.certificate_pem().as_bytes().into(),
             revocation: Revocation::Relaxed,
         };
         let mut child = Child::new(site.full_name(), site.servers(), site.lans()?);

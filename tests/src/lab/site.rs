@@ -229,7 +229,7 @@ pub const ROUTER_REQID: u32 = 1;
 pub fn connection(local: Local, authority: &str, wan: IpAddr, spec: &Spec) -> Result<Connection> {
     let remote = Remote {
         identity: GATEWAY_IDENTITY.to_owned(),
-        authority: authority.into(),
+        authority: authority.as_bytes().into(),
         revocation: Revocation::Relaxed,
     };
     let mut child = Child::new(CONNECTION, spec.lans()?, spec.servers());

@@ -115,7 +115,8 @@ fn intrude(lab: &Lab, identity: &str, issuer: &Authority) -> Result<Seen> {
     let mut charon = Charon::start(namespace, &lab.dir("stranger"))?;
     charon.wait_until_ready()?;
     let issued = issuer.issue(identity)?;
-    let local = Local { identity: identity.to_owned(), certificate: issued.certificate_pem.into() };
+    let local =
+        Local { identity: identity.to_owned(), certificate: issued.certificate_pem.as_bytes().into() };
     let like_berlin = connection(local, lab.authority.certificate_pem(), STRANGER.into(), &SITES[0])?;
     charon.load(&like_berlin, &issued.key_pem)?;
 

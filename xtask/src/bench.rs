@@ -1,0 +1,271 @@
+//! `cargo xtask bench`: the benchmark. Instructions are counted in the virtual machine; time, control and
+//! memory are measured on this machine, where it can. What comes of it is written to `docs/benchmarks/`.
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    build,
+    command::{self, cannot_start, command},
+    flood, kernel, project,
+    setup::{self, Needs},
+    stream,
+    vm::{self, Console, Machine},
+};
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Choice {
+    /// Only this part
+    part: Option<Part>,
+    /// Fewer combinations, all of it in less than 3 minutes; what comes of it goes to target/bench
+    #[arg(long)]
+    quick: bool,
+    /// Measure our own instructions again, compare with the committed figures, and fail if a packet costs
+    /// more than 3 % more; nothing is written
+    #[arg(long, conflicts_with_all = ["part", "quick"])]
+    check: bool,
+}
+
+/// What is measured in one go; the names are those of `bench report --part`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Part {
+    /// Instructions for each packet, contender by contender, in the virtual machine
+    Instructions,
+    /// Time for each packet, on this machine
+    Time,
+    /// Time to load customers and to add one
+    Control,
+    /// Kernel memory for each flow and each customer
+    Memory,
+}
+
+/// The part of the instructions that CI looks at, and what they are without.
+const CHECKED: [&str; 12] = [
+    "instructions",
+    "--quick",
+    "--contenders",
+    "ingress-drop,redirect,stack",
+    "--workloads",
+    "established,reply,new-connection,denied-syn",
+    "--customers",
+    "1,10000",
+    "--random-packets",
+    "0",
+    "--rounds",
+    "2",
+];
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Instructions, Self::Time, Self::Control, Self::Memory];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Instructions => "instructions",
+            Self::Time => "time",
+            Self::Control => "control",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// Where a part is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Native,
+    /// Counting instructions.
+    Icount,
+    Vm,
+}
+
+/// Sets up, builds, measures, and returns the exit status.
+pub fn run(choice: Choice, machine: &Machine) -> Result<i32> {
+    if choice.check {
+        return check(machine);
+    }
+    let parts = choice.part.map_or(Part::ALL.to_vec(), |part| vec![part]);
+    let directory = if choice.quick { scratch()? } else { project::root().join("docs/benchmarks") };
+    setup::ensure(Needs { lab: true, ..Needs::default() })?;
+    let native = kernel_can();
+    let mut places = Vec::new();
+    for part in parts {
+        let place = match (part, native) {
+            (Part::Instructions, _) => Place::Icount,
+            (_, true) => Place::Native,
+            (Part::Time, false) => bail!(
+                "time is not measured here: it takes root and a kernel with veth, TCX, nftables and \
+                 iptables-legacy, and in the virtual machine, which is emulated, time says nothing"
+            ),
+            (_, false) => Place::Vm,
+        };
+        places.push((part, place));
+    }
+    let vm = places.iter().any(|(_, place)| *place != Place::Native);
+    setup::ensure(Needs { lab: true, vm, ..Needs::default() })?;
+    let programs = build::all()?;
+    for (part, place) in places {
+        eprintln!("\n=== {}", part.name());
+        // What user space does is what is measured there, so as it is shipped.
+        let programs = if part == Part::Control { build::released()? } else { programs.clone() };
+        let mut words = vec![part.name()];
+        words.extend(choice.quick.then_some("--quick"));
+        let figures = scratch()?.join(format!("{}.jsonl", part.name()));
+        let status = measure(&programs, &words, place, machine, &figures)?;
+        if status != 0 {
+            eprintln!("{} ended with status {status}; what was committed of it stays", part.name());
+            return Ok(status);
+        }
+        report(&programs, part, place, choice, &directory, &figures)?;
+    }
+    eprintln!("\nTables and plots: {}", directory.join("README.md").display());
+    Ok(0)
+}
+
+/// Compares our own instructions with the committed ones and returns the exit status.
+pub fn check(machine: &Machine) -> Result<i32> {
+    setup::ensure(Needs { lab: true, vm: true, ..Needs::default() })?;
+    let programs = build::all()?;
+    let figures = scratch()?.join("check.jsonl");
+    let status = measure(&programs, &CHECKED, Place::Icount, machine, &figures)?;
+    if status != 0 {
+        return Ok(status);
+    }
+    let mut compare = command(programs.join("bench"));
+    compare.args(["check", "--directory"]).arg(project::root().join("docs/benchmarks"));
+    let status = compare.arg("--figures").arg(&figures).status().with_context(|| cannot_start(&compare))?;
+    Ok(status.code().unwrap_or(1))
+}
+
+/// Runs `bench WORDS`, writes the figures it prints to a file, shows the rest, and returns its status.
+fn measure(programs: &Path, words: &[&str], place: Place, machine: &Machine, figures: &Path) -> Result<i32> {
+    let program = programs.join("bench");
+    let file = File::create(figures).with_context(|| format!("write {}", figures.display()))?;
+    let mut output = Output { figures: file, line: Vec::new(), begun: Instant::now() };
+    if place == Place::Native {
+        let mut bench = command(&program);
+        let mut child = bench
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| cannot_start(&bench))?;
+        stream::copy(child.stdout.take().context("no pipe")?, &mut output, "no mark")?;
+        return Ok(child.wait()?.code().unwrap_or(1));
+    }
+    let mut all = vec![program.to_string_lossy().into_owned()];
+    all.extend(words.iter().map(|word| (*word).to_owned()));
+    let machine = Machine { icount: place == Place::Icount, ..machine.clone() };
+    vm::run(&machine, &all, Console::Output(&mut output))
+}
+
+/// Has tables and plots written, with what was measured and where.
+fn report(
+    programs: &Path,
+    part: Part,
+    place: Place,
+    choice: Choice,
+    directory: &Path,
+    figures: &Path,
+) -> Result<()> {
+    let quick = if choice.quick { " --quick" } else { "" };
+    let (kernel, processor) = match place {
+        Place::Native => (output("uname", &["-sr"])?, processor()?),
+        _ => {
+            let kernel = kernel::installed().context("the guest's kernel is gone")?;
+            let how = if place == Place::Icount { "QEMU, counting instructions" } else { "QEMU" };
+            (format!("Linux {}", kernel.version), how.to_owned())
+        }
+    };
+    let mut report = command(programs.join("bench"));
+    report.args(["report", "--part", part.name(), "--directory"]).arg(directory);
+    report.arg("--figures").arg(figures);
+    report.arg("--command").arg(format!("cargo xtask bench {}{quick}", part.name()));
+    report.args(["--kernel", &kernel, "--processor", &processor]);
+    report.args(["--date", &output("date", &["-u", "+%F"])?]);
+    report.args(["--commit", &output("git", &["describe", "--always", "--dirty"])?]);
+    command::run(&mut report)
+}
+
+/// What comes of quick runs, and figures on their way.
+fn scratch() -> Result<PathBuf> {
+    let directory = project::target().join("bench");
+    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    Ok(directory)
+}
+
+/// Whether all contenders can run on this machine's kernel, beside what the flood test asks for.
+fn kernel_can() -> bool {
+    let tries = "ip link set lo up && echo 'table ip t { chain c { ct state established accept; }; }' | nft -f - \
+                 && iptables-legacy -A FORWARD -m conntrack --ctstate NEW -m mark --mark 1 -j ACCEPT";
+    let mut probe = command("unshare");
+    probe.args(["--net", "sh", "-c", tries]).stdin(Stdio::null());
+    flood::kernel_can() && command::output(&mut probe).is_ok()
+}
+
+fn processor() -> Result<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    Ok(name.map_or("unknown", |(_, name)| name).to_owned())
+}
+
+fn output(program: &str, arguments: &[&str]) -> Result<String> {
+    Ok(command::output(command(program).args(arguments))?.trim().to_owned())
+}
+
+/// Lines that are figures go to a file, all others to people, with the time.
+struct Output {
+    figures: File,
+    line: Vec<u8>,
+    begun: Instant,
+}
+
+impl Output {
+    fn line(&mut self) -> io::Result<()> {
+        let line = std::mem::take(&mut self.line);
+        if line.starts_with(b"{") {
+            return self.figures.write_all(&[&line[..], b"\n"].concat());
+        }
+        let text = String::from_utf8_lossy(&line);
+        eprintln!("{:>5} s  {}", self.begun.elapsed().as_secs(), text.trim_end());
+        Ok(())
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            match byte {
+                b'\n' => self.line()?,
+                _ => self.line.push(*byte),
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_go_to_the_file_however_the_output_is_cut() {
+        let path = std::env::temp_dir().join(format!("xtask-bench-{}", std::process::id()));
+        let mut output =
+            Output { figures: File::create(&path).unwrap(), line: Vec::new(), begun: Instant::now() };
+        for piece in b"booting\r\n{\"a\":1}\nnoise {\n{\"b\":2}\n".chunks(3) {
+            output.write_all(piece).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"b\":2}\n");
+        fs::remove_file(&path).unwrap();
+    }
+}
