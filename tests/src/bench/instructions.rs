@@ -2,7 +2,6 @@
 //! time that N more packets take, from the send to the drop at the far end.
 use anyhow::{Context, Result, ensure};
 use clap::{Args, builder::RangedU64ValueParser};
-use gateway::kernel::programs::Purpose;
 
 use super::{
     case::{Case, Measured, Selection},
@@ -10,7 +9,7 @@ use super::{
     contender::Working,
     esp,
     figure::{Contender, Unit},
-    firewall::Firewall,
+    firewall::Firewalls,
     rules::Policy,
     statistics::{extremes, median},
     traffic::Traffic,
@@ -48,7 +47,7 @@ pub fn run(choices: &Choices) -> Result<()> {
     };
     let most = cases.iter().map(|case| case.customers).max().unwrap_or(0).max(verdicts::POLICY.0);
     eprintln!("Loading …");
-    let mut firewall = Firewall::load(Purpose::ReplayIdentity, "bench", most, FLOWS)?;
+    let mut firewall = Firewalls::load(&selection.contenders(), "bench", most, FLOWS)?;
     verdicts::compare(&selection.contenders(), selection.random_packets, selection.seed, &mut firewall)?;
     for cases in cases.chunk_by(|one, other| one.customers == other.customers) {
         let customers = cases[0].customers;
@@ -84,11 +83,11 @@ impl Choices {
 }
 
 /// Measures cases of one customer and number of flows.
-fn measure(choices: &Choices, contender: Contender, cases: &[Case], firewall: &mut Firewall) -> Result<()> {
+fn measure(choices: &Choices, contender: Contender, cases: &[Case], firewall: &mut Firewalls) -> Result<()> {
     let cases: Vec<_> = cases.iter().filter(|case| contender.can(case.workload, case.flows)).collect();
     let Some(first) = cases.first() else { return Ok(()) };
     let policy = Policy { devices: first.devices(), ..Policy::of(first.customers) };
-    let working = Working::start(contender, "bench", &policy, &[first.customer()], firewall)?;
+    let working = Working::start(contender, "bench", &policy, &[first.customer()], firewall.of(contender))?;
     let _table = contender
         .tracks_with_kernel()
         .then(|| Table::with_room(FLOWS, contender == Contender::NftablesTuned))
