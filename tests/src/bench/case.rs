@@ -7,6 +7,7 @@ use clap::{Args, builder::RangedU64ValueParser};
 use super::{
     contender,
     figure::{Choice, Contender, Figure, Place, Unit, Workload},
+    traffic::PORTS,
 };
 
 /// What to measure.
@@ -78,14 +79,17 @@ const WORKLOADS: [Workload; 6] = [
 impl Selection {
     /// Contenders that are chosen.
     pub fn contenders(&self) -> Vec<Contender> {
-        if self.contenders.is_empty() { contender::ALL.to_vec() } else { self.contenders.clone() }
+        let chosen =
+            if self.contenders.is_empty() { contender::ALL.to_vec() } else { self.contenders.clone() };
+        there(chosen)
     }
 
     /// Contenders that are chosen for ESP: it is beside the point how many ways there are to filter.
     pub fn contenders_through_esp(&self) -> Vec<Contender> {
         const USUAL: [Contender; 4] =
             [Contender::IngressDrop, Contender::Forwarding, Contender::Nftables, Contender::Redirect];
-        if self.contenders.is_empty() { USUAL.to_vec() } else { self.contenders.clone() }
+        let chosen = if self.contenders.is_empty() { USUAL.to_vec() } else { self.contenders.clone() };
+        there(chosen)
     }
 
     /// Which of these workloads are chosen; if it is to be quick, only if they are named.
@@ -144,6 +148,16 @@ impl Selection {
     }
 }
 
+/// Without those that this version has not, and says which.
+fn there(contenders: Vec<Contender>) -> Vec<Contender> {
+    let (there, missing): (Vec<_>, Vec<_>) =
+        contenders.into_iter().partition(|contender| contender.is_there());
+    if !missing.is_empty() {
+        eprintln!("Skipped, since this version of the programs has them not: {missing:?}");
+    }
+    there
+}
+
 impl Case {
     fn usual(workload: Workload, customers: u32) -> Self {
         Self { workload, customers, place: Place::Last, flows: 1, choice: Choice::Uniform, frame_bytes: 64 }
@@ -158,10 +172,15 @@ impl Case {
         }
     }
 
-    /// Devices that the customer needs for so many flows, each of which uses at most 60,000 ports.
+    /// Devices that each customer has, enough for so many flows. nft takes minutes for 400,000 elements.
     pub fn devices(&self) -> u32 {
-        const FEW: u32 = 4;
-        FEW.max(2 * self.flows.div_ceil(60_000))
+        let few = if self.customers > 10_000 { 1 } else { 4 };
+        few.max(2 * self.flows.div_ceil(PORTS))
+    }
+
+    /// Flows that the customer can ever have.
+    pub fn tuples(&self) -> u32 {
+        self.devices() * PORTS
     }
 
     /// Prints the figure, and the same for people.

@@ -13,7 +13,7 @@ use super::{
 use crate::lab::{namespace::Namespace, process::run_with_input};
 
 /// All of them, in the order of reports.
-pub const ALL: [Contender; 10] = [
+pub const ALL: [Contender; 11] = [
     Contender::IngressDrop,
     Contender::Forwarding,
     Contender::IptablesNft,
@@ -23,6 +23,7 @@ pub const ALL: [Contender; 10] = [
     Contender::NftablesTuned,
     Contender::NftablesFlowtable,
     Contender::NftablesNetdevDrop,
+    Contender::Stack,
     Contender::Redirect,
 ];
 
@@ -45,6 +46,11 @@ impl Contender {
     /// goes past all rules and TCP's windows.
     pub fn claims_equal_policy(self) -> bool {
         self.is_firewall() && self != Self::NftablesFlowtable
+    }
+
+    /// Whether this version has it.
+    pub fn is_there(self) -> bool {
+        self != Self::Stack
     }
 
     /// Whether it is this project.
