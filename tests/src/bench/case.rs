@@ -79,17 +79,14 @@ const WORKLOADS: [Workload; 6] = [
 impl Selection {
     /// Contenders that are chosen.
     pub fn contenders(&self) -> Vec<Contender> {
-        let chosen =
-            if self.contenders.is_empty() { contender::ALL.to_vec() } else { self.contenders.clone() };
-        there(chosen)
+        if self.contenders.is_empty() { contender::ALL.to_vec() } else { self.contenders.clone() }
     }
 
     /// Contenders that are chosen for ESP: it is beside the point how many ways there are to filter.
     pub fn contenders_through_esp(&self) -> Vec<Contender> {
         const USUAL: [Contender; 4] =
             [Contender::IngressDrop, Contender::Forwarding, Contender::Nftables, Contender::Redirect];
-        let chosen = if self.contenders.is_empty() { USUAL.to_vec() } else { self.contenders.clone() };
-        there(chosen)
+        if self.contenders.is_empty() { USUAL.to_vec() } else { self.contenders.clone() }
     }
 
     /// Which of these workloads are chosen; if it is to be quick, only if they are named.
@@ -146,16 +143,6 @@ impl Selection {
     fn chooses(&self, workload: Workload) -> bool {
         self.workloads.is_empty() || self.workloads.contains(&workload)
     }
-}
-
-/// Without those that this version has not, and says which.
-fn there(contenders: Vec<Contender>) -> Vec<Contender> {
-    let (there, missing): (Vec<_>, Vec<_>) =
-        contenders.into_iter().partition(|contender| contender.is_there());
-    if !missing.is_empty() {
-        eprintln!("Skipped, since this version of the programs has them not: {missing:?}");
-    }
-    there
 }
 
 impl Case {

@@ -48,11 +48,6 @@ impl Contender {
         self.is_firewall() && self != Self::NftablesFlowtable
     }
 
-    /// Whether this version has it.
-    pub fn is_there(self) -> bool {
-        self != Self::Stack
-    }
-
     /// Whether it is this project.
     pub fn is_ours(self) -> bool {
         matches!(self, Self::Stack | Self::Redirect)
