@@ -31,6 +31,8 @@ use crate::{
 const UNITS: (u32, u32) = (50, 2000);
 /// What a block may take.
 const BLOCK_NS: f64 = 5e6;
+/// Blocks of each control, at least: 50 ns are little.
+const CONTROL_ROUNDS: u32 = 200;
 /// How far A/A may be off.
 const TOLERANCE: f64 = 0.02;
 /// What must be noticed.
@@ -57,7 +59,7 @@ pub fn run(choices: &Choices) -> Result<()> {
     verdicts::compare(&contenders, selection.random_packets, selection.seed, &mut firewall)?;
     drop(firewall);
     on_last_cpu()?;
-    controls(rounds, selection.seed)?;
+    controls(rounds.max(CONTROL_ROUNDS), selection.seed)?;
     let cases = match selection.quick {
         true => selection.cases(&[1], &[1]),
         false => selection.cases(&[1, 1000, 100_000], &[1, 1000, 64_000, 1_000_000]),
@@ -115,13 +117,18 @@ impl Lane {
         Ok(Self { working, traffic, units: UNITS.1, blocks: Vec::new(), _own: own, _injected: None })
     }
 
-    fn open(&mut self, case: &Case) -> Result<()> {
+    fn open(&mut self, case: &Case, rounds: u32) -> Result<()> {
         const UNITS_OF_PROBE: u32 = 100;
         let working = &self.working;
         self.traffic.open(case.flows, case.choice, |batch| working.send(batch).map(drop))?;
         self.units = UNITS_OF_PROBE;
         let probe = self.block()?;
-        self.units = ((BLOCK_NS / probe) as u32).clamp(UNITS.0, UNITS.1);
+        // A new flow must be one that was never there, with some to spare, and each round warms up first.
+        let new_each_round = match case.workload {
+            Workload::FloodOfNewTuples | Workload::NewConnection => case.tuples() / 2 / (rounds + 10),
+            _ => UNITS.1,
+        };
+        self.units = ((BLOCK_NS / probe) as u32).clamp(UNITS.0, UNITS.1).min(new_each_round);
         Ok(())
     }
 
@@ -156,8 +163,8 @@ fn measure(case: &Case, contenders: &[Contender], tuned: bool, rounds: u32, seed
         }
     }
     let tracks = contenders.iter().any(|contender| contender.tracks_with_kernel());
-    let _table = tracks.then(|| Table::with_room(case.flows, tuned)).transpose()?;
-    lanes.iter_mut().try_for_each(|lane| lane.open(case))?;
+    let _table = tracks.then(|| Table::with_room(case.flows.max(case.tuples()), tuned)).transpose()?;
+    lanes.iter_mut().try_for_each(|lane| lane.open(case, rounds))?;
     interleave(&mut lanes, rounds, seed)?;
     let random = &mut Random::new(seed);
     for (number, lane) in lanes.iter().enumerate() {
@@ -212,7 +219,7 @@ fn controls(rounds: u32, seed: u64) -> Result<()> {
     let (program, injected_ns) = slow_program()?;
     lanes[2]._injected =
         Some(lanes[2].working.ground.namespace.enter(|| program.attach(SITE_INTERFACE, Way::Ingress))?);
-    lanes.iter_mut().try_for_each(|lane| lane.open(&case))?;
+    lanes.iter_mut().try_for_each(|lane| lane.open(&case, rounds))?;
     interleave(&mut lanes, rounds, seed)?;
     let random = &mut Random::new(seed);
     let same = lanes[1].ratio(random);
@@ -240,7 +247,7 @@ fn slow_program() -> Result<(Classifier, f64)> {
     const TRIAL_ROUNDS: i32 = 1000;
     // The kernel gives whole nanoseconds, so a long one says how long one round takes.
     let least = |program: &Classifier| -> Result<f64> {
-        let times = (0..5).map(|_| program.time(REPEAT)).collect::<Result<Vec<_>>>()?;
+        let times = (0..15).map(|_| program.time(REPEAT)).collect::<Result<Vec<_>>>()?;
         Ok(f64::from(times.into_iter().min().unwrap_or(0)))
     };
     let nothing = least(&Classifier::nothing()?)?;
