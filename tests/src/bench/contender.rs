@@ -13,7 +13,7 @@ use super::{
 use crate::lab::{namespace::Namespace, process::run_with_input};
 
 /// All of them, in the order of reports.
-pub const ALL: [Contender; 10] = [
+pub const ALL: [Contender; 11] = [
     Contender::IngressDrop,
     Contender::Forwarding,
     Contender::IptablesNft,
@@ -23,6 +23,7 @@ pub const ALL: [Contender; 10] = [
     Contender::NftablesTuned,
     Contender::NftablesFlowtable,
     Contender::NftablesNetdevDrop,
+    Contender::Stack,
     Contender::Redirect,
 ];
 

@@ -47,7 +47,9 @@ pub fn run(contenders: &[Contender], workloads: &[Workload], rounds: u32, seed: 
         process::output(std::process::Command::new("modprobe").arg(module))
             .with_context(|| format!("the kernel's {module}: {why}"))?;
     }
-    let contenders = contenders.iter().filter(|one| **one != Contender::NftablesNetdevDrop);
+    // The first forwards nothing, and the gateway has no mode for the second: it redirects.
+    let contenders =
+        contenders.iter().filter(|one| !matches!(one, Contender::NftablesNetdevDrop | Contender::Stack));
     let mut ours: Option<Firewall> = None;
     for contender in contenders {
         for workload in WORKLOADS.into_iter().filter(|workload| workloads.contains(workload)) {

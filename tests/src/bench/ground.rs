@@ -152,7 +152,7 @@ fn links(customers: &[u32]) -> String {
              link set {near} up\nlink set {far} up\n"
         );
     }
-    let (first, last) = (Ipv4Addr::from_bits(SERVERS.0.to_bits() | (1 << (32 - SERVERS.1)) - 2), SERVERS.1);
+    let (first, last) = (Ipv4Addr::from_bits(SERVERS.0.to_bits() | ((1 << (32 - SERVERS.1)) - 2)), SERVERS.1);
     let router = mac_text(SITE_MAC);
     lines += &format!(
         "link set lo up\naddr add 203.0.113.1/24 dev {SITE_INTERFACE}\naddr add {first}/{last} dev {LAN_INTERFACE}\n\

@@ -120,13 +120,18 @@ impl Lane {
         Ok(Self { working, traffic, units: UNITS.1, blocks: Vec::new(), _own: own, _injected: None })
     }
 
-    fn open(&mut self, case: &Case) -> Result<()> {
+    fn open(&mut self, case: &Case, rounds: u32) -> Result<()> {
         const UNITS_OF_PROBE: u32 = 100;
         let working = &self.working;
         self.traffic.open(case.flows, case.choice, |batch| working.send(batch).map(drop))?;
         self.units = UNITS_OF_PROBE;
         let probe = self.block()?;
-        self.units = ((BLOCK_NS / probe) as u32).clamp(UNITS.0, UNITS.1);
+        // A new flow must be one that was never there, with some to spare, and each round warms up first.
+        let new_each_round = match case.workload {
+            Workload::FloodOfNewTuples | Workload::NewConnection => case.tuples() / 2 / (rounds + 10),
+            _ => UNITS.1,
+        };
+        self.units = ((BLOCK_NS / probe) as u32).clamp(UNITS.0, UNITS.1).min(new_each_round);
         Ok(())
     }
 
@@ -161,8 +166,8 @@ fn measure(case: &Case, contenders: &[Contender], tuned: bool, rounds: u32, seed
         }
     }
     let tracks = contenders.iter().any(|contender| contender.tracks_with_kernel());
-    let _table = tracks.then(|| Table::with_room(case.flows, tuned)).transpose()?;
-    lanes.iter_mut().try_for_each(|lane| lane.open(case))?;
+    let _table = tracks.then(|| Table::with_room(case.flows.max(case.tuples()), tuned)).transpose()?;
+    lanes.iter_mut().try_for_each(|lane| lane.open(case, rounds))?;
     interleave(&mut lanes, rounds, seed)?;
     let random = &mut Random::new(seed);
     for (number, lane) in lanes.iter().enumerate() {
@@ -217,7 +222,7 @@ fn controls(rounds: u32, seed: u64) -> Result<()> {
     let (program, injected_ns) = slow_program()?;
     lanes[2]._injected =
         Some(lanes[2].working.ground.namespace.enter(|| program.attach(SITE_INTERFACE, Way::Ingress))?);
-    lanes.iter_mut().try_for_each(|lane| lane.open(&case))?;
+    lanes.iter_mut().try_for_each(|lane| lane.open(&case, rounds))?;
     interleave(&mut lanes, rounds, seed)?;
     let random = &mut Random::new(seed);
     let same = lanes[1].ratio(random);

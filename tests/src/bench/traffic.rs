@@ -10,7 +10,7 @@ use super::{
 use crate::diff::random::Random;
 
 /// Ports of one device that are used, from [`FIRST_PORT`] on.
-const PORTS: u32 = 60_000;
+pub const PORTS: u32 = 60_000;
 const FIRST_PORT: u16 = 1024;
 /// An end acknowledges before it has been sent so much; windows are 1 GiB.
 const UNACKNOWLEDGED_BYTES: u32 = 1 << 29;

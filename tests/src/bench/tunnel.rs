@@ -158,7 +158,7 @@ fn gateway_lines(site: &str, key_bits: u32) -> String {
     let [gateway_mac, site_mac, server_mac] = [GATEWAY_MAC, SITE_MAC, SERVER_MAC].map(mac_text);
     let (site_address, own) = PEERS;
     let (server, lan) = (server(CUSTOMER), format!("{}/{}", LAN.0, LAN.1));
-    let on_lan = Ipv4Addr::from_bits(SERVERS.0.to_bits() | (1 << (32 - SERVERS.1)) - 2);
+    let on_lan = Ipv4Addr::from_bits(SERVERS.0.to_bits() | ((1 << (32 - SERVERS.1)) - 2));
     let mut lines = format!(
         "link set lo up\n\
          link add {SITE_INTERFACE} address {gateway_mac} type veth peer name uplink address {site_mac} netns {site}\n\
@@ -284,8 +284,8 @@ fn with_offload(segment: &Segment) -> Vec<u8> {
         let tcp_bytes = (frame.len() - 34) as u32;
         (offload[0], offload[1]) = (NEEDS_CHECKSUM, TCP_IN_IPV4);
         let words = [HEADERS as u16, SEGMENT_BYTES as u16, 34, 16];
-        for (field, word) in offload[2..].chunks_exact_mut(2).zip(words) {
-            field.copy_from_slice(&word.to_ne_bytes());
+        for (field, word) in offload[2..].as_chunks_mut::<2>().0.iter_mut().zip(words) {
+            *field = word.to_ne_bytes();
         }
         // The sum of the pseudo header, which whoever cuts it goes on with.
         let sum: u32 =

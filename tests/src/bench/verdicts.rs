@@ -29,6 +29,10 @@ type Verdicts = Vec<bool>;
 pub fn compare(contenders: &[Contender], packets: u32, seed: u64, firewall: &mut Firewalls) -> Result<()> {
     let judged: Vec<_> =
         contenders.iter().copied().filter(|contender| contender.claims_equal_policy()).collect();
+    if packets == 0 {
+        eprintln!("Verdicts are not compared.");
+        return Ok(());
+    }
     eprintln!("{packets} random packets of seed {seed} through {judged:?} …");
     let segments = segments(packets, seed);
     let policy = Policy { devices: POLICY.1, ..Policy::of(POLICY.0) };
