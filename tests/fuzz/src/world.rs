@@ -79,6 +79,10 @@ pub fn same_network(a: IpAddr, b: IpAddr, bits: u32) -> bool {
     }
 }
 
+fn is_v6(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x86, 0xdd])
+}
+
 /// A customer's server.
 pub const fn server(customer: u32, is_v6: bool) -> IpAddr {
     let host = 10 + customer as u8;
@@ -94,7 +98,7 @@ pub const fn spi(tunnel: u32) -> u32 {
 }
 
 /// All tables.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct World {
     settings: Settings,
     tunnels: [Tunnel; SITES.len() + 1],
@@ -176,18 +180,36 @@ impl World {
         Self { settings, tunnels, flows: RefCell::default(), usage: RefCell::default() }
     }
 
-    /// Decides about a decapsulated packet.
+    /// Decides about a decapsulated packet, at once or not: it must make no difference.
     pub fn from_site(&self, frame: &[u8], identity: Identity, now_ns: u64) -> Decision {
+        let other = self.clone();
         let decision = decide::from_site(frame, self, identity, now_ns);
-        self.check_usage();
+        let slowly = match is_v6(frame) {
+            false => decide::from_site_in::<Ipv4, _, _>(frame, &other, identity, now_ns),
+            true => decide::from_site_in::<Ipv6, _, _>(frame, &other, identity, now_ns),
+        };
+        assert_eq!(decision, slowly);
+        self.check_same(&other);
         decision
     }
 
-    /// Decides about a packet from the cloud LAN.
+    /// Decides about a packet from the cloud LAN, at once or not: it must make no difference.
     pub fn from_server(&self, frame: &[u8], now_ns: u64) -> Decision {
+        let other = self.clone();
         let decision = decide::from_server(frame, self, now_ns);
-        self.check_usage();
+        let slowly = match is_v6(frame) {
+            false => decide::from_server_in::<Ipv4, _, _>(frame, &other, now_ns),
+            true => decide::from_server_in::<Ipv6, _, _>(frame, &other, now_ns),
+        };
+        assert_eq!(decision, slowly);
+        self.check_same(&other);
         decision
+    }
+
+    fn check_same(&self, other: &Self) {
+        self.check_usage();
+        assert_eq!(*self.flows.borrow(), *other.flows.borrow());
+        assert_eq!(*self.usage.borrow(), *other.usage.borrow());
     }
 
     /// Begins to remove what is over, as the wheel does: it is marked.
