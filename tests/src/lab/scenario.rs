@@ -21,7 +21,7 @@ use super::{
     device::{self, Connection},
     gateway::{Drops, increase, xfrm_stat},
     in_parallel,
-    process::wait_for,
+    process::{output, wait_for},
     site::{Ends, SITES, Suite},
     topology::{customers, gateway_address, seen_address},
     traffic::Traffic,
@@ -51,6 +51,10 @@ const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "tunnels_in_each_family_carry_both",
         run: |lab| ["berlin", "london"].into_iter().try_for_each(|name| carries_both(lab, name)),
+    },
+    Scenario {
+        name: "server_with_another_mac_address_is_reached_again",
+        run: server_with_another_mac_address_is_reached_again,
     },
     Scenario { name: "kill_and_restart_of_gatewayd_lose_no_packet", run: kill_and_restart_lose_no_packet },
     Scenario {
@@ -299,6 +303,27 @@ impl Refused {
             by_routers_kernel: increase(&before.by_routers_kernel, &self.by_routers_kernel),
         }
     }
+}
+
+/// The programs keep a server's MAC address for a second (docs/decisions/0010), and the kernel's neighbour
+/// table learns another one from the server's announcement (`arp_notify`).
+fn server_with_another_mac_address_is_reached_again(lab: &mut Lab) -> Result<()> {
+    let site = lab.site("munich")?;
+    let server = lab.topology.server(site.spec.customer)?;
+    server.set_sysctl("ipv4/conf/eth0/arp_notify", "1")?;
+    server.set_sysctl("ipv6/conf/eth0/ndisc_notify", "1")?;
+    let set =
+        |mac: &str| output(server.command("ip").args(["link", "set", "eth0", "address", mac])).map(drop);
+    let link = output(server.command("ip").args(["-brief", "link", "show", "eth0"]))?;
+    let before = link.split_whitespace().nth(2).context("eth0 has no MAC address")?;
+    for mac in ["02:00:00:00:99:01", before] {
+        device::report_date(site.device, site.spec, site.spec.server.into())?;
+        set(mac)?;
+        wait_for(&format!("a request with the server at {mac}"), PATIENCE, || {
+            Ok(device::report_date(site.device, site.spec, site.spec.server.into()).ok())
+        })?;
+    }
+    Ok(())
 }
 
 fn only(sas: &[Sa]) -> Result<&Sa> {
