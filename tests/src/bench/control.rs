@@ -59,6 +59,9 @@ pub struct Choices {
     /// At most 10,000 customers, and fewer rounds
     #[arg(long)]
     pub quick: bool,
+    /// Without the contenders
+    #[arg(long)]
+    pub ours: bool,
     /// Numbers of customers
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub customers: Vec<u32>,
@@ -79,7 +82,7 @@ pub fn run(choices: &Choices) -> Result<()> {
     for customers in choices.customers() {
         eprintln!("{customers} customers:");
         ours(customers, choices.quick).with_context(|| format!("ours with {customers} customers"))?;
-        for contender in CONTENDERS {
+        for contender in CONTENDERS.into_iter().filter(|_| !choices.ours) {
             theirs(contender, customers, choices.quick)
                 .with_context(|| format!("{contender:?} with {customers} customers"))?;
         }
