@@ -58,7 +58,7 @@ pub struct Header<A> {
     /// Whether the packet is whole.
     pub fragment: Fragment,
     /// Where the transport header begins, in bytes from the frame's start.
-    pub transport: usize,
+    pub transport: u8,
     /// Bytes from there to the packet's end.
     pub payload_bytes: u16,
 }
@@ -103,7 +103,7 @@ impl<A: Family> Header<A> {
         if (self.payload_bytes as usize) < offset + size_of::<T>() {
             return Err(Fault::Malformed);
         }
-        frame.read(self.transport + offset).ok_or(Fault::Malformed)
+        frame.read(self.transport as usize + offset).ok_or(Fault::Malformed)
     }
 
     /// True for the first or a later fragment.
@@ -144,7 +144,7 @@ impl Family for Ipv4 {
             hop_limit: header.ttl,
             protocol: header.protocol,
             fragment: fragment(header.fragment.get() & 0x1fff != 0, header.fragment.get() & 0x2000 != 0),
-            transport: NETWORK_OFFSET + Self::HEADER_BYTES,
+            transport: (NETWORK_OFFSET + Self::HEADER_BYTES) as u8,
             payload_bytes: total - Self::HEADER_BYTES as u16,
         })
     }
@@ -222,7 +222,7 @@ impl Family for Ipv6 {
             hop_limit: fixed.hop_limit,
             protocol: fixed.next_header,
             fragment: Fragment::No,
-            transport: NETWORK_OFFSET + Self::HEADER_BYTES,
+            transport: (NETWORK_OFFSET + Self::HEADER_BYTES) as u8,
             payload_bytes: payload,
         };
         if is_extension(fixed.next_header) {
@@ -244,7 +244,7 @@ impl Family for Ipv6 {
             protocol,
             // Also an atomic fragment (RFC 6946), which is whole: it begins with the transport header.
             fragment: fragment(offset & 0xfff8 != 0, true),
-            transport: header.transport + FRAGMENT_HEADER_BYTES as usize,
+            transport: header.transport + FRAGMENT_HEADER_BYTES as u8,
             payload_bytes: payload - FRAGMENT_HEADER_BYTES,
             ..header
         })

@@ -1,7 +1,7 @@
 //! Putting a contender on the ground.
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{
     case::Case,
@@ -93,7 +93,7 @@ impl Contender {
 
 impl Working {
     /// Makes a ground and puts the contender on it. `identity` knows the marks of all customers; `firewall`
-    /// is what is measured of ours. `known` are the customers whose packets there will be.
+    /// is what is measured of ours, of the purpose that the contender has. `known` are the customers whose packets there will be.
     pub fn start(
         contender: Contender,
         name: &str,
@@ -105,8 +105,7 @@ impl Working {
         let mut attached = vec![firewall.identify(&ground)?];
         match contender {
             Contender::IngressDrop => ground.drop_at_ingress()?,
-            Contender::Redirect => attached.push(firewall.protect(&ground, known)?),
-            Contender::Stack => bail!("this version of the programs always redirects"),
+            Contender::Redirect | Contender::Stack => attached.push(firewall.protect(&ground, known)?),
             contender => start_tool(&ground.namespace, contender, policy)?,
         }
         Ok(Self { ground, contender, _attached: attached })

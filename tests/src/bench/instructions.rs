@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, builder::RangedU64ValueParser};
-use gateway::kernel::programs::Purpose;
 
 use super::{
     case::{Case, Measured, Selection},
@@ -12,7 +11,7 @@ use super::{
     contender::Working,
     esp,
     figure::{Contender, Unit},
-    firewall::Firewall,
+    firewall::Firewalls,
     rules::Policy,
     statistics::{extremes, median},
     traffic::Traffic,
@@ -50,7 +49,7 @@ pub fn run(choices: &Choices) -> Result<()> {
     };
     let most = cases.iter().map(|case| case.customers).max().unwrap_or(0).max(verdicts::POLICY.0);
     eprintln!("Loading …");
-    let mut firewall = Firewall::load(Purpose::ReplayIdentity, "bench", most, FLOWS)?;
+    let mut firewall = Firewalls::load(&selection.contenders(), "bench", most, FLOWS)?;
     verdicts::compare(&selection.contenders(), selection.random_packets, selection.seed, &mut firewall)?;
     for cases in cases.chunk_by(|one, other| one.customers == other.customers) {
         let customers = cases[0].customers;
@@ -85,13 +84,13 @@ impl Choices {
 }
 
 /// Measures cases of one number of customers and of flows.
-fn measure(choices: &Choices, contender: Contender, cases: &[Case], firewall: &mut Firewall) -> Result<()> {
+fn measure(choices: &Choices, contender: Contender, cases: &[Case], firewall: &mut Firewalls) -> Result<()> {
     let cases: Vec<_> = cases.iter().filter(|case| contender.can(case)).collect();
     let Some(first) = cases.first() else { return Ok(()) };
     let policy = Policy { devices: first.devices(), ..Policy::of(first.customers) };
     let known: BTreeSet<u32> = cases.iter().map(|case| case.customer()).collect();
     let known: Vec<u32> = known.into_iter().collect();
-    let working = Working::start(contender, "bench", &policy, &known, firewall)?;
+    let working = Working::start(contender, "bench", &policy, &known, firewall.of(contender))?;
     let _table = contender
         .tracks_with_kernel()
         .then(|| Table::with_room(FLOWS, contender == Contender::NftablesTuned))
