@@ -7,6 +7,7 @@
 //! What is allowed is asked of every packet, not of a connection's first: a policy that changes, or a
 //! tunnel that goes, holds for the very next packet.
 use crate::{
+    family::{Family, Tcp},
     ids::TunnelId,
     layout::{Flow, FlowKey, Kept, Quota, Settings, Ticks, Tunnel, Usage},
     packet::{Inner, Kind, Mss, Quote, Segment, ethertype_of},
@@ -195,19 +196,22 @@ where
     T: Tables + FamilyTables<A>,
 {
     let mut decision = Decision::undecided();
-    let now = Ticks::from_ns(now_ns);
+    let tcp = at_once::<A, F>(frame)?;
     let known = to_server(
         frame,
         tables,
         identity,
         &mut decision,
-        Local(None),
-        |site, packet: &Inner<A>, decision| {
-            let Some(next) = Next::parse(frame, packet) else { return Ok(None) };
-            if !goes_on(tables, site, packet.header.source, &next, now) {
+        || Ok(&tcp),
+        |site, tcp: &Tcp<A>, decision| {
+            if tcp.destination_port() != u32::from(site.tunnel.port) {
+                return if tcp.is_segment() { Err(Reason::PortNotAllowed) } else { Ok(None) };
+            }
+            let Some(next) = Next::of(frame, tcp) else { return Ok(None) };
+            if !goes_on(tables, site, tcp, &next, Ticks::from_ns(now_ns)) {
                 return Ok(None);
             }
-            decision.passes(packet, next.header_bytes);
+            decision.passes::<A>(tcp.bytes(), next.header_bytes);
             Ok(Some(site.id))
         },
     );
@@ -228,19 +232,35 @@ where
     T: Tables + FamilyTables<A>,
 {
     let mut decision = Decision::undecided();
-    let now = Ticks::from_ns(now_ns);
-    let known = of_server::<A, F, T, _>(frame, tables, &mut decision, |from, packet, decision| {
-        let Some(next) = Next::parse(frame, packet) else { return Ok(None) };
-        let Some(tunnel) = answers(tables, from, packet, &next, now, decision)? else { return Ok(None) };
-        decision.passes(packet, next.header_bytes);
-        Ok(Some(tunnel))
-    });
+    let tcp = at_once::<A, F>(frame)?;
+    let known = of_server(
+        tables,
+        &mut decision,
+        || Ok(&tcp),
+        |from, tcp: &Tcp<A>, decision| {
+            let Some(next) = Next::of(frame, tcp) else { return Ok(None) };
+            let Some(tunnel) = answers(tables, from, tcp, &next, Ticks::from_ns(now_ns), decision)? else {
+                return Ok(None);
+            };
+            decision.passes::<A>(tcp.bytes(), next.header_bytes);
+            Ok(Some(tunnel))
+        },
+    );
     decision.verdict = match known {
         Ok(None) => return None,
         Ok(Some(tunnel)) => Verdict::ToTunnel(tunnel),
         Err(reason) => Verdict::Drop(reason),
     };
     Some(decision)
+}
+
+/// The packet of a frame if it is TCP of this family and nothing is wrong with it.
+#[inline(always)]
+fn at_once<A: Kept, F: Frame + ?Sized>(frame: &F) -> Option<Tcp<A>> {
+    if ethertype_of(frame) != Some(A::ETHERTYPE) {
+        return None;
+    }
+    A::tcp(frame)
 }
 
 /// Rule one for one address family; a packet of another one is dropped.
@@ -284,18 +304,19 @@ struct Site<'a> {
 
 /// What both steps of rule one ask, of a packet of a site to its server; `then` says what follows.
 #[inline(always)]
-fn to_server<A, F, T, R>(
+fn to_server<'p, A, F, T, P, R>(
     frame: &F,
     tables: &T,
     identity: Identity,
     decision: &mut Decision,
-    mut place: impl Place<Inner<A>>,
-    then: impl FnOnce(&Site, &Inner<A>, &mut Decision) -> Result<R, Reason>,
+    parse: impl FnOnce() -> Result<&'p P, Reason>,
+    then: impl FnOnce(&Site, &P, &mut Decision) -> Result<R, Reason>,
 ) -> Result<R, Reason>
 where
     A: Kept,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
+    P: Packet<A> + 'p,
 {
     let settings = ready(tables)?;
     let (id, tunnel) = identify(tables, identity)?;
@@ -304,40 +325,93 @@ where
     if tunnel.up != 1 {
         return Err(Reason::TunnelDown);
     }
-    let packet = &*place.keep(Inner::<A>::parse(frame)?);
+    let packet = parse()?;
     let access = A::access(tunnel);
-    if packet.header.hop_limit <= 1 {
+    if packet.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
-    if !access.has(packet.header.source) {
+    if !access.has(packet.source()) {
         return Err(Reason::InnerSourceNotInSite);
     }
-    if packet.header.destination != access.server {
+    if packet.destination() != access.server {
         return Err(Reason::DestinationNotServer);
     }
-    if largest_bytes(frame, packet) > settings.lan_mtu {
+    if packet.bytes() > settings.lan_mtu && largest_bytes::<A, F>(frame, packet.bytes()) > settings.lan_mtu {
         return Err(Reason::TooBigForLan);
     }
     then(&Site { settings, id, tunnel }, packet, decision)
 }
 
+/// What rule one asks of a packet.
+trait Packet<A> {
+    fn source(&self) -> A;
+    fn destination(&self) -> A;
+    /// TTL or hop limit.
+    fn hop_limit(&self) -> u32;
+    /// From the IP header on.
+    fn bytes(&self) -> u32;
+}
+
+impl<A: Family> Packet<A> for Inner<A> {
+    #[inline(always)]
+    fn source(&self) -> A {
+        self.header.source
+    }
+
+    #[inline(always)]
+    fn destination(&self) -> A {
+        self.header.destination
+    }
+
+    #[inline(always)]
+    fn hop_limit(&self) -> u32 {
+        self.header.hop_limit.into()
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> u32 {
+        self.total_bytes()
+    }
+}
+
+impl<A: Family> Packet<A> for Tcp<A> {
+    #[inline(always)]
+    fn source(&self) -> A {
+        self.source
+    }
+
+    #[inline(always)]
+    fn destination(&self) -> A {
+        self.destination
+    }
+
+    #[inline(always)]
+    fn hop_limit(&self) -> u32 {
+        self.hop_limit
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> u32 {
+        self.payload_bytes + A::HEADER_BYTES as u32
+    }
+}
+
 /// True for the next segment of one of the site's connections, which is done with then.
 #[inline(always)]
-fn goes_on<A, T>(tables: &T, site: &Site, source: A, next: &Next, now: Ticks) -> bool
+fn goes_on<A, T>(tables: &T, site: &Site, tcp: &Tcp<A>, next: &Next, now: Ticks) -> bool
 where
     A: Kept,
     T: Tables + FamilyTables<A>,
 {
     let Site { settings, id, tunnel } = *site;
-    next.destination == tunnel.port
-        && tables.flow(&key(tunnel.customer, source, next.source)).is_some_and(|cell| {
-            cell.locked(|flow| {
-                flow.tunnel == id.get()
-                    && flow.generation == tunnel.generation
-                    && !flow.expires.has_come(now)
-                    && predict(flow, next, Direction::ToServer, settings, now)
-            })
-        })
+    let key = key(tunnel.customer, tcp.source, tcp.source_port() as u16);
+    let Some(cell) = tables.flow(&key) else { return false };
+    cell.locked(|flow| {
+        flow.tunnel == id.get()
+            && flow.generation == tunnel.generation
+            && !flow.expires.has_come(now)
+            && predict(flow, next, Direction::ToServer, settings, now)
+    })
 }
 
 #[inline(always)]
@@ -353,36 +427,45 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    let place = tables.inner_place().ok_or(Reason::NotConfigured)?;
-    to_server(frame, tables, identity, decision, place, |site, packet: &Inner<A>, decision| {
-        let Site { id, tunnel, .. } = *site;
-        let now = Ticks::from_ns(now_ns);
-        if packet.header.protocol == A::ICMP {
-            path_mtu_to_server::<A, F, T>(frame, tables, site, now)?;
-            decision.passes(packet, 0);
-            return Ok(id);
-        }
-        let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
-        let segment = &*place.keep(Segment::parse(frame, packet)?);
-        if segment.destination != tunnel.port {
-            return Err(Reason::PortNotAllowed);
-        }
-        let key = key(tunnel.customer, packet.header.source, segment.source);
-        let met = match tables.flow(&key) {
-            None => Met::None,
-            Some(cell) => cell.locked(|flow| meet(flow, segment, site, now))?,
-        };
-        let met = met as u8;
-        if met == Met::Confirmed as u8 {
-            confirm(tables, tunnel.customer);
-        } else if met != Met::GoesOn as u8 {
-            open(tables, site, &key, segment, Opening { met, now_ns })?;
-            decision.opened = true;
-        }
-        decision.passes(packet, segment.options.header_bytes);
-        decision.syn = syn(segment, packet, A::access(tunnel).mss);
-        Ok(id)
-    })
+    let mut place = tables.inner_place().ok_or(Reason::NotConfigured)?;
+    let place = &mut place;
+    let parse = || Inner::<A>::parse(frame);
+    to_server(
+        frame,
+        tables,
+        identity,
+        decision,
+        || Ok(place.keep(parse()?)),
+        |site, packet: &Inner<A>, decision| {
+            let Site { id, tunnel, .. } = *site;
+            let now = Ticks::from_ns(now_ns);
+            if packet.header.protocol == A::ICMP {
+                path_mtu_to_server::<A, F, T>(frame, tables, site, now)?;
+                decision.passes::<A>(packet.total_bytes(), 0);
+                return Ok(id);
+            }
+            let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
+            let segment = &*place.keep(Segment::parse(frame, packet)?);
+            if segment.destination != tunnel.port {
+                return Err(Reason::PortNotAllowed);
+            }
+            let key = key(tunnel.customer, packet.header.source, segment.source);
+            let met = match tables.flow(&key) {
+                None => Met::None,
+                Some(cell) => cell.locked(|flow| meet(flow, segment, site, now))?,
+            };
+            let met = met as u8;
+            if met == Met::Confirmed as u8 {
+                confirm(tables, tunnel.customer);
+            } else if met != Met::GoesOn as u8 {
+                open(tables, site, &key, segment, Opening { met, now_ns })?;
+                decision.opened = true;
+            }
+            decision.passes::<A>(packet.total_bytes(), segment.options.header_bytes.into());
+            decision.syn = syn(segment, packet, A::access(tunnel).mss);
+            Ok(id)
+        },
+    )
 }
 
 /// A message that a packet of the server's was too big, on its way back: only about a connection that
@@ -531,25 +614,25 @@ struct Server<'a> {
 
 /// What both steps of rule two ask, of a packet of a customer's server; `then` says what follows.
 #[inline(always)]
-fn of_server<A, F, T, R>(
-    frame: &F,
+fn of_server<'p, A, T, P, R>(
     tables: &T,
     decision: &mut Decision,
-    then: impl FnOnce(&Server, &Inner<A>, &mut Decision) -> Result<R, Reason>,
+    parse: impl FnOnce() -> Result<&'p P, Reason>,
+    then: impl FnOnce(&Server, &P, &mut Decision) -> Result<R, Reason>,
 ) -> Result<R, Reason>
 where
     A: Kept,
-    F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
+    P: Packet<A> + 'p,
 {
     let settings = ready(tables)?;
-    let packet = Inner::<A>::parse(frame)?;
-    let customer = tables.customer(packet.header.source).ok_or(Reason::SourceNotServer)?;
+    let packet = parse()?;
+    let customer = tables.customer(packet.source()).ok_or(Reason::SourceNotServer)?;
     decision.customer = customer;
-    if packet.header.hop_limit <= 1 {
+    if packet.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
-    then(&Server { settings, customer }, &packet, decision)
+    then(&Server { settings, customer }, packet, decision)
 }
 
 /// The tunnel of the connection that a segment is the next one of, which is done with then; None if it is
@@ -558,7 +641,7 @@ where
 fn answers<A, T>(
     tables: &T,
     from: &Server,
-    packet: &Inner<A>,
+    tcp: &Tcp<A>,
     next: &Next,
     now: Ticks,
     decision: &mut Decision,
@@ -569,10 +652,10 @@ where
 {
     let to = Reply {
         customer: from.customer,
-        server: packet.header.source,
-        server_port: next.source,
-        device: packet.header.destination,
-        device_port: next.destination,
+        server: tcp.source,
+        server_port: tcp.source_port() as u16,
+        device: tcp.destination,
+        device_port: tcp.destination_port() as u16,
         without_flow: Reason::ReplyWithoutConnection,
     };
     let mut goes_on = false;
@@ -595,49 +678,57 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    of_server::<A, F, T, _>(frame, tables, decision, |from, packet, decision| {
-        let Server { settings, customer } = *from;
-        let now = Ticks::from_ns(now_ns);
-        if packet.header.protocol == A::ICMP {
-            let quote = Quote::parse(frame, packet)?;
+    let mut place = tables.inner_place().ok_or(Reason::NotConfigured)?;
+    let place = &mut place;
+    let parse = || Inner::<A>::parse(frame);
+    of_server(
+        tables,
+        decision,
+        || Ok(place.keep(parse()?)),
+        |from, packet: &Inner<A>, decision| {
+            let Server { settings, customer } = *from;
+            let now = Ticks::from_ns(now_ns);
+            if packet.header.protocol == A::ICMP {
+                let quote = Quote::parse(frame, packet)?;
+                let to = Reply {
+                    customer,
+                    server: packet.header.source,
+                    server_port: quote.destination_port,
+                    device: quote.source,
+                    device_port: quote.source_port,
+                    without_flow: Reason::ReplyWithoutConnection,
+                };
+                if quote.destination != packet.header.source || quote.source != packet.header.destination {
+                    return Err(Reason::ReplyWithoutConnection);
+                }
+                let (owner, _) = reply(tables, &to, now, decision, |_, _| Ok(()))?;
+                decision.passes::<A>(packet.total_bytes(), 0);
+                return Ok(owner);
+            }
+            let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
+            let segment = &*place.keep(Segment::parse(frame, packet)?);
             let to = Reply {
                 customer,
                 server: packet.header.source,
-                server_port: quote.destination_port,
-                device: quote.source,
-                device_port: quote.source_port,
-                without_flow: Reason::ReplyWithoutConnection,
+                server_port: segment.source,
+                device: packet.header.destination,
+                device_port: segment.destination,
+                without_flow: match segment.kind as u8 == Kind::Syn as u8 {
+                    true => Reason::NewFromServer,
+                    false => Reason::ReplyWithoutConnection,
+                },
             };
-            if quote.destination != packet.header.source || quote.source != packet.header.destination {
-                return Err(Reason::ReplyWithoutConnection);
-            }
-            let (owner, _) = reply(tables, &to, now, decision, |_, _| Ok(()))?;
-            decision.passes(packet, 0);
-            return Ok(owner);
-        }
-        let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
-        let segment = &*place.keep(Segment::parse(frame, packet)?);
-        let to = Reply {
-            customer,
-            server: packet.header.source,
-            server_port: segment.source,
-            device: packet.header.destination,
-            device_port: segment.destination,
-            without_flow: match segment.kind as u8 == Kind::Syn as u8 {
-                true => Reason::NewFromServer,
-                false => Reason::ReplyWithoutConnection,
-            },
-        };
-        let (owner, tunnel) = reply(tables, &to, now, decision, |flow, confirmed| {
-            let half_open = flow.has(status::HALF_OPEN);
-            track::track(flow, segment, Direction::ToSite, settings, now)?;
-            *confirmed = u8::from(half_open && !flow.has(status::HALF_OPEN));
-            Ok(())
-        })?;
-        decision.passes(packet, segment.options.header_bytes);
-        decision.syn = syn(segment, packet, A::access(tunnel).mss);
-        Ok(owner)
-    })
+            let (owner, tunnel) = reply(tables, &to, now, decision, |flow, confirmed| {
+                let half_open = flow.has(status::HALF_OPEN);
+                track::track(flow, segment, Direction::ToSite, settings, now)?;
+                *confirmed = u8::from(half_open && !flow.has(status::HALF_OPEN));
+                Ok(())
+            })?;
+            decision.passes::<A>(packet.total_bytes(), segment.options.header_bytes.into());
+            decision.syn = syn(segment, packet, A::access(tunnel).mss);
+            Ok(owner)
+        },
+    )
 }
 
 /// A packet of a server that answers.
@@ -760,20 +851,20 @@ fn lives(flow: &Flow, tunnel: &Tunnel, now: Ticks) -> bool {
 
 /// Bytes of the largest packet that a frame is sent as: GRO may have merged several.
 #[inline(always)]
-fn largest_bytes<A: Kept, F: Frame + ?Sized>(frame: &F, packet: &Inner<A>) -> u32 {
+fn largest_bytes<A: Kept, F: Frame + ?Sized>(frame: &F, bytes: u32) -> u32 {
     const TCP_HEADER_BYTES: u32 = size_of::<crate::wire::TcpHeader>() as u32;
     match frame.segment_bytes() {
-        0 => packet.total_bytes(),
+        0 => bytes,
         segment => segment + A::HEADER_BYTES as u32 + TCP_HEADER_BYTES,
     }
 }
 
 impl Decision {
     #[inline(always)]
-    fn passes<A: Kept>(&mut self, packet: &Inner<A>, tcp_header_bytes: u8) {
-        self.v6 = A::HEADER_BYTES == <Ipv6 as crate::family::Family>::HEADER_BYTES;
-        self.header_bytes = A::HEADER_BYTES as u16 + u16::from(tcp_header_bytes);
-        self.bytes = packet.total_bytes();
+    fn passes<A: Kept>(&mut self, bytes: u32, tcp_header_bytes: u32) {
+        self.v6 = A::HEADER_BYTES == Ipv6::HEADER_BYTES;
+        self.header_bytes = A::HEADER_BYTES as u16 + tcp_header_bytes as u16;
+        self.bytes = bytes;
     }
 }
 

@@ -2,67 +2,79 @@
 //! a connection that both ends keep to. What [`crate::track`] would do with it is known beforehand, and is
 //! done here at a fraction of the cost. A test compares both.
 use crate::{
-    family::Family,
+    family::{Family, Tcp},
     layout::{Flow, Settings, Ticks},
-    packet::{Inner, Kind, TIMESTAMP_ALONE, flag},
+    packet::{Kind, TIMESTAMP_ALONE, flag},
     tcp::{Direction, State, UNACKNOWLEDGED_SLOT},
     track::{ACK_WINDOW, after, before, peer_flag, status},
-    wire::{Frame, TcpHeader, protocol},
+    wire::{Frame, NETWORK_OFFSET, TcpHeader},
 };
 
 /// A segment without SYN, FIN, RST, URG and without options but a timestamp.
 #[derive(Clone, Copy, Debug)]
 pub struct Next {
-    /// Source port.
-    pub source: u16,
-    /// Destination port.
-    pub destination: u16,
     /// Bytes of its header.
-    pub header_bytes: u8,
+    pub header_bytes: u32,
     sequence: u32,
     end: u32,
     acknowledgment: u32,
-    window: u16,
+    window: u32,
 }
 
 impl Next {
-    /// None for every other packet, also for a malformed one.
+    /// None for every other segment, also for a malformed one.
     #[inline(always)]
-    pub fn parse<A: Family, F: Frame + ?Sized>(frame: &F, inner: &Inner<A>) -> Option<Self> {
-        const WITHOUT_OPTIONS: u8 = 5 << 4;
-        const WITH_TIMESTAMP: u8 = 8 << 4;
-        const FLAGS: u8 = flag::FIN | flag::SYN | flag::RST | flag::ACK | flag::URG;
-        let ip = &inner.header;
-        let header: TcpHeader = match ip.protocol {
-            protocol::TCP => ip.payload(frame, 0).ok()?,
-            _ => return None,
-        };
-        if header.flags & FLAGS != flag::ACK {
-            return None;
-        }
-        let header_bytes = match header.data_offset & 0xf0 {
-            WITHOUT_OPTIONS => size_of::<TcpHeader>(),
+    pub fn of<A: Family, F: Frame + ?Sized>(frame: &F, tcp: &Tcp<A>) -> Option<Self> {
+        const TIMESTAMP_BYTES: u32 = 12;
+        /// Data offset, and the flags that matter: RFC 9293 section 3.1.
+        const MASK: u32 =
+            0xf000_0000 | (flag::FIN | flag::SYN | flag::RST | flag::ACK | flag::URG) as u32 * FLAGS;
+        const FLAGS: u32 = 1 << 16;
+        const WITHOUT_OPTIONS: u32 = 5 << 28 | flag::ACK as u32 * FLAGS;
+        const WITH_TIMESTAMP: u32 = 8 << 28 | flag::ACK as u32 * FLAGS;
+        let [_, sequence, acknowledgment, head, _] = tcp.words;
+        let header_bytes = match head & MASK {
+            WITHOUT_OPTIONS => TCP_HEADER_BYTES,
             WITH_TIMESTAMP => {
-                let options: [u8; 4] = ip.payload(frame, size_of::<TcpHeader>()).ok()?;
-                if options != TIMESTAMP_ALONE || ip.payload_bytes < 32 {
+                let at = NETWORK_OFFSET + A::HEADER_BYTES + size_of::<TcpHeader>();
+                let header_bytes = TCP_HEADER_BYTES + TIMESTAMP_BYTES;
+                if header_bytes > tcp.payload_bytes || frame.read::<[u8; 4]>(at)? != TIMESTAMP_ALONE {
                     return None;
                 }
-                32
+                header_bytes
             }
             _ => return None,
         };
-        let sequence = header.sequence.get();
-        Some(Self {
-            source: header.source.get(),
-            destination: header.destination.get(),
-            header_bytes: header_bytes as u8,
-            sequence,
-            end: sequence.wrapping_add(u32::from(ip.payload_bytes) - header_bytes as u32),
-            acknowledgment: header.acknowledgment.get(),
-            window: header.window.get(),
-        })
+        let end = sequence.wrapping_add(tcp.payload_bytes - header_bytes);
+        Some(Self { header_bytes, sequence, end, acknowledgment, window: head & 0xffff })
     }
 }
+
+impl<A> Tcp<A> {
+    /// Source port.
+    #[inline(always)]
+    pub const fn source_port(&self) -> u32 {
+        self.words[0] >> 16
+    }
+
+    /// Destination port.
+    #[inline(always)]
+    pub const fn destination_port(&self) -> u32 {
+        self.words[0] & 0xffff
+    }
+
+    /// True if [`crate::packet::Segment::parse`] says that it is a segment.
+    #[inline(always)]
+    pub fn is_segment(&self) -> bool {
+        let head = self.words[3];
+        let header_bytes = (head >> 28) * 4;
+        header_bytes >= TCP_HEADER_BYTES
+            && header_bytes <= self.payload_bytes
+            && Kind::of((head >> 16) as u8).is_some()
+    }
+}
+
+const TCP_HEADER_BYTES: u32 = size_of::<TcpHeader>() as u32;
 
 /// True if the segment is as expected, and then the flow is as [`crate::track::track`] leaves it. Else
 /// nothing has changed.
@@ -95,14 +107,14 @@ pub fn predict(flow: &mut Flow, next: &Next, direction: Direction, settings: &Se
     let again = flow.last_end == end
         && flow.last_ack == ack
         && flow.last_length == length
-        && flow.last_window == offered
+        && u32::from(flow.last_window) == offered
         && flow.last_direction() == direction as u8;
     if again {
         return false;
     }
 
     // What `learn` learns.
-    let window = u32::from(offered) << flow.scale(own);
+    let window = offered << flow.scale(own);
     let mut unacknowledged = [flow.flags[own], flow.flags[other]];
     if sender.max_window < window {
         flow.peers[own].max_window = window;
@@ -126,7 +138,7 @@ pub fn predict(flow: &mut Flow, next: &Next, direction: Direction, settings: &Se
     }
     (flow.flags[own], flow.flags[other]) = (unacknowledged[0], unacknowledged[1]);
     (flow.last_ack, flow.last_end) = (ack, end);
-    (flow.last_length, flow.last_window) = (length, offered);
+    (flow.last_length, flow.last_window) = (length, offered as u16);
 
     // What `accept` accepts: no retransmission.
     flow.state = State::Established as u8;

@@ -53,7 +53,7 @@ pub fn internet_xdp(ctx: XdpContext) -> u32 {
 /// Runs twice for ESP: on the outer packet, and on the decapsulated one, which has an XFRM state.
 #[classifier]
 pub fn internet_ingress(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
+    let skb = Skb::of(&ctx);
     let mut frame = skb.frame();
     let next = match skb.identity() {
         None => NextProgram::Outer,
@@ -175,10 +175,10 @@ pub fn internet_egress(ctx: TcContext) -> i32 {
 /// The last word before the servers: what `internet_ingress` approved, and the gateway's own.
 #[classifier]
 pub fn lan_egress(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
-    if skb.mark() & APPROVED_MARK != 0 {
+    if Skb::of(&ctx).mark() & APPROVED_MARK != 0 {
         return act::pass();
     }
+    let skb = Skb::new(&ctx);
     let frame = skb.frame();
     let verdict = match settings() {
         None => Verdict::Drop(Reason::NotConfigured),

@@ -162,6 +162,11 @@ impl Registry {
 }
 
 impl Assignment {
+    /// The ids of the customer and of its tunnels.
+    pub fn of(&self, customer: &CustomerName) -> Option<&CustomerIds> {
+        self.customers.get(customer)
+    }
+
     /// The customer's id.
     pub fn customer(&self, customer: &CustomerName) -> Option<CustomerId> {
         self.customers.get(customer).map(|customer| customer.id)

@@ -102,15 +102,16 @@ pub fn desired_of<'c>(
         connections: BTreeMap::new(),
     };
     for customer in customers {
-        let id =
-            ids.customer(&customer.name).with_context(|| format!("customer {} has no id", customer.name))?;
+        let own = ids.of(&customer.name).with_context(|| format!("customer {} has no id", customer.name))?;
+        let id = own.id;
         for address in customer.server.addresses() {
             desired.customers.insert(address, layout::Customer { id: id.get() });
         }
         let quota = customer.quota.resolve(&policy.gateway.limits);
         for site in &customer.sites {
-            let tunnel = ids
-                .tunnel(&customer.name, &site.name)
+            let tunnel = *own
+                .tunnels
+                .get(&site.name)
                 .with_context(|| format!("site {} of customer {} has no id", site.name, customer.name))?;
             let connection = connection(policy, customer, site, tunnel, credentials);
             let mtus = mtus(site, links);
@@ -119,8 +120,16 @@ pub fn desired_of<'c>(
                 DesiredTunnel {
                     connection: connection.name.clone(),
                     identity: site.identity.clone(),
-                    local: connection.children.iter().flat_map(|child| child.local_ts.clone()).collect(),
-                    remote: connection.children.iter().flat_map(|child| child.remote_ts.clone()).collect(),
+                    local: connection
+                        .children
+                        .iter()
+                        .flat_map(|child| child.local_ts.iter().copied())
+                        .collect(),
+                    remote: connection
+                        .children
+                        .iter()
+                        .flat_map(|child| child.remote_ts.iter().copied())
+                        .collect(),
                     mtus,
                     entry: entry(id, customer, site, quota, Encapsulation::WORST.mss(mtus)),
                 },

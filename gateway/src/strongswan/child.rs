@@ -1,6 +1,6 @@
 //! A tunnel as charon is told it: one CHILD_SA configuration of a connection.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -28,7 +28,7 @@ pub struct Child {
     /// What is reached on the peer's side, at least one.
     pub remote_ts: Vec<IpNet>,
     /// ESP proposals, preferred first.
-    pub esp_proposals: Vec<String>,
+    pub esp_proposals: Vec<Cow<'static, str>>,
     /// Fixed reqid (not 0), the same over rekeying and reconnecting; `None`: charon chooses.
     pub reqid: Option<u32>,
     /// XFRM mark: on all policies, set on packets that were decrypted, and demanded of packets to encrypt.
@@ -66,7 +66,7 @@ impl Child {
             name: name.into(),
             local_ts,
             remote_ts,
-            esp_proposals: ESP_PROPOSALS.map(str::to_owned).to_vec(),
+            esp_proposals: ESP_PROPOSALS.map(Cow::Borrowed).to_vec(),
             reqid: None,
             mark: None,
             start_action: Action::None,
@@ -136,7 +136,7 @@ pub(super) struct WireChild<'a> {
     policies: bool,
     local_ts: Vec<String>,
     remote_ts: Vec<String>,
-    esp_proposals: &'a [String],
+    esp_proposals: &'a [Cow<'static, str>],
     reqid: Option<u32>,
     mark_in: Option<String>,
     mark_in_sa: bool,

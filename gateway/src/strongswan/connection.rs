@@ -3,7 +3,7 @@
 //! Everything is sent explicitly where a different default would change what gets through. Names and
 //! identities are held to plain characters, since charon gives others a meaning (`%any`, `*`, `#…`).
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
@@ -34,7 +34,7 @@ pub struct Connection {
     /// The peer.
     pub remote: Remote,
     /// IKE proposals, preferred first.
-    pub proposals: Vec<String>,
+    pub proposals: Vec<Cow<'static, str>>,
     /// ESP in UDP even without NAT.
     pub encap: bool,
     /// What becomes of an older IKE_SA of the same peer.
@@ -110,7 +110,7 @@ impl Connection {
             remote_addrs: Vec::new(),
             local,
             remote,
-            proposals: IKE_PROPOSALS.map(str::to_owned).to_vec(),
+            proposals: IKE_PROPOSALS.map(Cow::Borrowed).to_vec(),
             encap: false,
             unique: Unique::default(),
             dpd_delay: Duration::from_secs(30),
@@ -222,10 +222,11 @@ fn check_identity(field: &'static str, identity: &str) -> Result<(), Error> {
     Ok(())
 }
 
-pub(super) fn check_proposals(field: &'static str, proposals: &[String]) -> Result<(), Error> {
+pub(super) fn check_proposals(field: &'static str, proposals: &[Cow<'_, str>]) -> Result<(), Error> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    let bad =
-        |proposal: &&String| proposal.is_empty() || proposal.len() > 256 || !proposal.bytes().all(plain);
+    let bad = |proposal: &&Cow<'_, str>| {
+        proposal.is_empty() || proposal.len() > 256 || !proposal.bytes().all(plain)
+    };
     if proposals.is_empty() || proposals.len() > 16 {
         return Err(Error::invalid(field, "", "1 to 16 proposals"));
     }
@@ -264,7 +265,7 @@ struct WireConnection<'a> {
     version: u8,
     local_addrs: Vec<String>,
     remote_addrs: Vec<String>,
-    proposals: &'a [String],
+    proposals: &'a [Cow<'static, str>],
     encap: bool,
     mobike: bool,
     fragmentation: &'static str,

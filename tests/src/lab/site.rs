@@ -233,12 +233,12 @@ pub fn connection(local: Local, authority: &str, wan: IpAddr, spec: &Spec) -> Re
         revocation: Revocation::Relaxed,
     };
     let mut child = Child::new(CONNECTION, spec.lans()?, spec.servers());
-    child.esp_proposals = vec![spec.suite.esp().to_owned()];
+    child.esp_proposals = vec![spec.suite.esp().into()];
     child.reqid = Some(ROUTER_REQID);
     let mut connection = Connection::new(CONNECTION, local, remote);
     connection.local_addrs = vec![wan];
     connection.remote_addrs = vec![gateway_address(spec)];
-    connection.proposals = vec![spec.suite.ike().to_owned()];
+    connection.proposals = vec![spec.suite.ike().into()];
     connection.children = vec![child];
     Ok(connection)
 }
