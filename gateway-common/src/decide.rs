@@ -1,12 +1,17 @@
 //! The decision about an inner packet: pure, so that the eBPF programs and the tests run this
 //! very code. parse → identify the tunnel → look up the flow → decide.
 //!
+//! In two steps, which are programs of their own in eBPF: what can be decided at once, which is nearly every
+//! packet, since it is the next one of its connection or never allowed; and all the rest, from the beginning.
+//!
 //! What is allowed is asked of every packet, not of a connection's first: a policy that changes, or a
 //! tunnel that goes, holds for the very next packet.
 use crate::{
+    family::{Family, Tcp},
     ids::TunnelId,
     layout::{Flow, FlowKey, Kept, Quota, Settings, Ticks, Tunnel, Usage},
     packet::{Inner, Kind, Mss, Quote, Segment, ethertype_of},
+    predict::{Next, predict},
     reason::Reason,
     tcp::{Direction, State},
     track::{self, Tracked, status},
@@ -58,6 +63,11 @@ pub trait FamilyTables<A> {
     fn customer(&self, server: A) -> Option<u32>;
     /// The flow of this key.
     fn flow(&self, key: &FlowKey<A>) -> Option<impl FlowCell>;
+    /// Where a packet's header is kept while it is judged, as [`Tables::flow_place`].
+    #[inline(always)]
+    fn inner_place(&self) -> Option<impl Place<Inner<A>>> {
+        Some(Local(None))
+    }
     /// Adds a flow, and sees to it that it is removed after its end.
     fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, now: Ticks) -> Result<(), NotInserted>;
 }
@@ -82,7 +92,7 @@ pub trait UsageCell {
 pub enum NotInserted {
     /// The table is full.
     Full = 0,
-    /// There is one of this key: another CPU has just opened it with a copy of this SYN.
+    /// There is one of this key: another CPU has just opened it.
     Exists = 1,
 }
 
@@ -154,8 +164,10 @@ where
     T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
 {
     match ethertype_of(frame) {
-        Some(ethertype::IPV6) => from_site_in::<Ipv6, F, T>(frame, tables, identity, now_ns),
-        _ => from_site_in::<Ipv4, F, T>(frame, tables, identity, now_ns),
+        Some(ethertype::IPV6) => from_site_at_once::<Ipv6, F, T>(frame, tables, identity, now_ns)
+            .unwrap_or_else(|| from_site_in::<Ipv6, F, T>(frame, tables, identity, now_ns)),
+        _ => from_site_at_once::<Ipv4, F, T>(frame, tables, identity, now_ns)
+            .unwrap_or_else(|| from_site_in::<Ipv4, F, T>(frame, tables, identity, now_ns)),
     }
 }
 
@@ -168,9 +180,87 @@ where
     T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
 {
     match ethertype_of(frame) {
-        Some(ethertype::IPV6) => from_server_in::<Ipv6, F, T>(frame, tables, now_ns),
-        _ => from_server_in::<Ipv4, F, T>(frame, tables, now_ns),
+        Some(ethertype::IPV6) => from_server_at_once::<Ipv6, F, T>(frame, tables, now_ns)
+            .unwrap_or_else(|| from_server_in::<Ipv6, F, T>(frame, tables, now_ns)),
+        _ => from_server_at_once::<Ipv4, F, T>(frame, tables, now_ns)
+            .unwrap_or_else(|| from_server_in::<Ipv4, F, T>(frame, tables, now_ns)),
     }
+}
+
+/// Rule one for one address family, if it can be decided at once; a packet of another family is dropped.
+#[inline(always)]
+pub fn from_site_at_once<A, F, T>(frame: &F, tables: &T, identity: Identity, now_ns: u64) -> Option<Decision>
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
+    let mut decision = Decision::undecided();
+    let tcp = at_once::<A, F>(frame)?;
+    let known = to_server(
+        frame,
+        tables,
+        identity,
+        &mut decision,
+        || Ok(&tcp),
+        |site, tcp: &Tcp<A>, decision| {
+            if tcp.destination_port() != u32::from(site.tunnel.port) {
+                return if tcp.is_segment() { Err(Reason::PortNotAllowed) } else { Ok(None) };
+            }
+            let Some(next) = Next::of(frame, tcp) else { return Ok(None) };
+            if !goes_on(tables, site, tcp, &next, Ticks::from_ns(now_ns)) {
+                return Ok(None);
+            }
+            decision.passes::<A>(tcp.bytes(), next.header_bytes);
+            Ok(Some(site.id))
+        },
+    );
+    decision.verdict = match known {
+        Ok(None) => return None,
+        Ok(Some(tunnel)) => Verdict::ToServer(tunnel),
+        Err(reason) => Verdict::Drop(reason),
+    };
+    Some(decision)
+}
+
+/// Rule two for one address family, if it can be decided at once; a packet of another family is dropped.
+#[inline(always)]
+pub fn from_server_at_once<A, F, T>(frame: &F, tables: &T, now_ns: u64) -> Option<Decision>
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
+    let mut decision = Decision::undecided();
+    let tcp = at_once::<A, F>(frame)?;
+    let known = of_server(
+        tables,
+        &mut decision,
+        || Ok(&tcp),
+        |from, tcp: &Tcp<A>, decision| {
+            let Some(next) = Next::of(frame, tcp) else { return Ok(None) };
+            let Some(tunnel) = answers(tables, from, tcp, &next, Ticks::from_ns(now_ns), decision)? else {
+                return Ok(None);
+            };
+            decision.passes::<A>(tcp.bytes(), next.header_bytes);
+            Ok(Some(tunnel))
+        },
+    );
+    decision.verdict = match known {
+        Ok(None) => return None,
+        Ok(Some(tunnel)) => Verdict::ToTunnel(tunnel),
+        Err(reason) => Verdict::Drop(reason),
+    };
+    Some(decision)
+}
+
+/// The packet of a frame if it is TCP of this family and nothing is wrong with it.
+#[inline(always)]
+fn at_once<A: Kept, F: Frame + ?Sized>(frame: &F) -> Option<Tcp<A>> {
+    if ethertype_of(frame) != Some(A::ETHERTYPE) {
+        return None;
+    }
+    A::tcp(frame)
 }
 
 /// Rule one for one address family; a packet of another one is dropped.
@@ -212,6 +302,118 @@ struct Site<'a> {
     tunnel: &'a Tunnel,
 }
 
+/// What both steps of rule one ask, of a packet of a site to its server; `then` says what follows.
+#[inline(always)]
+fn to_server<'p, A, F, T, P, R>(
+    frame: &F,
+    tables: &T,
+    identity: Identity,
+    decision: &mut Decision,
+    parse: impl FnOnce() -> Result<&'p P, Reason>,
+    then: impl FnOnce(&Site, &P, &mut Decision) -> Result<R, Reason>,
+) -> Result<R, Reason>
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+    P: Packet<A> + 'p,
+{
+    let settings = ready(tables)?;
+    let (id, tunnel) = identify(tables, identity)?;
+    decision.customer = tunnel.customer;
+    decision.tunnel = id.get();
+    if tunnel.up != 1 {
+        return Err(Reason::TunnelDown);
+    }
+    let packet = parse()?;
+    let access = A::access(tunnel);
+    if packet.hop_limit() <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    if !access.has(packet.source()) {
+        return Err(Reason::InnerSourceNotInSite);
+    }
+    if packet.destination() != access.server {
+        return Err(Reason::DestinationNotServer);
+    }
+    if packet.bytes() > settings.lan_mtu && largest_bytes::<A, F>(frame, packet.bytes()) > settings.lan_mtu {
+        return Err(Reason::TooBigForLan);
+    }
+    then(&Site { settings, id, tunnel }, packet, decision)
+}
+
+/// What rule one asks of a packet.
+trait Packet<A> {
+    fn source(&self) -> A;
+    fn destination(&self) -> A;
+    /// TTL or hop limit.
+    fn hop_limit(&self) -> u32;
+    /// From the IP header on.
+    fn bytes(&self) -> u32;
+}
+
+impl<A: Family> Packet<A> for Inner<A> {
+    #[inline(always)]
+    fn source(&self) -> A {
+        self.header.source
+    }
+
+    #[inline(always)]
+    fn destination(&self) -> A {
+        self.header.destination
+    }
+
+    #[inline(always)]
+    fn hop_limit(&self) -> u32 {
+        self.header.hop_limit.into()
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> u32 {
+        self.total_bytes()
+    }
+}
+
+impl<A: Family> Packet<A> for Tcp<A> {
+    #[inline(always)]
+    fn source(&self) -> A {
+        self.source
+    }
+
+    #[inline(always)]
+    fn destination(&self) -> A {
+        self.destination
+    }
+
+    #[inline(always)]
+    fn hop_limit(&self) -> u32 {
+        self.hop_limit
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> u32 {
+        self.payload_bytes + A::HEADER_BYTES as u32
+    }
+}
+
+/// True for the next segment of one of the site's connections, which is done with then.
+#[inline(always)]
+fn goes_on<A, T>(tables: &T, site: &Site, tcp: &Tcp<A>, next: &Next, now: Ticks) -> bool
+where
+    A: Kept,
+    T: Tables + FamilyTables<A>,
+{
+    let Site { settings, id, tunnel } = *site;
+    let key = key(tunnel.customer, tcp.source, tcp.source_port() as u16);
+    let Some(cell) = tables.flow(&key) else { return false };
+    cell.locked(|flow| {
+        flow.tunnel == id.get()
+            && flow.generation == tunnel.generation
+            && !flow.expires.has_come(now)
+            && predict(flow, next, Direction::ToServer, settings, now)
+    })
+}
+
 #[inline(always)]
 fn admit_from_site<A, F, T>(
     frame: &F,
@@ -225,73 +427,59 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    let settings = ready(tables)?;
-    let (id, tunnel) = identify(tables, identity)?;
-    decision.customer = tunnel.customer;
-    decision.tunnel = id.get();
-    if tunnel.up != 1 {
-        return Err(Reason::TunnelDown);
-    }
-    let site = &Site { settings, id, tunnel };
-    let packet = Inner::<A>::parse(frame)?;
-    let access = A::access(tunnel);
-    if packet.header.hop_limit <= 1 {
-        return Err(Reason::TtlExpired);
-    }
-    if !access.has(packet.header.source) {
-        return Err(Reason::InnerSourceNotInSite);
-    }
-    if packet.header.destination != access.server {
-        return Err(Reason::DestinationNotServer);
-    }
-    if largest_bytes(frame, &packet) > settings.lan_mtu {
-        return Err(Reason::TooBigForLan);
-    }
-    let now = Ticks::from_ns(now_ns);
-    if packet.header.protocol == A::ICMP {
-        path_mtu_to_server(frame, tables, site, &packet, now)?;
-        decision.passes(&packet, 0);
-        return Ok(id);
-    }
-    let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
-    let segment = &*place.keep(Segment::parse(frame, &packet)?);
-    if segment.destination != tunnel.port {
-        return Err(Reason::PortNotAllowed);
-    }
-    let key = key(tunnel.customer, packet.header.source, segment.source);
-    let met = match tables.flow(&key) {
-        None => Met::None,
-        Some(cell) => cell.locked(|flow| meet(flow, segment, site, now))?,
-    };
-    let met = met as u8;
-    if met == Met::Confirmed as u8 {
-        confirm(tables, tunnel.customer);
-    } else if met != Met::GoesOn as u8 {
-        open(tables, site, &key, segment, Opening { met, now_ns })?;
-        decision.opened = true;
-    }
-    decision.passes(&packet, segment.options.header_bytes);
-    decision.syn = syn(segment, &packet, access.mss);
-    Ok(id)
+    let mut place = tables.inner_place().ok_or(Reason::NotConfigured)?;
+    let place = &mut place;
+    let parse = || Inner::<A>::parse(frame);
+    to_server(
+        frame,
+        tables,
+        identity,
+        decision,
+        || Ok(place.keep(parse()?)),
+        |site, packet: &Inner<A>, decision| {
+            let Site { id, tunnel, .. } = *site;
+            let now = Ticks::from_ns(now_ns);
+            if packet.header.protocol == A::ICMP {
+                path_mtu_to_server::<A, F, T>(frame, tables, site, now)?;
+                decision.passes::<A>(packet.total_bytes(), 0);
+                return Ok(id);
+            }
+            let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
+            let segment = &*place.keep(Segment::parse(frame, packet)?);
+            if segment.destination != tunnel.port {
+                return Err(Reason::PortNotAllowed);
+            }
+            let key = key(tunnel.customer, packet.header.source, segment.source);
+            let met = match tables.flow(&key) {
+                None => Met::None,
+                Some(cell) => cell.locked(|flow| meet(flow, segment, site, now))?,
+            };
+            let met = met as u8;
+            if met == Met::Confirmed as u8 {
+                confirm(tables, tunnel.customer);
+            } else if met != Met::GoesOn as u8 {
+                open(tables, site, &key, segment, Opening { met, now_ns })?;
+                decision.opened = true;
+            }
+            decision.passes::<A>(packet.total_bytes(), segment.options.header_bytes.into());
+            decision.syn = syn(segment, packet, A::access(tunnel).mss);
+            Ok(id)
+        },
+    )
 }
 
 /// A message that a packet of the server's was too big, on its way back: only about a connection that
-/// there is. In eBPF a function of its own, so that it takes no room on the caller's stack.
+/// there is. In eBPF a function of its own, so that it takes no room on the caller's stack; for the same reason
+/// it parses the packet once more.
 #[inline(never)]
-fn path_mtu_to_server<A, F, T>(
-    frame: &F,
-    tables: &T,
-    site: &Site,
-    packet: &Inner<A>,
-    now: Ticks,
-) -> Result<(), Reason>
+fn path_mtu_to_server<A, F, T>(frame: &F, tables: &T, site: &Site, now: Ticks) -> Result<(), Reason>
 where
     A: Kept,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
     let Site { id, tunnel, .. } = *site;
-    let quote = Quote::parse(frame, packet)?;
+    let quote = Quote::parse(frame, &Inner::<A>::parse(frame)?)?;
     let asked = quote.source == A::access(tunnel).server && quote.source_port == tunnel.port;
     let key = key(tunnel.customer, quote.destination, quote.destination_port);
     let cell = tables.flow(&key).filter(|_| asked).ok_or(Reason::NoConnection)?;
@@ -324,13 +512,16 @@ where
     let Opening { met, now_ns } = opening;
     let now = Ticks::from_ns(now_ns);
     let mut place = tables.flow_place().ok_or(Reason::NotConfigured)?;
-    let flow = place.keep(track::open(segment, settings, now).ok_or(Reason::NoConnection)?);
+    let flow = place.keep(Flow::default());
+    if !track::open(flow, segment, settings, now) {
+        return Err(Reason::NoConnection);
+    }
     // A server's answer to an address of ours would end at the gateway itself.
     if settings.is_own(key.lan_address) {
         return Err(Reason::InnerSourceNotInSite);
     }
     if met == Met::Ending as u8 {
-        return Err(Reason::FlowEnding);
+        return Err(Reason::FlowChanging);
     }
     flow.tunnel = id.get();
     flow.generation = tunnel.generation;
@@ -347,7 +538,7 @@ where
         give_back(tables, tunnel.customer, charge);
         return match why {
             NotInserted::Full => Err(Reason::FlowTableFull),
-            NotInserted::Exists => Ok(()),
+            NotInserted::Exists => Err(Reason::FlowChanging),
         };
     }
     let replaced = tables.flow(key).is_some_and(|cell| {
@@ -364,7 +555,7 @@ where
     });
     if !replaced {
         give_back(tables, tunnel.customer, charge);
-        return Err(Reason::FlowEnding);
+        return Err(Reason::FlowChanging);
     }
     Ok(())
 }
@@ -415,6 +606,66 @@ fn meet(flow: &mut Flow, segment: &Segment, site: &Site, now: Ticks) -> Result<M
     Ok(if half_open && !flow.has(status::HALF_OPEN) { Met::Confirmed } else { Met::GoesOn })
 }
 
+/// Where a packet from the LAN comes from.
+struct Server<'a> {
+    settings: &'a Settings,
+    customer: u32,
+}
+
+/// What both steps of rule two ask, of a packet of a customer's server; `then` says what follows.
+#[inline(always)]
+fn of_server<'p, A, T, P, R>(
+    tables: &T,
+    decision: &mut Decision,
+    parse: impl FnOnce() -> Result<&'p P, Reason>,
+    then: impl FnOnce(&Server, &P, &mut Decision) -> Result<R, Reason>,
+) -> Result<R, Reason>
+where
+    A: Kept,
+    T: Tables + FamilyTables<A>,
+    P: Packet<A> + 'p,
+{
+    let settings = ready(tables)?;
+    let packet = parse()?;
+    let customer = tables.customer(packet.source()).ok_or(Reason::SourceNotServer)?;
+    decision.customer = customer;
+    if packet.hop_limit() <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    then(&Server { settings, customer }, packet, decision)
+}
+
+/// The tunnel of the connection that a segment is the next one of, which is done with then; None if it is
+/// something else.
+#[inline(always)]
+fn answers<A, T>(
+    tables: &T,
+    from: &Server,
+    tcp: &Tcp<A>,
+    next: &Next,
+    now: Ticks,
+    decision: &mut Decision,
+) -> Result<Option<TunnelId>, Reason>
+where
+    A: Kept,
+    T: Tables + FamilyTables<A>,
+{
+    let to = Reply {
+        customer: from.customer,
+        server: tcp.source,
+        server_port: tcp.source_port() as u16,
+        device: tcp.destination,
+        device_port: tcp.destination_port() as u16,
+        without_flow: Reason::ReplyWithoutConnection,
+    };
+    let mut goes_on = false;
+    let (owner, _) = reply(tables, &to, now, decision, |flow, _| {
+        goes_on = predict(flow, next, Direction::ToSite, from.settings, now);
+        Ok(())
+    })?;
+    Ok(goes_on.then_some(owner))
+}
+
 #[inline(always)]
 fn admit_from_server<A, F, T>(
     frame: &F,
@@ -427,53 +678,57 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    let settings = ready(tables)?;
-    let packet = Inner::<A>::parse(frame)?;
-    let customer = tables.customer(packet.header.source).ok_or(Reason::SourceNotServer)?;
-    decision.customer = customer;
-    if packet.header.hop_limit <= 1 {
-        return Err(Reason::TtlExpired);
-    }
-    let now = Ticks::from_ns(now_ns);
-    if packet.header.protocol == A::ICMP {
-        let quote = Quote::parse(frame, &packet)?;
-        let to = Reply {
-            customer,
-            server: packet.header.source,
-            server_port: quote.destination_port,
-            device: quote.source,
-            device_port: quote.source_port,
-            without_flow: Reason::ReplyWithoutConnection,
-        };
-        if quote.destination != packet.header.source || quote.source != packet.header.destination {
-            return Err(Reason::ReplyWithoutConnection);
-        }
-        let (owner, _) = reply(tables, &to, now, decision, |_, _| Ok(()))?;
-        decision.passes(&packet, 0);
-        return Ok(owner);
-    }
-    let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
-    let segment = &*place.keep(Segment::parse(frame, &packet)?);
-    let to = Reply {
-        customer,
-        server: packet.header.source,
-        server_port: segment.source,
-        device: packet.header.destination,
-        device_port: segment.destination,
-        without_flow: match segment.kind as u8 == Kind::Syn as u8 {
-            true => Reason::NewFromServer,
-            false => Reason::ReplyWithoutConnection,
+    let mut place = tables.inner_place().ok_or(Reason::NotConfigured)?;
+    let place = &mut place;
+    let parse = || Inner::<A>::parse(frame);
+    of_server(
+        tables,
+        decision,
+        || Ok(place.keep(parse()?)),
+        |from, packet: &Inner<A>, decision| {
+            let Server { settings, customer } = *from;
+            let now = Ticks::from_ns(now_ns);
+            if packet.header.protocol == A::ICMP {
+                let quote = Quote::parse(frame, packet)?;
+                let to = Reply {
+                    customer,
+                    server: packet.header.source,
+                    server_port: quote.destination_port,
+                    device: quote.source,
+                    device_port: quote.source_port,
+                    without_flow: Reason::ReplyWithoutConnection,
+                };
+                if quote.destination != packet.header.source || quote.source != packet.header.destination {
+                    return Err(Reason::ReplyWithoutConnection);
+                }
+                let (owner, _) = reply(tables, &to, now, decision, |_, _| Ok(()))?;
+                decision.passes::<A>(packet.total_bytes(), 0);
+                return Ok(owner);
+            }
+            let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
+            let segment = &*place.keep(Segment::parse(frame, packet)?);
+            let to = Reply {
+                customer,
+                server: packet.header.source,
+                server_port: segment.source,
+                device: packet.header.destination,
+                device_port: segment.destination,
+                without_flow: match segment.kind as u8 == Kind::Syn as u8 {
+                    true => Reason::NewFromServer,
+                    false => Reason::ReplyWithoutConnection,
+                },
+            };
+            let (owner, tunnel) = reply(tables, &to, now, decision, |flow, confirmed| {
+                let half_open = flow.has(status::HALF_OPEN);
+                track::track(flow, segment, Direction::ToSite, settings, now)?;
+                *confirmed = u8::from(half_open && !flow.has(status::HALF_OPEN));
+                Ok(())
+            })?;
+            decision.passes::<A>(packet.total_bytes(), segment.options.header_bytes.into());
+            decision.syn = syn(segment, packet, A::access(tunnel).mss);
+            Ok(owner)
         },
-    };
-    let (owner, tunnel) = reply(tables, &to, now, decision, |flow, confirmed| {
-        let half_open = flow.has(status::HALF_OPEN);
-        track::track(flow, segment, Direction::ToSite, settings, now)?;
-        *confirmed = u8::from(half_open && !flow.has(status::HALF_OPEN));
-        Ok(())
-    })?;
-    decision.passes(&packet, segment.options.header_bytes);
-    decision.syn = syn(segment, &packet, A::access(tunnel).mss);
-    Ok(owner)
+    )
 }
 
 /// A packet of a server that answers.
@@ -542,8 +797,7 @@ struct Charge {
     half_open: u32,
 }
 
-/// A function of its own in eBPF, as [`open`].
-#[inline(never)]
+#[inline(always)]
 fn take<T: Tables>(tables: &T, tunnel: &Tunnel, charge: Charge, now_ns: u64) -> Result<(), Reason> {
     let Quota { flows, half_open, new_flow_interval_ns, new_flow_burst } = tunnel.quota;
     let cell = tables.usage(tunnel.customer).ok_or(Reason::FlowQuotaExceeded)?;
@@ -597,20 +851,20 @@ fn lives(flow: &Flow, tunnel: &Tunnel, now: Ticks) -> bool {
 
 /// Bytes of the largest packet that a frame is sent as: GRO may have merged several.
 #[inline(always)]
-fn largest_bytes<A: Kept, F: Frame + ?Sized>(frame: &F, packet: &Inner<A>) -> u32 {
+fn largest_bytes<A: Kept, F: Frame + ?Sized>(frame: &F, bytes: u32) -> u32 {
     const TCP_HEADER_BYTES: u32 = size_of::<crate::wire::TcpHeader>() as u32;
     match frame.segment_bytes() {
-        0 => packet.total_bytes(),
+        0 => bytes,
         segment => segment + A::HEADER_BYTES as u32 + TCP_HEADER_BYTES,
     }
 }
 
 impl Decision {
     #[inline(always)]
-    fn passes<A: Kept>(&mut self, packet: &Inner<A>, tcp_header_bytes: u8) {
-        self.v6 = A::HEADER_BYTES == <Ipv6 as crate::family::Family>::HEADER_BYTES;
-        self.header_bytes = A::HEADER_BYTES as u16 + u16::from(tcp_header_bytes);
-        self.bytes = packet.total_bytes();
+    fn passes<A: Kept>(&mut self, bytes: u32, tcp_header_bytes: u32) {
+        self.v6 = A::HEADER_BYTES == Ipv6::HEADER_BYTES;
+        self.header_bytes = A::HEADER_BYTES as u16 + tcp_header_bytes as u16;
+        self.bytes = bytes;
     }
 }
 
@@ -633,6 +887,10 @@ fn identify<T: Tables>(tables: &T, identity: Identity) -> Result<(TunnelId, &Tun
     if identity.mark != id.get() {
         return Err(Reason::MarkContradictsTunnel);
     }
+    // The same table's, nearer at hand.
+    if identity.spi == tunnel.inbound_spis[0] || identity.spi == tunnel.inbound_spis[1] {
+        return Ok((id, tunnel));
+    }
     match tables.inbound_spi(identity.spi) {
         Some(owner) if owner != id.get() => Err(Reason::SpiContradictsTunnel),
         _ => Ok((id, tunnel)),
@@ -643,5 +901,5 @@ fn identify<T: Tables>(tables: &T, identity: Identity) -> Result<(TunnelId, &Tun
 fn syn<A: Kept>(segment: &Segment, packet: &Inner<A>, most: u16) -> Option<Syn> {
     let offered = segment.options.mss()?;
     let too_much = segment.kind as u8 <= Kind::SynAck as u8 && offered.bytes > most;
-    too_much.then_some(Syn { mss: most, offered, transport: packet.header.transport as u8 })
+    too_much.then_some(Syn { mss: most, offered, transport: packet.header.transport })
 }

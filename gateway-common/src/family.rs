@@ -1,7 +1,10 @@
 //! What differs between IPv4 and IPv6, so that everything else is written once.
 use core::fmt;
 
-use crate::wire::{Frame, Ipv4, Ipv4Header, Ipv6, Ipv6Header, NETWORK_OFFSET, Wire, ethertype, protocol};
+use crate::wire::{
+    Frame, Ipv4, Ipv4Header, Ipv4TcpWords, Ipv6, Ipv6Header, Ipv6TcpWords, NETWORK_OFFSET, Wire, ethertype,
+    protocol,
+};
 
 /// An address family, by its address.
 pub trait Family: Wire + Eq + Default + fmt::Debug + 'static {
@@ -16,6 +19,9 @@ pub trait Family: Wire + Eq + Default + fmt::Debug + 'static {
 
     /// The header of a frame's packet, if that is as long as it says.
     fn header<F: Frame + ?Sized>(frame: &F) -> Result<Header<Self>, Fault>;
+    /// The TCP packet in a frame of this family, if it is whole and its header right, and all of it can be read
+    /// directly. None says nothing: [`Family::header`] does.
+    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<Tcp<Self>>;
     /// What a header at this offset says of its packet, which may be cut short; None if it is not one
     /// without options.
     fn quoted<F: Frame + ?Sized>(frame: &F, at: usize) -> Option<Quoted<Self>>;
@@ -58,9 +64,24 @@ pub struct Header<A> {
     /// Whether the packet is whole.
     pub fragment: Fragment,
     /// Where the transport header begins, in bytes from the frame's start.
-    pub transport: usize,
+    pub transport: u8,
     /// Bytes from there to the packet's end.
     pub payload_bytes: u16,
+}
+
+/// A whole TCP packet without options or extension headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Tcp<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// TTL or hop limit.
+    pub hop_limit: u32,
+    /// Bytes of the TCP header and what it carries.
+    pub payload_bytes: u32,
+    /// The TCP header, words in host byte order.
+    pub words: [u32; 5],
 }
 
 /// What a header says of a packet that is not there.
@@ -103,7 +124,7 @@ impl<A: Family> Header<A> {
         if (self.payload_bytes as usize) < offset + size_of::<T>() {
             return Err(Fault::Malformed);
         }
-        frame.read(self.transport + offset).ok_or(Fault::Malformed)
+        frame.read(self.transport as usize + offset).ok_or(Fault::Malformed)
     }
 
     /// True for the first or a later fragment.
@@ -144,8 +165,32 @@ impl Family for Ipv4 {
             hop_limit: header.ttl,
             protocol: header.protocol,
             fragment: fragment(header.fragment.get() & 0x1fff != 0, header.fragment.get() & 0x2000 != 0),
-            transport: NETWORK_OFFSET + Self::HEADER_BYTES,
+            transport: (NETWORK_OFFSET + Self::HEADER_BYTES) as u8,
             payload_bytes: total - Self::HEADER_BYTES as u16,
+        })
+    }
+
+    #[inline(always)]
+    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<Tcp<Self>> {
+        const HEADERS: u32 = size_of::<Ipv4TcpWords>() as u32;
+        let read: Ipv4TcpWords = frame.read(NETWORK_OFFSET)?;
+        let [first, fragment, third, ..] = read.ip.map(u32::from_be);
+        let total = first & 0xffff;
+        let plain =
+            first >> 24 == 0x45 && fragment & 0x3fff == 0 && third >> 16 & 0xff == protocol::TCP as u32;
+        if !plain
+            || total < HEADERS
+            || NETWORK_OFFSET + total as usize > frame.length()
+            || read.sum() != 0xffff
+        {
+            return None;
+        }
+        Some(Tcp {
+            source: Ipv4::from_word(read.ip[3]),
+            destination: Ipv4::from_word(read.ip[4]),
+            hop_limit: third >> 24,
+            payload_bytes: total - Self::HEADER_BYTES as u32,
+            words: read.tcp.map(u32::from_be),
         })
     }
 
@@ -222,7 +267,7 @@ impl Family for Ipv6 {
             hop_limit: fixed.hop_limit,
             protocol: fixed.next_header,
             fragment: Fragment::No,
-            transport: NETWORK_OFFSET + Self::HEADER_BYTES,
+            transport: (NETWORK_OFFSET + Self::HEADER_BYTES) as u8,
             payload_bytes: payload,
         };
         if is_extension(fixed.next_header) {
@@ -244,9 +289,30 @@ impl Family for Ipv6 {
             protocol,
             // Also an atomic fragment (RFC 6946), which is whole: it begins with the transport header.
             fragment: fragment(offset & 0xfff8 != 0, true),
-            transport: header.transport + FRAGMENT_HEADER_BYTES as usize,
+            transport: header.transport + FRAGMENT_HEADER_BYTES as u8,
             payload_bytes: payload - FRAGMENT_HEADER_BYTES,
             ..header
+        })
+    }
+
+    #[inline(always)]
+    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<Tcp<Self>> {
+        const TCP: u32 = size_of::<crate::wire::TcpHeader>() as u32;
+        let read: Ipv6TcpWords = frame.read(NETWORK_OFFSET)?;
+        let (first, second) = (u32::from_be(read.ip[0]), u32::from_be(read.ip[1]));
+        let payload = second >> 16;
+        let end = NETWORK_OFFSET + Self::HEADER_BYTES + payload as usize;
+        let plain = first >> 28 == 6 && second >> 8 & 0xff == protocol::TCP as u32;
+        if !plain || payload < TCP || end > frame.length() {
+            return None;
+        }
+        let [_, _, a, b, c, d, e, f, g, h] = read.ip;
+        Some(Tcp {
+            source: Ipv6::from_words([a, b, c, d]),
+            destination: Ipv6::from_words([e, f, g, h]),
+            hop_limit: second & 0xff,
+            payload_bytes: payload,
+            words: read.tcp.map(u32::from_be),
         })
     }
 

@@ -18,7 +18,7 @@
 //! | EXPIRY | 0 | [`crate::wheel::Expiry`] | ingress programs, expiry | gatewayctl |
 //! | PROGRAMS | [`NextProgram`] | program | gatewayd | ingress programs |
 //! | USAGE | customer id | [`Usage`] | ingress programs, expiry | ingress programs, gatewayctl |
-//! | COUNTERS | customer id, 0 for none | [`Counters`] | all programs | gatewayctl |
+//! | COUNTERS | customer id, 0 for none | [`Counters`] | all programs | all programs, gatewayctl |
 //! | EVENTS | | [`DropEvent`] | all programs | gatewayd |
 use crate::{
     family::Family,
@@ -181,6 +181,9 @@ pub struct Tunnel {
     pub up: u8,
     #[doc(hidden)]
     pub _reserved: [u8; 3],
+    /// Of INBOUND_SPIS, so that nearly every packet needs no look there: SPIs of its SAs, two of them, as
+    /// there are during a rekeying; 0 for none.
+    pub inbound_spis: [u32; 2],
     /// In IPv4.
     pub v4: Access<Ipv4>,
     /// What the customer may take; the same in each of its tunnels.
@@ -433,6 +436,18 @@ pub struct Flow {
     pub last: u8,
 }
 
+/// Where a server is on the LAN, as the kernel's neighbour table had it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct NextHop {
+    /// When it must be asked again.
+    pub until: Ticks,
+    /// The server's MAC address.
+    pub destination: [u8; 6],
+    /// The LAN interface's.
+    pub source: [u8; 6],
+}
+
 /// What was counted for one customer on one CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -441,6 +456,9 @@ pub struct Counters {
     pub passed: [u64; 2],
     /// Bytes of them, from the IP header on.
     pub passed_bytes: [u64; 2],
+    /// The customer's server, in IPv4 and in IPv6. It is no counter, and stands in their first cache line as
+    /// that is touched anyway.
+    pub next_hops: [NextHop; 2],
     /// ESP packets of an SPI that is not in INBOUND_SPIS (yet); the kernel decides on those.
     pub unknown_spi: u64,
     /// Flows opened.
@@ -522,21 +540,30 @@ impl Hook {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum NextProgram {
+    /// Of `internet_ingress`, for IPv4 out of a tunnel.
+    SiteV4 = 0,
     /// Of `internet_ingress`, for IPv6 out of a tunnel.
-    InternetIngressV6 = 0,
+    SiteV6 = 1,
+    /// Of `lan_ingress`, for IPv4.
+    ServerV4 = 2,
     /// Of `lan_ingress`, for IPv6.
-    LanIngressV6 = 1,
+    ServerV6 = 3,
+    /// Of `internet_ingress`, for what came out of no tunnel.
+    Outer = 4,
 }
 
 impl NextProgram {
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 2] = [Self::InternetIngressV6, Self::LanIngressV6];
+    pub const ALL: [Self; 5] = [Self::SiteV4, Self::SiteV6, Self::ServerV4, Self::ServerV6, Self::Outer];
 
     /// The program's name.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::InternetIngressV6 => "internet_ingress_v6",
-            Self::LanIngressV6 => "lan_ingress_v6",
+            Self::SiteV4 => "site_v4",
+            Self::SiteV6 => "site_v6",
+            Self::ServerV4 => "server_v4",
+            Self::ServerV6 => "server_v6",
+            Self::Outer => "outer",
         }
     }
 }
@@ -547,10 +574,11 @@ pub const APPROVED_MARK: u32 = 1 << 31;
 
 const _: () = assert!(size_of::<Addresses>() == 168);
 const _: () = assert!(size_of::<Settings>() == 32 + 2 * 168 + 16 * 36 + 64);
-const _: () = assert!(size_of::<Tunnel>() == 12 + 40 + 16 + 148);
+const _: () = assert!(size_of::<Tunnel>() == 12 + 8 + 40 + 16 + 148);
 const _: () = assert!(size_of::<FlowKey<Ipv4>>() == 12 && size_of::<FlowKey<Ipv6>>() == 24);
 const _: () = assert!(size_of::<Flow>() == 64 && size_of::<Usage>() == 24);
-const _: () = assert!(size_of::<OutboundSpi>() == 20 && size_of::<DropEvent>() == 64);
+const _: () =
+    assert!(size_of::<OutboundSpi>() == 20 && size_of::<NextHop>() == 16 && size_of::<DropEvent>() == 64);
 
 #[cfg(feature = "user")]
 mod pod {

@@ -2,7 +2,7 @@
 //! layouts and the packet decision itself. No IO, no allocation, no clock: time is an argument.
 //!
 //! The packet's way through the modules: [`wire`] → [`family`] → [`packet`] → [`decide`] (with
-//! [`track`]) → [`verdict`], and of outer packets [`outer`] → [`budget`]. What it looks up on its way
+//! [`predict`] and [`track`]) → [`verdict`], and of outer packets [`outer`] → [`budget`]. What it looks up on its way
 //! is in [`layout`].
 #![no_std]
 
@@ -14,6 +14,7 @@ pub mod layout;
 pub mod limits;
 pub mod outer;
 pub mod packet;
+pub mod predict;
 pub mod reason;
 pub mod slot;
 pub mod tcp;

@@ -144,7 +144,7 @@ pub fn quoted_esp<F: Frame + ?Sized>(frame: &F) -> Option<OutboundSpi> {
 fn quoted_esp_in<A: Kept, F: Frame + ?Sized>(frame: &F) -> Option<OutboundSpi> {
     const QUOTE_OFFSET: usize = 8;
     let header = A::header(frame).ok()?;
-    let quoted = A::quoted(frame, header.transport + QUOTE_OFFSET)?;
+    let quoted = A::quoted(frame, header.transport as usize + QUOTE_OFFSET)?;
     let spi: Be32 = header.payload(frame, QUOTE_OFFSET + A::HEADER_BYTES).ok()?;
     let peer = quoted.destination.mapped();
     (quoted.protocol == protocol::ESP).then_some(OutboundSpi { peer, spi: spi.get() })

@@ -65,7 +65,8 @@ impl<A: Family> Quote<A> {
             return Err(Reason::ProtocolNotAllowed);
         }
         // The quote may be cut short, so its header's length is not compared with anything.
-        let quoted = A::quoted(frame, inner.header.transport + QUOTE_OFFSET).ok_or(Reason::InnerMalformed)?;
+        let quoted =
+            A::quoted(frame, inner.header.transport as usize + QUOTE_OFFSET).ok_or(Reason::InnerMalformed)?;
         let ports_at = QUOTE_OFFSET + A::HEADER_BYTES;
         let ports: [u8; 4] = inner.header.payload(frame, ports_at).map_err(|_| Reason::InnerMalformed)?;
         if quoted.protocol != protocol::TCP {
@@ -189,7 +190,7 @@ impl Segment {
             end: sequence.wrapping_add(data).wrapping_add(counted),
             acknowledgment,
             window: header.window.get(),
-            options: Options::parse(frame, ip.transport, header_bytes, acknowledgment)
+            options: Options::parse(frame, ip.transport as usize, header_bytes, acknowledgment)
                 .ok_or(Reason::TcpMalformed)?,
         })
     }
@@ -201,6 +202,9 @@ pub fn ethertype_of<F: Frame + ?Sized>(frame: &F) -> Option<u16> {
     frame.read::<Be16>(12).map(Be16::get)
 }
 
+/// How the options of nearly every segment of most connections begin: two of padding, and a timestamp,
+/// which takes the rest of 12 bytes (RFC 7323 appendix A).
+pub const TIMESTAMP_ALONE: [u8; 4] = [1, 1, 8, 10];
 /// Bytes that TCP options can take: 60 of header less 20 of it.
 pub const MOST_OPTIONS_BYTES: usize = 40;
 /// Room for them: the next power of two.
@@ -272,9 +276,7 @@ impl Options {
         if length == 0 {
             return Some(none);
         }
-        // Nearly every segment of most connections: a timestamp alone (RFC 7323 appendix A).
-        let timestamp = [1, 1, 8, 10];
-        if length == 12 && frame.read::<[u8; 4]>(options)? == timestamp {
+        if length == 12 && frame.read::<[u8; 4]>(options)? == TIMESTAMP_ALONE {
             return Some(Self { present: true, ..none });
         }
         let mut read = none;

@@ -109,8 +109,9 @@ reasons! {
     37 RstOutOfSequence
     /// The inner IPv4 header's checksum is wrong.
     38 InnerChecksumWrong
-    /// The connection's entry was being removed at that moment; the sender's next SYN opens another one.
-    39 FlowEnding
+    /// The connection's entry was being added or removed at that moment; the sender's next SYN finds it or
+    /// opens another one.
+    39 FlowChanging
     /// The packet is larger than the LAN's MTU.
     40 TooBigForLan
     /// The customer has as many flows as its quota allows.

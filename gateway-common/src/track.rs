@@ -68,29 +68,24 @@ const IGNORED_SCALE_SHIFT: u8 = 2;
 /// `nf_conntrack_tcp_max_retrans`.
 const MAX_RETRANSMISSIONS: u8 = 3;
 /// `MAXACKWINCONST`.
-const ACK_WINDOW: u32 = 66_000;
+pub(crate) const ACK_WINDOW: u32 = 66_000;
 /// `nf_tcp_handle_invalid`: a connection that ends sooner than this is left to end.
 const SOON: Ticks = Ticks::from_seconds(120);
 
 /// A connection that this segment from the site opens; `tcp_new`. `adopt`: also one in mid-stream
-/// (`nf_conntrack_tcp_loose`).
+/// (`nf_conntrack_tcp_loose`). Written to `flow`, which is all zero; false if it opens none.
 #[inline(always)]
-pub fn open(segment: &Segment, settings: &Settings, now: Ticks) -> Option<Flow> {
+#[must_use]
+pub fn open(flow: &mut Flow, segment: &Segment, settings: &Settings, now: Ticks) -> bool {
     let window = at_least_1(u32::from(segment.window));
-    let mut flow = Flow {
-        peers: [
-            Peer { end: segment.end, max_end: segment.end, max_window: window, max_ack: 0 },
-            Peer::default(),
-        ],
-        state: State::SynSent as u8,
-        last: segment.kind as u8 | status::HALF_OPEN,
-        ..Flow::default()
-    };
+    flow.peers[0] = Peer { end: segment.end, max_end: segment.end, max_window: window, max_ack: 0 };
+    flow.state = State::SynSent as u8;
+    flow.last = segment.kind as u8 | status::HALF_OPEN;
     let timeout = match segment.kind as u8 {
         SYN => {
             // What tcp_in_window makes of it: the server may send as much as the SYN offers.
             flow.peers[1].max_end = window;
-            take_options(&mut flow, Direction::ToServer, &segment.options);
+            take_options(flow, Direction::ToServer, &segment.options);
             timeout(settings, State::SynSent as u8)
         }
         ACK if settings.adopt_midstream == 1 => {
@@ -103,15 +98,15 @@ pub fn open(segment: &Segment, settings: &Settings, now: Ticks) -> Option<Flow> 
             let ack_window = if window > ACK_WINDOW { window } else { ACK_WINDOW };
             if before(sack, 1) && after(sack, 0u32.wrapping_sub(ack_window).wrapping_sub(1)) {
                 let window = u32::from(segment.window);
-                learn(&mut flow, segment, Direction::ToServer, Seen { end: segment.end, ack, sack, window });
+                learn(flow, segment, Direction::ToServer, Seen { end: segment.end, ack, sack, window });
             }
             // Not established for certain: no long silence before the server has answered.
             timeout(settings, State::Established as u8).min(timeout(settings, UNACKNOWLEDGED_SLOT))
         }
-        _ => return None,
+        _ => return false,
     };
     flow.expires = now.plus(timeout);
-    Some(flow)
+    true
 }
 
 const SYN: u8 = Kind::Syn as u8;
@@ -757,11 +752,11 @@ fn at_least_1(window: u32) -> u32 {
 
 /// `a` comes before `b` in sequence space (RFC 9293 section 3.4).
 #[inline(always)]
-fn before(a: u32, b: u32) -> bool {
+pub(crate) fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
 #[inline(always)]
-fn after(a: u32, b: u32) -> bool {
+pub(crate) fn after(a: u32, b: u32) -> bool {
     before(b, a)
 }

@@ -135,6 +135,12 @@ impl Ipv4 {
         u32::from_be_bytes(self.octets)
     }
 
+    /// From a word as it lies in memory.
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        Self { octets: word.to_ne_bytes() }
+    }
+
     /// From a number, most significant octet first.
     #[inline(always)]
     pub const fn from_bits(bits: u32) -> Self {
@@ -343,6 +349,44 @@ const _: () = assert!(size_of::<Ipv4Header>() == 20 && size_of::<TcpHeader>() ==
 const _: () = assert!(size_of::<UdpHeader>() == 8 && size_of::<Ipv4>() == 4);
 const _: () = assert!(size_of::<Ipv6Header>() == 40 && size_of::<Ipv6>() == 16);
 const _: () = assert!(ethertype::IPV4 == 0x0800 && ethertype::ARP == 0x0806);
+
+/// An IPv4 header without options and the TCP header behind it, as they lie in memory: read by one look at
+/// where the packet ends.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Ipv4TcpWords {
+    /// IPv4.
+    pub ip: [u32; 5],
+    /// TCP.
+    pub tcp: [u32; 5],
+}
+
+/// The same of an IPv6 header.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Ipv6TcpWords {
+    /// IPv6.
+    pub ip: [u32; 10],
+    /// TCP.
+    pub tcp: [u32; 5],
+}
+
+// SAFETY: integers only.
+unsafe impl Wire for Ipv4TcpWords {}
+// SAFETY: as above.
+unsafe impl Wire for Ipv6TcpWords {}
+
+impl Ipv4TcpWords {
+    /// As [`Ipv4Header::sum`].
+    #[inline(always)]
+    pub const fn sum(&self) -> u32 {
+        let [a, b, c, d, e] = self.ip;
+        let sum = a as u64 + b as u64 + c as u64 + d as u64 + e as u64;
+        let sum = (sum & 0xffff_ffff) + (sum >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        ((sum & 0xffff) + (sum >> 16)) as u32
+    }
+}
 
 impl Ipv4Header {
     /// One's complement sum of a header without options, checksum included: 0xffff if that is right

@@ -87,6 +87,12 @@ pub struct Skb<'a> {
 }
 
 impl<'a> Skb<'a> {
+    /// As it is: what is not in the linear part cannot be read.
+    #[inline(always)]
+    pub fn of(ctx: &'a TcContext) -> Self {
+        Self { ctx }
+    }
+
     /// Pulls the headers into the linear part if they are not there.
     #[inline(always)]
     pub fn new(ctx: &'a TcContext) -> Self {

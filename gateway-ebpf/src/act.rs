@@ -1,24 +1,25 @@
 //! What a verdict does to a packet. Kernel action codes appear here only.
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC as TCX_NEXT, bpf_redir_neigh, xdp_action},
-    helpers::{bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_store_bytes},
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC as TCX_NEXT, xdp_action},
+    helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes},
     programs::XdpContext,
 };
 use gateway_common::{
     decide::{Decision, Syn},
-    family::Family,
-    layout::{APPROVED_MARK, Hook},
+    layout::{APPROVED_MARK, Hook, Ticks},
     outer::Outer,
     reason::Reason,
     tcp::Direction,
     verdict::Verdict,
-    wire::{Frame, Ipv4, Ipv4Header, Ipv6, Ipv6Header, NETWORK_OFFSET, TcpHeader},
+    wire::TcpHeader,
 };
 
 use crate::{
     NOBODY,
     access::{Direct, Skb},
     count::{self, Attribution},
+    maps::FORWARD,
+    neighbour::{self, Routed},
     tables::{customer_of, settings},
 };
 
@@ -55,7 +56,10 @@ pub fn xdp(_ctx: &XdpContext, frame: &Direct, verdict: Verdict) -> u32 {
             xdp_action::XDP_DROP
         }
         // Nothing else comes out of the outer filter.
-        Verdict::ToServer(_) | Verdict::ToTunnel(_) | Verdict::Local => xdp_action::XDP_DROP,
+        Verdict::ToServer(_) | Verdict::ToTunnel(_) | Verdict::Local => {
+            count::drop(frame, Hook::InternetXdp, NOBODY, Reason::NotConfigured);
+            xdp_action::XDP_DROP
+        }
     }
 }
 
@@ -76,13 +80,14 @@ pub fn outer(skb: &Skb, frame: &Direct, hook: Hook, verdict: Verdict) -> i32 {
             count::drop(frame, hook, whose, reason);
             TC_ACT_SHOT
         }
-        Verdict::ToServer(_) | Verdict::ToTunnel(_) => TC_ACT_SHOT,
+        // Nothing else comes out of the outer filters.
+        Verdict::ToServer(_) | Verdict::ToTunnel(_) => dropped(frame, hook, Reason::NotConfigured),
     }
 }
 
-/// A site's packet: past the stack to its server's neighbour entry on the LAN.
+/// A site's packet: past the stack to its server on the LAN.
 #[inline(always)]
-pub fn to_server(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
+pub fn to_server<A: Routed>(skb: &Skb, frame: &mut Direct, decision: Decision, now_ns: u64) -> i32 {
     let whose = Attribution { customer: decision.customer, tunnel: decision.tunnel };
     let tunnel = match decision.verdict {
         Verdict::ToServer(tunnel) => tunnel,
@@ -99,42 +104,44 @@ pub fn to_server(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
             }
             return TC_ACT_SHOT;
         }
-        Verdict::Outer(_) | Verdict::ToTunnel(_) | Verdict::Local => return TC_ACT_SHOT,
+        // Nothing else comes out of rule one.
+        Verdict::Outer(_) | Verdict::ToTunnel(_) | Verdict::Local => {
+            return dropped(frame, Hook::InternetIngress, Reason::NotConfigured);
+        }
     };
-    let Some(settings) = settings() else { return TC_ACT_SHOT };
     if let Some(syn) = decision.syn {
         lower_mss(skb, syn);
     }
-    // SAFETY: zero is a valid value of a C structure of integers.
-    let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    let frame = skb.frame();
-    let ready = match decision.v6 {
-        false => prepare_v4(&frame, &mut next_hop),
-        true => prepare_v6(&frame, &mut next_hop),
+    // Helpers may have moved the data.
+    *frame = skb.frame();
+    let (Some(settings), Some(counters)) = (settings(), count::of(decision.customer)) else {
+        return dropped(frame, Hook::InternetIngress, Reason::NotConfigured);
     };
-    if ready.is_none() {
-        count::drop(&frame, Hook::InternetIngress, whose, Reason::InnerMalformed);
-        return TC_ACT_SHOT;
-    }
-    count::passed(&decision, Direction::ToServer, skb.segments());
+    count::passed(counters, &decision, Direction::ToServer, skb.segments());
     skb.set_mark(APPROVED_MARK | tunnel.get());
-    // SAFETY: pointer and size are those of `next_hop`.
-    unsafe {
-        bpf_redirect_neigh(settings.lan_ifindex, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0)
-            as i32
+    if FORWARD.load() != 0 {
+        return TC_ACT_OK;
     }
+    let Some(()) = A::lower_hop_limit(frame) else {
+        return dropped(frame, Hook::InternetIngress, Reason::InnerMalformed);
+    };
+    neighbour::redirect::<A>(skb, frame, settings, counters, Ticks::from_ns(now_ns))
 }
 
 /// A server's answer: the mark makes the stack encrypt it into its tunnel.
 #[inline(always)]
-pub fn to_tunnel(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
+pub fn to_tunnel(skb: &Skb, frame: &mut Direct, decision: Decision) -> i32 {
     let whose = Attribution { customer: decision.customer, tunnel: decision.tunnel };
     match decision.verdict {
         Verdict::ToTunnel(tunnel) => {
             if let Some(syn) = decision.syn {
                 lower_mss(skb, syn);
             }
-            count::passed(&decision, Direction::ToSite, skb.segments());
+            let Some(counters) = count::of(decision.customer) else {
+                *frame = skb.frame();
+                return dropped(frame, Hook::LanIngress, Reason::NotConfigured);
+            };
+            count::passed(counters, &decision, Direction::ToSite, skb.segments());
             skb.set_mark(tunnel.get());
             TC_ACT_OK
         }
@@ -142,7 +149,10 @@ pub fn to_tunnel(skb: &Skb, frame: &Direct, decision: Decision) -> i32 {
             count::drop(frame, Hook::LanIngress, whose, reason);
             TC_ACT_SHOT
         }
-        Verdict::Outer(_) | Verdict::ToServer(_) | Verdict::Local => TC_ACT_SHOT,
+        // Nothing else comes out of rule two.
+        Verdict::Outer(_) | Verdict::ToServer(_) | Verdict::Local => {
+            dropped(frame, Hook::LanIngress, Reason::NotConfigured)
+        }
     }
 }
 
@@ -178,36 +188,4 @@ fn lower_mss(skb: &Skb, syn: Syn) {
         bpf_l4_csum_replace(skb.raw(), transport + CHECKSUM_OFFSET, u64::from(from), u64::from(to), 2);
         bpf_skb_store_bytes(skb.raw(), at, (&raw const value).cast(), 2, 0);
     }
-}
-
-/// The server as next hop. TTL: RFC 1812 section 5.3.1, and the checksum as RFC 1624 has it. The decision
-/// saw a TTL above 1.
-#[inline(always)]
-fn prepare_v4(frame: &Direct, next_hop: &mut bpf_redir_neigh) -> Option<()> {
-    const TTL_OFFSET: usize = NETWORK_OFFSET + 8;
-    next_hop.nh_family = Ipv4::LINUX;
-    next_hop.__bindgen_anon_1.ipv4_nh =
-        u32::from_ne_bytes(frame.read::<Ipv4Header>(NETWORK_OFFSET)?.destination.octets);
-    let at = frame.bytes_mut::<4>(TTL_OFFSET)?;
-    // SAFETY: `bytes_mut` checked the bounds: TTL, protocol, checksum (2).
-    unsafe {
-        let [ttl, protocol, high, low] = *at;
-        let sum = u32::from(u16::from_be_bytes([high, low])) + 0x0100;
-        // As the kernel's ip_decrease_ttl: a sum of 0xffff is written as 0.
-        let [high, low] = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
-        *at = [ttl.wrapping_sub(1), protocol, high, low];
-    }
-    Some(())
-}
-
-/// The server as next hop, and the hop limit (RFC 8200 section 3), which no checksum covers.
-#[inline(always)]
-fn prepare_v6(frame: &Direct, next_hop: &mut bpf_redir_neigh) -> Option<()> {
-    const HOP_LIMIT_OFFSET: usize = NETWORK_OFFSET + 7;
-    next_hop.nh_family = Ipv6::LINUX;
-    next_hop.__bindgen_anon_1.ipv6_nh = frame.read::<Ipv6Header>(NETWORK_OFFSET)?.destination.words();
-    let at = frame.bytes_mut::<1>(HOP_LIMIT_OFFSET)?;
-    // SAFETY: `bytes_mut` checked the bounds.
-    unsafe { *at = [(*at)[0].wrapping_sub(1)] };
-    Some(())
 }

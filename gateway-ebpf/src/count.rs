@@ -27,7 +27,7 @@ pub struct Attribution {
 /// own, so that it takes no room on the caller's stack.
 #[inline(never)]
 pub fn drop(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason) -> bool {
-    let Some(counters) = counters(whose.customer) else { return false };
+    let Some(counters) = of(whose.customer) else { return false };
     let slot = slot::<REASON_SLOTS>(reason as u8);
     counters.dropped[slot] = counters.dropped[slot].wrapping_add(1);
     let now = now_ns();
@@ -39,28 +39,29 @@ pub fn drop(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason) -> b
 
 /// Counts a packet that goes on.
 #[inline(always)]
-pub fn passed(decision: &Decision, direction: Direction, segments: u32) {
+pub fn passed(counters: &mut Counters, decision: &Decision, direction: Direction, segments: u32) {
     // Each of the segments that GRO merged had headers of its own.
     let headers = u64::from(segments - 1) * u64::from(decision.header_bytes);
-    if let Some(counters) = counters(decision.customer) {
-        let slot = direction as usize & 1;
-        counters.passed[slot] = counters.passed[slot].wrapping_add(u64::from(segments));
-        counters.passed_bytes[slot] =
-            counters.passed_bytes[slot].wrapping_add(u64::from(decision.bytes) + headers);
-        counters.opened = counters.opened.wrapping_add(u64::from(decision.opened));
+    let slot = direction as usize & 1;
+    counters.passed[slot] = counters.passed[slot].wrapping_add(u64::from(segments));
+    counters.passed_bytes[slot] =
+        counters.passed_bytes[slot].wrapping_add(u64::from(decision.bytes) + headers);
+    if decision.opened {
+        counters.opened = counters.opened.wrapping_add(1);
     }
 }
 
 /// Counts an ESP packet whose SPI no tunnel is known to own.
 #[inline(always)]
 pub fn unknown_spi() {
-    if let Some(counters) = counters(0) {
+    if let Some(counters) = of(0) {
         counters.unknown_spi = counters.unknown_spi.wrapping_add(1);
     }
 }
 
+/// What is counted for a customer on this CPU; 0: for nobody.
 #[inline(always)]
-fn counters(customer: u32) -> Option<&'static mut Counters> {
+pub fn of(customer: u32) -> Option<&'static mut Counters> {
     // SAFETY: this CPU's own slot of a map that outlives the program, which nothing interrupts on
     // this CPU but programs that only add to it.
     COUNTERS.get_ptr_mut(customer).map(|counters| unsafe { &mut *counters })
@@ -69,10 +70,15 @@ fn counters(customer: u32) -> Option<&'static mut Counters> {
 #[inline(always)]
 fn write_event(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason, time_ns: u64) -> bool {
     let Some(mut entry) = EVENTS.reserve(0) else { return false };
-    // SAFETY: integers only, for which zero is a value; the kernel aligns entries to 8. Word by word, as
-    // LLVM would fill bytes in a loop.
+    // SAFETY: integers only, for which zero is a value; the kernel aligns entries to 8. Volatile, word by word:
+    // LLVM would make it a loop over bytes.
     let event = unsafe {
-        entry.as_mut_ptr().cast::<[u64; size_of::<DropEvent>() / 8]>().write([0; size_of::<DropEvent>() / 8]);
+        let words = entry.as_mut_ptr().cast::<u64>();
+        let mut word = 0;
+        while word < size_of::<DropEvent>() / 8 {
+            words.add(word).write_volatile(0);
+            word += 1;
+        }
         entry.assume_init_mut()
     };
     event.time_ns = time_ns;

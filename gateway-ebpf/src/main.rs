@@ -14,6 +14,7 @@ mod charge;
 mod count;
 mod expiry;
 mod maps;
+mod neighbour;
 mod tables;
 
 use aya_ebpf::{
@@ -22,7 +23,7 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide,
-    layout::{APPROVED_MARK, Hook, Settings},
+    layout::{APPROVED_MARK, Hook, NextProgram, Settings},
     outer, packet,
     reason::Reason,
     verdict::Verdict,
@@ -32,6 +33,8 @@ use gateway_common::{
 use crate::{
     access::{Direct, Skb},
     count::Attribution,
+    maps::Stored,
+    neighbour::Routed,
     tables::{Maps, now_ns, outbound_owner, settings},
 };
 
@@ -50,66 +53,110 @@ pub fn internet_xdp(ctx: XdpContext) -> u32 {
 /// Runs twice for ESP: on the outer packet, and on the decapsulated one, which has an XFRM state.
 #[classifier]
 pub fn internet_ingress(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
-    let frame = skb.frame();
-    match skb.identity() {
-        None => {
-            let verdict = match settings() {
-                None => Verdict::Drop(Reason::NotConfigured),
-                // What XDP let pass it has charged.
-                Some(settings) => arriving(&frame, settings, settings.xdp == 0),
-            };
-            if let Verdict::Outer(outer::Outer::PathMtu) = verdict {
-                skb.set_mark(path_mtu_owner(&frame));
+    let skb = Skb::of(&ctx);
+    let mut frame = skb.frame();
+    let next = match skb.identity() {
+        None => NextProgram::Outer,
+        Some(identity) if is_ipv6(&frame) => {
+            let now_ns = now_ns();
+            if let Some(decision) = decide::from_site_at_once::<Ipv6, _, _>(&frame, &Maps, identity, now_ns) {
+                return act::to_server::<Ipv6>(&skb, &mut frame, decision, now_ns);
             }
-            act::outer(&skb, &frame, Hook::InternetIngress, verdict)
-        }
-        Some(_) if is_ipv6(&frame) => {
-            next::internet_ingress_v6(&ctx);
-            act::dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured)
+            NextProgram::SiteV6
         }
         Some(identity) => {
-            let decision = decide::from_site_in::<Ipv4, _, _>(&frame, &Maps, identity, now_ns());
-            act::to_server(&skb, &frame, decision)
+            let now_ns = now_ns();
+            if let Some(decision) = decide::from_site_at_once::<Ipv4, _, _>(&frame, &Maps, identity, now_ns) {
+                return act::to_server::<Ipv4>(&skb, &mut frame, decision, now_ns);
+            }
+            NextProgram::SiteV4
         }
+    };
+    next::go_on(&ctx, next);
+    act::dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured)
+}
+
+/// Where `internet_ingress` goes on for what came out of no tunnel.
+#[classifier]
+pub fn outer(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let frame = skb.frame();
+    let verdict = match settings() {
+        None => Verdict::Drop(Reason::NotConfigured),
+        // What XDP let pass it has charged.
+        Some(settings) => arriving(&frame, settings, settings.xdp == 0),
+    };
+    if let Verdict::Outer(outer::Outer::PathMtu) = verdict {
+        skb.set_mark(path_mtu_owner(&frame));
     }
+    act::outer(&skb, &frame, Hook::InternetIngress, verdict)
+}
+
+/// Where `internet_ingress` goes on for IPv4 out of a tunnel.
+#[classifier]
+pub fn site_v4(ctx: TcContext) -> i32 {
+    from_site::<Ipv4>(&ctx)
 }
 
 /// Where `internet_ingress` goes on for IPv6 out of a tunnel.
 #[classifier]
-pub fn internet_ingress_v6(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
-    let frame = skb.frame();
+pub fn site_v6(ctx: TcContext) -> i32 {
+    from_site::<Ipv6>(&ctx)
+}
+
+#[inline(always)]
+fn from_site<A: Routed + Stored>(ctx: &TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let mut frame = skb.frame();
     let Some(identity) = skb.identity() else {
         return act::dropped(&frame, Hook::InternetIngress, Reason::NotConfigured);
     };
-    let decision = decide::from_site_in::<Ipv6, _, _>(&frame, &Maps, identity, now_ns());
-    act::to_server(&skb, &frame, decision)
+    let now_ns = now_ns();
+    let decision = decide::from_site_in::<A, _, _>(&frame, &Maps, identity, now_ns);
+    act::to_server::<A>(&skb, &mut frame, decision, now_ns)
 }
 
 /// What servers send.
 #[classifier]
 pub fn lan_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    let frame = skb.frame();
+    let mut frame = skb.frame();
     if outer::is_neighbour_on_lan(&frame) {
         return act::pass();
     }
-    if is_ipv6(&frame) {
-        next::lan_ingress_v6(&ctx);
-        return act::dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured);
-    }
-    let decision = decide::from_server_in::<Ipv4, _, _>(&frame, &Maps, now_ns());
-    act::to_tunnel(&skb, &frame, decision)
+    let next = if is_ipv6(&frame) {
+        if let Some(decision) = decide::from_server_at_once::<Ipv6, _, _>(&frame, &Maps, now_ns()) {
+            return act::to_tunnel(&skb, &mut frame, decision);
+        }
+        NextProgram::ServerV6
+    } else {
+        if let Some(decision) = decide::from_server_at_once::<Ipv4, _, _>(&frame, &Maps, now_ns()) {
+            return act::to_tunnel(&skb, &mut frame, decision);
+        }
+        NextProgram::ServerV4
+    };
+    next::go_on(&ctx, next);
+    act::dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured)
+}
+
+/// Where `lan_ingress` goes on for IPv4.
+#[classifier]
+pub fn server_v4(ctx: TcContext) -> i32 {
+    from_server::<Ipv4>(&ctx)
 }
 
 /// Where `lan_ingress` goes on for IPv6.
 #[classifier]
-pub fn lan_ingress_v6(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
-    let frame = skb.frame();
-    let decision = decide::from_server_in::<Ipv6, _, _>(&frame, &Maps, now_ns());
-    act::to_tunnel(&skb, &frame, decision)
+pub fn server_v6(ctx: TcContext) -> i32 {
+    from_server::<Ipv6>(&ctx)
+}
+
+#[inline(always)]
+fn from_server<A: Stored>(ctx: &TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let mut frame = skb.frame();
+    let decision = decide::from_server_in::<A, _, _>(&frame, &Maps, now_ns());
+    act::to_tunnel(&skb, &mut frame, decision)
 }
 
 /// The last word before the internet: ESP of the right tunnel, IKE, allowed answers.
@@ -128,10 +175,10 @@ pub fn internet_egress(ctx: TcContext) -> i32 {
 /// The last word before the servers: what `internet_ingress` approved, and the gateway's own.
 #[classifier]
 pub fn lan_egress(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
-    if skb.mark() & APPROVED_MARK != 0 {
+    if Skb::of(&ctx).mark() & APPROVED_MARK != 0 {
         return act::pass();
     }
+    let skb = Skb::new(&ctx);
     let frame = skb.frame();
     let verdict = match settings() {
         None => Verdict::Drop(Reason::NotConfigured),
@@ -161,23 +208,17 @@ pub fn expiry(_ctx: TcContext) -> i32 {
 }
 
 mod next {
-    //! Programs that others go on in: one for each address family keeps each within the verifier's
-    //! limits and the 512 bytes of stack. Where one is missing the packet is dropped.
+    //! Programs that others go on in when they cannot decide at once: one for each address family keeps each
+    //! within the verifier's limits and the 512 bytes of stack. Where one is missing the packet is dropped.
     use aya_ebpf::programs::TcContext;
     use gateway_common::layout::NextProgram;
 
     use crate::maps::PROGRAMS;
 
     #[inline(always)]
-    pub fn internet_ingress_v6(ctx: &TcContext) {
+    pub fn go_on(ctx: &TcContext, next: NextProgram) {
         // SAFETY: does not return unless the slot is empty.
-        unsafe { PROGRAMS.tail_call(ctx, NextProgram::InternetIngressV6 as u32) };
-    }
-
-    #[inline(always)]
-    pub fn lan_ingress_v6(ctx: &TcContext) {
-        // SAFETY: as above.
-        unsafe { PROGRAMS.tail_call(ctx, NextProgram::LanIngressV6 as u32) };
+        unsafe { PROGRAMS.tail_call(ctx, next as u32) };
     }
 }
 

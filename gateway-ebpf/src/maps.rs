@@ -13,7 +13,7 @@ use gateway_common::{
         Source, Tunnel, Usage,
     },
     limits::{EVENT_RING_BYTES, SOURCES as MOST_SOURCES},
-    packet::Segment,
+    packet::{Inner, Segment},
     wheel::{Expiry, Listed, Pair, SLOTS, Slot},
     wire::{Ipv4, Ipv6},
 };
@@ -130,6 +130,10 @@ pub static PROGRAMS: ProgramArray<{ NextProgram::ALL.len() }> = ProgramArray::ne
 #[unsafe(no_mangle)]
 pub static REPLAY: Global<u32> = Global::new(0);
 
+/// 1 in benchmarks that compare: packets to servers go through the stack, which routes them.
+#[unsafe(no_mangle)]
+pub static FORWARD: Global<u32> = Global::new(0);
+
 /// Nanoseconds, in packet-replay tests.
 #[btf_map]
 pub static REPLAY_CLOCK: Array<u64, 1> = Array::new();
@@ -137,6 +141,10 @@ pub static REPLAY_CLOCK: Array<u64, 1> = Array::new();
 /// Between parsing and tracking, see `Tables::segment_place`.
 #[btf_map]
 pub static SEGMENT: PerCpuArray<Segment, 1> = PerCpuArray::new();
+
+/// A packet's header of either family, see `FamilyTables::inner_place`.
+#[btf_map]
+pub static INNER: PerCpuArray<[u64; size_of::<Inner<Ipv6>>() / 8], 1> = PerCpuArray::new();
 
 /// A flow on its way into its table; words, since a lock may not stand in a map for each CPU.
 #[btf_map]

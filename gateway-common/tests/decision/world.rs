@@ -127,6 +127,7 @@ fn tunnel(site: &Site) -> Tunnel {
         port: 80,
         up: 1,
         _reserved: [0; 3],
+        inbound_spis: [0; 2],
         v4: access(v4.into(), MSS[0], Prefix::new(Ipv4::from(site.v4.0), site.v4.1)),
         quota: PLENTY,
         v6: access(v6.into(), MSS[1], Prefix::new(Ipv6::from(site.v6.0), site.v6.1)),

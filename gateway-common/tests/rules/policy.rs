@@ -203,7 +203,7 @@ fn flow_that_is_being_removed_is_gone() {
         world.flows.borrow_mut().values_mut().for_each(|flow| flow.end());
         assert_eq!(reason(from_device(&world, &ack(v6))), Some(NoConnection));
         let before = world.usage.borrow()[&1];
-        assert_eq!(reason(from_device(&world, &syn(v6))), Some(FlowEnding));
+        assert_eq!(reason(from_device(&world, &syn(v6))), Some(FlowChanging));
         assert_eq!(world.usage.borrow()[&1], before, "what opens nothing is not charged");
         assert_eq!(reason(from_lan(&world, &syn_ack(v6))), Some(ReplyWithoutConnection));
     }

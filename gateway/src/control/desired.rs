@@ -51,7 +51,7 @@ pub struct DesiredTunnel {
     pub remote: Vec<IpNet>,
     /// How large packets may be around it, as far as policy and interfaces say.
     pub mtus: Mtus,
-    /// Its map entry: down, of generation 0, its MSS the worst of what may be negotiated.
+    /// Its map entry: down, without SAs, of generation 0, its MSS the worst of what may be negotiated.
     pub entry: layout::Tunnel,
 }
 
@@ -237,6 +237,7 @@ fn entry(id: CustomerId, customer: &Customer, site: &Site, quota: layout::Quota,
         port: customer.port,
         up: 0,
         _reserved: [0; 3],
+        inbound_spis: [0; 2],
         v4: access(server.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), mss.v4, lan4),
         quota,
         v6: access(server.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(), mss.v6, lan6),

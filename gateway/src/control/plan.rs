@@ -152,6 +152,7 @@ fn plan_tunnels(
     for id in observed.tunnels.keys().filter(|id| !desired.tunnels.contains_key(id)) {
         actions.push(Action::SetTunnel(*id, Tunnel::default()));
     }
+    let spis = charon.map(|charon| inbound_spis(&charon.live)).unwrap_or_default();
     for (id, tunnel) in &desired.tunnels {
         let now = observed.tunnels.get(id);
         // Of the same site only: an id that went to another one starts down.
@@ -161,11 +162,13 @@ fn plan_tunnels(
         match charon {
             Some(charon) => {
                 entry.up = u8::from(charon.live.up.contains(id));
+                entry.inbound_spis = spis.get(id).copied().unwrap_or_default();
                 if let Some(mss) = charon.mss.get(id) {
                     (entry.v4.mss, entry.v6.mss) = (mss.v4, mss.v6);
                 }
             }
             None => {
+                entry.inbound_spis = same.map_or([0; 2], |same| same.inbound_spis);
                 if let Some(same) = same.filter(|same| same.up == 1) {
                     entry.up = 1;
                     // What its SA leaves is not known any more, but never more than this.
@@ -179,6 +182,17 @@ fn plan_tunnels(
             actions.push(Action::SetTunnel(*id, entry));
         }
     }
+}
+
+/// Two SPIs of each tunnel, of as many SAs as there are during a rekeying.
+fn inbound_spis(live: &Live) -> BTreeMap<TunnelId, [u32; 2]> {
+    let mut spis = BTreeMap::<TunnelId, [u32; 2]>::new();
+    for (spi, tunnel) in &live.inbound {
+        if let Some(free) = spis.entry(*tunnel).or_default().iter_mut().find(|slot| **slot == 0) {
+            *free = *spi;
+        }
+    }
+    spis
 }
 
 /// Budgets that a peer has used up stay so: what is there is not written again.

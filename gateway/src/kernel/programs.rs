@@ -53,8 +53,10 @@ pub enum Purpose {
     Gateway,
     /// Packet-replay tests: identity and time from the test.
     Replay,
-    /// The flood test: identity from the test, time from the kernel.
+    /// The flood test, and benchmarks: identity from the test, time from the kernel.
     ReplayIdentity,
+    /// A benchmark that compares: the same, and the stack routes what passes to the servers.
+    ReplayIdentityToStack,
 }
 
 impl Purpose {
@@ -63,7 +65,7 @@ impl Purpose {
         match self {
             Self::Gateway => 0,
             Self::Replay => 1,
-            Self::ReplayIdentity => 2,
+            Self::ReplayIdentity | Self::ReplayIdentityToStack => 2,
         }
     }
 }
@@ -71,9 +73,11 @@ impl Purpose {
 /// Loads the programs into the kernel; maps that are pinned already are used, with what is in them.
 pub fn load(pins: &Pins, sizes: Sizes, purpose: Purpose) -> Result<Ebpf> {
     let spis = sizes.tunnels.saturating_mul(SPIS_PER_TUNNEL);
+    let to_stack = u32::from(purpose == Purpose::ReplayIdentityToStack);
     let mut ebpf = EbpfLoader::new()
         .default_map_pin_directory(pins.directory())
         .override_global("REPLAY", &purpose.number(), true)
+        .override_global("FORWARD", &to_stack, true)
         .map_max_entries("TUNNELS", sizes.tunnels + 1)
         .map_max_entries("CUSTOMERS", sizes.customers)
         .map_max_entries("CUSTOMERS6", sizes.customers)

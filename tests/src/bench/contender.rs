@@ -1,9 +1,10 @@
 //! Putting a contender on the ground.
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{
+    case::Case,
     figure::{Contender, Workload},
     firewall::{Attached, Firewall},
     frames::{Batch, Side},
@@ -66,14 +67,16 @@ impl Contender {
         )
     }
 
-    /// Whether the workload with so many flows says something about it.
-    pub fn can(self, workload: Workload, flows: u32) -> bool {
+    /// Whether the case says something about it, within reason.
+    pub fn can(self, case: &Case) -> bool {
         match self {
-            Self::NftablesNetdevDrop => workload == Workload::DeniedSyn,
+            Self::NftablesNetdevDrop => case.workload == Workload::DeniedSyn,
             // Of one flow its buckets make no difference.
-            Self::NftablesTuned => flows > 1,
-            // The number of rules is what they are slow by.
-            Self::IptablesNft | Self::IptablesLegacy => flows <= 1000,
+            Self::NftablesTuned => case.flows > 1,
+            // The number of rules is what they are slow by: how slow, one workload says.
+            Self::IptablesNft | Self::IptablesLegacy => {
+                case.flows <= 1000 && (case.customers <= 1000 || case.workload == Workload::Established)
+            }
             _ => true,
         }
     }
@@ -90,7 +93,7 @@ impl Contender {
 
 impl Working {
     /// Makes a ground and puts the contender on it. `identity` knows the marks of all customers; `firewall`
-    /// is what is measured of ours. `known` are the customers whose packets there will be.
+    /// is what is measured of ours, of the purpose that the contender has. `known` are the customers whose packets there will be.
     pub fn start(
         contender: Contender,
         name: &str,
@@ -102,8 +105,7 @@ impl Working {
         let mut attached = vec![firewall.identify(&ground)?];
         match contender {
             Contender::IngressDrop => ground.drop_at_ingress()?,
-            Contender::Redirect => attached.push(firewall.protect(&ground, known)?),
-            Contender::Stack => bail!("this version of the programs always redirects"),
+            Contender::Redirect | Contender::Stack => attached.push(firewall.protect(&ground, known)?),
             contender => start_tool(&ground.namespace, contender, policy)?,
         }
         Ok(Self { ground, contender, _attached: attached })

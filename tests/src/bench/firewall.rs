@@ -25,6 +25,7 @@ use gateway_common::{
 };
 
 use super::{
+    figure::Contender,
     frames::spi,
     ground::{Ground, SITES_END},
     rules::{LAN, LAN_INTERFACE, PORT, SITE_INTERFACE, server},
@@ -50,6 +51,39 @@ pub struct Firewall {
     /// The last customer id that was used.
     last_id: u32,
     flows: u32,
+}
+
+/// One as shipped, which also knows identities for contenders that are not ours, and if needed one that passes
+/// its verdict to the stack.
+pub struct Firewalls {
+    shipped: Firewall,
+    to_stack: Option<Firewall>,
+}
+
+impl Firewalls {
+    /// What these contenders need, with room for so many customers and flows, and no customers yet.
+    pub fn load(contenders: &[Contender], name: &str, customers: u32, flows: u32) -> Result<Self> {
+        let load = |purpose, name: &str| Firewall::load(purpose, name, customers, flows);
+        let to_stack = contenders
+            .contains(&Contender::Stack)
+            .then(|| load(Purpose::ReplayIdentityToStack, &format!("{name}-to-stack")))
+            .transpose()?;
+        Ok(Self { shipped: load(Purpose::ReplayIdentity, name)?, to_stack })
+    }
+
+    /// From now on there are customers 1 to this.
+    pub fn set_customers(&mut self, customers: u32) -> Result<()> {
+        self.shipped.set_customers(customers)?;
+        self.to_stack.as_mut().map_or(Ok(()), |firewall| firewall.set_customers(customers))
+    }
+
+    /// The one that a contender needs.
+    pub fn of(&mut self, contender: Contender) -> &mut Firewall {
+        match (contender, &mut self.to_stack) {
+            (Contender::Stack, Some(firewall)) => firewall,
+            _ => &mut self.shipped,
+        }
+    }
 }
 
 /// Programs on a ground's interfaces, until dropped.
@@ -213,6 +247,7 @@ fn configuration(number: u32, id: u32, flows: u32) -> Tunnel {
         v4: Access { server: server(number).into(), mss, prefix_count: 1, _reserved: 0, lan },
         v6: Access::<Ipv6>::default(),
         quota: Quota { flows, half_open: flows, new_flow_interval_ns: 0, new_flow_burst: flows },
+        inbound_spis: [spi(number), 0],
         ..Tunnel::default()
     }
 }

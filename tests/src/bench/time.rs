@@ -15,7 +15,7 @@ use super::{
     conntrack::Table,
     contender::Working,
     figure::{Choice, Contender, Place, Unit, Workload},
-    firewall::Firewall,
+    firewall::{Firewall, Firewalls},
     rules::{Policy, SITE_INTERFACE},
     statistics::{confidence, median},
     traffic::Traffic,
@@ -55,7 +55,7 @@ pub fn run(choices: &Choices) -> Result<()> {
     let rounds = choices.rounds.unwrap_or(if selection.quick { 60 } else { 200 });
     let mut contenders = selection.contenders();
     contenders.retain(|contender| *contender != Contender::NftablesFlowtable || has_flowtables());
-    let mut firewall = Firewall::load(Purpose::ReplayIdentity, "verdicts", verdicts::POLICY.0, 1 << 16)?;
+    let mut firewall = Firewalls::load(&contenders, "verdicts", verdicts::POLICY.0, 1 << 16)?;
     verdicts::compare(&contenders, selection.random_packets, selection.seed, &mut firewall)?;
     drop(firewall);
     on_last_cpu()?;
@@ -66,7 +66,7 @@ pub fn run(choices: &Choices) -> Result<()> {
     };
     for case in cases {
         let mut able: Vec<_> = contenders.clone();
-        able.retain(|one| one.can(case.workload, case.flows) && case.customers <= one.most_customers());
+        able.retain(|one| one.can(&case) && case.customers <= one.most_customers());
         // The buckets are the kernel's, not one contender's, so these two cannot be at work at a time.
         let (tuned, others): (Vec<_>, Vec<_>) =
             able.into_iter().partition(|contender| *contender == Contender::NftablesTuned);
@@ -79,8 +79,8 @@ pub fn run(choices: &Choices) -> Result<()> {
     Ok(())
 }
 
-fn load(name: &str, case: &Case, flows: u32) -> Result<Firewall> {
-    let mut firewall = Firewall::load(Purpose::ReplayIdentity, name, case.customers, flows)?;
+fn load(purpose: Purpose, name: &str, case: &Case, flows: u32) -> Result<Firewall> {
+    let mut firewall = Firewall::load(purpose, name, case.customers, flows)?;
     firewall.set_customers(case.customers)?;
     Ok(firewall)
 }
@@ -107,10 +107,13 @@ impl Lane {
     ) -> Result<Self> {
         let policy = Policy { devices: case.devices(), ..Policy::of(case.customers) };
         let name = format!("lane-{number}");
-        let mut own = match contender.is_ours() {
-            true => Some(load(&name, case, (2 * case.flows).max(1 << 18))?),
-            false => None,
+        let purpose = match contender {
+            Contender::Redirect => Some(Purpose::ReplayIdentity),
+            Contender::Stack => Some(Purpose::ReplayIdentityToStack),
+            _ => None,
         };
+        let mut own =
+            purpose.map(|purpose| load(purpose, &name, case, (2 * case.flows).max(1 << 18))).transpose()?;
         let firewall = own.as_mut().unwrap_or(identities);
         let working = Working::start(contender, &name, &policy, &[case.customer()], firewall)?;
         let traffic = Traffic::new(case, seed);
@@ -154,7 +157,7 @@ impl Lane {
 
 /// Measures contenders beside the floor.
 fn measure(case: &Case, contenders: &[Contender], tuned: bool, rounds: u32, seed: u64) -> Result<()> {
-    let mut identities = load("identities", case, 2)?;
+    let mut identities = load(Purpose::ReplayIdentity, "identities", case, 2)?;
     let mut lanes = Vec::new();
     for (number, contender) in [Contender::Forwarding].iter().chain(contenders).enumerate() {
         // The floor is there anyhow.
@@ -212,7 +215,7 @@ fn controls(rounds: u32, seed: u64) -> Result<()> {
         choice: Choice::Uniform,
         frame_bytes: 64,
     };
-    let mut identities = load("identities", &case, 2)?;
+    let mut identities = load(Purpose::ReplayIdentity, "identities", &case, 2)?;
     let mut lanes = (0..3)
         .map(|number| Lane::start(number, Contender::Forwarding, &case, &mut identities, seed))
         .collect::<Result<Vec<_>>>()?;

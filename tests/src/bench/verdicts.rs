@@ -7,7 +7,7 @@ use gateway_common::{packet::flag, wire::protocol};
 use super::{
     contender::Working,
     figure::{Contender, Workload},
-    firewall::Firewall,
+    firewall::Firewalls,
     frames::{Batch, Flow, Segment, Side, spi},
     rules::{Policy, device, server},
     traffic::Traffic,
@@ -26,7 +26,7 @@ type Verdicts = Vec<bool>;
 
 /// Sends the same random packets through these contenders; an error shows the first packet that two of
 /// them do not agree on. Those that claim no equal policy are left out.
-pub fn compare(contenders: &[Contender], packets: u32, seed: u64, firewall: &mut Firewall) -> Result<()> {
+pub fn compare(contenders: &[Contender], packets: u32, seed: u64, firewall: &mut Firewalls) -> Result<()> {
     let judged: Vec<_> =
         contenders.iter().copied().filter(|contender| contender.claims_equal_policy()).collect();
     if packets == 0 {
@@ -39,7 +39,7 @@ pub fn compare(contenders: &[Contender], packets: u32, seed: u64, firewall: &mut
     firewall.set_customers(POLICY.0)?;
     let mut first: Option<(Contender, Verdicts)> = None;
     for contender in judged {
-        let working = Working::start(contender, "verdicts", &policy, &CUSTOMERS, firewall)?;
+        let working = Working::start(contender, "verdicts", &policy, &CUSTOMERS, firewall.of(contender))?;
         let verdicts =
             segments.iter().map(|segment| passes(&working, segment)).collect::<Result<Verdicts>>()?;
         working.stop()?;

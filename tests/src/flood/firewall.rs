@@ -180,6 +180,7 @@ fn tunnel(party: Party, quota: Quota) -> Tunnel {
         port: PORT,
         up: 1,
         _reserved: [0; 3],
+        inbound_spis: [party.spi(), 0],
         v4: Access { server: party.server4().into(), mss: mss4, prefix_count: 1, _reserved: 0, lan: lan4 },
         quota,
         v6: Access { server: party.server6().into(), mss: mss6, prefix_count: 1, _reserved: 0, lan: lan6 },

@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray, RingBuf},
     programs::{Program, TestRun as _, TestRunOptions},
     util::nr_cpus,
 };
@@ -21,7 +21,7 @@ use gateway::kernel::{
 use gateway_common::{
     family::Family,
     ids::TunnelId,
-    layout::{Budgets, Counters, DropEvent, Flow, FlowKey, Kept, Tunnel, Usage},
+    layout::{Budgets, Counters, DropEvent, Flow, FlowKey, Kept, NextProgram, Tunnel, Usage},
     reason::REASON_SLOTS,
     wheel::{Expiry, SLOTS},
     wire::{Ipv4, Ipv6},
@@ -58,6 +58,8 @@ pub struct Machine {
     /// The timing wheel: lock and first nodes of both families by slot, and its hand.
     wheel: Array<MapData, [u32; 3]>,
     expiry: Array<MapData, Expiry>,
+    programs: ProgramArray<MapData>,
+    continuations: bool,
 }
 
 /// What a program did.
@@ -131,6 +133,8 @@ impl Machine {
             strangers: PerCpuArray::try_from(pinned(&pins, "STRANGERS")?)?,
             wheel: Array::try_from(pinned(&pins, "WHEEL")?)?,
             expiry: Array::try_from(pinned(&pins, "EXPIRY")?)?,
+            programs: ProgramArray::try_from(pinned(&pins, "PROGRAMS")?)?,
+            continuations: true,
             ebpf,
         })
     }
@@ -233,6 +237,23 @@ impl Machine {
         for (spi, owner) in &world.outbound_spis {
             maps.set_outbound_spi(*spi, TunnelId::new(*owner))?;
         }
+        self.continue_in(world.continuations)
+    }
+
+    /// Fills PROGRAMS, or empties it.
+    fn continue_in(&mut self, continuations: bool) -> Result<()> {
+        for next in NextProgram::ALL {
+            let index = next as u32;
+            let Some(Program::SchedClassifier(program)) = self.ebpf.program(next.name()) else {
+                bail!("the object has no TC program {}", next.name())
+            };
+            if continuations {
+                self.programs.set(index, program.fd()?, 0)?;
+            } else if self.continuations {
+                self.programs.clear_index(&index)?;
+            }
+        }
+        self.continuations = continuations;
         Ok(())
     }
 
@@ -311,6 +332,7 @@ impl Machine {
             peers: self.maps.peers()?,
             inbound_spis: self.maps.inbound_spis()?,
             outbound_spis: self.maps.outbound_spis()?,
+            continuations: self.continuations,
         };
         Ok(State { counters: self.counters()?, flows, usage, world })
     }

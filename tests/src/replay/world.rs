@@ -170,6 +170,8 @@ pub struct World {
     pub inbound_spis: BTreeMap<u32, u32>,
     /// OUTBOUND_SPIS.
     pub outbound_spis: BTreeMap<OutboundSpi, u32>,
+    /// PROGRAMS: whether it is filled.
+    pub continuations: bool,
 }
 
 impl World {
@@ -188,6 +190,7 @@ impl World {
             peers: TUNNELS.iter().flat_map(|known| known.peers.map(Ipv6::from)).collect(),
             inbound_spis: TUNNELS.iter().map(|known| (known.inbound_spi, known.id)).collect(),
             outbound_spis: outbound.collect(),
+            continuations: true,
         }
     }
 }
@@ -202,6 +205,7 @@ fn tunnel(known: &KnownTunnel) -> Tunnel {
         port: PORT,
         up: 1,
         _reserved: [0; 3],
+        inbound_spis: [0; 2],
         v4: access(owner.server.into(), MSS_BYTES[0], &[Prefix::new(known.lan.0.into(), known.lan.1)]),
         quota: PLENTY,
         v6: access(server6, MSS_BYTES[1], lan6.as_slice()),
@@ -276,6 +280,8 @@ fn add_address(addresses: &mut Addresses, address: IpAddr) -> Result<()> {
 pub struct Change {
     /// Whether the settings are filled in.
     pub ready: Option<bool>,
+    /// Whether the programs are there that others go on in.
+    pub continuations: Option<bool>,
     /// Whether connections in mid-stream are taken up.
     pub adopt_midstream: Option<bool>,
     /// Whether the outer filter runs in XDP, so that TCX charges no budgets.
@@ -348,6 +354,7 @@ impl World {
         if let Some(ready) = change.ready {
             self.settings.ready = u32::from(ready);
         }
+        self.continuations = change.continuations.unwrap_or(self.continuations);
         if let Some(adopt) = change.adopt_midstream {
             self.settings.adopt_midstream = u32::from(adopt);
         }

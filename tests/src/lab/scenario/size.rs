@@ -110,11 +110,11 @@ fn server_learns_tunnel_mtu(lab: &mut Lab) -> Result<()> {
         changed(
             || {
                 forget_mtus(lab, site)?;
-                lie_about_mss(server)
+                lie_about_mtu(server, LINK_MTU)
             },
             || server_learns(lab, site, LINK_MTU),
             || {
-                output(server.command("tc").args(["qdisc", "del", "dev", "eth0", "clsact"]))?;
+                stop_lying(server)?;
                 forget_mtus(lab, site)
             },
         )
@@ -124,9 +124,12 @@ fn server_learns_tunnel_mtu(lab: &mut Lab) -> Result<()> {
 }
 
 /// A link between the gateway and a site takes less than the gateway's own: its router tells the gateway
-/// that an ESP packet is too big, and the gateway the server.
+/// that an ESP packet is too big, and the gateway the server. The SYN would tell the server so as soon as
+/// gatewayd has heard of it, and with that of the site's second family: it is made to promise what the
+/// gateway's own link holds.
 fn server_learns_path_mtu(lab: &Lab, name: &str) -> Result<()> {
     let site = lab.site(name)?;
+    let server = server_of(lab, site)?;
     let route = |verb: &str, of: &[&str]| {
         let destination = IpNet::from(seen_address(site.spec)).to_string();
         let route = ["route", verb, &destination, "dev", name];
@@ -135,11 +138,13 @@ fn server_learns_path_mtu(lab: &Lab, name: &str) -> Result<()> {
     changed(
         || {
             forget_mtus(lab, site)?;
+            lie_about_mtu(server, tunnel_mtu(site.spec, LINK_MTU))?;
             route("add", &["mtu", &PATH_MTU.to_string()])
         },
         || server_learns(lab, site, PATH_MTU),
         || {
             route("del", &[])?;
+            stop_lying(server)?;
             forget_mtus(lab, site)
         },
     )
@@ -190,14 +195,14 @@ fn too_big(frame: &Frame) -> Option<(IpAddr, usize)> {
     }
 }
 
-/// Has a server believe that every peer takes segments as large as its own link holds, whatever the SYN
-/// says when it arrives. The option is the first one, as Linux writes it.
-fn lie_about_mss(server: &Namespace) -> Result<()> {
+/// Has a server believe that every peer takes packets of this many bytes, whatever the SYN says when it
+/// arrives. The option is the first one, as Linux writes it.
+fn lie_about_mtu(server: &Namespace, mtu: usize) -> Result<()> {
     let tc = |args: &str| output(server.command("tc").args(args.split_whitespace())).map(drop);
     tc("qdisc add dev eth0 clsact")?;
     for (priority, (family, protocol_at, tcp_at)) in (1..).zip([("ip", 9, 20), ("ipv6", 6, 40)]) {
         let (flags_at, option_at) = (tcp_at + 13, tcp_at + TCP_HEADER_BYTES);
-        let (mss_at, mss) = (option_at + 2, LINK_MTU - option_at);
+        let (mss_at, mss) = (option_at + 2, mtu - option_at);
         // TCP; SYN; kind 2, length 4.
         tc(&format!(
             "filter add dev eth0 ingress priority {priority} protocol {family} u32 \
@@ -207,6 +212,10 @@ fn lie_about_mss(server: &Namespace) -> Result<()> {
         ))?;
     }
     Ok(())
+}
+
+fn stop_lying(server: &Namespace) -> Result<()> {
+    output(server.command("tc").args(["qdisc", "del", "dev", "eth0", "clsact"])).map(drop)
 }
 
 /// What path-MTU discovery has taught the server and the gateway.
