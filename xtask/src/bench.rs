@@ -51,7 +51,7 @@ const CHECKED: [&str; 12] = [
     "instructions",
     "--quick",
     "--contenders",
-    "ingress-drop,redirect",
+    "ingress-drop,redirect,stack",
     "--workloads",
     "established,reply,new-connection,denied-syn",
     "--customers",

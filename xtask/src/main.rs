@@ -111,6 +111,16 @@ enum Task {
     /// figures are written to docs/benchmarks; why a target is not met is written by hand, in its
     /// explanations.toml. Instructions are exact and are counted in the virtual machine; time is measured on
     /// this machine, which should have nothing else to do.
+    #[command(after_help = "Examples:
+  cargo xtask bench --quick        all contenders and parts, fewer combinations
+  cargo xtask bench                all of it, for some hours; writes docs/benchmarks
+  cargo xtask bench control        one part; the others' figures stay as they are
+  cargo xtask bench --check        what CI does: our instructions beside the committed ones
+
+In tables, cost is the gateway's own, floor that of forwarding with no firewall, tax cost above the floor.
+One measurement by hand, in the virtual machine:
+  cargo xtask vm --icount -- target/debug/bench instructions --contenders ingress-drop,redirect \\
+      --workloads reply --customers 1000")]
     Bench {
         #[command(flatten)]
         choice: bench::Choice,

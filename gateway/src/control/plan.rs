@@ -73,7 +73,8 @@ pub struct Charon {
 /// The changes, in the order in which they are safe: what is taken away first, what packets need
 /// before what brings packets. Without charon, tunnels stay as they are.
 pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> Vec<Action> {
-    let mut actions = Vec::new();
+    // As many as at a first start.
+    let mut actions = Vec::with_capacity(desired.tunnels.len() + desired.customers.len() + 1);
     if let Some(charon) = charon {
         plan_removals(desired, charon, &mut actions);
     }

@@ -15,7 +15,7 @@ use aya::{
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 /// Entries that one call reads. The kernel allocates nothing by it; a hash bucket has to fit.
-const CHUNK: usize = 16_384;
+const CHUNK: usize = 4096;
 
 /// The part `batch` of `union bpf_attr`, linux/bpf.h.
 #[repr(C)]
@@ -70,11 +70,21 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
 
     /// All entries. Of a hash map that changes meanwhile one may be missed or come twice.
     pub fn entries(&self) -> io::Result<Vec<(K, V)>> {
-        self.read(None, usize::MAX)
+        self.entries_that(|_| true)
+    }
+
+    /// All entries with such values: of an array, where every place has one, those that count.
+    pub fn entries_that(&self, wanted: impl Fn(&V) -> bool) -> io::Result<Vec<(K, V)>> {
+        self.read(None, usize::MAX, wanted)
     }
 
     /// Up to `count` entries: from the beginning, or those after a key of an array.
-    fn read(&self, after: Option<K>, mut count: usize) -> io::Result<Vec<(K, V)>> {
+    fn read(
+        &self,
+        after: Option<K>,
+        mut count: usize,
+        wanted: impl Fn(&V) -> bool,
+    ) -> io::Result<Vec<(K, V)>> {
         let room = CHUNK.min(count);
         let (mut keys, mut values) = (vec![K::default(); room], vec![V::default(); room]);
         // A key, or the number of a hash bucket, which is shorter.
@@ -101,7 +111,8 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
                 Ok(()) => false,
             };
             let read = (batch.count as usize).min(room);
-            entries.extend(keys.iter().copied().zip(values.iter().copied()).take(read));
+            let all = keys.iter().zip(&values).take(read);
+            entries.extend(all.filter(|(_, value)| wanted(value)).map(|(key, value)| (*key, *value)));
             if at_end {
                 break;
             }
@@ -120,7 +131,7 @@ impl<V: Pod + Default> Bulk<u32, V> {
     /// Entries of an array from one index to another, both included.
     pub fn range(&self, first: u32, last: u32) -> io::Result<Vec<(u32, V)>> {
         let count = (last as usize + 1).saturating_sub(first as usize);
-        self.read(first.checked_sub(1), count)
+        self.read(first.checked_sub(1), count, |_| true)
     }
 }
 

@@ -148,9 +148,8 @@ impl Maps {
 
     /// All tunnels there are.
     pub fn tunnels(&self) -> Result<BTreeMap<TunnelId, Tunnel>> {
-        let entries = self.bulk.tunnels.entries().context("read TUNNELS")?;
-        let there = entries.into_iter().filter(|(_, tunnel)| tunnel.customer != 0);
-        Ok(there.filter_map(|(id, tunnel)| Some((TunnelId::new(id)?, tunnel))).collect())
+        let there = self.bulk.tunnels.entries_that(|tunnel| tunnel.customer != 0).context("read TUNNELS")?;
+        Ok(there.into_iter().filter_map(|(id, tunnel)| Some((TunnelId::new(id)?, tunnel))).collect())
     }
 
     /// One tunnel; all zero if there is none.

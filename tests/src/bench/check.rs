@@ -60,6 +60,12 @@ pub fn check(committed: &Figures, now: &Figures) -> Result<bool> {
         compared > 0,
         "there are no committed figures to compare with: run `cargo xtask bench instructions`"
     );
+    if !passed {
+        println!(
+            "A packet costs more than 3 % more than it did. If that is what you want, say why, and commit what \
+             `cargo xtask bench instructions` writes."
+        );
+    }
     Ok(passed)
 }
 

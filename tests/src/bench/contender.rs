@@ -4,6 +4,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{
+    case::Case,
     figure::{Contender, Workload},
     firewall::{Attached, Firewall},
     frames::{Batch, Side},
@@ -66,14 +67,16 @@ impl Contender {
         )
     }
 
-    /// Whether the workload with so many flows says something about it.
-    pub fn can(self, workload: Workload, flows: u32) -> bool {
+    /// Whether the case says something about it, within reason.
+    pub fn can(self, case: &Case) -> bool {
         match self {
-            Self::NftablesNetdevDrop => workload == Workload::DeniedSyn,
+            Self::NftablesNetdevDrop => case.workload == Workload::DeniedSyn,
             // Of one flow its buckets make no difference.
-            Self::NftablesTuned => flows > 1,
-            // The number of rules is what they are slow by.
-            Self::IptablesNft | Self::IptablesLegacy => flows <= 1000,
+            Self::NftablesTuned => case.flows > 1,
+            // The number of rules is what they are slow by: how slow, one workload says.
+            Self::IptablesNft | Self::IptablesLegacy => {
+                case.flows <= 1000 && (case.customers <= 1000 || case.workload == Workload::Established)
+            }
             _ => true,
         }
     }

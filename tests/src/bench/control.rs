@@ -59,6 +59,9 @@ pub struct Choices {
     /// At most 10,000 customers, and fewer rounds
     #[arg(long)]
     pub quick: bool,
+    /// Without the contenders
+    #[arg(long)]
+    pub ours: bool,
     /// Numbers of customers
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub customers: Vec<u32>,
@@ -79,7 +82,7 @@ pub fn run(choices: &Choices) -> Result<()> {
     for customers in choices.customers() {
         eprintln!("{customers} customers:");
         ours(customers, choices.quick).with_context(|| format!("ours with {customers} customers"))?;
-        for contender in CONTENDERS {
+        for contender in CONTENDERS.into_iter().filter(|_| !choices.ours) {
             theirs(contender, customers, choices.quick)
                 .with_context(|| format!("{contender:?} with {customers} customers"))?;
         }
@@ -293,10 +296,12 @@ fn theirs(contender: Contender, customers: u32, quick: bool) -> Result<()> {
     };
     report(contender, Workload::LoadAll, customers, &loads)?;
 
-    let [add, delete] = [true, false].map(|add| rules::change(contender, &policy, add));
-    let (Some(add), Some(delete)) = (add, delete) else { return remove(&namespace) };
+    // Each time the next customer: taking one away again would take iptables-nft minutes.
     let mut changes: Vec<Duration> = Vec::new();
-    while changes.len() < if quick { 5 } else { 21 } {
+    for more in 0..if quick { 5 } else { 21 } {
+        let Some(add) = rules::change(contender, &rules::Policy::of(customers + more), true) else {
+            return remove(&namespace);
+        };
         let begun = Instant::now();
         for arguments in &add.runs {
             output(namespace.command(add.program).args(arguments))?;
@@ -304,9 +309,6 @@ fn theirs(contender: Contender, customers: u32, quick: bool) -> Result<()> {
         changes.push(begun.elapsed());
         if begun.elapsed() > LONG {
             break;
-        }
-        for arguments in &delete.runs {
-            output(namespace.command(delete.program).args(arguments))?;
         }
     }
     report(contender, Workload::ChangeOne, customers, &changes)?;

@@ -5,6 +5,8 @@
 //! |---|---|---|
 //! | `decapsulation` | dropped in the gateway's driver | dropped at the first hook after decryption |
 //! | `firewall-and-forwarding`, `bulk-…` | dropped at the first hook after decryption | at the server |
+use std::{thread, time::Duration};
+
 use anyhow::{Context, Result, ensure};
 use gateway::kernel::programs::Purpose;
 use gateway_common::packet::flag;
@@ -90,6 +92,8 @@ fn measure(
             contender::start_tool(&tunnel.gateway, contender, &Policy::of(CUSTOMER))?;
         }
     }
+    // As in `instructions`: until the last one is taken apart.
+    thread::sleep(Duration::from_secs(1));
     let mut traffic = Traffic::of(Workload::Established, 64, &[CUSTOMER], 1, seed);
     let rounds = (0..rounds).try_fold(Rounds::default(), |mut done, _| {
         let (instructions, merged) = round(&tunnel, &mut traffic, workload, end)?;

@@ -1,5 +1,7 @@
 //! Instructions for each packet: on a machine whose clock counts them (`-icount shift=0`, one CPU), the
 //! time that N more packets take, from the send to the drop at the far end.
+use std::{collections::BTreeSet, thread, time::Duration};
+
 use anyhow::{Context, Result, ensure};
 use clap::{Args, builder::RangedU64ValueParser};
 
@@ -38,7 +40,7 @@ pub struct Choices {
 pub fn run(choices: &Choices) -> Result<()> {
     let selection = &choices.selection;
     ensure!(
-        std::thread::available_parallelism()?.get() == 1,
+        thread::available_parallelism()?.get() == 1,
         "this machine has several CPUs, so its clock counts no instructions: `cargo xtask vm --icount -- …`"
     );
     let cases = match selection.quick {
@@ -57,8 +59,7 @@ pub fn run(choices: &Choices) -> Result<()> {
                 eprintln!("{contender:?}: skipped with {customers} customers, it takes too long");
                 continue;
             }
-            let same_start = |one: &Case, other: &Case| (one.place, one.flows) == (other.place, other.flows);
-            for cases in cases.chunk_by(same_start) {
+            for cases in cases.chunk_by(|one, other| one.flows == other.flows) {
                 measure(choices, contender, cases, &mut firewall)
                     .with_context(|| format!("{contender:?} with {customers} customers"))?;
             }
@@ -82,16 +83,21 @@ impl Choices {
     }
 }
 
-/// Measures cases of one customer and number of flows.
+/// Measures cases of one number of customers and of flows.
 fn measure(choices: &Choices, contender: Contender, cases: &[Case], firewall: &mut Firewalls) -> Result<()> {
-    let cases: Vec<_> = cases.iter().filter(|case| contender.can(case.workload, case.flows)).collect();
+    let cases: Vec<_> = cases.iter().filter(|case| contender.can(case)).collect();
     let Some(first) = cases.first() else { return Ok(()) };
     let policy = Policy { devices: first.devices(), ..Policy::of(first.customers) };
-    let working = Working::start(contender, "bench", &policy, &[first.customer()], firewall.of(contender))?;
+    let known: BTreeSet<u32> = cases.iter().map(|case| case.customer()).collect();
+    let known: Vec<u32> = known.into_iter().collect();
+    let working = Working::start(contender, "bench", &policy, &known, firewall.of(contender))?;
     let _table = contender
         .tracks_with_kernel()
         .then(|| Table::with_room(FLOWS, contender == Contender::NftablesTuned))
         .transpose()?;
+    // The kernel takes the last contender's namespace apart in the background. To wait costs nothing here: time
+    // goes on at once when nobody works.
+    thread::sleep(Duration::from_secs(1));
     for case in cases {
         let seed = choices.selection.seed ^ u64::from(case.workload as u32) << 32;
         let mut traffic = Traffic::new(case, seed);

@@ -66,7 +66,7 @@ pub fn run(choices: &Choices) -> Result<()> {
     };
     for case in cases {
         let mut able: Vec<_> = contenders.clone();
-        able.retain(|one| one.can(case.workload, case.flows) && case.customers <= one.most_customers());
+        able.retain(|one| one.can(&case) && case.customers <= one.most_customers());
         // The buckets are the kernel's, not one contender's, so these two cannot be at work at a time.
         let (tuned, others): (Vec<_>, Vec<_>) =
             able.into_iter().partition(|contender| *contender == Contender::NftablesTuned);
