@@ -26,12 +26,13 @@ impl Next {
     #[inline(always)]
     pub fn of<A: Family, F: Frame + ?Sized>(frame: &F, tcp: &Tcp<A>) -> Option<Self> {
         const TIMESTAMP_BYTES: u32 = 12;
-        /// Data offset, and the flags that matter: RFC 9293 section 3.1.
-        const MASK: u32 =
-            0xf000_0000 | (flag::FIN | flag::SYN | flag::RST | flag::ACK | flag::URG) as u32 * FLAGS;
-        const FLAGS: u32 = 1 << 16;
-        const WITHOUT_OPTIONS: u32 = 5 << 28 | flag::ACK as u32 * FLAGS;
-        const WITH_TIMESTAMP: u32 = 8 << 28 | flag::ACK as u32 * FLAGS;
+        /// The word of data offset, flags and window: RFC 9293 section 3.1.
+        const fn head(data_offset: u32, flags: u8) -> u32 {
+            (data_offset << 28) | ((flags as u32) << 16)
+        }
+        const MASK: u32 = head(15, flag::FIN | flag::SYN | flag::RST | flag::ACK | flag::URG);
+        const WITHOUT_OPTIONS: u32 = head(5, flag::ACK);
+        const WITH_TIMESTAMP: u32 = head(8, flag::ACK);
         let [_, sequence, acknowledgment, head, _] = tcp.words;
         let header_bytes = match head & MASK {
             WITHOUT_OPTIONS => TCP_HEADER_BYTES,
