@@ -59,7 +59,7 @@ const CHECKED: [&str; 12] = [
     "--random-packets",
     "200",
     "--rounds",
-    "2",
+    "3",
 ];
 
 impl Part {
