@@ -178,11 +178,8 @@ impl Family for Ipv4 {
         let total = first & 0xffff;
         let plain =
             first >> 24 == 0x45 && fragment & 0x3fff == 0 && third >> 16 & 0xff == protocol::TCP as u32;
-        if !plain
-            || total < HEADERS
-            || NETWORK_OFFSET + total as usize > frame.length()
-            || read.sum() != 0xffff
-        {
+        let end = NETWORK_OFFSET + total as usize;
+        if !plain || total < HEADERS || end > frame.length() || read.ip_sum() != 0xffff {
             return None;
         }
         Some(Tcp {
@@ -301,9 +298,9 @@ impl Family for Ipv6 {
         let read: Ipv6TcpWords = frame.read(NETWORK_OFFSET)?;
         let (first, second) = (u32::from_be(read.ip[0]), u32::from_be(read.ip[1]));
         let payload = second >> 16;
-        let end = NETWORK_OFFSET + Self::HEADER_BYTES + payload as usize;
+        let packet_end = NETWORK_OFFSET + Self::HEADER_BYTES + payload as usize;
         let plain = first >> 28 == 6 && second >> 8 & 0xff == protocol::TCP as u32;
-        if !plain || payload < TCP || end > frame.length() {
+        if !plain || payload < TCP || packet_end > frame.length() {
             return None;
         }
         let [_, _, a, b, c, d, e, f, g, h] = read.ip;

@@ -379,7 +379,7 @@ unsafe impl Wire for Ipv6TcpWords {}
 impl Ipv4TcpWords {
     /// As [`Ipv4Header::sum`].
     #[inline(always)]
-    pub const fn sum(&self) -> u32 {
+    pub const fn ip_sum(&self) -> u32 {
         let [a, b, c, d, e] = self.ip;
         let sum = a as u64 + b as u64 + c as u64 + d as u64 + e as u64;
         let sum = (sum & 0xffff_ffff) + (sum >> 32);
