@@ -7,7 +7,7 @@ use std::{cell::Cell, collections::HashMap, net::IpAddr};
 
 use etherparse::{LaxIpSlice, NetSlice, SlicedPacket, TransportSlice};
 use gateway_common::{
-    decide::{Decision, Identity, from_server, from_site},
+    decide::{Decision, Identity},
     layout::{Flow, Ticks},
     packet::flag,
     reason::Reason,
@@ -21,7 +21,7 @@ use proptest::{
     prelude::*,
     test_runner::{FileFailurePersistence::Direct, TestCaseError, TestRunner},
 };
-use world::{Key, SITES, World, server, transport};
+use world::{Key, SITES, World, from_server, from_site, server, transport};
 
 /// Half a minute before the flows' ticks wrap.
 const START_NS: u64 = (1 << 52) - 30_000_000_000;

@@ -2,14 +2,14 @@
 use std::net::IpAddr;
 
 use gateway_common::{
-    decide::{Decision, Identity, from_server, from_site},
+    decide::{Decision, Identity},
     layout::{Flow, Ticks},
     reason::Reason,
     tcp::State::{self, *},
     verdict::Verdict,
 };
 
-use crate::world::{SITES, World, ip, server as server_address, spi, transport};
+use crate::world::{SITES, World, from_server, from_site, ip, server as server_address, spi, transport};
 
 pub const FIN: u8 = 0x11;
 pub const SYN: u8 = 0x02;

@@ -8,11 +8,13 @@ use std::{
 
 use etherparse::{IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, PacketBuilderStep};
 use gateway_common::{
-    decide::{FamilyTables, FlowCell, NotInserted, Tables, UsageCell},
+    decide::{self, Decision, FamilyTables, FlowCell, Identity, NotInserted, Tables, UsageCell},
+    family::Family,
     layout::{Access, Addresses, Flow, FlowKey, Kept, Prefix, Quota, Settings, Ticks, Tunnel, Usage},
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
+    packet::ethertype_of,
     tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
-    wire::{Ipv4, Ipv6},
+    wire::{Frame, Ipv4, Ipv6},
 };
 
 /// All tables.
@@ -114,6 +116,38 @@ impl World {
             usage: RefCell::new((1..=3).map(|customer| (customer, Usage::default())).collect()),
             flow_limit: usize::MAX,
         }
+    }
+}
+
+/// What is decided about a packet of a site. Whether at once or not must make no difference.
+pub fn from_site<F: Frame + ?Sized>(frame: &F, world: &World, identity: Identity, now_ns: u64) -> Decision {
+    let other = world.clone();
+    let decision = decide::from_site(frame, world, identity, now_ns);
+    let slowly = match ethertype_of(frame) == Some(Ipv6::ETHERTYPE) {
+        false => decide::from_site_in::<Ipv4, _, _>(frame, &other, identity, now_ns),
+        true => decide::from_site_in::<Ipv6, _, _>(frame, &other, identity, now_ns),
+    };
+    world.assert_same(decision, &other, slowly);
+    decision
+}
+
+/// What is decided about a packet of a server, likewise.
+pub fn from_server<F: Frame + ?Sized>(frame: &F, world: &World, now_ns: u64) -> Decision {
+    let other = world.clone();
+    let decision = decide::from_server(frame, world, now_ns);
+    let slowly = match ethertype_of(frame) == Some(Ipv6::ETHERTYPE) {
+        false => decide::from_server_in::<Ipv4, _, _>(frame, &other, now_ns),
+        true => decide::from_server_in::<Ipv6, _, _>(frame, &other, now_ns),
+    };
+    world.assert_same(decision, &other, slowly);
+    decision
+}
+
+impl World {
+    fn assert_same(&self, decision: Decision, other: &Self, others: Decision) {
+        assert_eq!(decision, others, "at once and not");
+        assert_eq!(*self.flows.borrow(), *other.flows.borrow());
+        assert_eq!(*self.usage.borrow(), *other.usage.borrow());
     }
 }
 

@@ -2,12 +2,12 @@
 use std::net::IpAddr;
 
 use gateway_common::{
-    decide::{Decision, Identity, from_server, from_site},
+    decide::{Decision, Identity},
     reason::Reason,
     verdict::Verdict,
 };
 
-use crate::world::{World, ip, server, spi, transport};
+use crate::world::{World, from_server, from_site, ip, server, spi, transport};
 
 pub const NOW_NS: u64 = 1_000_000_000_000;
 /// The device's port, and the server's.

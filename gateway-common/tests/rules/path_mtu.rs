@@ -3,14 +3,14 @@ use std::net::IpAddr;
 
 use etherparse::IpNumber;
 use gateway_common::{
-    decide::{Decision, from_server, from_site},
+    decide::Decision,
     reason::Reason::{self, *},
     verdict::Verdict,
 };
 
 use crate::{
     frames::*,
-    world::{World, ip, server, transport},
+    world::{World, from_server, from_site, ip, server, transport},
 };
 
 /// What there is of a quoted packet.

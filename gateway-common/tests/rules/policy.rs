@@ -2,7 +2,7 @@
 use std::net::IpAddr;
 
 use gateway_common::{
-    decide::{Identity, Syn, from_server, from_site},
+    decide::{Identity, Syn},
     layout::{Addresses, Prefix, Ticks, Tunnel},
     packet::Mss,
     reason::Reason::*,
@@ -12,7 +12,7 @@ use gateway_common::{
 
 use crate::{
     frames::*,
-    world::{World, server, spi, transport},
+    world::{World, from_server, from_site, server, spi, transport},
 };
 
 #[test]
