@@ -5,7 +5,7 @@
 //! [`victim`]s and [`peer`]s, seen by [`watch`] → [`judge`] → [`run`] prints.
 pub(crate) mod attack;
 pub(crate) mod firewall;
-mod frames;
+pub mod frames;
 mod ground;
 mod judge;
 pub mod memory;

@@ -1,4 +1,5 @@
 //! What must work, whatever happens meanwhile.
+mod flood;
 mod policy;
 mod restart;
 mod size;
@@ -38,7 +39,9 @@ pub struct Scenario {
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [SCENARIOS, size::SCENARIOS, policy::SCENARIOS, restart::SCENARIOS].into_iter().flatten()
+    [SCENARIOS, size::SCENARIOS, policy::SCENARIOS, flood::SCENARIOS, restart::SCENARIOS]
+        .into_iter()
+        .flatten()
 }
 
 const SCENARIOS: &[Scenario] = &[
@@ -57,40 +60,16 @@ const SCENARIOS: &[Scenario] = &[
         run: server_with_another_mac_address_is_reached_again,
     },
     Scenario { name: "kill_and_restart_of_gatewayd_lose_no_packet", run: kill_and_restart_lose_no_packet },
-    Scenario {
-        name: "child_rekey_by_site_loses_no_request",
-        run: |lab| {
-            rekey(lab, "austin", |lab, name| {
-                let charon = lab.site(name)?.charon;
-                charon.rekey_child(only(&charon.list_sas()?)?.child_id)
-            })
-        },
-    },
+    Scenario { name: "child_rekey_by_site_loses_no_request", run: |lab| rekey(lab, "austin", child_by_site) },
     Scenario {
         name: "child_rekey_by_gateway_loses_no_request",
-        run: |lab| {
-            rekey(lab, "berlin", |lab, name| {
-                lab.gateway().charon().rekey_child(lab.gateway_sa(lab.site(name)?.spec)?.child_id)
-            })
-        },
+        run: |lab| rekey(lab, "berlin", child_by_gateway),
     },
     Scenario {
         name: "child_rekey_by_gateway_of_a_tunnel_in_ipv6_loses_no_request",
-        run: |lab| {
-            rekey(lab, "london", |lab, name| {
-                lab.gateway().charon().rekey_child(lab.gateway_sa(lab.site(name)?.spec)?.child_id)
-            })
-        },
+        run: |lab| rekey(lab, "london", child_by_gateway),
     },
-    Scenario {
-        name: "ike_rekey_by_site_loses_no_request",
-        run: |lab| {
-            rekey(lab, "berlin", |lab, name| {
-                let charon = lab.site(name)?.charon;
-                charon.rekey_ike(only(&charon.list_sas()?)?.ike_id)
-            })
-        },
-    },
+    Scenario { name: "ike_rekey_by_site_loses_no_request", run: |lab| rekey(lab, "berlin", ike_by_site) },
     Scenario {
         name: "ike_rekey_by_gateway_loses_no_request",
         run: |lab| {
@@ -254,8 +233,29 @@ fn without_loss(lab: &mut Lab, work: impl FnOnce(&mut Lab) -> Result<()>) -> Res
     Ok(())
 }
 
+fn child_by_site(lab: &Lab, name: &str) -> Result<()> {
+    let charon = lab.site(name)?.charon;
+    charon.rekey_child(only(&charon.list_sas()?)?.child_id)
+}
+
+fn child_by_gateway(lab: &Lab, name: &str) -> Result<()> {
+    lab.gateway().charon().rekey_child(lab.gateway_sa(lab.site(name)?.spec)?.child_id)
+}
+
+fn ike_by_site(lab: &Lab, name: &str) -> Result<()> {
+    let charon = lab.site(name)?.charon;
+    charon.rekey_ike(only(&charon.list_sas()?)?.ike_id)
+}
+
 /// Has `trigger` start a rekey under traffic and waits until the gateway has the new SA in use.
 fn rekey(lab: &mut Lab, name: &str, trigger: fn(&Lab, &str) -> Result<()>) -> Result<()> {
+    let refused = refused_in_rekey(lab, name, trigger)?;
+    ensure!(refused.by_gateway.is_empty(), "refused: {refused:?}");
+    Ok(())
+}
+
+/// What was refused in such a rekey, in which no request was lost.
+fn refused_in_rekey(lab: &mut Lab, name: &str, trigger: fn(&Lab, &str) -> Result<()>) -> Result<Refused> {
     let spec = lab.site(name)?.spec;
     let before = lab.gateway_sa(spec)?;
     let refused_before = Refused::look(lab, name)?;
@@ -275,8 +275,7 @@ fn rekey(lab: &mut Lab, name: &str, trigger: fn(&Lab, &str) -> Result<()>) -> Re
     let refused = Refused::look(lab, name)?.since(&refused_before);
     let requests = requests.with_context(|| format!("refused meanwhile: {refused:?}"))?;
     ensure!(requests > 0, "nothing was sent");
-    ensure!(refused.by_gateway.is_empty(), "refused: {refused:?}");
-    Ok(())
+    Ok(refused)
 }
 
 /// What the gateway and the two kernels have refused.
