@@ -70,13 +70,13 @@ pub fn write(directory: &Path, figures: &Figures) -> Result<Vec<Plot>> {
         Lines {
             plot: Plot { file: "flows.svg", title: "Cost of an established packet by flows" },
             horizontal: "open flows, chosen uniformly",
-            vertical: "nanoseconds a packet",
-            at: figures.flows(established(Unit::Nanoseconds)),
+            vertical: "instructions a packet",
+            at: figures.flows(established(Unit::Instructions)),
             ask: |figures, contender, flows| {
                 figures.cost(Query {
                     flows,
                     choice: Choice::Uniform,
-                    unit: Unit::Nanoseconds,
+                    unit: Unit::Instructions,
                     ..Query::new(contender, Workload::Established)
                 })
             },
