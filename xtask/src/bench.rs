@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     build,
     command::{self, cannot_start, command},
-    flood, kernel, project,
+    flood, kernel, native, project,
     setup::{self, Needs},
     stream,
     vm::{self, Console, Machine},
@@ -203,9 +203,7 @@ fn scratch() -> Result<PathBuf> {
 fn kernel_can() -> bool {
     let tries = "ip link set lo up && echo 'table ip t { chain c { ct state established accept; }; }' | nft -f - \
                  && iptables-legacy -A FORWARD -m conntrack --ctstate NEW -m mark --mark 1 -j ACCEPT";
-    let mut probe = command("unshare");
-    probe.args(["--net", "sh", "-c", tries]).stdin(Stdio::null());
-    flood::kernel_can() && command::output(&mut probe).is_ok()
+    flood::kernel_can() && native::can(tries)
 }
 
 fn processor() -> Result<String> {

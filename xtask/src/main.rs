@@ -12,6 +12,7 @@ mod lab;
 mod linker;
 mod lint;
 mod mutate;
+mod native;
 mod packages;
 mod progress;
 mod project;
@@ -54,7 +55,7 @@ struct Arguments {
 enum Task {
     /// Bring up the lab, show requests passing and attacks failing
     ///
-    /// Three customers with four sites, each with its own strongSwan and a device; their servers; the cloud
+    /// Four customers with five sites, each with its own strongSwan and a device; their servers; the cloud
     /// gateway with gatewayd and the policies of policies/. It runs natively if we are root and the kernel has
     /// ESP, else in a virtual machine. The exit status is 0 only if everything went as expected; nothing is
     /// left behind.
