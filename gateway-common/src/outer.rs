@@ -81,10 +81,6 @@ fn arriving_in<A: Kept, F: Frame + ?Sized>(
     arrival: &mut Arrival,
 ) -> Result<(), Reason> {
     let header = header::<A, F>(frame)?;
-    // Linux drops it too (ip6_rcv_core), but only after budgets and allow-lists took it for another.
-    if header.source.is_mapped() {
-        return Err(Reason::OuterMalformed);
-    }
     arrival.source = header.source.mapped();
     arrival.subscriber = header.source.subscriber();
     arrival.outer = if settings.internet.have(header.destination) {
