@@ -233,6 +233,9 @@ fn without_loss(lab: &mut Lab, work: impl FnOnce(&mut Lab) -> Result<()>) -> Res
     Ok(())
 }
 
+/// Starts a rekey at a site.
+type Trigger = fn(&Lab, &str) -> Result<()>;
+
 fn child_by_site(lab: &Lab, name: &str) -> Result<()> {
     let charon = lab.site(name)?.charon;
     charon.rekey_child(only(&charon.list_sas()?)?.child_id)
@@ -248,14 +251,14 @@ fn ike_by_site(lab: &Lab, name: &str) -> Result<()> {
 }
 
 /// Has `trigger` start a rekey under traffic and waits until the gateway has the new SA in use.
-fn rekey(lab: &mut Lab, name: &str, trigger: fn(&Lab, &str) -> Result<()>) -> Result<()> {
+fn rekey(lab: &mut Lab, name: &str, trigger: Trigger) -> Result<()> {
     let refused = refused_in_rekey(lab, name, trigger)?;
     ensure!(refused.by_gateway.is_empty(), "refused: {refused:?}");
     Ok(())
 }
 
 /// What was refused in such a rekey, in which no request was lost.
-fn refused_in_rekey(lab: &mut Lab, name: &str, trigger: fn(&Lab, &str) -> Result<()>) -> Result<Refused> {
+fn refused_in_rekey(lab: &mut Lab, name: &str, trigger: Trigger) -> Result<Refused> {
     let spec = lab.site(name)?.spec;
     let before = lab.gateway_sa(spec)?;
     let refused_before = Refused::look(lab, name)?;

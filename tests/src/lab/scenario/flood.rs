@@ -52,7 +52,7 @@ fn rekeys_under_flood(lab: &mut Lab) -> Result<()> {
 }
 
 fn rekey_all(lab: &mut Lab) -> Result<()> {
-    let rekeys: [(&str, fn(&Lab, &str) -> Result<()>); 4] = [
+    let rekeys: [(&str, Trigger); 4] = [
         ("berlin", ike_by_site),
         ("berlin", child_by_gateway),
         ("austin", child_by_site),

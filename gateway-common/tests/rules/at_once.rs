@@ -1,0 +1,137 @@
+//! The next segment of a connection, which is decided at once, and what differs from it in one thing: whether
+//! at once or not, the same must come of it, which `world` looks at.
+use gateway_common::{layout::Tunnel, reason::Reason::*};
+
+use crate::{
+    frames::*,
+    world::{World, from_server, from_site, server},
+};
+
+/// Two of padding, and a timestamp.
+const TIMESTAMP: [u8; 12] = [1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
+
+/// A connection that is established for certain; the next segment may be either end's.
+fn world(v6: bool) -> World {
+    let world = established(v6);
+    assert_eq!(reason(from_lan(&world, &answer(v6, tcp(0x10, 5001, 1001)))), None);
+    world
+}
+
+/// The device's next segment, plain and with a timestamp.
+fn next(v6: bool) -> [Vec<u8>; 2] {
+    let plain = tcp(0x10, 1001, 5001);
+    [plain, Tcp { options: &TIMESTAMP, ..plain }].map(|tcp| request(v6, tcp))
+}
+
+/// The server's, after that.
+fn reply(v6: bool) -> [Vec<u8>; 2] {
+    let plain = tcp(0x10, 5001, 1001);
+    [plain, Tcp { options: &TIMESTAMP, ..plain }].map(|tcp| answer(v6, tcp))
+}
+
+/// Each byte from the EtherType on with other values, with a right IPv4 checksum and without; and each length.
+fn spoiled(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    const ETHERTYPE: usize = 12;
+    let bytes = (ETHERTYPE..frame.len()).flat_map(move |at| {
+        let old = frame[at];
+        let values = [
+            0,
+            1,
+            2,
+            6,
+            0x10,
+            0x45,
+            0x46,
+            0x50,
+            0x60,
+            0x80,
+            0xff,
+            old ^ 1,
+            old ^ 0x80,
+            old.wrapping_add(1),
+            old.wrapping_sub(1),
+        ];
+        values.into_iter().flat_map(move |value| {
+            let mut raw = frame.to_vec();
+            raw[at] = value;
+            [with(frame.to_vec(), at, value), raw]
+        })
+    });
+    bytes.chain((ETHERTYPE..frame.len()).map(move |end| frame[..end].to_vec()))
+}
+
+#[test]
+fn one_byte_makes_no_difference_between_at_once_and_not() {
+    for v6 in FAMILIES {
+        let (up, down) = (world(v6), world(v6));
+        let elsewhere = segment((device(v6), PORTS.0), (server(1, v6), PORTS.1 + 1), tcp(0x02, 1, 0));
+        assert_eq!(reason(from_device(&down, &next(v6)[0])), None);
+        for frame in next(v6).iter().chain([&elsewhere]).flat_map(|frame| spoiled(frame)) {
+            from_device(&up.clone(), &frame);
+        }
+        for frame in reply(v6).iter().flat_map(|frame| spoiled(frame)) {
+            from_lan(&down.clone(), &frame);
+        }
+    }
+}
+
+#[test]
+fn next_segment_from_another_tunnel_is_not_the_connections() {
+    for v6 in FAMILIES {
+        let mut world = world(v6);
+        world.tunnels[2] = world.tunnels[1];
+        let frame = &next(v6)[0][..];
+        assert_eq!(reason(from_site(frame, &world, tunnel(2), NOW_NS)), Some(FlowOwnedByOtherTunnel));
+        assert_eq!(reason(from_site(frame, &world, tunnel(1), NOW_NS)), None);
+    }
+}
+
+#[test]
+fn next_segment_after_a_change_or_the_end_is_of_no_connection() {
+    for v6 in FAMILIES {
+        let frame = &next(v6)[0][..];
+        let changed = |change: fn(&mut Tunnel)| {
+            let mut world = world(v6);
+            change(&mut world.tunnels[1]);
+            reason(from_device(&world, frame))
+        };
+        assert_eq!(changed(|tunnel| tunnel.generation = 2), Some(NoConnection));
+        assert_eq!(changed(|tunnel| tunnel.up = 0), Some(TunnelDown));
+        assert_eq!(changed(|tunnel| tunnel.port = 81), Some(PortNotAllowed));
+        let world = world(v6);
+        let end = world.flows.borrow().values().next().expect("the flow").expires.as_ns();
+        assert_eq!(reason(from_site(frame, &world, tunnel(1), end)), Some(NoConnection));
+        assert_eq!(reason(from_server(&reply(v6)[0][..], &world, end)), Some(ReplyWithoutConnection));
+    }
+}
+
+#[test]
+fn next_segment_to_another_port_is_not_allowed() {
+    for v6 in FAMILIES {
+        let to_port = |port, flags| {
+            let to = (server(1, v6), port);
+            reason(from_device(&world(v6), &segment((device(v6), PORTS.0), to, tcp(flags, 1001, 5001))))
+        };
+        assert_eq!([to_port(PORTS.1, 0x10), to_port(PORTS.1 + 1, 0x10)], [None, Some(PortNotAllowed)]);
+        assert_eq!(
+            [to_port(PORTS.1 + 1, 0x02), to_port(PORTS.1 + 1, 0x03)],
+            [Some(PortNotAllowed), Some(TcpFlagsInvalid)]
+        );
+    }
+}
+
+#[test]
+fn spis_of_the_tunnel_need_no_table() {
+    for v6 in FAMILIES {
+        let mut world = world(v6);
+        let spi = tunnel(1).spi;
+        world.inbound_spis.clear();
+        world.inbound_spis.insert(spi, 2);
+        assert_eq!(reason(from_device(&world, &next(v6)[0])), Some(SpiContradictsTunnel));
+        for spis in [[spi, 0], [0, spi]] {
+            let mut world = world.clone();
+            world.tunnels[1].inbound_spis = spis;
+            assert_eq!(reason(from_device(&world, &next(v6)[0])), None);
+        }
+    }
+}
