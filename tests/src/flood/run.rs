@@ -30,6 +30,9 @@ use super::{
 /// Frames of the site's flood, of which 5 in 16 open IPv4 flows and 3 in 16 IPv6 flows: more than the tables
 /// hold.
 const FRAMES: usize = 1 << 19;
+/// New hosts say twice within a second which IPv6 groups they joined (RFC 3810 sections 9.1 and 9.11), behind a
+/// hop-by-hop header. Nobody asks them again.
+const ANNOUNCEMENTS: Duration = Duration::from_secs(4);
 /// Before the flood, so that connections are established and the ground is known to work; and after it.
 const CALM: Duration = Duration::from_secs(1);
 /// After the last packet, until all events and IKE packets have been read.
@@ -123,6 +126,7 @@ fn print_memory() -> Result<bool> {
 /// One flood; `wait`: then until half-open flows have ended.
 fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: bool) -> Result<Outcome> {
     let ground = Ground::create(name)?;
+    thread::sleep(ANNOUNCEMENTS);
     let gateway = Gateway::start(name, &ground, attacker)?;
     let _silent = server::start(&ground.servers)?;
     let charon = peer::open(&ground.gateway)?;
