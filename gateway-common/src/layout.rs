@@ -440,12 +440,24 @@ pub struct Flow {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct NextHop {
-    /// When it must be asked again.
-    pub until: Ticks,
+    /// When it was asked for; 0: never. An age, unlike a time to come, cannot be taken for another one when
+    /// a customer is silent on this CPU for weeks, and [`Ticks`] wrap.
+    pub asked: Ticks,
     /// The server's MAC address.
     pub destination: [u8; 6],
     /// The LAN interface's.
     pub source: [u8; 6],
+}
+
+impl NextHop {
+    /// How long an answer holds.
+    pub const HOLDS: Ticks = Ticks::from_seconds(1);
+
+    /// True if the answer still holds.
+    #[inline(always)]
+    pub const fn holds(&self, now: Ticks) -> bool {
+        self.asked.ticks != 0 && now.ticks.wrapping_sub(self.asked.ticks) < Self::HOLDS.ticks
+    }
 }
 
 /// What was counted for one customer on one CPU.

@@ -1,7 +1,7 @@
 //! Arithmetic at its edges: budgets, the timing wheel, times.
 use gateway_common::{
     budget::Rate,
-    layout::{Bucket, FlowKey, Ticks},
+    layout::{Bucket, FlowKey, NextHop, Ticks},
     wheel::{MOST_NODES, Node, SLOTS, slot_at, slot_for, slots_between},
     wire::Ipv4,
 };
@@ -95,4 +95,18 @@ fn times_wrap() {
     assert_eq!(ticks(1).since(ticks(u32::MAX)), ticks(2));
     assert_eq!((Ticks::from_ns((1 << 20) - 1), Ticks::from_ns(1 << 20)), (ticks(0), ticks(1)));
     assert_eq!(Ticks::from_ns(1 << 52), ticks(0), "after 52 days");
+}
+
+/// Also on a machine that has been up for weeks, where a CPU sees a customer for the first time, or again.
+#[test]
+fn next_hop_holds_for_a_second_and_never_longer() {
+    const DAY: u32 = 82_397_461;
+    let hold = NextHop::HOLDS.ticks;
+    for now in [1, hold, DAY, 26 * DAY, 27 * DAY, 40 * DAY, 52 * DAY, u32::MAX] {
+        assert!(!NextHop::default().holds(ticks(now)), "never asked, {now}");
+        let asked = NextHop { asked: ticks(now), ..NextHop::default() };
+        let after = |age: u32| asked.holds(ticks(now.wrapping_add(age)));
+        assert_eq!([after(0), after(hold - 1), after(hold)], [true, true, false]);
+        assert_eq!([DAY, 26 * DAY, 27 * DAY, 40 * DAY].map(after), [false; 4]);
+    }
 }

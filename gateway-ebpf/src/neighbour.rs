@@ -17,9 +17,6 @@ use crate::{
     act,
 };
 
-/// How long an answer holds: a server whose MAC address changes is missed by as much.
-const HOLDS: Ticks = Ticks::from_ns(1_000_000_000);
-
 /// The packet's header cannot be read: no action of the kernel's.
 const NOT_ASKED: i32 = -2;
 
@@ -47,7 +44,7 @@ pub fn redirect<A: Routed>(
     now: Ticks,
 ) -> i32 {
     let known = &mut counters.next_hops[A::SLOT];
-    if known.until.has_come(now) {
+    if !known.holds(now) {
         return match ask::<A>(skb, frame, settings.lan_ifindex, known, now) {
             NOT_ASKED => act::dropped(frame, Hook::InternetIngress, Reason::InnerMalformed),
             action => action,
@@ -87,7 +84,7 @@ fn ask<A: Routed>(skb: &Skb, frame: &Direct, lan_ifindex: u32, known: &mut NextH
     {
         // SAFETY: the kernel wrote these when it found a neighbour.
         let macs = unsafe { question.__bindgen_anon_6.__bindgen_anon_2 };
-        *known = NextHop { until: now.plus(HOLDS), destination: macs.dmac, source: macs.smac };
+        *known = NextHop { asked: now, destination: macs.dmac, source: macs.smac };
     }
     // SAFETY: pointer and size are those of `next_hop`.
     unsafe {
