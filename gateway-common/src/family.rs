@@ -1,9 +1,8 @@
 //! What differs between IPv4 and IPv6, so that everything else is written once.
-use core::fmt;
+use core::{fmt, marker::PhantomData};
 
 use crate::wire::{
-    Frame, Ipv4, Ipv4Header, Ipv4TcpWords, Ipv6, Ipv6Header, Ipv6TcpWords, NETWORK_OFFSET, Wire, ethertype,
-    protocol,
+    Frame, Ipv4, Ipv4Header, Ipv6, Ipv6Header, NETWORK_OFFSET, TcpHeader, Wire, Words, ethertype, protocol,
 };
 
 /// An address family, by its address.
@@ -19,9 +18,11 @@ pub trait Family: Wire + Eq + Default + fmt::Debug + 'static {
 
     /// The header of a frame's packet, if that is as long as it says.
     fn header<F: Frame + ?Sized>(frame: &F) -> Result<Header<Self>, Fault>;
-    /// The TCP packet in a frame of this family, if it is whole and its header right, and all of it can be read
-    /// directly. None says nothing: [`Family::header`] does.
-    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<Tcp<Self>>;
+    /// The TCP packet in a frame, if it is of this family, whole and its header right, and all of that can be
+    /// read directly. None says nothing: [`Family::header`] does.
+    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<Tcp<Self, impl Words>>;
+    /// Reads such a packet's header.
+    fn tcp_header<W: Words>(words: &W) -> TcpHead<Self>;
     /// What a header at this offset says of its packet, which may be cut short; None if it is not one
     /// without options.
     fn quoted<F: Frame + ?Sized>(frame: &F, at: usize) -> Option<Quoted<Self>>;
@@ -69,9 +70,17 @@ pub struct Header<A> {
     pub payload_bytes: u16,
 }
 
-/// A whole TCP packet without options or extension headers.
+/// A whole TCP packet without options or extension headers, in its frame.
 #[derive(Clone, Copy, Debug)]
-pub struct Tcp<A> {
+pub struct Tcp<A, W> {
+    /// From the EtherType, which is the second half of the first one, to the TCP header.
+    words: W,
+    family: PhantomData<A>,
+}
+
+/// What the header of such a packet says. Most who ask want a part of it, and only that is read.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpHead<A> {
     /// Source address.
     pub source: A,
     /// Destination address.
@@ -80,9 +89,26 @@ pub struct Tcp<A> {
     pub hop_limit: u32,
     /// Bytes of the TCP header and what it carries.
     pub payload_bytes: u32,
-    /// The TCP header, words in host byte order.
-    pub words: [u32; 5],
 }
+
+impl<A: Family, W: Words> Tcp<A, W> {
+    /// What the IP header says.
+    #[inline(always)]
+    pub fn head(&self) -> TcpHead<A> {
+        A::tcp_header(&self.words)
+    }
+
+    /// A word of the TCP header, in host byte order.
+    #[inline(always)]
+    pub fn word(&self, index: usize) -> u32 {
+        self.words.get(IP + A::HEADER_BYTES / 4 + index)
+    }
+}
+
+/// Of the words that a [`Tcp`] is read from, the first one of the IP header.
+const IP: usize = 1;
+/// Where they begin in a frame.
+const WORDS_OFFSET: usize = NETWORK_OFFSET - 4 * IP;
 
 /// What a header says of a packet that is not there.
 #[derive(Clone, Copy, Debug)]
@@ -171,24 +197,28 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
-    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<Tcp<Self>> {
-        const HEADERS: u32 = size_of::<Ipv4TcpWords>() as u32;
-        let read: Ipv4TcpWords = frame.read(NETWORK_OFFSET)?;
-        let [first, fragment, third, ..] = read.ip.map(u32::from_be);
-        let total = first & 0xffff;
-        let plain =
-            first >> 24 == 0x45 && fragment & 0x3fff == 0 && third >> 16 & 0xff == protocol::TCP as u32;
-        let end = NETWORK_OFFSET + total as usize;
-        if !plain || total < HEADERS || end > frame.length() || read.ip_sum() != 0xffff {
+    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<Tcp<Self, impl Words>> {
+        const HEADERS_BYTES: usize = Ipv4::HEADER_BYTES + size_of::<TcpHeader>();
+        let words = frame.words::<{ IP + HEADERS_BYTES / 4 }>(WORDS_OFFSET)?;
+        let total = (words.get(IP) & 0xffff) as usize;
+        let plain = words.get(0) & 0xffff == u32::from(Self::ETHERTYPE)
+            && words.get(IP) >> 24 == 0x45
+            && words.get(IP + 1) & 0x3fff == 0
+            && words.get(IP + 2) >> 16 & 0xff == u32::from(protocol::TCP);
+        if !plain || total < HEADERS_BYTES || NETWORK_OFFSET + total > frame.length() || !sum_fits(&words) {
             return None;
         }
-        Some(Tcp {
-            source: Ipv4::from_word(read.ip[3]),
-            destination: Ipv4::from_word(read.ip[4]),
-            hop_limit: third >> 24,
-            payload_bytes: total - Self::HEADER_BYTES as u32,
-            words: read.tcp.map(u32::from_be),
-        })
+        Some(Tcp { words, family: PhantomData })
+    }
+
+    #[inline(always)]
+    fn tcp_header<W: Words>(words: &W) -> TcpHead<Self> {
+        TcpHead {
+            source: Self::from_word(words.raw(IP + 3)),
+            destination: Self::from_word(words.raw(IP + 4)),
+            hop_limit: words.get(IP + 2) >> 24,
+            payload_bytes: (words.get(IP) & 0xffff) - Self::HEADER_BYTES as u32,
+        }
     }
 
     #[inline(always)]
@@ -293,24 +323,28 @@ impl Family for Ipv6 {
     }
 
     #[inline(always)]
-    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<Tcp<Self>> {
-        const TCP: u32 = size_of::<crate::wire::TcpHeader>() as u32;
-        let read: Ipv6TcpWords = frame.read(NETWORK_OFFSET)?;
-        let (first, second) = (u32::from_be(read.ip[0]), u32::from_be(read.ip[1]));
-        let payload = second >> 16;
-        let packet_end = NETWORK_OFFSET + Self::HEADER_BYTES + payload as usize;
-        let plain = first >> 28 == 6 && second >> 8 & 0xff == protocol::TCP as u32;
-        if !plain || payload < TCP || packet_end > frame.length() {
+    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<Tcp<Self, impl Words>> {
+        const TCP_BYTES: usize = size_of::<TcpHeader>();
+        let words = frame.words::<{ IP + (Ipv6::HEADER_BYTES + TCP_BYTES) / 4 }>(WORDS_OFFSET)?;
+        let payload = (words.get(IP + 1) >> 16) as usize;
+        let plain = words.get(0) & 0xffff == u32::from(Self::ETHERTYPE)
+            && words.get(IP) >> 28 == 6
+            && words.get(IP + 1) >> 8 & 0xff == u32::from(protocol::TCP);
+        if !plain || payload < TCP_BYTES || NETWORK_OFFSET + Self::HEADER_BYTES + payload > frame.length() {
             return None;
         }
-        let [_, _, a, b, c, d, e, f, g, h] = read.ip;
-        Some(Tcp {
-            source: Ipv6::from_words([a, b, c, d]),
-            destination: Ipv6::from_words([e, f, g, h]),
-            hop_limit: second & 0xff,
-            payload_bytes: payload,
-            words: read.tcp.map(u32::from_be),
-        })
+        Some(Tcp { words, family: PhantomData })
+    }
+
+    #[inline(always)]
+    fn tcp_header<W: Words>(words: &W) -> TcpHead<Self> {
+        let address = |at: usize| [0, 1, 2, 3].map(|word| words.raw(at + word));
+        TcpHead {
+            source: Self::from_words(address(IP + 2)),
+            destination: Self::from_words(address(IP + 6)),
+            hop_limit: words.get(IP + 1) & 0xff,
+            payload_bytes: words.get(IP + 1) >> 16,
+        }
     }
 
     #[inline(always)]
@@ -365,6 +399,16 @@ impl Family for Ipv6 {
     fn is_too_big(icmp: IcmpHead) -> bool {
         icmp == [2, 0]
     }
+}
+
+/// True if the checksum of the IPv4 header among these words is right: their one's complement sum is 0xffff (RFC
+/// 1071). Byte order does not matter to it.
+#[inline(always)]
+fn sum_fits<W: Words>(words: &W) -> bool {
+    let sum: u64 = [0, 1, 2, 3, 4].map(|word: usize| u64::from(words.raw(IP + word))).iter().sum();
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (sum & 0xffff) + (sum >> 16) == 0xffff
 }
 
 #[inline(always)]

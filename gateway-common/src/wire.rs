@@ -49,6 +49,8 @@ pub mod ike {
 pub trait Frame {
     /// The header at this offset in bytes, if the frame holds all of it.
     fn read<T: Wire>(&self, offset: usize) -> Option<T>;
+    /// So many words from this offset on, if the frame holds all of them.
+    fn words<const N: usize>(&self, offset: usize) -> Option<impl Words>;
     /// Bytes of the whole frame, also of those that cannot be read directly.
     fn length(&self) -> usize;
     /// Bytes of payload in each of the segments that GRO merged into it; 0 if it did not.
@@ -66,6 +68,19 @@ pub trait Frame {
                 return;
             }
         }
+    }
+}
+
+/// Words of a frame. Each is read when it is asked for: eBPF has registers for few, and a word that was put
+/// aside costs as much as one that is read again.
+pub trait Words: Copy {
+    /// This one of them, as it lies in memory.
+    fn raw(&self, index: usize) -> u32;
+
+    /// This one of them, in host byte order.
+    #[inline(always)]
+    fn get(&self, index: usize) -> u32 {
+        u32::from_be(self.raw(index))
     }
 }
 
@@ -89,8 +104,21 @@ impl Frame for [u8] {
         Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }
 
+    #[inline]
+    fn words<const N: usize>(&self, offset: usize) -> Option<impl Words> {
+        let (words, []) = self.get(offset..offset.checked_add(4 * N)?)?.as_chunks::<4>() else { return None };
+        Some(words)
+    }
+
     fn length(&self) -> usize {
         self.len()
+    }
+}
+
+impl Words for &[[u8; 4]] {
+    #[inline]
+    fn raw(&self, index: usize) -> u32 {
+        u32::from_ne_bytes(self[index])
     }
 }
 
@@ -349,44 +377,6 @@ const _: () = assert!(size_of::<Ipv4Header>() == 20 && size_of::<TcpHeader>() ==
 const _: () = assert!(size_of::<UdpHeader>() == 8 && size_of::<Ipv4>() == 4);
 const _: () = assert!(size_of::<Ipv6Header>() == 40 && size_of::<Ipv6>() == 16);
 const _: () = assert!(ethertype::IPV4 == 0x0800 && ethertype::ARP == 0x0806);
-
-/// An IPv4 header without options and the TCP header behind it, as they lie in memory: read by one look at
-/// where the packet ends.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Ipv4TcpWords {
-    /// IPv4.
-    pub ip: [u32; 5],
-    /// TCP.
-    pub tcp: [u32; 5],
-}
-
-/// The same of an IPv6 header.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Ipv6TcpWords {
-    /// IPv6.
-    pub ip: [u32; 10],
-    /// TCP.
-    pub tcp: [u32; 5],
-}
-
-// SAFETY: integers only.
-unsafe impl Wire for Ipv4TcpWords {}
-// SAFETY: as above.
-unsafe impl Wire for Ipv6TcpWords {}
-
-impl Ipv4TcpWords {
-    /// As [`Ipv4Header::sum`].
-    #[inline(always)]
-    pub const fn ip_sum(&self) -> u32 {
-        let [a, b, c, d, e] = self.ip;
-        let sum = a as u64 + b as u64 + c as u64 + d as u64 + e as u64;
-        let sum = (sum & 0xffff_ffff) + (sum >> 32);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        ((sum & 0xffff) + (sum >> 16)) as u32
-    }
-}
 
 impl Ipv4Header {
     /// One's complement sum of a header without options, checksum included: 0xffff if that is right

@@ -1,4 +1,6 @@
 //! Packets in kernel memory: bounds checks that the verifier follows, and the skb's own fields.
+use core::ptr::NonNull;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, bpf_xfrm_state},
@@ -8,7 +10,7 @@ use aya_ebpf::{
 use gateway_common::{
     decide::Identity,
     packet::MOST_OPTIONS_BYTES,
-    wire::{Frame, Ipv6Header, NETWORK_OFFSET, Step, TcpHeader, Wire},
+    wire::{Frame, Ipv6Header, NETWORK_OFFSET, Step, TcpHeader, Wire, Words},
 };
 
 use crate::maps::{INBOUND_SPIS, REPLAY};
@@ -57,6 +59,12 @@ impl Frame for Direct {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<impl Words> {
+        let at = self.start + offset;
+        (at + 4 * N <= self.end).then_some(Checked(at as *const u32))
+    }
+
+    #[inline(always)]
     fn length(&self) -> usize {
         self.length
     }
@@ -75,6 +83,18 @@ impl Frame for Direct {
     }
 }
 
+/// Words of a packet that ends behind the last one that is read.
+#[derive(Clone, Copy)]
+struct Checked(*const u32);
+
+impl Words for Checked {
+    #[inline(always)]
+    fn raw(&self, index: usize) -> u32 {
+        // SAFETY: `words` checked the bounds (the verifier demands it); an IP header is 4-aligned here.
+        unsafe { *self.0.add(index) }
+    }
+}
+
 /// bpf_loop's callback: 0 goes on, 1 ends.
 extern "C" fn one_step<S: Step>(_round: u32, state: *mut S) -> i64 {
     // SAFETY: the pointer is the one `repeat` passed, and nobody else uses it meanwhile.
@@ -82,75 +102,83 @@ extern "C" fn one_step<S: Step>(_round: u32, state: *mut S) -> i64 {
 }
 
 /// The packet of a TC program.
-pub struct Skb<'a> {
-    ctx: &'a TcContext,
+#[derive(Clone, Copy)]
+pub struct Skb {
+    raw: *mut __sk_buff,
 }
 
-impl<'a> Skb<'a> {
+impl Skb {
     /// As it is: what is not in the linear part cannot be read.
     #[inline(always)]
-    pub fn of(ctx: &'a TcContext) -> Self {
-        Self { ctx }
+    pub fn of(ctx: &TcContext) -> Self {
+        Self { raw: ctx.as_ptr().cast() }
     }
 
     /// Pulls the headers into the linear part if they are not there.
     #[inline(always)]
-    pub fn new(ctx: &'a TcContext) -> Self {
+    pub fn new(ctx: &TcContext) -> Self {
         let length = ctx.len() as usize;
         let wanted = if length < HEADERS_BYTES { length } else { HEADERS_BYTES };
         if ctx.data_end() - ctx.data() < wanted {
             // On failure the headers stay unreadable, and the packet is dropped as malformed.
             let _ = ctx.pull_data(wanted as u32);
         }
-        Self { ctx }
+        Self::of(ctx)
     }
 
     /// Its frame, until a helper moves the data.
     #[inline(always)]
-    pub fn frame(&self) -> Direct {
-        // SAFETY: as in `mark`.
-        let segment = unsafe { (*self.raw()).gso_size };
-        Direct { start: self.ctx.data(), end: self.ctx.data_end(), length: self.ctx.len() as usize, segment }
+    pub fn frame(self) -> Direct {
+        // SAFETY: as in `mark`; one by one, as the verifier wants a context to be read.
+        unsafe {
+            Direct {
+                start: (*self.raw).data as usize,
+                end: (*self.raw).data_end as usize,
+                length: (*self.raw).len as usize,
+                segment: (*self.raw).gso_size,
+            }
+        }
     }
 
     /// How many packets GRO merged into it; 1 if it did not.
     #[inline(always)]
-    pub fn segments(&self) -> u32 {
+    pub fn segments(self) -> u32 {
         // SAFETY: as in `mark`.
-        let segments = unsafe { (*self.raw()).gso_segs };
+        let segments = unsafe { (*self.raw).gso_segs };
         if segments == 0 { 1 } else { segments }
     }
 
-    /// For logging.
+    /// For helpers and for logging.
     #[inline(always)]
-    pub fn context(&self) -> &TcContext {
-        self.ctx
+    pub fn context(self) -> TcContext {
+        // SAFETY: the kernel's, of a program that runs.
+        TcContext::new(unsafe { NonNull::new_unchecked(self.raw) })
     }
 
     /// For helpers.
     #[inline(always)]
-    pub fn raw(&self) -> *mut __sk_buff {
-        self.ctx.as_ptr().cast()
+    pub fn raw(self) -> *mut __sk_buff {
+        self.raw
     }
 
     /// skb->mark.
     #[inline(always)]
-    pub fn mark(&self) -> u32 {
+    pub fn mark(self) -> u32 {
         // SAFETY: the context of a TC program is a `__sk_buff`.
-        unsafe { (*self.raw()).mark }
+        unsafe { (*self.raw).mark }
     }
 
     /// Sets skb->mark.
     #[inline(always)]
-    pub fn set_mark(&self, mark: u32) {
+    pub fn set_mark(self, mark: u32) {
         // SAFETY: as in `mark`; the field is writable for TC programs.
-        unsafe { (*self.raw()).mark = mark }
+        unsafe { (*self.raw).mark = mark }
     }
 
     /// Who sent it, if it came out of a tunnel (FACTS 1: index 0 of the decapsulated packet, an
     /// error for everything else).
     #[inline(always)]
-    pub fn identity(&self) -> Option<Identity> {
+    pub fn identity(self) -> Option<Identity> {
         if REPLAY.load() != 0 {
             return self.replayed_identity();
         }
@@ -158,7 +186,7 @@ impl<'a> Skb<'a> {
         let mut state: bpf_xfrm_state = unsafe { core::mem::zeroed() };
         // SAFETY: pointer and size are those of `state`.
         let result = unsafe {
-            bpf_skb_get_xfrm_state(self.raw(), 0, &raw mut state, size_of::<bpf_xfrm_state>() as u32, 0)
+            bpf_skb_get_xfrm_state(self.raw, 0, &raw mut state, size_of::<bpf_xfrm_state>() as u32, 0)
         };
         (result == 0).then(|| Identity {
             reqid: state.reqid,
@@ -169,7 +197,7 @@ impl<'a> Skb<'a> {
 
     /// Sets what [`Skb::identity`] reads in a replay, by the SPI in the source MAC address.
     #[inline(always)]
-    pub fn replay_identity(&self) {
+    pub fn replay_identity(self) {
         const SPI_OFFSET: usize = 8;
         let Some(bytes) = self.frame().read::<[u8; 4]>(SPI_OFFSET) else { return };
         let spi = u32::from_be_bytes(bytes);
@@ -178,15 +206,15 @@ impl<'a> Skb<'a> {
         self.set_mark(tunnel);
         // SAFETY: as in `mark`; the indices are constant.
         unsafe {
-            (*self.raw()).cb[0] = tunnel;
-            (*self.raw()).cb[1] = spi;
+            (*self.raw).cb[0] = tunnel;
+            (*self.raw).cb[1] = spi;
         }
     }
 
     #[inline(always)]
-    fn replayed_identity(&self) -> Option<Identity> {
+    fn replayed_identity(self) -> Option<Identity> {
         // SAFETY: as in `mark`; the indices are constant.
-        let (reqid, spi) = unsafe { ((*self.raw()).cb[0], (*self.raw()).cb[1]) };
+        let (reqid, spi) = unsafe { ((*self.raw).cb[0], (*self.raw).cb[1]) };
         (reqid != 0).then(|| Identity { reqid, spi, mark: self.mark() })
     }
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide::{Decision, Syn},
-    layout::{APPROVED_MARK, Hook, Ticks},
+    layout::{APPROVED_MARK, Hook, Settings, Ticks},
     outer::Outer,
     reason::Reason,
     tcp::Direction,
@@ -15,12 +15,11 @@ use gateway_common::{
 };
 
 use crate::{
-    NOBODY,
     access::{Direct, Skb},
     count::{self, Attribution},
     maps::FORWARD,
     neighbour::{self, Routed},
-    tables::{customer_of, settings},
+    tables::{customer_of, now_ns},
 };
 
 /// Lets the packet go its usual way.
@@ -38,7 +37,7 @@ pub fn next() -> i32 {
 /// Drops what is nobody's yet.
 #[inline(always)]
 pub fn dropped(frame: &Direct, hook: Hook, reason: Reason) -> i32 {
-    count::drop(frame, hook, NOBODY, reason);
+    count::drop(frame, hook, Attribution::NOBODY, reason, now_ns());
     TC_ACT_SHOT
 }
 
@@ -52,12 +51,12 @@ pub fn xdp(_ctx: &XdpContext, frame: &Direct, verdict: Verdict) -> u32 {
         }
         Verdict::Outer(_) => xdp_action::XDP_PASS,
         Verdict::Drop(reason) => {
-            count::drop(frame, Hook::InternetXdp, NOBODY, reason);
+            count::drop(frame, Hook::InternetXdp, Attribution::NOBODY, reason, now_ns());
             xdp_action::XDP_DROP
         }
         // Nothing else comes out of the outer filter.
-        Verdict::ToServer(_) | Verdict::ToTunnel(_) | Verdict::Local => {
-            count::drop(frame, Hook::InternetXdp, NOBODY, Reason::NotConfigured);
+        Verdict::ToServer | Verdict::ToTunnel | Verdict::Local => {
+            count::drop(frame, Hook::InternetXdp, Attribution::NOBODY, Reason::NotConfigured, now_ns());
             xdp_action::XDP_DROP
         }
     }
@@ -65,7 +64,7 @@ pub fn xdp(_ctx: &XdpContext, frame: &Direct, verdict: Verdict) -> u32 {
 
 /// At a TC hook, for outer frames and for the gateway's own.
 #[inline(always)]
-pub fn outer(skb: &Skb, frame: &Direct, hook: Hook, verdict: Verdict) -> i32 {
+pub fn outer(skb: Skb, frame: &Direct, hook: Hook, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Outer(_) | Verdict::Local => TC_ACT_OK,
         Verdict::Drop(reason) => {
@@ -73,85 +72,89 @@ pub fn outer(skb: &Skb, frame: &Direct, hook: Hook, verdict: Verdict) -> i32 {
                 // On the way out the mark still names the tunnel (FACTS 3).
                 Hook::InternetEgress => {
                     let tunnel = skb.mark();
-                    Attribution { customer: customer_of(tunnel), tunnel }
+                    Attribution::of(customer_of(tunnel), tunnel)
                 }
-                _ => NOBODY,
+                _ => Attribution::NOBODY,
             };
-            count::drop(frame, hook, whose, reason);
+            count::drop(frame, hook, whose, reason, now_ns());
             TC_ACT_SHOT
         }
         // Nothing else comes out of the outer filters.
-        Verdict::ToServer(_) | Verdict::ToTunnel(_) => dropped(frame, hook, Reason::NotConfigured),
+        Verdict::ToServer | Verdict::ToTunnel => dropped(frame, hook, Reason::NotConfigured),
     }
 }
 
 /// A site's packet: past the stack to its server on the LAN.
 #[inline(always)]
-pub fn to_server<A: Routed>(skb: &Skb, frame: &mut Direct, decision: Decision, now_ns: u64) -> i32 {
-    let whose = Attribution { customer: decision.customer, tunnel: decision.tunnel };
-    let tunnel = match decision.verdict {
-        Verdict::ToServer(tunnel) => tunnel,
+pub fn to_server<A: Routed>(skb: Skb, settings: &Settings, decision: &Decision, now_ns: u64) -> i32 {
+    match decision.verdict {
+        Verdict::ToServer => {}
         Verdict::Drop(reason) => {
-            let told = count::drop(frame, Hook::InternetIngress, whose, reason);
+            let whose = Attribution::of(decision.customer, decision.tunnel);
+            let told = count::drop(&skb.frame(), Hook::InternetIngress, whose, reason, now_ns);
             if told && matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
-                // Not what a packet can bring about: the kernel or our maps are not as we think.
-                aya_log_ebpf::error!(
-                    skb.context(),
-                    "tunnel {}: the kernel's sources contradict one another, reason {}",
-                    whose.tunnel,
-                    reason as u8
-                );
+                report_contradiction(skb, whose.tunnel(), reason);
             }
             return TC_ACT_SHOT;
         }
         // Nothing else comes out of rule one.
-        Verdict::Outer(_) | Verdict::ToTunnel(_) | Verdict::Local => {
-            return dropped(frame, Hook::InternetIngress, Reason::NotConfigured);
+        Verdict::Outer(_) | Verdict::ToTunnel | Verdict::Local => {
+            return dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured);
         }
-    };
-    if let Some(syn) = decision.syn {
+    }
+    if let Some(syn) = decision.syn() {
         lower_mss(skb, syn);
     }
-    // Helpers may have moved the data.
-    *frame = skb.frame();
-    let (Some(settings), Some(counters)) = (settings(), count::of(decision.customer)) else {
-        return dropped(frame, Hook::InternetIngress, Reason::NotConfigured);
+    let Some(counters) = count::of(decision.customer) else {
+        return dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured);
     };
-    count::passed(counters, &decision, Direction::ToServer, skb.segments());
-    skb.set_mark(APPROVED_MARK | tunnel.get());
+    count::passed(counters, decision, Direction::ToServer, skb.segments());
+    skb.set_mark(APPROVED_MARK | decision.tunnel);
     if FORWARD.load() != 0 {
         return TC_ACT_OK;
     }
-    let Some(()) = A::lower_hop_limit(frame) else {
-        return dropped(frame, Hook::InternetIngress, Reason::InnerMalformed);
+    let Some(()) = A::lower_hop_limit(&skb.frame()) else {
+        return dropped(&skb.frame(), Hook::InternetIngress, Reason::InnerMalformed);
     };
-    neighbour::redirect::<A>(skb, frame, settings, counters, Ticks::from_ns(now_ns))
+    neighbour::redirect::<A>(skb, settings, counters, Ticks::from_ns(now_ns))
+}
+
+/// Not what a packet can bring about: the kernel or our maps are not as we think.
+#[cold]
+#[inline(never)]
+fn report_contradiction(skb: Skb, tunnel: u32, reason: Reason) {
+    let context = skb.context();
+    aya_log_ebpf::error!(
+        &context,
+        "tunnel {}: the kernel's sources contradict one another, reason {}",
+        tunnel,
+        reason as u8
+    );
 }
 
 /// A server's answer: the mark makes the stack encrypt it into its tunnel.
 #[inline(always)]
-pub fn to_tunnel(skb: &Skb, frame: &mut Direct, decision: Decision) -> i32 {
-    let whose = Attribution { customer: decision.customer, tunnel: decision.tunnel };
+pub fn to_tunnel(skb: Skb, decision: &Decision, now_ns: u64) -> i32 {
     match decision.verdict {
-        Verdict::ToTunnel(tunnel) => {
-            if let Some(syn) = decision.syn {
+        Verdict::ToTunnel => {
+            if let Some(syn) = decision.syn() {
                 lower_mss(skb, syn);
             }
             let Some(counters) = count::of(decision.customer) else {
-                *frame = skb.frame();
-                return dropped(frame, Hook::LanIngress, Reason::NotConfigured);
+                return dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured);
             };
-            count::passed(counters, &decision, Direction::ToSite, skb.segments());
-            skb.set_mark(tunnel.get());
+            count::passed(counters, decision, Direction::ToSite, skb.segments());
+            skb.set_mark(decision.tunnel);
             TC_ACT_OK
         }
         Verdict::Drop(reason) => {
-            count::drop(frame, Hook::LanIngress, whose, reason);
+            let whose = Attribution::of(decision.customer, decision.tunnel);
+            count::drop(&skb.frame(), Hook::LanIngress, whose, reason, now_ns);
             TC_ACT_SHOT
         }
         // Nothing else comes out of rule two.
-        Verdict::Outer(_) | Verdict::ToServer(_) | Verdict::Local => {
-            dropped(frame, Hook::LanIngress, Reason::NotConfigured)
+        Verdict::Outer(_) | Verdict::ToServer | Verdict::Local => {
+            dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured)
         }
     }
 }
@@ -171,7 +174,7 @@ fn keep_apart(frame: &Direct, spi: u32) {
 /// Lowers the MSS option of a SYN to what fits the tunnel. A SYN without the option means 536
 /// bytes (RFC 9293 section 3.7.1) and needs none.
 #[inline(always)]
-fn lower_mss(skb: &Skb, syn: Syn) {
+fn lower_mss(skb: Skb, syn: Syn) {
     const CHECKSUM_OFFSET: u32 = 16;
     let transport = u32::from(syn.transport);
     let value = syn.mss.to_be();

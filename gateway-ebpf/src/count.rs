@@ -13,26 +13,39 @@ use gateway_common::{
 use crate::{
     access::Direct,
     maps::{COUNTERS, EVENTS},
-    tables::now_ns,
 };
 
-/// For whom something is counted; 0: not known.
+/// For whom something is counted: customer and tunnel, 0 if not known. One value for the program that hands it
+/// on, which can hand on five.
 #[derive(Clone, Copy)]
-pub struct Attribution {
-    pub customer: u32,
-    pub tunnel: u32,
+pub struct Attribution([u32; 2]);
+
+impl Attribution {
+    /// Nobody's packet: outer frames have no tunnel yet.
+    pub const NOBODY: Self = Self::of(0, 0);
+
+    pub const fn of(customer: u32, tunnel: u32) -> Self {
+        Self([customer, tunnel])
+    }
+
+    const fn customer(self) -> u32 {
+        self.0[0]
+    }
+
+    pub const fn tunnel(self) -> u32 {
+        self.0[1]
+    }
 }
 
 /// Counts a drop, and writes an event if the budget has room for one; true if it did. A function of its
 /// own, so that it takes no room on the caller's stack.
 #[inline(never)]
-pub fn drop(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason) -> bool {
-    let Some(counters) = of(whose.customer) else { return false };
+pub fn drop(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason, now_ns: u64) -> bool {
+    let Some(counters) = of(whose.customer()) else { return false };
     let slot = slot::<REASON_SLOTS>(reason as u8);
     counters.dropped[slot] = counters.dropped[slot].wrapping_add(1);
-    let now = now_ns();
-    let told = counters.events.take(EVENT_INTERVAL_NS, EVENTS_BURST, now)
-        && write_event(frame, hook, whose, reason, now);
+    let told = counters.events.take(EVENT_INTERVAL_NS, EVENTS_BURST, now_ns)
+        && write_event(frame, hook, whose, reason, now_ns);
     counters.events_lost = counters.events_lost.wrapping_add(u64::from(!told));
     told
 }
@@ -82,8 +95,8 @@ fn write_event(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason, t
         entry.assume_init_mut()
     };
     event.time_ns = time_ns;
-    event.customer = whose.customer;
-    event.tunnel = whose.tunnel;
+    event.customer = whose.customer();
+    event.tunnel = whose.tunnel();
     event.length = frame.length() as u32;
     event.reason = reason as u8;
     event.hook = hook as u8;

@@ -17,12 +17,14 @@ mod maps;
 mod neighbour;
 mod tables;
 
+use core::hint::black_box;
+
 use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use gateway_common::{
-    decide,
+    decide::{self, Identity},
     layout::{APPROVED_MARK, Hook, NextProgram, Settings},
     outer, packet,
     reason::Reason,
@@ -32,10 +34,9 @@ use gateway_common::{
 
 use crate::{
     access::{Direct, Skb},
-    count::Attribution,
     maps::Stored,
     neighbour::Routed,
-    tables::{Maps, now_ns, outbound_owner, settings},
+    tables::{Maps, now_ns, outbound_owner},
 };
 
 /// Outer frames as the driver hands them over: only IKE, ESP and what the gateway itself needs
@@ -43,7 +44,7 @@ use crate::{
 #[xdp]
 pub fn internet_xdp(ctx: XdpContext) -> u32 {
     let frame = access::xdp(&ctx);
-    let verdict = match settings() {
+    let verdict = match decide::ready(&Maps) {
         None => Verdict::Drop(Reason::NotConfigured),
         Some(settings) => arriving(&frame, settings, true),
     };
@@ -54,26 +55,38 @@ pub fn internet_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn internet_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::of(&ctx);
-    let mut frame = skb.frame();
     let next = match skb.identity() {
         None => NextProgram::Outer,
-        Some(identity) if is_ipv6(&frame) => {
-            let now_ns = now_ns();
-            if let Some(decision) = decide::from_site_at_once::<Ipv6, _, _>(&frame, &Maps, identity, now_ns) {
-                return act::to_server::<Ipv6>(&skb, &mut frame, decision, now_ns);
-            }
-            NextProgram::SiteV6
-        }
-        Some(identity) => {
-            let now_ns = now_ns();
-            if let Some(decision) = decide::from_site_at_once::<Ipv4, _, _>(&frame, &Maps, identity, now_ns) {
-                return act::to_server::<Ipv4>(&skb, &mut frame, decision, now_ns);
-            }
-            NextProgram::SiteV4
-        }
+        Some(identity) if is_ipv6(&skb.frame()) => match from_site_v6_at_once(skb, identity) {
+            UNDECIDED => NextProgram::SiteV6,
+            action => return action,
+        },
+        Some(identity) => match from_site_at_once::<Ipv4>(skb, identity) {
+            UNDECIDED => NextProgram::SiteV4,
+            action => return action,
+        },
     };
     next::go_on(&ctx, next);
     act::dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured)
+}
+
+/// No action of the kernel's: another program decides.
+const UNDECIDED: i32 = i32::MIN;
+
+/// A function of its own: both families in one have more values than eBPF has registers.
+#[inline(never)]
+fn from_site_v6_at_once(skb: Skb, identity: Identity) -> i32 {
+    from_site_at_once::<Ipv6>(skb, identity)
+}
+
+#[inline(always)]
+fn from_site_at_once<A: Routed + Stored>(skb: Skb, identity: Identity) -> i32 {
+    let Some(settings) = decide::ready(&Maps) else { return UNDECIDED };
+    let now_ns = now_ns();
+    match decide::from_site_at_once::<A, _, _>(&skb.frame(), &Maps, settings, identity, now_ns) {
+        Some(decision) => act::to_server::<A>(skb, settings, &decision, now_ns),
+        None => UNDECIDED,
+    }
 }
 
 /// Where `internet_ingress` goes on for what came out of no tunnel.
@@ -81,7 +94,7 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
 pub fn outer(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let frame = skb.frame();
-    let verdict = match settings() {
+    let verdict = match decide::ready(&Maps) {
         None => Verdict::Drop(Reason::NotConfigured),
         // What XDP let pass it has charged.
         Some(settings) => arriving(&frame, settings, settings.xdp == 0),
@@ -89,7 +102,7 @@ pub fn outer(ctx: TcContext) -> i32 {
     if let Verdict::Outer(outer::Outer::PathMtu) = verdict {
         skb.set_mark(path_mtu_owner(&frame));
     }
-    act::outer(&skb, &frame, Hook::InternetIngress, verdict)
+    act::outer(skb, &frame, Hook::InternetIngress, verdict)
 }
 
 /// Where `internet_ingress` goes on for IPv4 out of a tunnel.
@@ -107,36 +120,50 @@ pub fn site_v6(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn from_site<A: Routed + Stored>(ctx: &TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let mut frame = skb.frame();
-    let Some(identity) = skb.identity() else {
-        return act::dropped(&frame, Hook::InternetIngress, Reason::NotConfigured);
+    let (Some(settings), Some(identity)) = (decide::ready(&Maps), skb.identity()) else {
+        return act::dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured);
     };
     let now_ns = now_ns();
-    let decision = decide::from_site_in::<A, _, _>(&frame, &Maps, identity, now_ns);
-    act::to_server::<A>(&skb, &mut frame, decision, now_ns)
+    let decision = decide::from_site_in::<A, _, _>(&skb.frame(), &Maps, settings, identity, now_ns);
+    act::to_server::<A>(skb, settings, black_box(&decision), now_ns)
 }
 
 /// What servers send.
 #[classifier]
 pub fn lan_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    let mut frame = skb.frame();
-    if outer::is_neighbour_on_lan(&frame) {
+    if outer::is_neighbour_on_lan(&skb.frame()) {
         return act::pass();
     }
-    let next = if is_ipv6(&frame) {
-        if let Some(decision) = decide::from_server_at_once::<Ipv6, _, _>(&frame, &Maps, now_ns()) {
-            return act::to_tunnel(&skb, &mut frame, decision);
+    let next = if is_ipv6(&skb.frame()) {
+        match from_server_v6_at_once(skb) {
+            UNDECIDED => NextProgram::ServerV6,
+            action => return action,
         }
-        NextProgram::ServerV6
     } else {
-        if let Some(decision) = decide::from_server_at_once::<Ipv4, _, _>(&frame, &Maps, now_ns()) {
-            return act::to_tunnel(&skb, &mut frame, decision);
+        match from_server_at_once::<Ipv4>(skb) {
+            UNDECIDED => NextProgram::ServerV4,
+            action => return action,
         }
-        NextProgram::ServerV4
     };
     next::go_on(&ctx, next);
     act::dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured)
+}
+
+/// A function of its own, as [`from_site_v6_at_once`].
+#[inline(never)]
+fn from_server_v6_at_once(skb: Skb) -> i32 {
+    from_server_at_once::<Ipv6>(skb)
+}
+
+#[inline(always)]
+fn from_server_at_once<A: Stored>(skb: Skb) -> i32 {
+    let Some(settings) = decide::ready(&Maps) else { return UNDECIDED };
+    let now_ns = now_ns();
+    match decide::from_server_at_once::<A, _, _>(&skb.frame(), &Maps, settings, now_ns) {
+        Some(decision) => act::to_tunnel(skb, &decision, now_ns),
+        None => UNDECIDED,
+    }
 }
 
 /// Where `lan_ingress` goes on for IPv4.
@@ -154,9 +181,12 @@ pub fn server_v6(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn from_server<A: Stored>(ctx: &TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let mut frame = skb.frame();
-    let decision = decide::from_server_in::<A, _, _>(&frame, &Maps, now_ns());
-    act::to_tunnel(&skb, &mut frame, decision)
+    let Some(settings) = decide::ready(&Maps) else {
+        return act::dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured);
+    };
+    let now_ns = now_ns();
+    let decision = decide::from_server_in::<A, _, _>(&skb.frame(), &Maps, settings, now_ns);
+    act::to_tunnel(skb, black_box(&decision), now_ns)
 }
 
 /// The last word before the internet: ESP of the right tunnel, IKE, allowed answers.
@@ -165,11 +195,11 @@ pub fn internet_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let frame = skb.frame();
     let mark = skb.mark();
-    let verdict = match settings() {
+    let verdict = match decide::ready(&Maps) {
         None => Verdict::Drop(Reason::NotConfigured),
         Some(settings) => outer_verdict(outer::leaving(&frame, settings, mark, outbound_owner)),
     };
-    act::outer(&skb, &frame, Hook::InternetEgress, verdict)
+    act::outer(skb, &frame, Hook::InternetEgress, verdict)
 }
 
 /// The last word before the servers: what `internet_ingress` approved, and the gateway's own.
@@ -180,14 +210,14 @@ pub fn lan_egress(ctx: TcContext) -> i32 {
     }
     let skb = Skb::new(&ctx);
     let frame = skb.frame();
-    let verdict = match settings() {
+    let verdict = match decide::ready(&Maps) {
         None => Verdict::Drop(Reason::NotConfigured),
         Some(settings) => match outer::to_lan(&frame, settings) {
             Ok(_) => Verdict::Local,
             Err(reason) => Verdict::Drop(reason),
         },
     };
-    act::outer(&skb, &frame, Hook::LanEgress, verdict)
+    act::outer(skb, &frame, Hook::LanEgress, verdict)
 }
 
 /// Only for the differential test, which attaches it before `internet_ingress`; the daemon never loads
@@ -258,9 +288,6 @@ fn outer_verdict(result: Result<outer::Outer, Reason>) -> Verdict {
         Err(reason) => Verdict::Drop(reason),
     }
 }
-
-/// Nobody's packet: outer frames have no tunnel yet.
-pub(crate) const NOBODY: Attribution = Attribution { customer: 0, tunnel: 0 };
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

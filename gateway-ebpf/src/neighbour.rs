@@ -36,23 +36,17 @@ pub trait Routed: Family {
 
 /// Sends a packet to its destination, which is on the LAN.
 #[inline(always)]
-pub fn redirect<A: Routed>(
-    skb: &Skb,
-    frame: &Direct,
-    settings: &Settings,
-    counters: &mut Counters,
-    now: Ticks,
-) -> i32 {
+pub fn redirect<A: Routed>(skb: Skb, settings: &Settings, counters: &mut Counters, now: Ticks) -> i32 {
     let known = &mut counters.next_hops[A::SLOT];
     if !known.holds(now) {
-        return match ask::<A>(skb, frame, settings.lan_ifindex, known, now) {
-            NOT_ASKED => act::dropped(frame, Hook::InternetIngress, Reason::InnerMalformed),
+        return match ask::<A>(skb, settings.lan_ifindex, known, now) {
+            NOT_ASKED => act::dropped(&skb.frame(), Hook::InternetIngress, Reason::InnerMalformed),
             action => action,
         };
     }
     const MAC_ADDRESSES: usize = 0;
-    let Some(addresses) = frame.bytes_mut::<12>(MAC_ADDRESSES) else {
-        return act::dropped(frame, Hook::InternetIngress, Reason::InnerMalformed);
+    let Some(addresses) = skb.frame().bytes_mut::<12>(MAC_ADDRESSES) else {
+        return act::dropped(&skb.frame(), Hook::InternetIngress, Reason::InnerMalformed);
     };
     // SAFETY: `bytes_mut` checked the bounds; a frame begins 2 bytes after a word (NET_IP_ALIGN), as the MAC
     // addresses in NextHop do not, hence 16 bits at a time.
@@ -67,7 +61,8 @@ pub fn redirect<A: Routed>(
 /// By the kernel's neighbour table, and notes what that says. A function of its own, so that it takes no room
 /// on the caller's stack. [`NOT_ASKED`] if the header cannot be read.
 #[inline(never)]
-fn ask<A: Routed>(skb: &Skb, frame: &Direct, lan_ifindex: u32, known: &mut NextHop, now: Ticks) -> i32 {
+fn ask<A: Routed>(skb: Skb, lan_ifindex: u32, known: &mut NextHop, now: Ticks) -> i32 {
+    let frame = &skb.frame();
     // SAFETY: zero is a valid value of C structures of integers.
     let (mut question, mut next_hop): (Lookup, bpf_redir_neigh) = unsafe { core::mem::zeroed() };
     question.ifindex = lan_ifindex;

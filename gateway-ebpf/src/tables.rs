@@ -151,12 +151,6 @@ pub unsafe fn locked<T, R>(
     }
 }
 
-/// What holds for the whole gateway, once it is filled in.
-#[inline(always)]
-pub fn settings() -> Option<&'static Settings> {
-    SETTINGS.get(0).filter(|settings| settings.ready == 1)
-}
-
 /// The tunnel that an outbound SPI is known to belong to.
 #[inline(always)]
 pub fn outbound_owner(spi: OutboundSpi) -> Option<u32> {

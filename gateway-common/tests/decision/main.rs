@@ -210,11 +210,10 @@ fn only_tcp_of_the_sites_lan_to_its_own_server_goes_to_a_server() {
     often(500, 1_500, any_history(1..40), |arrivals, noted| {
         let world = World::new();
         play(&world, &arrivals, |before, arrival, now_ns, decision| match decision.verdict {
-            Verdict::ToServer(tunnel) => {
+            Verdict::ToServer => {
                 noted();
-                prop_assert_eq!(decision.tunnel, tunnel.get());
-                prop_assert_eq!(decision.customer, SITES[tunnel.get() as usize - 1].customer);
-                check_to_server(arrival, &world, before, now_ns, tunnel.get())
+                prop_assert_eq!(decision.customer, SITES[decision.tunnel as usize - 1].customer);
+                check_to_server(arrival, &world, before, now_ns, decision.tunnel)
             }
             _ => Ok(()),
         })
@@ -233,15 +232,15 @@ fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
         let mut opened = HashMap::new();
         play(&world, &arrivals, |before, arrival, now_ns, decision| {
             match decision.verdict {
-                Verdict::ToServer(tunnel) if decision.opened => {
+                Verdict::ToServer if decision.opened => {
                     let seen = seen(&arrival.frame).expect("checked elsewhere");
                     let Content::Tcp([from, to]) = seen.content else {
                         return Err(TestCaseError::fail("a message opens a flow"));
                     };
                     let [source, destination] = seen.addresses;
-                    opened.insert(((destination, to), (source, from)), tunnel);
+                    opened.insert(((destination, to), (source, from)), decision.tunnel);
                 }
-                Verdict::ToTunnel(tunnel) => {
+                Verdict::ToTunnel => {
                     noted();
                     let assured = |flow: &Flow| flow.has(status::ASSURED);
                     if adopt_midstream == 0 && world.flows.borrow().values().any(assured) {
@@ -257,11 +256,11 @@ fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
                         Content::TooBig([from, to]) => {
                             about_replies.set(about_replies.get() + 1);
                             prop_assert_eq!((from.0, to.0), (destination, source));
-                            prop_assert!(lives(before, decision.customer, from, tunnel.get(), now_ns));
+                            prop_assert!(lives(before, decision.customer, from, decision.tunnel, now_ns));
                             (to, from)
                         }
                     };
-                    prop_assert_eq!(opened.get(&connection), Some(&tunnel));
+                    prop_assert_eq!(opened.get(&connection), Some(&decision.tunnel));
                 }
                 _ => {}
             }
@@ -344,7 +343,7 @@ fn a_dropped_packet_gives_no_flow_anything() {
         play(&world, &arrivals, |before, _, now_ns, decision| {
             let Verdict::Drop(reason) = decision.verdict else { return Ok(()) };
             noted();
-            prop_assert!(!decision.opened && decision.syn.is_none() && decision.bytes == 0);
+            prop_assert!(!decision.opened && decision.syn().is_none() && decision.bytes == 0);
             let after = world.flows.borrow();
             if reason != Reason::OutOfWindow {
                 prop_assert_eq!(&*after, before);
@@ -381,11 +380,10 @@ fn tunnels_that_are_down_carry_nothing() {
                 world.tunnels[tunnel].up = u8::from(up);
             }
             now_ns += arrival.after_ms * 1_000_000;
-            if let Verdict::ToServer(tunnel) | Verdict::ToTunnel(tunnel) =
-                arrival.judge(&world, now_ns).verdict
-            {
+            let decision = arrival.judge(&world, now_ns);
+            if let Verdict::ToServer | Verdict::ToTunnel = decision.verdict {
                 noted();
-                prop_assert_eq!(world.tunnels[tunnel.get() as usize].up, 1);
+                prop_assert_eq!(world.tunnels[decision.tunnel as usize].up, 1);
             }
         }
         Ok(())

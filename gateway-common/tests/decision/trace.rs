@@ -143,8 +143,8 @@ fn play_in(world: &World, v6: bool, name: &str, traces: &[Trace]) {
         }
         let passes = match (*outcome, decision.verdict) {
             (Drops(reason) | Doubted(reason, _), verdict) => verdict == Verdict::Drop(reason),
-            (_, Verdict::ToServer(tunnel)) => segment.from_site && tunnel.get() == 1,
-            (_, Verdict::ToTunnel(tunnel)) => !segment.from_site && tunnel.get() == 1,
+            (_, Verdict::ToServer) => segment.from_site && decision.tunnel == 1,
+            (_, Verdict::ToTunnel) => !segment.from_site && decision.tunnel == 1,
             _ => false,
         };
         assert!(passes, "{here}");

@@ -123,11 +123,13 @@ impl World {
 pub fn from_site<F: Frame + ?Sized>(frame: &F, world: &World, identity: Identity, now_ns: u64) -> Decision {
     let other = world.clone();
     let decision = decide::from_site(frame, world, identity, now_ns);
-    let slowly = match ethertype_of(frame) == Some(Ipv6::ETHERTYPE) {
-        false => decide::from_site_in::<Ipv4, _, _>(frame, &other, identity, now_ns),
-        true => decide::from_site_in::<Ipv6, _, _>(frame, &other, identity, now_ns),
-    };
-    world.assert_same(decision, &other, slowly);
+    if let Some(settings) = decide::ready(world) {
+        let slowly = match ethertype_of(frame) == Some(Ipv6::ETHERTYPE) {
+            false => decide::from_site_in::<Ipv4, _, _>(frame, &other, settings, identity, now_ns),
+            true => decide::from_site_in::<Ipv6, _, _>(frame, &other, settings, identity, now_ns),
+        };
+        world.assert_same(decision, &other, slowly);
+    }
     decision
 }
 
@@ -135,11 +137,13 @@ pub fn from_site<F: Frame + ?Sized>(frame: &F, world: &World, identity: Identity
 pub fn from_server<F: Frame + ?Sized>(frame: &F, world: &World, now_ns: u64) -> Decision {
     let other = world.clone();
     let decision = decide::from_server(frame, world, now_ns);
-    let slowly = match ethertype_of(frame) == Some(Ipv6::ETHERTYPE) {
-        false => decide::from_server_in::<Ipv4, _, _>(frame, &other, now_ns),
-        true => decide::from_server_in::<Ipv6, _, _>(frame, &other, now_ns),
-    };
-    world.assert_same(decision, &other, slowly);
+    if let Some(settings) = decide::ready(world) {
+        let slowly = match ethertype_of(frame) == Some(Ipv6::ETHERTYPE) {
+            false => decide::from_server_in::<Ipv4, _, _>(frame, &other, settings, now_ns),
+            true => decide::from_server_in::<Ipv6, _, _>(frame, &other, settings, now_ns),
+        };
+        world.assert_same(decision, &other, slowly);
+    }
     decision
 }
 

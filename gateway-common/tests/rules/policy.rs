@@ -7,7 +7,7 @@ use gateway_common::{
     packet::Mss,
     reason::Reason::*,
     verdict::Verdict,
-    wire::{Frame, Ipv4, Ipv6, Wire},
+    wire::{Frame, Ipv4, Ipv6, Wire, Words},
 };
 
 use crate::{
@@ -273,7 +273,7 @@ fn mss_of_a_handshake_is_lowered_and_never_raised() {
                 _ => from_lan(&opened(v6), &answer(v6, Tcp { options, ..tcp(flags, 5000, 1001) })),
             };
             assert_eq!(reason(decision), None);
-            decision.syn
+            decision.syn()
         };
         let option = |bytes: u16| [2, 4, (bytes >> 8) as u8, bytes as u8];
         let transport = transport(device(v6)) as u8;
@@ -289,7 +289,7 @@ fn mss_of_a_handshake_is_lowered_and_never_raised() {
         assert_eq!(reason(from_lan(&world, &syn_ack(v6))), None);
         let ack = request(v6, Tcp { options: &option(1460), ..tcp(0x10, 1001, 5001) });
         let decision = from_device(&world, &ack);
-        assert_eq!((reason(decision), decision.syn), (None, None));
+        assert_eq!((reason(decision), decision.syn()), (None, None));
     }
 }
 
@@ -303,7 +303,7 @@ fn passing_packet_is_described_for_its_counters() {
         let options = &[2, 4, 2, 0];
         let decision = from_lan(&world, &answer(v6, Tcp { options, ..tcp(0x12, 5000, 1001) }));
         assert_eq!((decision.v6, decision.header_bytes, decision.bytes), (v6, headers + 4, bytes + 4));
-        assert!(matches!(decision.verdict, Verdict::ToTunnel(tunnel) if tunnel.get() == 1));
+        assert_eq!((decision.verdict, decision.tunnel), (Verdict::ToTunnel, 1));
         assert!(!decision.opened);
     }
 }
@@ -317,6 +317,10 @@ struct Merged {
 impl Frame for Merged {
     fn read<T: Wire>(&self, offset: usize) -> Option<T> {
         self.frame[..].read(offset)
+    }
+
+    fn words<const N: usize>(&self, offset: usize) -> Option<impl Words> {
+        self.frame[..].words::<N>(offset)
     }
 
     fn length(&self) -> usize {

@@ -89,12 +89,13 @@ fn is_icmp(frame: &[u8]) -> bool {
 fn check_from_site(frame: &[u8], identity: Identity, decision: &Decision) {
     match decision.verdict {
         Drop(_) => check_dropped(decision),
-        ToServer(tunnel) => {
-            let site = &SITES[tunnel.get() as usize - 1];
-            assert_eq!((identity.reqid, identity.mark), (tunnel.get(), tunnel.get()));
-            assert_eq!(identity.spi, spi(tunnel.get()));
-            assert!(tunnel.get() != DOWN);
-            assert_eq!((decision.tunnel, decision.customer), (tunnel.get(), site.customer));
+        ToServer => {
+            let tunnel = decision.tunnel;
+            let site = &SITES[tunnel as usize - 1];
+            assert_eq!((identity.reqid, identity.mark), (tunnel, tunnel));
+            assert_eq!(identity.spi, spi(tunnel));
+            assert!(tunnel != DOWN);
+            assert_eq!(decision.customer, site.customer);
             let packet = Packet::read(frame);
             let (network, bits) = site.lan[usize::from(packet.v6)];
             assert!(same_network(packet.source, network, bits), "{packet:?}");
@@ -118,10 +119,11 @@ fn check_from_site(frame: &[u8], identity: Identity, decision: &Decision) {
 fn check_from_server(frame: &[u8], decision: &Decision) {
     match decision.verdict {
         Drop(_) => check_dropped(decision),
-        ToTunnel(tunnel) => {
-            let site = &SITES[tunnel.get() as usize - 1];
-            assert!(tunnel.get() != DOWN && !decision.opened);
-            assert_eq!((decision.tunnel, decision.customer), (tunnel.get(), site.customer));
+        ToTunnel => {
+            let tunnel = decision.tunnel;
+            let site = &SITES[tunnel as usize - 1];
+            assert!(tunnel != DOWN && !decision.opened);
+            assert_eq!((decision.tunnel, decision.customer), (tunnel, site.customer));
             let packet = Packet::read(frame);
             let (network, bits) = site.lan[usize::from(packet.v6)];
             assert!(same_network(packet.destination, network, bits), "{packet:?}");
@@ -142,7 +144,7 @@ fn check_from_server(frame: &[u8], decision: &Decision) {
 
 /// What is dropped does nothing else.
 pub fn check_dropped(decision: &Decision) {
-    assert!(!decision.opened && decision.syn.is_none() && decision.bytes == 0, "{decision:?}");
+    assert!(!decision.opened && decision.syn().is_none() && decision.bytes == 0, "{decision:?}");
 }
 
 /// What a packet that passes says of itself, at the places where a plain one has it.
@@ -233,7 +235,7 @@ impl Packet {
                 check_mss(frame, self.v6, header, decision);
             }
             Body::TooBig { .. } => {
-                assert!(!decision.opened && decision.syn.is_none());
+                assert!(!decision.opened && decision.syn().is_none());
                 assert_eq!(usize::from(decision.header_bytes), ip);
             }
         }
@@ -242,7 +244,7 @@ impl Packet {
 
 /// An MSS that is to be lowered is a SYN's, stands in its options and is too large.
 pub fn check_mss(frame: &[u8], v6: bool, tcp_header_bytes: usize, decision: &Decision) {
-    let Some(syn) = decision.syn else { return };
+    let Some(syn) = decision.syn() else { return };
     let tcp = IP + ip_bytes(v6);
     assert_eq!(usize::from(syn.transport), tcp);
     assert!(frame[tcp + 13] & 0x02 != 0, "no SYN");

@@ -209,11 +209,11 @@ fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<
 /// It changes nothing, and passes only about a connection that there is, in the tunnel it belongs to.
 fn check_too_big(segment: &Segment, decision: &Decision, before: &[Connection], after: &[Connection]) {
     assert_eq!(before, after, "a message changes a flow");
-    assert!(!decision.opened && decision.syn.is_none());
+    assert!(!decision.opened && decision.syn().is_none());
     let tunnel = match (decision.verdict, segment.direction) {
         (Drop(_), _) => return check_dropped(decision),
-        (ToServer(tunnel), Direction::ToServer) if tunnel.get() == segment.tunnel => tunnel.get(),
-        (ToTunnel(tunnel), Direction::ToSite) => tunnel.get(),
+        (ToServer, Direction::ToServer) if decision.tunnel == segment.tunnel => decision.tunnel,
+        (ToTunnel, Direction::ToSite) => decision.tunnel,
         (verdict, direction) => panic!("{verdict:?} for {direction:?}"),
     };
     let of_it = |old: &&Connection| old.key == segment.key && old.tunnel == tunnel && !old.is_over;
@@ -250,16 +250,18 @@ fn check(segment: &Segment, decision: &Decision, before: &[Connection], after: &
     }
     match (decision.verdict, segment.direction) {
         (Drop(_), _) => check_dropped(decision),
-        (ToServer(tunnel), Direction::ToServer) => {
+        (ToServer, Direction::ToServer) => {
             let customer = SITES[segment.tunnel as usize - 1].customer;
-            assert_eq!((tunnel.get(), customer), (segment.tunnel, segment.key.customer));
+            assert_eq!((decision.tunnel, customer), (segment.tunnel, segment.key.customer));
             assert!(decision.bytes <= LAN_MTU_BYTES);
             assert!(after.iter().any(|new| new.key == segment.key && new.tunnel == segment.tunnel));
         }
-        (ToTunnel(tunnel), Direction::ToSite) => {
+        (ToTunnel, Direction::ToSite) => {
             assert!(!decision.opened, "opened by the server");
             assert!(
-                before.iter().any(|old| old.key == segment.key && old.tunnel == tunnel.get() && !old.is_over)
+                before
+                    .iter()
+                    .any(|old| old.key == segment.key && old.tunnel == decision.tunnel && !old.is_over)
             );
         }
         (verdict, direction) => panic!("{verdict:?} for {direction:?}"),

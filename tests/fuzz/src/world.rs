@@ -185,8 +185,8 @@ impl World {
         let other = self.clone();
         let decision = decide::from_site(frame, self, identity, now_ns);
         let slowly = match is_v6(frame) {
-            false => decide::from_site_in::<Ipv4, _, _>(frame, &other, identity, now_ns),
-            true => decide::from_site_in::<Ipv6, _, _>(frame, &other, identity, now_ns),
+            false => decide::from_site_in::<Ipv4, _, _>(frame, &other, &self.settings, identity, now_ns),
+            true => decide::from_site_in::<Ipv6, _, _>(frame, &other, &self.settings, identity, now_ns),
         };
         assert_eq!(decision, slowly);
         self.check_same(&other);
@@ -198,8 +198,8 @@ impl World {
         let other = self.clone();
         let decision = decide::from_server(frame, self, now_ns);
         let slowly = match is_v6(frame) {
-            false => decide::from_server_in::<Ipv4, _, _>(frame, &other, now_ns),
-            true => decide::from_server_in::<Ipv6, _, _>(frame, &other, now_ns),
+            false => decide::from_server_in::<Ipv4, _, _>(frame, &other, &self.settings, now_ns),
+            true => decide::from_server_in::<Ipv6, _, _>(frame, &other, &self.settings, now_ns),
         };
         assert_eq!(decision, slowly);
         self.check_same(&other);

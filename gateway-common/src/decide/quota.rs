@@ -1,0 +1,59 @@
+//! What a customer's flows take of its quota.
+use super::{Tables, UsageCell};
+use crate::{
+    layout::{Quota, Tunnel, Usage},
+    reason::Reason,
+};
+
+/// What a new flow takes of its customer's quota.
+#[derive(Clone, Copy)]
+pub struct Charge {
+    /// Flows.
+    pub flows: u32,
+    /// Those of them that are half-open.
+    pub half_open: u32,
+}
+
+/// Takes it, if there is room.
+#[inline(always)]
+pub fn take<T: Tables>(tables: &T, tunnel: &Tunnel, charge: Charge, now_ns: u64) -> Result<(), Reason> {
+    let Quota { flows, half_open, new_flow_interval_ns, new_flow_burst } = tunnel.quota;
+    let cell = tables.usage(tunnel.customer).ok_or(Reason::FlowQuotaExceeded)?;
+    cell.locked(|usage| {
+        if usage.flows + charge.flows > flows {
+            return Err(Reason::FlowQuotaExceeded);
+        }
+        if usage.half_open + charge.half_open > half_open {
+            return Err(Reason::HalfOpenQuotaExceeded);
+        }
+        if !usage.new_flows.take(u64::from(new_flow_interval_ns), new_flow_burst, now_ns) {
+            return Err(Reason::NewFlowsOverBudget);
+        }
+        usage.flows += charge.flows;
+        usage.half_open += charge.half_open;
+        Ok(())
+    })
+}
+
+/// The opposite.
+#[inline(always)]
+pub fn give_back<T: Tables>(tables: &T, customer: u32, charge: Charge) {
+    if let Some(cell) = tables.usage(customer) {
+        cell.locked(|usage| usage.give_back(charge.flows, charge.half_open));
+    }
+}
+
+/// A handshake is complete.
+#[inline(always)]
+pub fn confirm<T: Tables>(tables: &T, customer: u32) {
+    give_back(tables, customer, Charge { flows: 0, half_open: 1 });
+}
+
+impl Usage {
+    /// So many flows are gone, or half-open no more.
+    #[inline(always)]
+    pub fn give_back(&mut self, flows: u32, half_open: u32) {
+        self.flows -= if flows < self.flows { flows } else { self.flows };
+        self.half_open -= if half_open < self.half_open { half_open } else { self.half_open };
+    }
+}

@@ -1,0 +1,221 @@
+//! Rule two: a packet from the cloud LAN. A customer's server answers on a connection that exists, into the
+//! tunnel that opened it, and nothing else.
+use super::{Decision, FamilyTables, FlowCell, Packet, Place, Tables, key, quota, syn};
+use crate::{
+    family::Tcp,
+    ids::TunnelId,
+    layout::{Flow, Kept, Settings, Ticks, Tunnel},
+    packet::{Inner, Kind, Quote, Segment},
+    predict::{Next, predict},
+    reason::Reason,
+    tcp::Direction,
+    track::{self, status},
+    verdict::Verdict,
+    wire::{Frame, Words},
+};
+
+/// Rule two for one address family, if it can be decided at once; a packet of another family cannot.
+#[inline(always)]
+pub fn from_server_at_once<A, F, T>(
+    frame: &F,
+    tables: &T,
+    settings: &Settings,
+    now_ns: u64,
+) -> Option<Decision>
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
+    let tcp = A::tcp(frame)?;
+    let mut decision = Decision::of(tables.customer(tcp.source())?, 0);
+    if tcp.hop_limit() <= 1 {
+        decision.verdict = Verdict::Drop(Reason::TtlExpired);
+        return Some(decision);
+    }
+    let next = Next::of(frame, &tcp)?;
+    let from = Server { settings, customer: decision.customer };
+    decision.verdict = match answers(tables, &from, &tcp, &next, Ticks::from_ns(now_ns), &mut decision) {
+        Ok(false) => return None,
+        Ok(true) => Verdict::ToTunnel,
+        Err(reason) => Verdict::Drop(reason),
+    };
+    if let Verdict::ToTunnel = decision.verdict {
+        decision.passes::<A>(tcp.bytes(), next.header_bytes);
+    }
+    Some(decision)
+}
+
+/// True for the next segment of a connection, which is done with then.
+#[inline(always)]
+fn answers<A, T, W>(
+    tables: &T,
+    from: &Server,
+    tcp: &Tcp<A, W>,
+    next: &Next<A, W>,
+    now: Ticks,
+    decision: &mut Decision,
+) -> Result<bool, Reason>
+where
+    A: Kept,
+    W: Words,
+    T: Tables + FamilyTables<A>,
+{
+    let to = Reply {
+        customer: from.customer,
+        server: tcp.source(),
+        server_port: tcp.source_port() as u16,
+        device: tcp.destination(),
+        device_port: tcp.destination_port() as u16,
+        without_flow: Reason::ReplyWithoutConnection,
+    };
+    let mut goes_on = false;
+    reply(tables, &to, now, decision, |flow, _| {
+        goes_on = predict(flow, next, Direction::ToSite, from.settings, now);
+        Ok(())
+    })?;
+    Ok(goes_on)
+}
+
+/// Rule two for one address family; a packet of another one is dropped.
+#[inline(always)]
+pub fn from_server_in<A, F, T>(frame: &F, tables: &T, settings: &Settings, now_ns: u64) -> Decision
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
+    let mut decision = Decision::undecided();
+    decision.verdict = match admit::<A, F, T>(frame, tables, settings, now_ns, &mut decision) {
+        Ok(()) => Verdict::ToTunnel,
+        Err(reason) => Verdict::Drop(reason),
+    };
+    decision
+}
+
+#[inline(always)]
+fn admit<A, F, T>(
+    frame: &F,
+    tables: &T,
+    settings: &Settings,
+    now_ns: u64,
+    decision: &mut Decision,
+) -> Result<(), Reason>
+where
+    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<A>,
+{
+    let mut place = tables.inner_place().ok_or(Reason::NotConfigured)?;
+    let packet = &*place.keep(Inner::<A>::parse(frame)?);
+    let customer = tables.customer(packet.source()).ok_or(Reason::SourceNotServer)?;
+    decision.customer = customer;
+    if packet.hop_limit() <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    let now = Ticks::from_ns(now_ns);
+    if packet.header.protocol == A::ICMP {
+        let quote = Quote::parse(frame, packet)?;
+        let to = Reply {
+            customer,
+            server: packet.header.source,
+            server_port: quote.destination_port,
+            device: quote.source,
+            device_port: quote.source_port,
+            without_flow: Reason::ReplyWithoutConnection,
+        };
+        if quote.destination != packet.header.source || quote.source != packet.header.destination {
+            return Err(Reason::ReplyWithoutConnection);
+        }
+        reply(tables, &to, now, decision, |_, _| Ok(()))?;
+        decision.passes::<A>(packet.total_bytes(), 0);
+        return Ok(());
+    }
+    let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
+    let segment = &*place.keep(Segment::parse(frame, packet)?);
+    let to = Reply {
+        customer,
+        server: packet.header.source,
+        server_port: segment.source,
+        device: packet.header.destination,
+        device_port: segment.destination,
+        without_flow: match segment.kind as u8 == Kind::Syn as u8 {
+            true => Reason::NewFromServer,
+            false => Reason::ReplyWithoutConnection,
+        },
+    };
+    let tunnel = reply(tables, &to, now, decision, |flow, confirmed| {
+        let half_open = flow.has(status::HALF_OPEN);
+        track::track(flow, segment, Direction::ToSite, settings, now)?;
+        *confirmed = u8::from(half_open && !flow.has(status::HALF_OPEN));
+        Ok(())
+    })?;
+    decision.passes::<A>(packet.total_bytes(), segment.options.header_bytes.into());
+    decision.syn = syn(segment, packet, A::access(tunnel).mss);
+    Ok(())
+}
+
+/// Where a packet from the LAN comes from.
+struct Server<'a> {
+    settings: &'a Settings,
+    customer: u32,
+}
+
+/// A packet of a server that answers.
+struct Reply<A> {
+    customer: u32,
+    server: A,
+    server_port: u16,
+    device: A,
+    device_port: u16,
+    /// What it is if there is no connection.
+    without_flow: Reason,
+}
+
+/// Looks up the connection, and the tunnel it belongs to, and runs `change` on the flow; that may say
+/// that the handshake is complete.
+#[inline(always)]
+fn reply<'t, A, T>(
+    tables: &'t T,
+    to: &Reply<A>,
+    now: Ticks,
+    decision: &mut Decision,
+    change: impl FnOnce(&mut Flow, &mut u8) -> Result<(), Reason>,
+) -> Result<&'t Tunnel, Reason>
+where
+    A: Kept,
+    T: Tables + FamilyTables<A>,
+{
+    let key = key(to.customer, to.device, to.device_port);
+    let cell = tables.flow(&key).ok_or(to.without_flow)?;
+    let owner = TunnelId::new(cell.tunnel()).ok_or(to.without_flow)?;
+    decision.tunnel = owner.get();
+    let tunnel = tables.tunnel(owner.get()).ok_or(Reason::UnknownTunnel)?;
+    if tunnel.customer != to.customer {
+        return Err(Reason::UnknownTunnel);
+    }
+    if tunnel.up != 1 {
+        return Err(Reason::TunnelDown);
+    }
+    let access = A::access(tunnel);
+    let still_allowed = access.server == to.server && access.has(to.device);
+    let mut confirmed = 0;
+    cell.locked(|flow| {
+        // The tunnel was looked up without the lock: the flow may have been reopened since.
+        if flow.tunnel != owner.get() || flow.is_over(now) {
+            return Err(to.without_flow);
+        }
+        if !still_allowed || flow.generation != tunnel.generation {
+            return Err(Reason::FlowNoLongerAllowed);
+        }
+        // The flow's port is the tunnel's: its generation says so.
+        if to.server_port != tunnel.port {
+            return Err(to.without_flow);
+        }
+        change(flow, &mut confirmed)
+    })?;
+    if confirmed == 1 {
+        quota::confirm(tables, to.customer);
+    }
+    Ok(tunnel)
+}
