@@ -439,7 +439,9 @@ pub struct Flow {
 /// Where a server is on the LAN, as the kernel's neighbour table had it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
-pub struct NextHop {
+pub struct NextHop<A> {
+    /// The server's address. The customer's may have become another one, or its number another customer's.
+    pub address: A,
     /// When it was asked for; 0: never. An age, unlike a time to come, cannot be taken for another one when
     /// a customer is silent on this CPU for weeks, and [`Ticks`] wrap.
     pub asked: Ticks,
@@ -449,14 +451,16 @@ pub struct NextHop {
     pub source: [u8; 6],
 }
 
-impl NextHop {
+impl<A: Family> NextHop<A> {
     /// How long an answer holds.
     pub const HOLDS: Ticks = Ticks::from_seconds(1);
 
-    /// True if the answer still holds.
+    /// True if it says where this server is, and still holds.
     #[inline(always)]
-    pub const fn holds(&self, now: Ticks) -> bool {
-        self.asked.ticks != 0 && now.ticks.wrapping_sub(self.asked.ticks) < Self::HOLDS.ticks
+    pub fn holds(&self, server: A, now: Ticks) -> bool {
+        self.asked.ticks != 0
+            && now.ticks.wrapping_sub(self.asked.ticks) < Self::HOLDS.ticks
+            && self.address == server
     }
 }
 
@@ -468,9 +472,13 @@ pub struct Counters {
     pub passed: [u64; 2],
     /// Bytes of them, from the IP header on.
     pub passed_bytes: [u64; 2],
-    /// The customer's server, in IPv4 and in IPv6. It is no counter, and stands in their first cache line as
-    /// that is touched anyway.
-    pub next_hops: [NextHop; 2],
+    /// The customer's server in IPv4. It is no counter, and stands in their first cache line as that is touched
+    /// anyway.
+    pub next_hop_v4: NextHop<Ipv4>,
+    /// The same in IPv6.
+    pub next_hop_v6: NextHop<Ipv6>,
+    #[doc(hidden)]
+    pub _reserved: u32,
     /// ESP packets of an SPI that is not in INBOUND_SPIS (yet); the kernel decides on those.
     pub unknown_spi: u64,
     /// Flows opened.
@@ -589,8 +597,10 @@ const _: () = assert!(size_of::<Settings>() == 32 + 2 * 168 + 16 * 36 + 64);
 const _: () = assert!(size_of::<Tunnel>() == 12 + 8 + 40 + 16 + 148);
 const _: () = assert!(size_of::<FlowKey<Ipv4>>() == 12 && size_of::<FlowKey<Ipv6>>() == 24);
 const _: () = assert!(size_of::<Flow>() == 64 && size_of::<Usage>() == 24);
-const _: () =
-    assert!(size_of::<OutboundSpi>() == 20 && size_of::<NextHop>() == 16 && size_of::<DropEvent>() == 64);
+const _: () = assert!(
+    size_of::<OutboundSpi>() == 20 && size_of::<Counters>() == 32 + 20 + 32 + 4 + 32 + 8 * REASON_SLOTS
+);
+const _: () = assert!(size_of::<DropEvent>() == 64);
 
 #[cfg(feature = "user")]
 mod pod {

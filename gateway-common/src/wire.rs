@@ -169,6 +169,12 @@ impl Ipv4 {
         Self { octets: word.to_ne_bytes() }
     }
 
+    /// A word as it lies in memory.
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        u32::from_ne_bytes(self.octets)
+    }
+
     /// From a number, most significant octet first.
     #[inline(always)]
     pub const fn from_bits(bits: u32) -> Self {

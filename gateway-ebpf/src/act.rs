@@ -113,9 +113,6 @@ pub fn to_server<A: Routed>(skb: Skb, settings: &Settings, decision: &Decision, 
     if FORWARD.load() != 0 {
         return TC_ACT_OK;
     }
-    let Some(()) = A::lower_hop_limit(&skb.frame()) else {
-        return dropped(&skb.frame(), Hook::InternetIngress, Reason::InnerMalformed);
-    };
     neighbour::redirect::<A>(skb, settings, counters, Ticks::from_ns(now_ns))
 }
 
