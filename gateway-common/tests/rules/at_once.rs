@@ -1,6 +1,12 @@
 //! The next segment of a connection, which is decided at once, and what differs from it in one thing: whether
 //! at once or not, the same must come of it, which `world` looks at.
-use gateway_common::{layout::Tunnel, reason::Reason::*};
+use gateway_common::{
+    decide::{FamilyTables, from_server_at_once, from_site_at_once},
+    family::Family,
+    layout::{Kept, Tunnel},
+    reason::Reason::*,
+    wire::{Ipv4, Ipv6},
+};
 
 use crate::{
     frames::*,
@@ -72,6 +78,34 @@ fn one_byte_makes_no_difference_between_at_once_and_not() {
         for frame in reply(v6).iter().flat_map(|frame| spoiled(frame)) {
             from_lan(&down.clone(), &frame);
         }
+    }
+}
+
+#[test]
+fn frame_of_the_other_family_is_not_decided_at_once() {
+    const ETHERTYPE: usize = 12;
+    /// Of a site's frame, and of a server's.
+    fn decided<A: Kept>(world: &World, frames: &[Vec<u8>; 2]) -> [bool; 2]
+    where
+        World: FamilyTables<A>,
+    {
+        let [up, down] = frames.each_ref().map(|frame| &frame[..]);
+        let settings = &world.settings;
+        let up = from_site_at_once::<A, _, _>(up, world, settings, tunnel(1), NOW_NS);
+        let down = from_server_at_once::<A, _, _>(down, world, settings, NOW_NS);
+        [up.is_some(), down.is_some()]
+    }
+    for v6 in FAMILIES {
+        let (decided, other): (fn(&_, &_) -> _, u16) = match v6 {
+            false => (decided::<Ipv4>, Ipv6::ETHERTYPE),
+            true => (decided::<Ipv6>, Ipv4::ETHERTYPE),
+        };
+        let mut frames = [next(v6), reply(v6)].map(|[plain, _]| plain);
+        assert_eq!(decided(&world(v6), &frames), [true; 2]);
+        for frame in &mut frames {
+            frame[ETHERTYPE..ETHERTYPE + 2].copy_from_slice(&other.to_be_bytes());
+        }
+        assert_eq!(decided(&world(v6), &frames), [false; 2]);
     }
 }
 
