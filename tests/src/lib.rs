@@ -5,4 +5,5 @@ pub mod bpf;
 pub mod diff;
 pub mod flood;
 pub mod lab;
+pub mod raw;
 pub mod replay;

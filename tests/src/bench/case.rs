@@ -66,16 +66,6 @@ pub struct Measured {
     pub rounds: u32,
 }
 
-/// All workloads of packets without ESP.
-const WORKLOADS: [Workload; 6] = [
-    Workload::Established,
-    Workload::Reply,
-    Workload::NewConnection,
-    Workload::DeniedSyn,
-    Workload::FloodOfNewTuples,
-    Workload::Mixed,
-];
-
 impl Selection {
     /// Contenders that are chosen.
     pub fn contenders(&self) -> Vec<Contender> {
@@ -124,7 +114,7 @@ impl Selection {
         let mut cases = Vec::new();
         // What nobody asked for, of many customers.
         let few_suffice = self.quick && self.customers.is_empty() && customers > 1;
-        for workload in WORKLOADS.into_iter().filter(|workload| self.chooses(*workload)) {
+        for workload in Workload::PACKETS.into_iter().filter(|workload| self.chooses(*workload)) {
             if few_suffice && workload != Workload::Established {
                 continue;
             }

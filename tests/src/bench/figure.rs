@@ -104,6 +104,18 @@ pub enum Workload {
     Control50Ns,
 }
 
+impl Workload {
+    /// Those of packets without ESP.
+    pub const PACKETS: [Self; 6] = [
+        Self::Established,
+        Self::Reply,
+        Self::NewConnection,
+        Self::DeniedSyn,
+        Self::FloodOfNewTuples,
+        Self::Mixed,
+    ];
+}
+
 /// Which customer of all packets are of.
 #[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[serde(rename_all = "kebab-case")]

@@ -2,26 +2,11 @@
 //! far ends of its two veths, so that what stands in an skb survives the wire: the identity that
 //! decryption would give it, which `replay_identity` or the sending socket writes. Frames are put into the
 //! far ends as whole frames and dropped there when they arrive, so nothing but the gateway routes.
-use std::{
-    collections::BTreeMap,
-    mem,
-    net::Ipv4Addr,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::OwnedFd, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::{
-    errno::Errno,
-    libc,
-    net::if_::if_nametoindex,
-    sys::{
-        socket::{
-            setsockopt,
-            sockopt::{Mark, SndBuf},
-        },
-        time::TimeValLike,
-    },
+    sys::time::TimeValLike,
     time::{ClockId, clock_gettime},
 };
 
@@ -33,6 +18,7 @@ use crate::{
     bpf::{Classifier, Counter, Link, Way},
     flood::party::mac_text,
     lab::{namespace::Namespace, process},
+    raw,
 };
 
 /// Where sites are.
@@ -86,9 +72,9 @@ impl Ground {
             let links = [(SERVERS_END, Side::Site), (SITES_END, Side::Lan)]
                 .map(|(end, side)| sinks[side as usize].program.attach(end, Way::Ingress));
             let [site, lan] = links;
-            let mut senders = BTreeMap::from([(0, sender(SITES_END, 0)?)]);
+            let mut senders = BTreeMap::from([(0, raw::sender(SITES_END, 0)?)]);
             for customer in customers {
-                senders.insert(*customer, sender(SERVERS_END, *customer)?);
+                senders.insert(*customer, raw::sender(SERVERS_END, *customer)?);
             }
             Ok((senders, vec![site?, lan?]))
         })?;
@@ -125,7 +111,7 @@ impl Ground {
         let before = self.arrived()?;
         let start = now()?;
         for (socket, frame) in frames {
-            put(socket, frame)?;
+            raw::put(socket, frame)?;
         }
         let end = now()?;
         let after = self.arrived()?;
@@ -164,36 +150,6 @@ fn links(customers: &[u32]) -> String {
         lines += &format!("neigh replace {server} lladdr {mac} dev {LAN_INTERFACE} nud permanent\n");
     }
     lines
-}
-
-/// A socket that puts whole frames with a mark on an interface and receives none.
-fn sender(interface: &str, mark: u32) -> Result<OwnedFd> {
-    const BUFFER_BYTES: usize = 4 << 20;
-    // SAFETY: socket takes plain numbers.
-    let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    Errno::result(descriptor).context("a packet socket")?;
-    // SAFETY: it is a new descriptor that nobody else has.
-    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    // SAFETY: sockaddr_ll is plain data, for which all zeroes is a value. Protocol 0: it receives nothing.
-    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_ifindex = if_nametoindex(interface)?.cast_signed();
-    // SAFETY: the address is a whole sockaddr_ll, and its size is given.
-    let bound = unsafe {
-        libc::bind(descriptor, (&raw const address).cast(), mem::size_of_val(&address) as libc::socklen_t)
-    };
-    Errno::result(bound).with_context(|| format!("bind a packet socket to {interface}"))?;
-    setsockopt(&socket, SndBuf, &BUFFER_BYTES)?;
-    setsockopt(&socket, Mark, &mark)?;
-    Ok(socket)
-}
-
-/// Puts a frame on the wire.
-fn put(socket: &OwnedFd, frame: &[u8]) -> Result<()> {
-    // SAFETY: the buffer is the frame, whose length is given.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-    ensure!(sent == frame.len() as isize, "send a frame: {}", Errno::last());
-    Ok(())
 }
 
 /// The clock that is measured with.

@@ -166,8 +166,9 @@ fn instructions(figures: &Figures) -> String {
             )
         })
         .collect();
-    let by_workload: Vec<Column> =
-        PACKETS.map(|kind| Column::new(workload(kind), move |contender| Query::new(contender, kind))).into();
+    let by_workload: Vec<Column> = Workload::PACKETS
+        .map(|kind| Column::new(workload(kind), move |contender| Query::new(contender, kind)))
+        .into();
     let by_size: Vec<Column> = [64, 1400]
         .map(|frame_bytes| {
             Column::new(format!("{frame_bytes} bytes"), move |c| Query { frame_bytes, ..query(c) })
@@ -189,16 +190,6 @@ fn instructions(figures: &Figures) -> String {
     }
     text + &esp(figures)
 }
-
-/// The workloads that are packets.
-const PACKETS: [Workload; 6] = [
-    Workload::Established,
-    Workload::Reply,
-    Workload::NewConnection,
-    Workload::DeniedSyn,
-    Workload::FloodOfNewTuples,
-    Workload::Mixed,
-];
 
 fn times(figures: &Figures) -> String {
     let mut text = String::new();
@@ -231,7 +222,7 @@ fn times(figures: &Figures) -> String {
         );
         text += &matrix(&title, figures, &columns(Unit::Ratio), INTERVAL);
     }
-    let by_workload: Vec<Column> = PACKETS
+    let by_workload: Vec<Column> = Workload::PACKETS
         .map(|kind| {
             Column::new(workload(kind), move |c| Query { unit: Unit::Nanoseconds, ..Query::new(c, kind) })
         })

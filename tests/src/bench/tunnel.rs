@@ -9,15 +9,14 @@
 //! ```
 use std::{
     fmt::Write as _,
-    mem,
     net::Ipv4Addr,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use gateway_common::{ids::TunnelId, layout::OutboundSpi, wire::Ipv6};
-use nix::{errno::Errno, libc, net::if_::if_nametoindex, sched::sched_yield};
+use nix::{errno::Errno, libc, sched::sched_yield};
 
 use super::{
     frames::{GATEWAY_MAC, SERVER_MAC, SITE_MAC, Segment, Side},
@@ -28,6 +27,7 @@ use crate::{
     bpf::{Classifier, Counter, Driver, Link, Way},
     flood::party::mac_text,
     lab::{namespace::Namespace, process},
+    raw,
 };
 
 /// The customer whose tunnel it is, and with that its tunnel id, reqid and mark.
@@ -120,9 +120,7 @@ impl Tunnel {
         let start = now()?;
         for (from, frame) in &frames {
             let socket = if *from == Side::Site { &self.devices } else { &self.servers };
-            // SAFETY: the buffer is the frame, whose length is given.
-            let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-            ensure!(sent == frame.len() as isize, "send a frame: {}", Errno::last());
+            raw::put(socket, frame)?;
         }
         let arrived = self.settle()? - before;
         Ok((now()?.saturating_sub(start), arrived))
@@ -236,39 +234,19 @@ fn policy(
 /// A socket that puts whole frames on an interface, each behind what its hardware would have to do.
 fn sender(interface: &str) -> Result<OwnedFd> {
     const PACKET_VNET_HDR: libc::c_int = 15;
-    const BUFFER_BYTES: libc::c_int = 8 << 20;
-    // SAFETY: socket takes plain numbers.
-    let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    Errno::result(descriptor).context("a packet socket")?;
-    // SAFETY: it is a new descriptor that nobody else has.
-    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    // SAFETY: sockaddr_ll is plain data, for which all zeroes is a value. Protocol 0: it receives nothing.
-    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_ifindex = if_nametoindex(interface)?.cast_signed();
-    // SAFETY: the address is a whole sockaddr_ll, and its size is given.
-    let bound = unsafe {
-        libc::bind(descriptor, (&raw const address).cast(), mem::size_of_val(&address) as libc::socklen_t)
+    let yes: libc::c_int = 1;
+    let socket = raw::sender(interface, CUSTOMER)?;
+    // SAFETY: the option takes an int, whose size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            PACKET_VNET_HDR,
+            (&raw const yes).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
     };
-    Errno::result(bound).with_context(|| format!("bind a packet socket to {interface}"))?;
-    for (level, option, value) in [
-        (libc::SOL_PACKET, PACKET_VNET_HDR, 1),
-        (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER_BYTES),
-        (libc::SOL_SOCKET, libc::SO_MARK, CUSTOMER.cast_signed()),
-    ] {
-        // SAFETY: the option takes an int, which lives until the call returns, and its size.
-        let result = unsafe {
-            let value: *const libc::c_int = &raw const value;
-            libc::setsockopt(
-                descriptor,
-                level,
-                option,
-                value.cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        Errno::result(result).with_context(|| format!("option {option} of a packet socket"))?;
-    }
+    Errno::result(result).context("PACKET_VNET_HDR")?;
     Ok(socket)
 }
 

@@ -1,27 +1,23 @@
 //! Packets as an attacker makes them, and the raw sockets that send them.
 use std::{
-    mem,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use etherparse::{
     EtherType, Ethernet2Header, IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep, TcpHeader, ether_type,
     ip_number,
 };
-use nix::{
-    libc,
-    net::if_::if_nametoindex,
-    sys::socket::{
-        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, send, sendto, socket,
-    },
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
 };
 
 use super::{
     namespace::Namespace,
     topology::{GATEWAY_MAC, INTERNET_MAC},
 };
+use crate::raw::{self, Receives};
 
 const TTL: u8 = 64;
 
@@ -150,35 +146,14 @@ pub fn send_frames(
     let socket = packet_socket(namespace, interface)?;
     let header = Ethernet2Header { destination, source, ether_type };
     for packet in packets {
-        let frame = [&header.to_bytes()[..], packet].concat();
-        let sent = send(socket.as_raw_fd(), &frame, MsgFlags::empty())?;
-        ensure!(sent == frame.len(), "a frame was cut off");
+        raw::put(&socket, &[&header.to_bytes()[..], packet].concat())?;
     }
     Ok(())
 }
 
 /// A socket for whole frames of one interface, both directions, all protocols.
 pub fn packet_socket(namespace: &Namespace, interface: &str) -> Result<OwnedFd> {
-    let all = (libc::ETH_P_ALL as u16).to_be();
-    namespace.enter(|| {
-        // Protocol 0: nothing is received before it is bound to its interface.
-        // SAFETY: socket takes plain numbers.
-        let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        nix::errno::Errno::result(descriptor)?;
-        // SAFETY: it is a new descriptor that nobody else has.
-        let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        // SAFETY: sockaddr_ll is plain data, for which all zeroes is a value.
-        let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = all;
-        address.sll_ifindex = if_nametoindex(interface)?.cast_signed();
-        // SAFETY: the address is a whole sockaddr_ll, and its size is given.
-        let bound = unsafe {
-            libc::bind(descriptor, (&raw const address).cast(), mem::size_of_val(&address) as libc::socklen_t)
-        };
-        nix::errno::Errno::result(bound)?;
-        Ok(socket)
-    })
+    namespace.enter(|| raw::socket(interface, Receives::Everything))
 }
 
 /// Both addresses are of one family.
