@@ -19,7 +19,6 @@ use crate::{
     layout::{Flow, FlowKey, Kept, Settings, Ticks, Tunnel, Usage},
     packet::{Inner, Kind, Mss, Segment, ethertype_of},
     reason::Reason,
-    verdict::Verdict,
     wire::{Frame, Ipv4, Ipv6, Words, ethertype},
 };
 
@@ -112,11 +111,11 @@ pub struct Identity {
     pub mark: u32,
 }
 
-/// A verdict, and whom it is counted for.
+/// What becomes of a packet, and whom it is counted for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
-    /// What becomes of the packet.
-    pub verdict: Verdict,
+    /// It goes on, to its server or into the tunnel; or why it ends here.
+    pub verdict: Result<(), Reason>,
     /// Customer number, 0 if not known.
     pub customer: u32,
     /// Tunnel number, 0 if not known; of a packet that passes the one it came from or goes into.
@@ -157,7 +156,7 @@ impl Decision {
 
     const fn of(customer: u32, tunnel: u32) -> Self {
         Self {
-            verdict: Verdict::Drop(Reason::NotConfigured),
+            verdict: Err(Reason::NotConfigured),
             customer,
             tunnel,
             syn: Syn::NONE,
@@ -176,6 +175,7 @@ impl Decision {
 
     #[inline(always)]
     fn passes<A: Kept>(&mut self, bytes: u32, tcp_header_bytes: u32) {
+        self.verdict = Ok(());
         self.v6 = A::HEADER_BYTES == Ipv6::HEADER_BYTES;
         self.header_bytes = A::HEADER_BYTES as u16 + tcp_header_bytes as u16;
         self.bytes = bytes;

@@ -19,6 +19,5 @@ pub mod reason;
 pub mod slot;
 pub mod tcp;
 pub mod track;
-pub mod verdict;
 pub mod wheel;
 pub mod wire;

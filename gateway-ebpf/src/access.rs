@@ -1,5 +1,5 @@
 //! Packets in kernel memory: bounds checks that the verifier follows, and the skb's own fields.
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 use aya_ebpf::{
     EbpfContext,
@@ -26,14 +26,15 @@ pub struct Direct {
     start: usize,
     end: usize,
     length: usize,
-    segment: u32,
+    /// Null at the XDP hook.
+    skb: *const __sk_buff,
 }
 
 /// The frame of an XDP program.
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext) -> Direct {
     let (start, end) = (ctx.data(), ctx.data_end());
-    Direct { start, end, length: end - start, segment: 0 }
+    Direct { start, end, length: end - start, skb: ptr::null() }
 }
 
 impl Direct {
@@ -71,7 +72,11 @@ impl Frame for Direct {
 
     #[inline(always)]
     fn segment_bytes(&self) -> u32 {
-        self.segment
+        match self.skb.is_null() {
+            true => 0,
+            // SAFETY: the context of a TC program, as in `Skb::mark`.
+            false => unsafe { (*self.skb).gso_size },
+        }
     }
 
     #[inline(always)]
@@ -99,6 +104,26 @@ impl Words for Checked {
 extern "C" fn one_step<S: Step>(_round: u32, state: *mut S) -> i64 {
     // SAFETY: the pointer is the one `repeat` passed, and nobody else uses it meanwhile.
     i64::from(!unsafe { &mut *state }.step())
+}
+
+/// What has a frame; a value that is handed on at no cost, while nobody asks.
+pub trait Framed: Copy {
+    /// The frame.
+    fn direct(self) -> Direct;
+}
+
+impl Framed for Direct {
+    #[inline(always)]
+    fn direct(self) -> Direct {
+        self
+    }
+}
+
+impl Framed for Skb {
+    #[inline(always)]
+    fn direct(self) -> Direct {
+        self.frame()
+    }
 }
 
 /// The packet of a TC program.
@@ -135,7 +160,7 @@ impl Skb {
                 start: (*self.raw).data as usize,
                 end: (*self.raw).data_end as usize,
                 length: (*self.raw).len as usize,
-                segment: (*self.raw).gso_size,
+                skb: self.raw,
             }
         }
     }

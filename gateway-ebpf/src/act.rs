@@ -2,7 +2,6 @@
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC as TCX_NEXT, xdp_action},
     helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes},
-    programs::XdpContext,
 };
 use gateway_common::{
     decide::{Decision, Syn},
@@ -10,7 +9,6 @@ use gateway_common::{
     outer::Outer,
     reason::Reason,
     tcp::Direction,
-    verdict::Verdict,
     wire::TcpHeader,
 };
 
@@ -36,27 +34,23 @@ pub fn next() -> i32 {
 
 /// Drops what is nobody's yet.
 #[inline(always)]
-pub fn dropped(frame: &Direct, hook: Hook, reason: Reason) -> i32 {
-    count::drop(frame, hook, Attribution::NOBODY, reason, now_ns());
+pub fn dropped(skb: Skb, hook: Hook, reason: Reason) -> i32 {
+    count::drop(skb, hook, Attribution::NOBODY, reason, now_ns());
     TC_ACT_SHOT
 }
 
 /// At the XDP hook.
 #[inline(always)]
-pub fn xdp(_ctx: &XdpContext, frame: &Direct, verdict: Verdict) -> u32 {
+pub fn xdp(frame: &Direct, verdict: Result<Outer, Reason>) -> u32 {
     match verdict {
-        Verdict::Outer(Outer::Esp(spi)) => {
-            keep_apart(frame, spi);
+        Ok(outer) => {
+            if let Outer::Esp(spi) = outer {
+                keep_apart(frame, spi);
+            }
             xdp_action::XDP_PASS
         }
-        Verdict::Outer(_) => xdp_action::XDP_PASS,
-        Verdict::Drop(reason) => {
-            count::drop(frame, Hook::InternetXdp, Attribution::NOBODY, reason, now_ns());
-            xdp_action::XDP_DROP
-        }
-        // Nothing else comes out of the outer filter.
-        Verdict::ToServer | Verdict::ToTunnel | Verdict::Local => {
-            count::drop(frame, Hook::InternetXdp, Attribution::NOBODY, Reason::NotConfigured, now_ns());
+        Err(reason) => {
+            count::drop(*frame, Hook::InternetXdp, Attribution::NOBODY, reason, now_ns());
             xdp_action::XDP_DROP
         }
     }
@@ -64,49 +58,36 @@ pub fn xdp(_ctx: &XdpContext, frame: &Direct, verdict: Verdict) -> u32 {
 
 /// At a TC hook, for outer frames and for the gateway's own.
 #[inline(always)]
-pub fn outer(skb: Skb, frame: &Direct, hook: Hook, verdict: Verdict) -> i32 {
-    match verdict {
-        Verdict::Outer(_) | Verdict::Local => TC_ACT_OK,
-        Verdict::Drop(reason) => {
-            let whose = match hook {
-                // On the way out the mark still names the tunnel (FACTS 3).
-                Hook::InternetEgress => {
-                    let tunnel = skb.mark();
-                    Attribution::of(customer_of(tunnel), tunnel)
-                }
-                _ => Attribution::NOBODY,
-            };
-            count::drop(frame, hook, whose, reason, now_ns());
-            TC_ACT_SHOT
+pub fn outer(skb: Skb, hook: Hook, verdict: Result<Outer, Reason>) -> i32 {
+    let Err(reason) = verdict else { return TC_ACT_OK };
+    let whose = match hook {
+        // On the way out the mark still names the tunnel (FACTS 3).
+        Hook::InternetEgress => {
+            let tunnel = skb.mark();
+            Attribution::of(customer_of(tunnel), tunnel)
         }
-        // Nothing else comes out of the outer filters.
-        Verdict::ToServer | Verdict::ToTunnel => dropped(frame, hook, Reason::NotConfigured),
-    }
+        _ => Attribution::NOBODY,
+    };
+    count::drop(skb, hook, whose, reason, now_ns());
+    TC_ACT_SHOT
 }
 
 /// A site's packet: past the stack to its server on the LAN.
 #[inline(always)]
 pub fn to_server<A: Routed>(skb: Skb, settings: &Settings, decision: &Decision, now_ns: u64) -> i32 {
-    match decision.verdict {
-        Verdict::ToServer => {}
-        Verdict::Drop(reason) => {
-            let whose = Attribution::of(decision.customer, decision.tunnel);
-            let told = count::drop(&skb.frame(), Hook::InternetIngress, whose, reason, now_ns);
-            if told && matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
-                report_contradiction(skb, whose.tunnel(), reason);
-            }
-            return TC_ACT_SHOT;
+    if let Err(reason) = decision.verdict {
+        let whose = Attribution::of(decision.customer, decision.tunnel);
+        let told = count::drop(skb, Hook::InternetIngress, whose, reason, now_ns);
+        if told && matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
+            report_contradiction(skb, whose.tunnel(), reason);
         }
-        // Nothing else comes out of rule one.
-        Verdict::Outer(_) | Verdict::ToTunnel | Verdict::Local => {
-            return dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured);
-        }
+        return TC_ACT_SHOT;
     }
     if let Some(syn) = decision.syn() {
         lower_mss(skb, syn);
     }
     let Some(counters) = count::of(decision.customer) else {
-        return dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured);
+        return dropped(skb, Hook::InternetIngress, Reason::NotConfigured);
     };
     count::passed(counters, decision, Direction::ToServer, skb.segments());
     skb.set_mark(APPROVED_MARK | decision.tunnel);
@@ -114,6 +95,25 @@ pub fn to_server<A: Routed>(skb: Skb, settings: &Settings, decision: &Decision, 
         return TC_ACT_OK;
     }
     neighbour::redirect::<A>(skb, settings, counters, Ticks::from_ns(now_ns))
+}
+
+/// A server's answer: the mark makes the stack encrypt it into its tunnel.
+#[inline(always)]
+pub fn to_tunnel(skb: Skb, decision: &Decision, now_ns: u64) -> i32 {
+    if let Err(reason) = decision.verdict {
+        let whose = Attribution::of(decision.customer, decision.tunnel);
+        count::drop(skb, Hook::LanIngress, whose, reason, now_ns);
+        return TC_ACT_SHOT;
+    }
+    if let Some(syn) = decision.syn() {
+        lower_mss(skb, syn);
+    }
+    let Some(counters) = count::of(decision.customer) else {
+        return dropped(skb, Hook::LanIngress, Reason::NotConfigured);
+    };
+    count::passed(counters, decision, Direction::ToSite, skb.segments());
+    skb.set_mark(decision.tunnel);
+    TC_ACT_OK
 }
 
 /// Not what a packet can bring about: the kernel or our maps are not as we think.
@@ -127,33 +127,6 @@ fn report_contradiction(skb: Skb, tunnel: u32, reason: Reason) {
         tunnel,
         reason as u8
     );
-}
-
-/// A server's answer: the mark makes the stack encrypt it into its tunnel.
-#[inline(always)]
-pub fn to_tunnel(skb: Skb, decision: &Decision, now_ns: u64) -> i32 {
-    match decision.verdict {
-        Verdict::ToTunnel => {
-            if let Some(syn) = decision.syn() {
-                lower_mss(skb, syn);
-            }
-            let Some(counters) = count::of(decision.customer) else {
-                return dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured);
-            };
-            count::passed(counters, decision, Direction::ToSite, skb.segments());
-            skb.set_mark(decision.tunnel);
-            TC_ACT_OK
-        }
-        Verdict::Drop(reason) => {
-            let whose = Attribution::of(decision.customer, decision.tunnel);
-            count::drop(&skb.frame(), Hook::LanIngress, whose, reason, now_ns);
-            TC_ACT_SHOT
-        }
-        // Nothing else comes out of rule two.
-        Verdict::Outer(_) | Verdict::ToServer | Verdict::Local => {
-            dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured)
-        }
-    }
 }
 
 /// Writes 02:00:SPI into the source MAC. GRO merges only packets with equal MAC headers, so it

@@ -11,7 +11,7 @@ use gateway_common::{
 };
 
 use crate::{
-    access::Direct,
+    access::{Direct, Framed},
     maps::{COUNTERS, EVENTS},
 };
 
@@ -40,12 +40,12 @@ impl Attribution {
 /// Counts a drop, and writes an event if the budget has room for one; true if it did. A function of its
 /// own, so that it takes no room on the caller's stack.
 #[inline(never)]
-pub fn drop(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason, now_ns: u64) -> bool {
+pub fn drop<P: Framed>(packet: P, hook: Hook, whose: Attribution, reason: Reason, now_ns: u64) -> bool {
     let Some(counters) = of(whose.customer()) else { return false };
     let slot = slot::<REASON_SLOTS>(reason as u8);
     counters.dropped[slot] = counters.dropped[slot].wrapping_add(1);
     let told = counters.events.take(EVENT_INTERVAL_NS, EVENTS_BURST, now_ns)
-        && write_event(frame, hook, whose, reason, now_ns);
+        && write_event(&packet.direct(), hook, whose, reason, now_ns);
     counters.events_lost = counters.events_lost.wrapping_add(u64::from(!told));
     told
 }

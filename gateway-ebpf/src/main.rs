@@ -26,9 +26,9 @@ use aya_ebpf::{
 use gateway_common::{
     decide::{self, Identity},
     layout::{APPROVED_MARK, Hook, NextProgram, Settings},
-    outer, packet,
+    outer::{self, Outer},
+    packet,
     reason::Reason,
-    verdict::Verdict,
     wire::{Ipv4, Ipv6, ethertype},
 };
 
@@ -45,10 +45,10 @@ use crate::{
 pub fn internet_xdp(ctx: XdpContext) -> u32 {
     let frame = access::xdp(&ctx);
     let verdict = match decide::ready(&Maps) {
-        None => Verdict::Drop(Reason::NotConfigured),
+        None => Err(Reason::NotConfigured),
         Some(settings) => arriving(&frame, settings, true),
     };
-    act::xdp(&ctx, &frame, verdict)
+    act::xdp(&frame, verdict)
 }
 
 /// Runs twice for ESP: on the outer packet, and on the decapsulated one, which has an XFRM state.
@@ -67,7 +67,7 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
         },
     };
     next::go_on(&ctx, next);
-    act::dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured)
+    act::dropped(skb, Hook::InternetIngress, Reason::NotConfigured)
 }
 
 /// No action of the kernel's: another program decides.
@@ -95,14 +95,14 @@ pub fn outer(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let frame = skb.frame();
     let verdict = match decide::ready(&Maps) {
-        None => Verdict::Drop(Reason::NotConfigured),
+        None => Err(Reason::NotConfigured),
         // What XDP let pass it has charged.
         Some(settings) => arriving(&frame, settings, settings.xdp == 0),
     };
-    if let Verdict::Outer(outer::Outer::PathMtu) = verdict {
+    if let Ok(Outer::PathMtu) = verdict {
         skb.set_mark(path_mtu_owner(&frame));
     }
-    act::outer(skb, &frame, Hook::InternetIngress, verdict)
+    act::outer(skb, Hook::InternetIngress, verdict)
 }
 
 /// Where `internet_ingress` goes on for IPv4 out of a tunnel.
@@ -121,7 +121,7 @@ pub fn site_v6(ctx: TcContext) -> i32 {
 fn from_site<A: Routed + Stored>(ctx: &TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let (Some(settings), Some(identity)) = (decide::ready(&Maps), skb.identity()) else {
-        return act::dropped(&skb.frame(), Hook::InternetIngress, Reason::NotConfigured);
+        return act::dropped(skb, Hook::InternetIngress, Reason::NotConfigured);
     };
     let now_ns = now_ns();
     let decision = decide::from_site_in::<A, _, _>(&skb.frame(), &Maps, settings, identity, now_ns);
@@ -147,7 +147,7 @@ pub fn lan_ingress(ctx: TcContext) -> i32 {
         }
     };
     next::go_on(&ctx, next);
-    act::dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured)
+    act::dropped(skb, Hook::LanIngress, Reason::NotConfigured)
 }
 
 /// A function of its own, as [`from_site_v6_at_once`].
@@ -182,7 +182,7 @@ pub fn server_v6(ctx: TcContext) -> i32 {
 fn from_server<A: Stored>(ctx: &TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let Some(settings) = decide::ready(&Maps) else {
-        return act::dropped(&skb.frame(), Hook::LanIngress, Reason::NotConfigured);
+        return act::dropped(skb, Hook::LanIngress, Reason::NotConfigured);
     };
     let now_ns = now_ns();
     let decision = decide::from_server_in::<A, _, _>(&skb.frame(), &Maps, settings, now_ns);
@@ -196,10 +196,10 @@ pub fn internet_egress(ctx: TcContext) -> i32 {
     let frame = skb.frame();
     let mark = skb.mark();
     let verdict = match decide::ready(&Maps) {
-        None => Verdict::Drop(Reason::NotConfigured),
-        Some(settings) => outer_verdict(outer::leaving(&frame, settings, mark, outbound_owner)),
+        None => Err(Reason::NotConfigured),
+        Some(settings) => outer::leaving(&frame, settings, mark, outbound_owner),
     };
-    act::outer(skb, &frame, Hook::InternetEgress, verdict)
+    act::outer(skb, Hook::InternetEgress, verdict)
 }
 
 /// The last word before the servers: what `internet_ingress` approved, and the gateway's own.
@@ -211,13 +211,10 @@ pub fn lan_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let frame = skb.frame();
     let verdict = match decide::ready(&Maps) {
-        None => Verdict::Drop(Reason::NotConfigured),
-        Some(settings) => match outer::to_lan(&frame, settings) {
-            Ok(_) => Verdict::Local,
-            Err(reason) => Verdict::Drop(reason),
-        },
+        None => Err(Reason::NotConfigured),
+        Some(settings) => outer::to_lan(&frame, settings),
     };
-    act::outer(skb, &frame, Hook::LanEgress, verdict)
+    act::outer(skb, Hook::LanEgress, verdict)
 }
 
 /// Only for the differential test, which attaches it before `internet_ingress`; the daemon never loads
@@ -267,26 +264,13 @@ fn is_ipv6(frame: &Direct) -> bool {
 }
 
 #[inline(always)]
-fn arriving(frame: &Direct, settings: &Settings, charged_here: bool) -> Verdict {
+fn arriving(frame: &Direct, settings: &Settings, charged_here: bool) -> Result<Outer, Reason> {
     let mut arrival = outer::Arrival::of_nobody();
-    if let Err(reason) = outer::note_arriving(frame, settings, &mut arrival) {
-        return Verdict::Drop(reason);
+    outer::note_arriving(frame, settings, &mut arrival)?;
+    if charged_here {
+        charge::charge(&arrival)?;
     }
-    match charged_here {
-        false => Verdict::Outer(arrival.outer),
-        true => match charge::charge(&arrival) {
-            Ok(()) => Verdict::Outer(arrival.outer),
-            Err(reason) => Verdict::Drop(reason),
-        },
-    }
-}
-
-#[inline(always)]
-fn outer_verdict(result: Result<outer::Outer, Reason>) -> Verdict {
-    match result {
-        Ok(outer) => Verdict::Outer(outer),
-        Err(reason) => Verdict::Drop(reason),
-    }
+    Ok(arrival.outer)
 }
 
 #[cfg(target_arch = "bpf")]

@@ -44,7 +44,7 @@ pub struct Headers(*mut u8);
 #[inline(always)]
 pub fn redirect<A: Routed>(skb: Skb, settings: &Settings, counters: &mut Counters, now: Ticks) -> i32 {
     let Some(headers) = A::headers(&skb.frame()) else {
-        return act::dropped(&skb.frame(), Hook::InternetIngress, Reason::InnerMalformed);
+        return act::dropped(skb, Hook::InternetIngress, Reason::InnerMalformed);
     };
     A::lower_hop_limit(&headers);
     let server = A::destination(&headers);

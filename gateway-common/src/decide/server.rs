@@ -10,7 +10,6 @@ use crate::{
     reason::Reason,
     tcp::Direction,
     track::{self, status},
-    verdict::Verdict,
     wire::{Frame, Words},
 };
 
@@ -30,18 +29,15 @@ where
     let tcp = A::tcp(frame)?;
     let mut decision = Decision::of(tables.customer(tcp.source())?, 0);
     if tcp.hop_limit() <= 1 {
-        decision.verdict = Verdict::Drop(Reason::TtlExpired);
+        decision.verdict = Err(Reason::TtlExpired);
         return Some(decision);
     }
     let next = Next::of(frame, &tcp)?;
     let from = Server { settings, customer: decision.customer };
-    decision.verdict = match answers(tables, &from, &tcp, &next, Ticks::from_ns(now_ns), &mut decision) {
+    match answers(tables, &from, &tcp, &next, Ticks::from_ns(now_ns), &mut decision) {
         Ok(false) => return None,
-        Ok(true) => Verdict::ToTunnel,
-        Err(reason) => Verdict::Drop(reason),
-    };
-    if let Verdict::ToTunnel = decision.verdict {
-        decision.passes::<A>(tcp.bytes(), next.header_bytes);
+        Ok(true) => decision.passes::<A>(tcp.bytes(), next.header_bytes),
+        Err(reason) => decision.verdict = Err(reason),
     }
     Some(decision)
 }
@@ -86,10 +82,7 @@ where
     T: Tables + FamilyTables<A>,
 {
     let mut decision = Decision::undecided();
-    decision.verdict = match admit::<A, F, T>(frame, tables, settings, now_ns, &mut decision) {
-        Ok(()) => Verdict::ToTunnel,
-        Err(reason) => Verdict::Drop(reason),
-    };
+    decision.verdict = admit::<A, F, T>(frame, tables, settings, now_ns, &mut decision);
     decision
 }
 

@@ -14,7 +14,6 @@ use crate::{
     reason::Reason,
     tcp::{Direction, State},
     track::{self, Tracked, status},
-    verdict::Verdict,
     wire::{Frame, Words},
 };
 
@@ -35,12 +34,12 @@ where
     let site = identify(tables, settings, identity).ok().filter(Site::is_up)?;
     let tcp = A::tcp(frame)?;
     let mut decision = Decision::of(site.tunnel.customer, site.id.get());
-    if let Err(reason) = allowed(frame, &site, &tcp) {
-        decision.verdict = Verdict::Drop(reason);
+    decision.verdict = allowed(frame, &site, &tcp);
+    if decision.verdict.is_err() {
         return Some(decision);
     }
     if tcp.destination_port() != u32::from(site.tunnel.port) {
-        decision.verdict = Verdict::Drop(Reason::PortNotAllowed);
+        decision.verdict = Err(Reason::PortNotAllowed);
         return tcp.is_segment().then_some(decision);
     }
     let next = Next::of(frame, &tcp)?;
@@ -48,7 +47,6 @@ where
         return None;
     }
     decision.passes::<A>(tcp.bytes(), next.header_bytes);
-    decision.verdict = Verdict::ToServer;
     Some(decision)
 }
 
@@ -86,10 +84,7 @@ where
     T: Tables + FamilyTables<A>,
 {
     let mut decision = Decision::undecided();
-    decision.verdict = match admit::<A, F, T>(frame, tables, settings, identity, now_ns, &mut decision) {
-        Ok(()) => Verdict::ToServer,
-        Err(reason) => Verdict::Drop(reason),
-    };
+    decision.verdict = admit::<A, F, T>(frame, tables, settings, identity, now_ns, &mut decision);
     decision
 }
 

@@ -13,7 +13,6 @@ use gateway_common::{
     reason::Reason,
     tcp::{DOUBTFUL_TIMEOUT_SECONDS, State},
     track::{peer_flag, status},
-    verdict::Verdict,
 };
 use packets::{Arrival, Hook, any_arrival, any_history, history};
 use proptest::{
@@ -170,8 +169,8 @@ fn arbitrary_bytes_never_panic_and_open_nothing_without_an_up_tunnel() {
         noted();
         let site = from_site(&bytes[..], &world, identity, now_ns);
         let server = from_server(&bytes[..], &world, now_ns);
-        prop_assert!(matches!(site.verdict, Verdict::Drop(_)));
-        prop_assert!(matches!(server.verdict, Verdict::Drop(_)));
+        prop_assert!(site.verdict.is_err());
+        prop_assert!(server.verdict.is_err());
         prop_assert!(world.flows.borrow().is_empty());
         Ok(())
     });
@@ -183,7 +182,7 @@ fn nothing_passes_before_the_settings_are_ready() {
         let mut world = World::new();
         world.settings.ready = 0;
         noted();
-        prop_assert_eq!(arrival.judge(&world, START_NS).verdict, Verdict::Drop(Reason::NotConfigured));
+        prop_assert_eq!(arrival.judge(&world, START_NS).verdict, Err(Reason::NotConfigured));
         Ok(())
     });
 }
@@ -209,8 +208,8 @@ fn play(
 fn only_tcp_of_the_sites_lan_to_its_own_server_goes_to_a_server() {
     often(500, 1_500, any_history(1..40), |arrivals, noted| {
         let world = World::new();
-        play(&world, &arrivals, |before, arrival, now_ns, decision| match decision.verdict {
-            Verdict::ToServer => {
+        play(&world, &arrivals, |before, arrival, now_ns, decision| match (arrival.hook, decision.verdict) {
+            (Hook::Site(_), Ok(())) => {
                 noted();
                 prop_assert_eq!(decision.customer, SITES[decision.tunnel as usize - 1].customer);
                 check_to_server(arrival, &world, before, now_ns, decision.tunnel)
@@ -231,8 +230,8 @@ fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
         // Who opened last: by server and device, with their ports.
         let mut opened = HashMap::new();
         play(&world, &arrivals, |before, arrival, now_ns, decision| {
-            match decision.verdict {
-                Verdict::ToServer if decision.opened => {
+            match (arrival.hook, decision.verdict) {
+                (Hook::Site(_), Ok(())) if decision.opened => {
                     let seen = seen(&arrival.frame).expect("checked elsewhere");
                     let Content::Tcp([from, to]) = seen.content else {
                         return Err(TestCaseError::fail("a message opens a flow"));
@@ -240,7 +239,7 @@ fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
                     let [source, destination] = seen.addresses;
                     opened.insert(((destination, to), (source, from)), decision.tunnel);
                 }
-                Verdict::ToTunnel => {
+                (Hook::Server, Ok(())) => {
                     noted();
                     let assured = |flow: &Flow| flow.has(status::ASSURED);
                     if adopt_midstream == 0 && world.flows.borrow().values().any(assured) {
@@ -310,7 +309,7 @@ fn flow_reset_before_any_answer_is_dead_at_once() {
     often(3_000, 50, any_history(1..40), |arrivals, noted| {
         let world = World::new();
         play(&world, &arrivals, |before, arrival, now_ns, decision| {
-            let passes = !matches!(decision.verdict, Verdict::Drop(_));
+            let passes = decision.verdict.is_ok();
             let Some(Seen { addresses, content: Content::Tcp(_), .. }) = seen(&arrival.frame) else {
                 return Ok(());
             };
@@ -341,7 +340,7 @@ fn a_dropped_packet_gives_no_flow_anything() {
     often(1_000, 1_000, any_history(1..60), |arrivals, noted| {
         let world = World::new();
         play(&world, &arrivals, |before, _, now_ns, decision| {
-            let Verdict::Drop(reason) = decision.verdict else { return Ok(()) };
+            let Err(reason) = decision.verdict else { return Ok(()) };
             noted();
             prop_assert!(!decision.opened && decision.syn().is_none() && decision.bytes == 0);
             let after = world.flows.borrow();
@@ -381,7 +380,7 @@ fn tunnels_that_are_down_carry_nothing() {
             }
             now_ns += arrival.after_ms * 1_000_000;
             let decision = arrival.judge(&world, now_ns);
-            if let Verdict::ToServer | Verdict::ToTunnel = decision.verdict {
+            if decision.verdict.is_ok() {
                 noted();
                 prop_assert_eq!(world.tunnels[decision.tunnel as usize].up, 1);
             }
@@ -412,7 +411,7 @@ fn no_packet_of_one_customer_changes_a_verdict_for_another() {
             }
             let (alone, beside) = (arrival.judge(&alone, now_ns), arrival.judge(&beside, now_ns));
             prop_assert_eq!(alone, beside);
-            if !matches!(alone.verdict, Verdict::Drop(_)) {
+            if alone.verdict.is_ok() {
                 noted();
             }
         }
@@ -428,7 +427,7 @@ fn a_full_table_opens_nothing_and_keeps_what_it_has() {
             let after = world.flows.borrow();
             let (v4, v6): (Vec<&Key>, Vec<&Key>) = after.keys().partition(|key| key.device.is_ipv4());
             prop_assert!(v4.len() <= 2 && v6.len() <= 2);
-            if decision.verdict == Verdict::Drop(Reason::FlowTableFull) {
+            if decision.verdict == Err(Reason::FlowTableFull) {
                 noted();
                 prop_assert_eq!(&*after, before);
             }

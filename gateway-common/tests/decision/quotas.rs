@@ -6,7 +6,6 @@ use gateway_common::{
     layout::{Flow, Quota, Ticks, Usage},
     reason::Reason,
     track::status,
-    verdict::Verdict,
 };
 use proptest::{collection::vec, prelude::*, test_runner::TestCaseError};
 
@@ -89,7 +88,7 @@ fn usage_is_what_the_table_says_and_never_above_the_quota() {
                 let decision = arrival.judge(&world, now_ns);
                 check(&world, quota)?;
                 noted();
-                if let Verdict::Drop(reason) = decision.verdict {
+                if let Err(reason) = decision.verdict {
                     *seen.borrow_mut().entry(reason as u8).or_default() += 1;
                 }
             }
@@ -117,9 +116,9 @@ fn a_full_quota_lets_established_connections_be() {
             plenty.flows.borrow_mut().retain(|key, _| tight.flows.borrow().contains_key(key));
             let (ours, theirs) = (arrival.judge(&tight, now_ns), arrival.judge(&plenty, now_ns));
             let over_quota = [
-                Verdict::Drop(Reason::FlowQuotaExceeded),
-                Verdict::Drop(Reason::HalfOpenQuotaExceeded),
-                Verdict::Drop(Reason::NewFlowsOverBudget),
+                Err(Reason::FlowQuotaExceeded),
+                Err(Reason::HalfOpenQuotaExceeded),
+                Err(Reason::NewFlowsOverBudget),
             ];
             if over_quota.contains(&ours.verdict) {
                 prop_assert!(theirs.opened);
@@ -130,7 +129,7 @@ fn a_full_quota_lets_established_connections_be() {
                 continue;
             }
             prop_assert_eq!(ours, theirs);
-            if !ours.opened && !matches!(ours.verdict, Verdict::Drop(_)) {
+            if !ours.opened && ours.verdict.is_ok() {
                 noted();
             }
         }

@@ -6,7 +6,6 @@ use gateway_common::{
     layout::{Flow, Ticks},
     reason::Reason,
     tcp::State::{self, *},
-    verdict::Verdict,
 };
 
 use crate::world::{SITES, World, from_server, from_site, ip, server as server_address, spi, transport};
@@ -142,10 +141,8 @@ fn play_in(world: &World, v6: bool, name: &str, traces: &[Trace]) {
             }
         }
         let passes = match (*outcome, decision.verdict) {
-            (Drops(reason) | Doubted(reason, _), verdict) => verdict == Verdict::Drop(reason),
-            (_, Verdict::ToServer) => segment.from_site && decision.tunnel == 1,
-            (_, Verdict::ToTunnel) => !segment.from_site && decision.tunnel == 1,
-            _ => false,
+            (Drops(reason) | Doubted(reason, _), verdict) => verdict == Err(reason),
+            (_, verdict) => verdict.is_ok() && decision.tunnel == 1,
         };
         assert!(passes, "{here}");
         assert_eq!(decision.opened, matches!(outcome, Opens(..)), "{here}");

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use gateway_common::{
     decide::{Decision, Identity},
     reason::Reason,
-    verdict::Verdict,
 };
 
 use crate::world::{World, from_server, from_site, ip, server, spi, transport};
@@ -106,10 +105,7 @@ pub fn from_lan(world: &World, frame: &[u8]) -> Decision {
 
 /// Why it does not pass; None if it does.
 pub fn reason(decision: Decision) -> Option<Reason> {
-    match decision.verdict {
-        Verdict::Drop(reason) => Some(reason),
-        _ => None,
-    }
+    decision.verdict.err()
 }
 
 /// Why a packet of tunnel 1 does not pass in a new world; None if it does.
