@@ -407,8 +407,9 @@ impl Family for Ipv6 {
 fn sum_fits<W: Words>(words: &W) -> bool {
     let sum: u64 = [0, 1, 2, 3, 4].map(|word: usize| u64::from(words.raw(IP + word))).iter().sum();
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    // At most 17 bits, of which the carry is left to add.
     let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) + (sum >> 16) == 0xffff
+    sum == 0xffff || sum == 0x1_fffe
 }
 
 #[inline(always)]

@@ -1,9 +1,9 @@
 //! Packets in kernel memory: bounds checks that the verifier follows, and the skb's own fields.
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, bpf_xfrm_state},
+    bindings::{__sk_buff, bpf_xfrm_state, xdp_md},
     helpers::{bpf_loop, bpf_skb_get_xfrm_state},
     programs::{TcContext, XdpContext},
 };
@@ -20,73 +20,73 @@ use crate::maps::{INBOUND_SPIS, REPLAY};
 const HEADERS_BYTES: usize =
     NETWORK_OFFSET + size_of::<Ipv6Header>() + size_of::<TcpHeader>() + MOST_OPTIONS_BYTES;
 
-/// The directly readable part of a packet.
-#[derive(Clone, Copy)]
-pub struct Direct {
-    start: usize,
-    end: usize,
-    length: usize,
-    /// Null at the XDP hook.
-    skb: *const __sk_buff,
-}
+/// A packet whose linear part can be read directly. Where that is, is asked again for each read: what is kept
+/// from one to the next would not fit into registers, and a helper may have moved the data.
+pub trait Direct: Frame + Copy {
+    /// Where it begins.
+    fn start(self) -> usize;
+    /// Where it ends.
+    fn end(self) -> usize;
+    /// As [`Frame::length`].
+    fn length(self) -> usize;
+    /// As [`Frame::segment_bytes`].
+    fn segment_bytes(self) -> u32;
 
-/// The frame of an XDP program.
-#[inline(always)]
-pub fn xdp(ctx: &XdpContext) -> Direct {
-    let (start, end) = (ctx.data(), ctx.data_end());
-    Direct { start, end, length: end - start, skb: ptr::null() }
-}
-
-impl Direct {
-    /// `N` bytes at an offset, to be written to.
+    /// `N` bytes at an offset, to be read or written.
     #[inline(always)]
-    pub fn bytes_mut<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
-        if self.start + offset + N > self.end {
+    fn bytes_mut<const N: usize>(self, offset: usize) -> Option<*mut [u8; N]> {
+        let start = self.start();
+        if start + offset + N > self.end() {
             return None;
         }
-        Some((self.start + offset) as *mut [u8; N])
+        Some((start + offset) as *mut [u8; N])
     }
 }
 
-impl Frame for Direct {
-    #[inline(always)]
-    fn read<T: Wire>(&self, offset: usize) -> Option<T> {
-        if self.start + offset + size_of::<T>() > self.end {
-            return None;
+/// [`Frame`] for what is [`Direct`].
+macro_rules! frame {
+    ($packet:ty) => {
+        impl Frame for $packet {
+            #[inline(always)]
+            fn read<T: Wire>(&self, offset: usize) -> Option<T> {
+                let start = self.start();
+                if start + offset + size_of::<T>() > self.end() {
+                    return None;
+                }
+                // SAFETY: the bytes are inside the packet, as just checked (the verifier demands it), and
+                // any bytes are a T (Wire). An IP header is 4-aligned here (NET_IP_ALIGN).
+                Some(unsafe { *((start + offset) as *const T) })
+            }
+
+            #[inline(always)]
+            fn words<const N: usize>(&self, offset: usize) -> Option<impl Words> {
+                let at = self.start() + offset;
+                (at + 4 * N <= self.end()).then_some(Checked(at as *const u32))
+            }
+
+            #[inline(always)]
+            fn length(&self) -> usize {
+                Direct::length(*self)
+            }
+
+            #[inline(always)]
+            fn segment_bytes(&self) -> u32 {
+                Direct::segment_bytes(*self)
+            }
+
+            #[inline(always)]
+            fn repeat<S: Step>(most: u32, state: &mut S) {
+                // SAFETY: `one_step` has the signature bpf_loop calls, and gets the state it is made for.
+                unsafe {
+                    bpf_loop(most, one_step::<S> as *mut core::ffi::c_void, (&raw mut *state).cast(), 0);
+                }
+            }
         }
-        // SAFETY: the bytes are inside the packet, as just checked (the verifier demands it), and
-        // any bytes are a T (Wire). An IP header is 4-aligned here (NET_IP_ALIGN).
-        Some(unsafe { *((self.start + offset) as *const T) })
-    }
-
-    #[inline(always)]
-    fn words<const N: usize>(&self, offset: usize) -> Option<impl Words> {
-        let at = self.start + offset;
-        (at + 4 * N <= self.end).then_some(Checked(at as *const u32))
-    }
-
-    #[inline(always)]
-    fn length(&self) -> usize {
-        self.length
-    }
-
-    #[inline(always)]
-    fn segment_bytes(&self) -> u32 {
-        match self.skb.is_null() {
-            true => 0,
-            // SAFETY: the context of a TC program, as in `Skb::mark`.
-            false => unsafe { (*self.skb).gso_size },
-        }
-    }
-
-    #[inline(always)]
-    fn repeat<S: Step>(most: u32, state: &mut S) {
-        // SAFETY: `one_step` has the signature bpf_loop calls, and gets the state it is made for.
-        unsafe {
-            bpf_loop(most, one_step::<S> as *mut core::ffi::c_void, (&raw mut *state).cast(), 0);
-        }
-    }
+    };
 }
+
+frame!(Skb);
+frame!(Xdp);
 
 /// Words of a packet that ends behind the last one that is read.
 #[derive(Clone, Copy)]
@@ -106,23 +106,68 @@ extern "C" fn one_step<S: Step>(_round: u32, state: *mut S) -> i64 {
     i64::from(!unsafe { &mut *state }.step())
 }
 
-/// What has a frame; a value that is handed on at no cost, while nobody asks.
-pub trait Framed: Copy {
-    /// The frame.
-    fn direct(self) -> Direct;
+/// The packet of an XDP program.
+#[derive(Clone, Copy)]
+pub struct Xdp {
+    raw: *mut xdp_md,
 }
 
-impl Framed for Direct {
+impl Xdp {
+    /// As the driver hands it over.
     #[inline(always)]
-    fn direct(self) -> Direct {
-        self
+    pub fn of(ctx: &XdpContext) -> Self {
+        Self { raw: ctx.as_ptr().cast() }
     }
 }
 
-impl Framed for Skb {
+impl Direct for Xdp {
     #[inline(always)]
-    fn direct(self) -> Direct {
-        self.frame()
+    fn start(self) -> usize {
+        // SAFETY: the context of an XDP program is an `xdp_md`.
+        unsafe { (*self.raw).data as usize }
+    }
+
+    #[inline(always)]
+    fn end(self) -> usize {
+        // SAFETY: as in `start`.
+        unsafe { (*self.raw).data_end as usize }
+    }
+
+    #[inline(always)]
+    fn length(self) -> usize {
+        self.end() - self.start()
+    }
+
+    /// Nothing was merged yet.
+    #[inline(always)]
+    fn segment_bytes(self) -> u32 {
+        0
+    }
+}
+
+impl Direct for Skb {
+    #[inline(always)]
+    fn start(self) -> usize {
+        // SAFETY: the context of a TC program is a `__sk_buff`.
+        unsafe { (*self.raw).data as usize }
+    }
+
+    #[inline(always)]
+    fn end(self) -> usize {
+        // SAFETY: as in `start`.
+        unsafe { (*self.raw).data_end as usize }
+    }
+
+    #[inline(always)]
+    fn length(self) -> usize {
+        // SAFETY: as in `start`.
+        unsafe { (*self.raw).len as usize }
+    }
+
+    #[inline(always)]
+    fn segment_bytes(self) -> u32 {
+        // SAFETY: as in `start`.
+        unsafe { (*self.raw).gso_size }
     }
 }
 
@@ -149,20 +194,6 @@ impl Skb {
             let _ = ctx.pull_data(wanted as u32);
         }
         Self::of(ctx)
-    }
-
-    /// Its frame, until a helper moves the data.
-    #[inline(always)]
-    pub fn frame(self) -> Direct {
-        // SAFETY: as in `mark`; one by one, as the verifier wants a context to be read.
-        unsafe {
-            Direct {
-                start: (*self.raw).data as usize,
-                end: (*self.raw).data_end as usize,
-                length: (*self.raw).len as usize,
-                skb: self.raw,
-            }
-        }
     }
 
     /// How many packets GRO merged into it; 1 if it did not.
@@ -224,7 +255,7 @@ impl Skb {
     #[inline(always)]
     pub fn replay_identity(self) {
         const SPI_OFFSET: usize = 8;
-        let Some(bytes) = self.frame().read::<[u8; 4]>(SPI_OFFSET) else { return };
+        let Some(bytes) = self.read::<[u8; 4]>(SPI_OFFSET) else { return };
         let spi = u32::from_be_bytes(bytes);
         // SAFETY: an element that is replaced meanwhile stays readable (RCU).
         let tunnel = unsafe { INBOUND_SPIS.get(&spi) }.copied().unwrap_or(0);

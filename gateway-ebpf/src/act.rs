@@ -13,7 +13,7 @@ use gateway_common::{
 };
 
 use crate::{
-    access::{Direct, Skb},
+    access::{Direct, Skb, Xdp},
     count::{self, Attribution},
     maps::FORWARD,
     neighbour::{self, Routed},
@@ -41,16 +41,16 @@ pub fn dropped(skb: Skb, hook: Hook, reason: Reason) -> i32 {
 
 /// At the XDP hook.
 #[inline(always)]
-pub fn xdp(frame: &Direct, verdict: Result<Outer, Reason>) -> u32 {
+pub fn xdp(packet: Xdp, verdict: Result<Outer, Reason>) -> u32 {
     match verdict {
         Ok(outer) => {
             if let Outer::Esp(spi) = outer {
-                keep_apart(frame, spi);
+                keep_apart(packet, spi);
             }
             xdp_action::XDP_PASS
         }
         Err(reason) => {
-            count::drop(*frame, Hook::InternetXdp, Attribution::NOBODY, reason, now_ns());
+            count::drop(packet, Hook::InternetXdp, Attribution::NOBODY, reason, now_ns());
             xdp_action::XDP_DROP
         }
     }
@@ -132,9 +132,9 @@ fn report_contradiction(skb: Skb, tunnel: u32, reason: Reason) {
 /// Writes 02:00:SPI into the source MAC. GRO merges only packets with equal MAC headers, so it
 /// cannot merge segments of two tunnels after decapsulation (FACTS 8).
 #[inline(always)]
-fn keep_apart(frame: &Direct, spi: u32) {
+fn keep_apart(packet: Xdp, spi: u32) {
     const SOURCE_MAC_OFFSET: usize = 6;
-    if let Some(mac) = frame.bytes_mut::<6>(SOURCE_MAC_OFFSET) {
+    if let Some(mac) = packet.bytes_mut::<6>(SOURCE_MAC_OFFSET) {
         let [a, b, c, d] = spi.to_be_bytes();
         // SAFETY: `bytes_mut` checked the bounds.
         unsafe { *mac = [0x02, 0x00, a, b, c, d] };

@@ -7,11 +7,11 @@ use gateway_common::{
     reason::{REASON_SLOTS, Reason},
     slot::slot,
     tcp::Direction,
-    wire::{Frame, Ipv4, Ipv6, TcpHeader, ethertype, protocol},
+    wire::{Ipv4, Ipv6, TcpHeader, ethertype, protocol},
 };
 
 use crate::{
-    access::{Direct, Framed},
+    access::Direct,
     maps::{COUNTERS, EVENTS},
 };
 
@@ -37,15 +37,14 @@ impl Attribution {
     }
 }
 
-/// Counts a drop, and writes an event if the budget has room for one; true if it did. A function of its
-/// own, so that it takes no room on the caller's stack.
-#[inline(never)]
-pub fn drop<P: Framed>(packet: P, hook: Hook, whose: Attribution, reason: Reason, now_ns: u64) -> bool {
+/// Counts a drop, and writes an event if the budget has room for one; true if it did.
+#[inline(always)]
+pub fn drop<F: Direct>(frame: F, hook: Hook, whose: Attribution, reason: Reason, now_ns: u64) -> bool {
     let Some(counters) = of(whose.customer()) else { return false };
     let slot = slot::<REASON_SLOTS>(reason as u8);
     counters.dropped[slot] = counters.dropped[slot].wrapping_add(1);
     let told = counters.events.take(EVENT_INTERVAL_NS, EVENTS_BURST, now_ns)
-        && write_event(&packet.direct(), hook, whose, reason, now_ns);
+        && tell(frame, hook, whose, reason, now_ns);
     counters.events_lost = counters.events_lost.wrapping_add(u64::from(!told));
     told
 }
@@ -80,8 +79,10 @@ pub fn of(customer: u32) -> Option<&'static mut Counters> {
     COUNTERS.get_ptr_mut(customer).map(|counters| unsafe { &mut *counters })
 }
 
-#[inline(always)]
-fn write_event(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason, time_ns: u64) -> bool {
+/// Writes an event; false if there is no room. A function of its own, so that it takes no room on the caller's
+/// stack.
+#[inline(never)]
+fn tell<F: Direct>(frame: F, hook: Hook, whose: Attribution, reason: Reason, time_ns: u64) -> bool {
     let Some(mut entry) = EVENTS.reserve(0) else { return false };
     // SAFETY: integers only, for which zero is a value; the kernel aligns entries to 8. Volatile, word by word:
     // LLVM would make it a loop over bytes.
@@ -100,9 +101,9 @@ fn write_event(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason, t
     event.length = frame.length() as u32;
     event.reason = reason as u8;
     event.hook = hook as u8;
-    match gateway_common::packet::ethertype_of(frame) {
-        Some(ethertype::IPV4) => describe::<Ipv4>(frame, event),
-        Some(ethertype::IPV6) => describe::<Ipv6>(frame, event),
+    match gateway_common::packet::ethertype_of(&frame) {
+        Some(ethertype::IPV4) => describe::<Ipv4, F>(frame, event),
+        Some(ethertype::IPV6) => describe::<Ipv6, F>(frame, event),
         _ => {}
     }
     entry.submit(0);
@@ -111,8 +112,8 @@ fn write_event(frame: &Direct, hook: Hook, whose: Attribution, reason: Reason, t
 
 /// What can be said of a packet, as far as its header is one.
 #[inline(always)]
-fn describe<A: Family>(frame: &Direct, event: &mut DropEvent) {
-    let Ok(header) = A::header(frame) else { return };
+fn describe<A: Family, F: Direct>(frame: F, event: &mut DropEvent) {
+    let Ok(header) = A::header(&frame) else { return };
     event.source = header.source.mapped();
     event.destination = header.destination.mapped();
     event.protocol = header.protocol;
@@ -120,12 +121,12 @@ fn describe<A: Family>(frame: &Direct, event: &mut DropEvent) {
     if !ported || header.is_later_fragment() {
         return;
     }
-    if let Ok([a, b, c, d]) = header.payload::<_, [u8; 4]>(frame, 0) {
+    if let Ok([a, b, c, d]) = header.payload::<_, [u8; 4]>(&frame, 0) {
         event.source_port = u16::from_be_bytes([a, b]);
         event.destination_port = u16::from_be_bytes([c, d]);
     }
     if header.protocol == protocol::TCP
-        && let Ok(tcp) = header.payload::<_, TcpHeader>(frame, 0)
+        && let Ok(tcp) = header.payload::<_, TcpHeader>(&frame, 0)
     {
         event.tcp_flags = tcp.flags;
     }

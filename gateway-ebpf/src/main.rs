@@ -33,7 +33,7 @@ use gateway_common::{
 };
 
 use crate::{
-    access::{Direct, Skb},
+    access::{Direct, Skb, Xdp},
     maps::Stored,
     neighbour::Routed,
     tables::{Maps, now_ns, outbound_owner},
@@ -43,12 +43,12 @@ use crate::{
 /// goes on.
 #[xdp]
 pub fn internet_xdp(ctx: XdpContext) -> u32 {
-    let frame = access::xdp(&ctx);
+    let packet = Xdp::of(&ctx);
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
-        Some(settings) => arriving(&frame, settings, true),
+        Some(settings) => arriving(&packet, settings, true),
     };
-    act::xdp(&frame, verdict)
+    act::xdp(packet, verdict)
 }
 
 /// Runs twice for ESP: on the outer packet, and on the decapsulated one, which has an XFRM state.
@@ -57,7 +57,7 @@ pub fn internet_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::of(&ctx);
     let next = match skb.identity() {
         None => NextProgram::Outer,
-        Some(identity) if is_ipv6(&skb.frame()) => match from_site_v6_at_once(skb, identity) {
+        Some(identity) if is_ipv6(&skb) => match from_site_v6_at_once(skb, identity) {
             UNDECIDED => NextProgram::SiteV6,
             action => return action,
         },
@@ -83,7 +83,7 @@ fn from_site_v6_at_once(skb: Skb, identity: Identity) -> i32 {
 fn from_site_at_once<A: Routed + Stored>(skb: Skb, identity: Identity) -> i32 {
     let Some(settings) = decide::ready(&Maps) else { return UNDECIDED };
     let now_ns = now_ns();
-    match decide::from_site_at_once::<A, _, _>(&skb.frame(), &Maps, settings, identity, now_ns) {
+    match decide::from_site_at_once::<A, _, _>(&skb, &Maps, settings, identity, now_ns) {
         Some(decision) => act::to_server::<A>(skb, settings, &decision, now_ns),
         None => UNDECIDED,
     }
@@ -93,14 +93,13 @@ fn from_site_at_once<A: Routed + Stored>(skb: Skb, identity: Identity) -> i32 {
 #[classifier]
 pub fn outer(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    let frame = skb.frame();
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
         // What XDP let pass it has charged.
-        Some(settings) => arriving(&frame, settings, settings.xdp == 0),
+        Some(settings) => arriving(&skb, settings, settings.xdp == 0),
     };
     if let Ok(Outer::PathMtu) = verdict {
-        skb.set_mark(path_mtu_owner(&frame));
+        skb.set_mark(path_mtu_owner(&skb));
     }
     act::outer(skb, Hook::InternetIngress, verdict)
 }
@@ -124,7 +123,7 @@ fn from_site<A: Routed + Stored>(ctx: &TcContext) -> i32 {
         return act::dropped(skb, Hook::InternetIngress, Reason::NotConfigured);
     };
     let now_ns = now_ns();
-    let decision = decide::from_site_in::<A, _, _>(&skb.frame(), &Maps, settings, identity, now_ns);
+    let decision = decide::from_site_in::<A, _, _>(&skb, &Maps, settings, identity, now_ns);
     act::to_server::<A>(skb, settings, black_box(&decision), now_ns)
 }
 
@@ -132,10 +131,10 @@ fn from_site<A: Routed + Stored>(ctx: &TcContext) -> i32 {
 #[classifier]
 pub fn lan_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    if outer::is_neighbour_on_lan(&skb.frame()) {
+    if outer::is_neighbour_on_lan(&skb) {
         return act::pass();
     }
-    let next = if is_ipv6(&skb.frame()) {
+    let next = if is_ipv6(&skb) {
         match from_server_v6_at_once(skb) {
             UNDECIDED => NextProgram::ServerV6,
             action => return action,
@@ -160,7 +159,7 @@ fn from_server_v6_at_once(skb: Skb) -> i32 {
 fn from_server_at_once<A: Stored>(skb: Skb) -> i32 {
     let Some(settings) = decide::ready(&Maps) else { return UNDECIDED };
     let now_ns = now_ns();
-    match decide::from_server_at_once::<A, _, _>(&skb.frame(), &Maps, settings, now_ns) {
+    match decide::from_server_at_once::<A, _, _>(&skb, &Maps, settings, now_ns) {
         Some(decision) => act::to_tunnel(skb, &decision, now_ns),
         None => UNDECIDED,
     }
@@ -185,7 +184,7 @@ fn from_server<A: Stored>(ctx: &TcContext) -> i32 {
         return act::dropped(skb, Hook::LanIngress, Reason::NotConfigured);
     };
     let now_ns = now_ns();
-    let decision = decide::from_server_in::<A, _, _>(&skb.frame(), &Maps, settings, now_ns);
+    let decision = decide::from_server_in::<A, _, _>(&skb, &Maps, settings, now_ns);
     act::to_tunnel(skb, black_box(&decision), now_ns)
 }
 
@@ -193,11 +192,10 @@ fn from_server<A: Stored>(ctx: &TcContext) -> i32 {
 #[classifier]
 pub fn internet_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    let frame = skb.frame();
     let mark = skb.mark();
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
-        Some(settings) => outer::leaving(&frame, settings, mark, outbound_owner),
+        Some(settings) => outer::leaving(&skb, settings, mark, outbound_owner),
     };
     act::outer(skb, Hook::InternetEgress, verdict)
 }
@@ -209,10 +207,9 @@ pub fn lan_egress(ctx: TcContext) -> i32 {
         return act::pass();
     }
     let skb = Skb::new(&ctx);
-    let frame = skb.frame();
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
-        Some(settings) => outer::to_lan(&frame, settings),
+        Some(settings) => outer::to_lan(&skb, settings),
     };
     act::outer(skb, Hook::LanEgress, verdict)
 }
@@ -251,7 +248,7 @@ mod next {
 
 /// The tunnel whose packet a path-MTU message quotes, 0 if none is known.
 #[inline(never)]
-fn path_mtu_owner(frame: &Direct) -> u32 {
+fn path_mtu_owner(frame: &Skb) -> u32 {
     match outer::quoted_esp(frame) {
         Some(spi) => outbound_owner(spi).unwrap_or(0),
         None => 0,
@@ -259,12 +256,12 @@ fn path_mtu_owner(frame: &Direct) -> u32 {
 }
 
 #[inline(always)]
-fn is_ipv6(frame: &Direct) -> bool {
+fn is_ipv6(frame: &Skb) -> bool {
     packet::ethertype_of(frame) == Some(ethertype::IPV6)
 }
 
 #[inline(always)]
-fn arriving(frame: &Direct, settings: &Settings, charged_here: bool) -> Result<Outer, Reason> {
+fn arriving<F: Direct>(frame: &F, settings: &Settings, charged_here: bool) -> Result<Outer, Reason> {
     let mut arrival = outer::Arrival::of_nobody();
     outer::note_arriving(frame, settings, &mut arrival)?;
     if charged_here {

@@ -22,7 +22,7 @@ pub trait Routed: Family {
     /// Where its customer's server is.
     fn known(counters: &mut Counters) -> &mut NextHop<Self>;
     /// A frame up to the end of its IP header.
-    fn headers(frame: &Direct) -> Option<Headers>;
+    fn headers(skb: Skb) -> Option<Headers>;
     /// Writes the packet's TTL or hop limit, less 1; the decision saw more than 1.
     fn lower_hop_limit(headers: &Headers);
     /// The packet's destination.
@@ -43,7 +43,7 @@ pub struct Headers(*mut u8);
 /// Sends a packet to its destination, which is on the LAN.
 #[inline(always)]
 pub fn redirect<A: Routed>(skb: Skb, settings: &Settings, counters: &mut Counters, now: Ticks) -> i32 {
-    let Some(headers) = A::headers(&skb.frame()) else {
+    let Some(headers) = A::headers(skb) else {
         return act::dropped(skb, Hook::InternetIngress, Reason::InnerMalformed);
     };
     A::lower_hop_limit(&headers);
@@ -95,9 +95,9 @@ impl Routed for Ipv4 {
     }
 
     #[inline(always)]
-    fn headers(frame: &Direct) -> Option<Headers> {
+    fn headers(skb: Skb) -> Option<Headers> {
         const BYTES: usize = NETWORK_OFFSET + Ipv4::HEADER_BYTES;
-        Some(Headers(frame.bytes_mut::<BYTES>(0)?.cast()))
+        Some(Headers(skb.bytes_mut::<BYTES>(0)?.cast()))
     }
 
     /// RFC 1812 section 5.3.1, and the checksum as RFC 1624 has it.
@@ -151,9 +151,9 @@ impl Routed for Ipv6 {
     }
 
     #[inline(always)]
-    fn headers(frame: &Direct) -> Option<Headers> {
+    fn headers(skb: Skb) -> Option<Headers> {
         const BYTES: usize = NETWORK_OFFSET + Ipv6::HEADER_BYTES;
-        Some(Headers(frame.bytes_mut::<BYTES>(0)?.cast()))
+        Some(Headers(skb.bytes_mut::<BYTES>(0)?.cast()))
     }
 
     /// RFC 8200 section 3; no checksum covers it.

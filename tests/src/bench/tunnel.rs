@@ -129,7 +129,7 @@ impl Tunnel {
     /// Packets that have arrived once no more come: much work at a time the kernel leaves to a thread of its
     /// own (`ksoftirqd`), which runs when we step back.
     fn settle(&self) -> Result<u64> {
-        const QUIET: u32 = 5;
+        const QUIET: u32 = 200;
         let (mut arrived, mut quiet) = (self.arrived.get()?, 0);
         while quiet < QUIET {
             sched_yield()?;
