@@ -24,19 +24,19 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use gateway_common::{
-    decide::{self, Identity},
-    layout::{APPROVED_MARK, Hook, NextProgram, Settings},
+    decide::{self, FlowCell, Identity},
+    layout::{APPROVED_MARK, Flow, FlowKey, Hook, NextProgram, Settings, Ticks},
     outer::{self, Outer},
     packet,
     reason::Reason,
-    wire::{Ipv4, Ipv6, ethertype},
+    wire::{Frame, Ipv4, Ipv6, NETWORK_OFFSET, Words, ethertype},
 };
 
 use crate::{
     access::{Direct, Skb, Xdp},
     maps::Stored,
     neighbour::Routed,
-    tables::{Maps, now_ns, outbound_owner},
+    tables::{Maps, Shared, now_ns, outbound_owner},
 };
 
 /// Outer frames as the driver hands them over: only IKE, ESP and what the gateway itself needs
@@ -221,6 +221,27 @@ pub fn lan_egress(ctx: TcContext) -> i32 {
 pub fn replay_identity(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.replay_identity();
+    act::next()
+}
+
+/// Only for the benchmark, which attaches it in place of `internet_ingress`; the daemon never loads it. Asks of
+/// the kernel what tracking an IPv4 connection asks at the least, the time, its flow and the flow's lock, and
+/// decides nothing.
+#[classifier]
+pub fn calls_only(ctx: TcContext) -> i32 {
+    const SOURCE: usize = 3;
+    const PORTS: usize = 5;
+    let skb = Skb::of(&ctx);
+    if let Some(words) = skb.words::<{ PORTS + 1 }>(NETWORK_OFFSET) {
+        let (lan_address, lan_port) = (Ipv4::from_word(words.raw(SOURCE)), (words.get(PORTS) >> 16) as u16);
+        // Nobody's.
+        let key = FlowKey { customer: 0, lan_address, lan_port, _reserved: 0 };
+        let now = Ticks::from_ns(now_ns());
+        match Ipv4::flows().get_ptr_mut(&key) {
+            Some(flow) => Shared(flow).locked(|flow| flow.expires = now),
+            None => _ = Ipv4::flows().insert(&key, &Flow::default(), 0),
+        }
+    }
     act::next()
 }
 

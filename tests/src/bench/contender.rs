@@ -14,9 +14,10 @@ use super::{
 use crate::lab::{namespace::Namespace, process::run_with_input};
 
 /// All of them, in the order of reports.
-pub const ALL: [Contender; 11] = [
+pub const ALL: [Contender; 12] = [
     Contender::IngressDrop,
     Contender::Forwarding,
+    Contender::CallsOnly,
     Contender::IptablesNft,
     Contender::IptablesLegacy,
     Contender::Nftables,
@@ -40,7 +41,7 @@ pub struct Working {
 impl Contender {
     /// Whether it drops what the policy does not allow, and lets pass what it does.
     pub fn is_firewall(self) -> bool {
-        !matches!(self, Self::IngressDrop | Self::Forwarding | Self::NftablesNetdevDrop)
+        !matches!(self, Self::IngressDrop | Self::Forwarding | Self::CallsOnly | Self::NftablesNetdevDrop)
     }
 
     /// Whether it gives the verdicts of the original rules on any packet. A flowtable does not: what is in it
@@ -71,6 +72,7 @@ impl Contender {
     pub fn can(self, case: &Case) -> bool {
         match self {
             Self::NftablesNetdevDrop => case.workload == Workload::DeniedSyn,
+            Self::CallsOnly => case.workload == Workload::Established && case.customers == 1,
             // Of one flow its buckets make no difference.
             Self::NftablesTuned => case.flows > 1,
             // The number of rules is what they are slow by: how slow, one workload says.
@@ -106,6 +108,7 @@ impl Working {
         match contender {
             Contender::IngressDrop => ground.drop_at_ingress()?,
             Contender::Redirect | Contender::Stack => attached.push(firewall.protect(&ground, known)?),
+            Contender::CallsOnly => attached.push(firewall.call_only(&ground)?),
             contender => start_tool(&ground.namespace, contender, policy)?,
         }
         Ok(Self { ground, contender, _attached: attached })
@@ -116,7 +119,7 @@ impl Working {
         let passed = self.ground.send(batch)?;
         for from in [Side::Site, Side::Lan] {
             let expected = match self.contender {
-                Contender::IngressDrop | Contender::Forwarding => batch.sent(from),
+                Contender::IngressDrop | Contender::Forwarding | Contender::CallsOnly => batch.sent(from),
                 _ => batch.passing(from),
             };
             let (arrived, sent) = (passed.arrived[from as usize], batch.sent(from));

@@ -49,9 +49,11 @@ pub fn run(contenders: &[Contender], workloads: &[Workload], rounds: u32, seed: 
         process::output(std::process::Command::new("modprobe").arg(module))
             .with_context(|| format!("the kernel's {module}: {why}"))?;
     }
-    // The first forwards nothing, and the gateway has no mode for the second: it redirects.
-    let contenders =
-        contenders.iter().filter(|one| !matches!(one, Contender::NftablesNetdevDrop | Contender::Stack));
+    // The first forwards nothing, the second says nothing here, and for the third the gateway has no mode: it
+    // redirects.
+    let contenders = contenders.iter().filter(|one| {
+        !matches!(one, Contender::NftablesNetdevDrop | Contender::CallsOnly | Contender::Stack)
+    });
     let mut ours: Option<Firewall> = None;
     for contender in contenders {
         for workload in WORKLOADS.into_iter().filter(|workload| workloads.contains(workload)) {

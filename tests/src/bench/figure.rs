@@ -44,6 +44,9 @@ pub enum Contender {
     IngressDrop,
     /// Forwarding with no firewall and no netfilter table: the floor.
     Forwarding,
+    /// No firewall: at the two hooks that a packet passes, programs that ask of the kernel what tracking a
+    /// connection asks at the least, the time, its flow and the flow's lock. What any such firewall costs.
+    CallsOnly,
     /// The original two rules for each customer, by `iptables-nft`.
     IptablesNft,
     /// The same by `iptables-legacy`.

@@ -1,6 +1,6 @@
 //! This project on the ground: the real programs, and maps as gatewayd fills them. Only a packet's identity
 //! is replayed, which decryption would give it.
-use std::{ffi::CString, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeSet, ffi::CString, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use aya::{
@@ -31,6 +31,7 @@ use super::{
     rules::{LAN, LAN_INTERFACE, PORT, SITE_INTERFACE, server},
 };
 use crate::{
+    bpf,
     flood::firewall::addresses,
     lab::namespace::Namespace,
     replay::world::{MSS_BYTES, World},
@@ -45,7 +46,8 @@ pub struct Firewall {
     pins: Pins,
     maps: Maps,
     ebpf: Ebpf,
-    loaded_identity: bool,
+    /// Programs that only tests have.
+    loaded: BTreeSet<&'static str>,
     /// Customers 1 to this are there.
     customers: u32,
     /// The last customer id that was used.
@@ -87,7 +89,8 @@ impl Firewalls {
 }
 
 /// Programs on a ground's interfaces, until dropped.
-pub struct Attached(#[expect(dead_code, reason = "held, not read")] Vec<SchedClassifierLink>);
+#[expect(dead_code, reason = "held, not read")]
+pub struct Attached(Vec<SchedClassifierLink>, Option<bpf::Link>);
 
 impl Firewall {
     /// Loads the programs, with room for so many customers and flows, and no customers yet.
@@ -99,7 +102,7 @@ impl Firewall {
         let ebpf = programs::load(&pins, sizes, purpose)?;
         let maps = Maps::open(&pins)?;
         let mut firewall =
-            Self { pins, maps, ebpf, loaded_identity: false, customers: 0, last_id: customers, flows };
+            Self { pins, maps, ebpf, loaded: BTreeSet::new(), customers: 0, last_id: customers, flows };
         programs::arm_expiry(&mut firewall.ebpf)?;
         Ok(firewall)
     }
@@ -129,13 +132,28 @@ impl Firewall {
     /// give it: before it comes to the gateway.
     pub fn identify(&mut self, ground: &Ground) -> Result<Attached> {
         let name = "replay_identity";
-        if !self.loaded_identity {
-            classifier(&mut self.ebpf, name)?.load().with_context(|| format!("load {name}"))?;
-            self.loaded_identity = true;
-        }
-        let ebpf = &mut self.ebpf;
+        let ebpf = self.with(name)?;
         let link = ground.namespace.enter(|| attach(ebpf, name, TcAttachType::Egress, SITES_END))?;
-        Ok(Attached(vec![link]))
+        Ok(Attached(vec![link], None))
+    }
+
+    /// Puts what only calls the kernel on a gateway, at the hooks that a packet to a server passes.
+    pub fn call_only(&mut self, ground: &Ground) -> Result<Attached> {
+        let name = "calls_only";
+        let ebpf = self.with(name)?;
+        ground.namespace.enter(|| {
+            let ingress = attach(ebpf, name, TcAttachType::Ingress, SITE_INTERFACE)?;
+            let egress = bpf::Classifier::nothing()?.attach(LAN_INTERFACE, bpf::Way::Egress)?;
+            Ok(Attached(vec![ingress], Some(egress)))
+        })
+    }
+
+    /// With a program that only tests have.
+    fn with(&mut self, name: &'static str) -> Result<&mut Ebpf> {
+        if self.loaded.insert(name) {
+            classifier(&mut self.ebpf, name)?.load().with_context(|| format!("load {name}"))?;
+        }
+        Ok(&mut self.ebpf)
     }
 
     /// Puts the firewall on a gateway, as gatewayd does, but for what sees outer packets: there are none. The
@@ -197,7 +215,7 @@ impl Firewall {
         let links = namespace.enter(|| {
             hooks.iter().map(|(hook, side, interface)| attach(ebpf, hook.name(), *side, interface)).collect()
         })?;
-        Ok(Attached(links))
+        Ok(Attached(links, None))
     }
 }
 

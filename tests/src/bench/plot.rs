@@ -286,7 +286,9 @@ fn style(contender: Contender) -> (RGBColor, u32) {
     match contender {
         Contender::Redirect => (RGBColor(0x00, 0x5a, 0xb5), 4),
         Contender::Stack => (RGBColor(0x2e, 0x9b, 0xe0), 3),
-        Contender::Forwarding | Contender::IngressDrop => (RGBColor(0x66, 0x66, 0x66), 2),
+        Contender::Forwarding | Contender::CallsOnly | Contender::IngressDrop => {
+            (RGBColor(0x66, 0x66, 0x66), 2)
+        }
         Contender::Nftables => (RGBColor(0x00, 0x80, 0x5c), 2),
         Contender::NftablesTuned => (RGBColor(0x5a, 0xa8, 0x2e), 2),
         Contender::NftablesIntervals => (RGBColor(0x8c, 0x6d, 0x00), 2),

@@ -19,8 +19,9 @@ use super::{
 };
 
 /// Rows of tables, in this order. A drop at ingress is in none: it is what all costs are without.
-pub const CONTENDERS: [Contender; 10] = [
+pub const CONTENDERS: [Contender; 11] = [
     Contender::Forwarding,
+    Contender::CallsOnly,
     Contender::Redirect,
     Contender::Stack,
     Contender::Nftables,
@@ -386,6 +387,7 @@ pub fn contender(contender: Contender) -> &'static str {
     match contender {
         Contender::IngressDrop => "drop at ingress",
         Contender::Forwarding => "forwarding, no firewall",
+        Contender::CallsOnly => "the least: two hooks, clock, flow, lock",
         Contender::IptablesNft => "iptables-nft",
         Contender::IptablesLegacy => "iptables-legacy",
         Contender::Nftables => "nftables",
