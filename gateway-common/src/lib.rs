@@ -2,8 +2,8 @@
 //! layouts and the packet decision itself. No IO, no allocation, no clock: time is an argument.
 //!
 //! The packet's way through the modules: [`wire`] → [`family`] → [`packet`] → [`decide`] (with
-//! [`predict`] and [`track`]) → [`verdict`], and of outer packets [`outer`] → [`budget`]. What it looks up on its way
-//! is in [`layout`].
+//! [`predict`] and [`track`]), and of outer packets [`outer`] → [`budget`]. What it looks up on its way is in
+//! [`layout`].
 #![no_std]
 
 pub mod budget;
