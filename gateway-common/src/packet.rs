@@ -82,7 +82,7 @@ impl<A: Family> Quote<A> {
 }
 
 /// A TCP segment with flags that a TCP sends. Laid out without padding, see
-/// [`crate::decide::Tables::through_memory`].
+/// [`crate::decide::Tables::segment_place`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Segment {
