@@ -34,8 +34,29 @@ pub struct Desired {
     pub tunnels: BTreeMap<TunnelId, DesiredTunnel>,
     /// One for each address of each customer's server.
     pub customers: BTreeMap<IpAddr, layout::Customer>,
-    /// One for each site, by name.
-    pub connections: BTreeMap<String, Connection>,
+    /// What the gateway proves its identity with in every connection.
+    pub local: Local,
+    /// The authority that every site's certificate is of, PEM.
+    pub authority: Arc<[u8]>,
+}
+
+impl Desired {
+    /// A site's connection in charon, derived when it is asked for: filling the maps needs none.
+    pub fn connection(&self, id: TunnelId, tunnel: &DesiredTunnel) -> Connection {
+        let remote = Remote {
+            identity: tunnel.identity.to_string(),
+            authority: self.authority.clone(),
+            revocation: Default::default(),
+        };
+        let name = &tunnel.connection;
+        // One number names the tunnel: FACTS 5, 6 and 9.
+        let mut child = Child::new(name.clone(), tunnel.local.clone(), tunnel.remote.clone());
+        child.reqid = Some(id.get());
+        child.mark = Some(id.get());
+        let mut connection = Connection::new(name.clone(), self.local.clone(), remote);
+        connection.children.push(child);
+        connection
+    }
 }
 
 /// One site.
@@ -95,17 +116,13 @@ pub fn desired_of<'c>(
     links: Links,
     credentials: &Credentials,
 ) -> Result<Desired> {
-    let mut desired = Desired {
-        settings: settings(policy, links)?,
-        tunnels: BTreeMap::new(),
-        customers: BTreeMap::new(),
-        connections: BTreeMap::new(),
-    };
+    // Trees of what is there already are made several times faster than by insertion.
+    let (mut servers, mut tunnels) = (Vec::new(), Vec::new());
     for customer in customers {
         let own = ids.of(&customer.name).with_context(|| format!("customer {} has no id", customer.name))?;
         let id = own.id;
         for address in customer.server.addresses() {
-            desired.customers.insert(address, layout::Customer { id: id.get() });
+            servers.push((address, layout::Customer { id: id.get() }));
         }
         let quota = customer.quota.resolve(&policy.gateway.limits);
         for site in &customer.sites {
@@ -113,31 +130,34 @@ pub fn desired_of<'c>(
                 .tunnels
                 .get(&site.name)
                 .with_context(|| format!("site {} of customer {} has no id", site.name, customer.name))?;
-            let connection = connection(policy, customer, site, tunnel, credentials);
             let mtus = mtus(site, links);
-            desired.tunnels.insert(
-                tunnel,
-                DesiredTunnel {
-                    connection: connection.name.clone(),
-                    identity: site.identity.clone(),
-                    local: connection
-                        .children
-                        .iter()
-                        .flat_map(|child| child.local_ts.iter().copied())
-                        .collect(),
-                    remote: connection
-                        .children
-                        .iter()
-                        .flat_map(|child| child.remote_ts.iter().copied())
-                        .collect(),
-                    mtus,
-                    entry: entry(id, customer, site, quota, Encapsulation::WORST.mss(mtus)),
-                },
-            );
-            desired.connections.insert(connection.name.clone(), connection);
+            let desired = DesiredTunnel {
+                connection: connection_name(&customer.name, &site.name),
+                identity: site.identity.clone(),
+                local: reachable(customer, site),
+                remote: site.lan.clone(),
+                mtus,
+                entry: entry(id, customer, site, quota, Encapsulation::WORST.mss(mtus)),
+            };
+            tunnels.push((tunnel, desired));
         }
     }
-    Ok(desired)
+    Ok(Desired {
+        settings: settings(policy, links)?,
+        tunnels: tunnels.into_iter().collect(),
+        customers: servers.into_iter().collect(),
+        local: Local {
+            identity: policy.gateway.ipsec.identity.to_string(),
+            certificate: credentials.certificate.clone(),
+        },
+        authority: credentials.authority.clone(),
+    })
+}
+
+/// The server, in the families of the site's LAN.
+fn reachable(customer: &Customer, site: &Site) -> Vec<IpNet> {
+    let in_lan = |address: &IpAddr| site.lan.iter().any(|net| net.network().is_ipv4() == address.is_ipv4());
+    customer.server.addresses().filter(in_lan).map(IpNet::from).collect()
 }
 
 fn settings(policy: &Policy, links: Links) -> Result<Settings> {
@@ -261,32 +281,4 @@ fn mapped(net: IpNet) -> Prefix<Ipv6> {
         IpNet::V6(_) => 0,
     };
     Prefix::new(net.network().into(), before + net.prefix_len())
-}
-
-fn connection(
-    policy: &Policy,
-    customer: &Customer,
-    site: &Site,
-    tunnel: TunnelId,
-    credentials: &Credentials,
-) -> Connection {
-    let name = connection_name(&customer.name, &site.name);
-    let in_lan = |address: &IpAddr| site.lan.iter().any(|net| net.network().is_ipv4() == address.is_ipv4());
-    let servers = customer.server.addresses().filter(in_lan).map(IpNet::from).collect();
-    let local = Local {
-        identity: policy.gateway.ipsec.identity.to_string(),
-        certificate: credentials.certificate.clone(),
-    };
-    let remote = Remote {
-        identity: site.identity.to_string(),
-        authority: credentials.authority.clone(),
-        revocation: Default::default(),
-    };
-    let mut connection = Connection::new(name.clone(), local, remote);
-    // One number names the tunnel: FACTS 5, 6 and 9.
-    let mut child = Child::new(name, servers, site.lan.clone());
-    child.reqid = Some(tunnel.get());
-    child.mark = Some(tunnel.get());
-    connection.children.push(child);
-    connection
 }

@@ -82,8 +82,7 @@ pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> 
     {
         actions.push(Action::RemoveCustomer(*server));
     }
-    let generations = generations(desired, observed);
-    plan_tunnels(desired, observed, charon, &generations, &mut actions);
+    plan_tunnels(desired, observed, charon, &mut actions);
     if let Some(charon) = charon {
         plan_spis(&charon.live, observed, &mut actions);
         plan_peers(&charon.live, observed, &mut actions);
@@ -114,7 +113,8 @@ pub fn plan_some(desired: &Desired, observed: &Observed) -> Option<Vec<Action>> 
 }
 
 fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
-    for name in charon.listed.iter().filter(|name| !desired.connections.contains_key(*name)) {
+    let sites: BTreeSet<&str> = desired.tunnels.values().map(|tunnel| &*tunnel.connection).collect();
+    for name in charon.listed.iter().filter(|name| !sites.contains(&***name)) {
         actions.push(Action::Unload(name.clone()));
     }
     for stranger in &charon.live.strangers {
@@ -124,7 +124,7 @@ fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) 
     for (unique_id, name) in &charon.ike_sas {
         let stranger = charon.live.strangers.iter().any(|stranger| stranger.unique_id == *unique_id);
         let ours = parse_connection_name(name).is_some();
-        if !stranger && ours && !desired.connections.contains_key(name) {
+        if !stranger && ours && !sites.contains(&**name) {
             let why = format!("the policy has no site {name}");
             actions.push(Action::Terminate { unique_id: *unique_id, why });
         }
@@ -134,30 +134,27 @@ fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) 
 /// charon keeps SAs as they were negotiated when their connection changes, and rekeys them so: one that
 /// selects nothing of what the policy has now is made anew.
 fn plan_loads(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
-    let missing = desired.connections.values().filter(|c| charon.loaded.get(&c.name) != Some(c));
-    actions.extend(missing.map(|connection| Action::Load(Box::new(connection.clone()))));
+    let connections = desired.tunnels.iter().map(|(id, tunnel)| desired.connection(*id, tunnel));
+    let missing = connections.filter(|connection| charon.loaded.get(&connection.name) != Some(connection));
+    actions.extend(missing.map(|connection| Action::Load(Box::new(connection))));
     for stale in &charon.live.stale {
         let why = format!("tunnel {}: {}", stale.tunnel, stale.what);
         actions.push(Action::Terminate { unique_id: stale.unique_id, why });
     }
 }
 
-fn plan_tunnels(
-    desired: &Desired,
-    observed: &Observed,
-    charon: Option<&Charon>,
-    generations: &BTreeMap<u32, u16>,
-    actions: &mut Vec<Action>,
-) {
+fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>, actions: &mut Vec<Action>) {
     for id in observed.tunnels.keys().filter(|id| !desired.tunnels.contains_key(id)) {
         actions.push(Action::SetTunnel(*id, Tunnel::default()));
     }
+    let generations = generations(observed);
     let spis = charon.map(|charon| inbound_spis(&charon.live)).unwrap_or_default();
     for (id, tunnel) in &desired.tunnels {
         let now = observed.tunnels.get(id);
         // Of the same site only: an id that went to another one starts down.
         let same = now.filter(|now| now.customer == tunnel.entry.customer);
-        let generation = generations[&tunnel.entry.customer];
+        let there = generations.get(&tunnel.entry.customer).map_or(&[][..], |there| there);
+        let generation = generation(service(&tunnel.entry), there);
         let mut entry = Tunnel { generation, ..tunnel.entry };
         match charon {
             Some(charon) => {
@@ -227,24 +224,24 @@ fn service(tunnel: &Tunnel) -> Service {
     (tunnel.v4.server, tunnel.v6.server, tunnel.port)
 }
 
-/// The generation of each customer's service, by customer number: that of its tunnels in the maps which
-/// have this very service, another one if none has.
-fn generations(desired: &Desired, observed: &Observed) -> BTreeMap<u32, u16> {
-    let mut there: BTreeMap<u32, BTreeSet<(u16, Service)>> = BTreeMap::new();
+/// The generations in the maps, by customer number, and which service each is of.
+fn generations(observed: &Observed) -> BTreeMap<u32, Vec<(u16, Service)>> {
+    let mut there: BTreeMap<u32, Vec<(u16, Service)>> = BTreeMap::new();
     for tunnel in observed.tunnels.values() {
-        there.entry(tunnel.customer).or_default().insert((tunnel.generation, service(tunnel)));
+        let (known, one) = (there.entry(tunnel.customer).or_default(), (tunnel.generation, service(tunnel)));
+        if !known.contains(&one) {
+            known.push(one);
+        }
     }
-    let wanted: BTreeMap<u32, Service> =
-        desired.tunnels.values().map(|tunnel| (tunnel.entry.customer, service(&tunnel.entry))).collect();
-    let generation = |(customer, wanted): (u32, Service)| {
-        (customer, generation(wanted, there.get(&customer).unwrap_or(&BTreeSet::new())))
-    };
-    wanted.into_iter().map(generation).collect()
+    there
 }
 
+/// The generation of a customer's service: that of its tunnels in the maps which have this very service, another
+/// one if none has.
+///
 /// `there` has several entries if somebody changed only some of a customer's tunnels before dying: then
 /// a generation counts as this service's if it is no other's as well.
-fn generation(wanted: Service, there: &BTreeSet<(u16, Service)>) -> u16 {
+fn generation(wanted: Service, there: &[(u16, Service)]) -> u16 {
     let of_another = |generation: u16| there.iter().any(|(g, s)| *g == generation && *s != wanted);
     let mut ours = there.iter().filter(|(g, s)| *s == wanted && !of_another(*g)).map(|(g, _)| *g);
     if let Some(generation) = ours.next() {

@@ -572,7 +572,13 @@ fn a_server_of_both_families_is_a_customer_by_either_address() {
     assert_eq!(desired.tunnels[&berlin].local, nets(&["10.200.0.11/32", "fd00:200::11/128"]));
     assert_eq!(desired.tunnels[&berlin].remote, nets(&["192.168.0.0/16", "fd00:1::/64"]));
     assert_eq!(desired.tunnels[&munich].local, nets(&["10.200.0.11/32"]));
-    assert_eq!(desired.connections[BERLIN].children.len(), 1);
+    let connection = desired.connection(berlin, &desired.tunnels[&berlin]);
+    let [child] = &connection.children[..] else { panic!("{:?}", connection.children) };
+    assert_eq!(
+        (&child.local_ts, &child.remote_ts),
+        (&desired.tunnels[&berlin].local, &desired.tunnels[&berlin].remote)
+    );
+    assert_eq!((child.reqid, child.mark), (Some(berlin.get()), Some(berlin.get())));
 }
 
 #[test]
