@@ -4,6 +4,7 @@ use std::{
     fs, mem,
     net::SocketAddr,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -103,7 +104,7 @@ fn credentials(gateway: &Gateway) -> Result<Credentials, policy::Faults> {
 /// A running gateway.
 pub struct Daemon {
     options: Options,
-    inputs: Inputs,
+    inputs: Arc<Inputs>,
     registry: Registry,
     ids: Assignment,
     plane: DataPlane,
@@ -187,7 +188,7 @@ impl Daemon {
         let status = Status { pid: std::process::id(), ..Status::default() };
         let mut daemon = Self {
             options,
-            inputs,
+            inputs: Arc::new(inputs),
             registry,
             ids,
             plane,
@@ -282,11 +283,12 @@ impl Daemon {
 
     /// Compares, plans, applies. Ok(false) if something failed and is to be tried again.
     async fn reconcile(&mut self) -> Result<bool> {
-        let gateway = &self.inputs.policy.gateway;
+        let inputs = Arc::clone(&self.inputs);
+        let gateway = &inputs.policy.gateway;
         let internet = Interface::look(gateway.internet.as_str())?;
         let lan = Interface::look(gateway.lan.as_str())?;
         let links = Links { internet: &internet, lan: &lan, xdp: self.plane.xdp() == XdpState::Native };
-        let desired = desired(&self.inputs.policy, &self.ids, links, &self.inputs.credentials)?;
+        let desired = desired(&inputs.policy, &self.ids, links, &inputs.credentials)?;
         let mut failed = Vec::new();
         let seen = match self.introduce().await {
             Ok(()) => self.look_at_charon(&desired).await,
@@ -347,7 +349,7 @@ impl Daemon {
         Ok(done)
     }
 
-    async fn look_at_charon(&mut self, desired: &Desired) -> Result<(Option<Charon>, Vec<IkeSa>)> {
+    async fn look_at_charon(&mut self, desired: &Desired<'_>) -> Result<(Option<Charon>, Vec<IkeSa>)> {
         let Some(connected) = &self.charon else { return Ok((None, Vec::new())) };
         let list = connected.client.list_sas().await.context("list SAs")?;
         for fault in &list.faults {
@@ -428,8 +430,8 @@ impl Daemon {
             connected.version = None;
         }
         info!("policies reloaded: {} customers with {} sites", policy.customers.len(), policy.site_count());
-        let older = mem::replace(&mut self.inputs, Inputs { policy, credentials }).policy;
-        if let Err(error) = self.hasten(&older).await {
+        let older = mem::replace(&mut self.inputs, Arc::new(Inputs { policy, credentials }));
+        if let Err(error) = self.hasten(&older.policy).await {
             warn!("what changed comes into force with all the rest: {error:#}");
         }
         Ok(())
@@ -439,7 +441,7 @@ impl Daemon {
     /// there are. The reconciliation that follows does the rest. Where something is gone, what is gone has
     /// to go first, and all is left to that.
     async fn hasten(&mut self, older: &Policy) -> Result<()> {
-        let Inputs { policy, credentials } = &self.inputs;
+        let Inputs { policy, credentials } = &*self.inputs;
         let Some(changed) = policy.changes(older).filter(|changed| !changed.is_empty()) else {
             return Ok(());
         };

@@ -30,32 +30,28 @@ pub async fn apply_all(
 /// Writes a run of map entries of one kind together. Ok(false) if it is of a kind that is done one by one.
 fn apply_run(run: &[Action], maps: &mut Maps) -> Result<bool> {
     /// What `of` finds in each action; None if one has nothing.
-    fn all<T>(run: &[Action], of: impl Fn(&Action) -> Option<T>) -> Option<Vec<T>> {
+    fn all<'a, T>(run: &'a [Action], of: impl Fn(&'a Action) -> Option<T>) -> Option<Vec<T>> {
         run.iter().map(of).collect()
     }
-    let tunnel = |action: &Action| match action {
-        Action::SetTunnel(id, tunnel) => Some((*id, *tunnel)),
+    if let Some(tunnels) = all(run, |action| match action {
+        Action::SetTunnel(id, tunnel) => Some((*id, &**tunnel)),
         _ => None,
-    };
-    let customer = |action: &Action| match action {
+    }) {
+        maps.set_tunnels(&tunnels)?;
+    } else if let Some(customers) = all(run, |action| match action {
         Action::SetCustomer(server, customer) => Some((*server, *customer)),
         _ => None,
-    };
-    let inbound = |action: &Action| match action {
+    }) {
+        maps.set_customers(&customers)?;
+    } else if let Some(spis) = all(run, |action| match action {
         Action::SetInboundSpi(spi, Some(tunnel)) => Some((*spi, *tunnel)),
         _ => None,
-    };
-    let outbound = |action: &Action| match action {
+    }) {
+        maps.set_inbound_spis(&spis)?;
+    } else if let Some(spis) = all(run, |action| match action {
         Action::SetOutboundSpi(spi, Some(tunnel)) => Some((*spi, *tunnel)),
         _ => None,
-    };
-    if let Some(tunnels) = all(run, tunnel) {
-        maps.set_tunnels(&tunnels)?;
-    } else if let Some(customers) = all(run, customer) {
-        maps.set_customers(&customers)?;
-    } else if let Some(spis) = all(run, inbound) {
-        maps.set_inbound_spis(&spis)?;
-    } else if let Some(spis) = all(run, outbound) {
+    }) {
         maps.set_outbound_spis(&spis)?;
     } else {
         return Ok(false);

@@ -18,20 +18,21 @@ use gateway_common::{
 use ipnet::IpNet;
 
 use crate::{
-    control::mss::{Encapsulation, Mss, Mtus},
+    control::mss::{Encapsulation, Mtus},
     kernel::interface::Interface,
-    policy::{Customer, Identity, Midstream, Policy, Protocol, Site, Timeouts, connection_name},
-    registry::Assignment,
+    policy::{Customer, Midstream, Policy, Protocol, Site, Timeouts, connection_name},
+    registry::{Assignment, CustomerIds},
     strongswan::{Child, Connection, Local, Remote},
 };
 
-/// What the maps and charon should hold, but for what follows from the tunnels' life.
+/// What the maps and charon should hold, but for what follows from the tunnels' life. What the policy says
+/// already is not said again: it stays there.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Desired {
+pub struct Desired<'p> {
     /// For the whole gateway.
     pub settings: Settings,
     /// One for each site.
-    pub tunnels: BTreeMap<TunnelId, DesiredTunnel>,
+    pub tunnels: Tunnels<'p>,
     /// One for each address of each customer's server.
     pub customers: BTreeMap<IpAddr, layout::Customer>,
     /// What the gateway proves its identity with in every connection.
@@ -40,40 +41,92 @@ pub struct Desired {
     pub authority: Arc<[u8]>,
 }
 
-impl Desired {
+/// All sites by their tunnels' ids.
+pub type Tunnels<'p> = BTreeMap<TunnelId, DesiredTunnel<'p>>;
+
+impl Desired<'_> {
     /// A site's connection in charon, derived when it is asked for: filling the maps needs none.
     pub fn connection(&self, id: TunnelId, tunnel: &DesiredTunnel) -> Connection {
         let remote = Remote {
-            identity: tunnel.identity.to_string(),
+            identity: tunnel.site.identity.to_string(),
             authority: self.authority.clone(),
             revocation: Default::default(),
         };
-        let name = &tunnel.connection;
+        let name = tunnel.connection();
         // One number names the tunnel: FACTS 5, 6 and 9.
-        let mut child = Child::new(name.clone(), tunnel.local.clone(), tunnel.remote.clone());
+        let mut child = Child::new(name.clone(), tunnel.local().collect(), tunnel.site.lan.clone());
         child.reqid = Some(id.get());
         child.mark = Some(id.get());
-        let mut connection = Connection::new(name.clone(), self.local.clone(), remote);
+        let mut connection = Connection::new(name, self.local.clone(), remote);
         connection.children.push(child);
         connection
     }
 }
 
 /// One site.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DesiredTunnel {
-    /// Its connection's name in charon, `customer.site`.
-    pub connection: String,
-    /// Whom charon must have authenticated for it.
-    pub identity: Identity,
-    /// What its SAs may select on our side: the server, in the families of the site's LAN.
-    pub local: Vec<IpNet>,
-    /// What they may select on the site's side: its LAN.
-    pub remote: Vec<IpNet>,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DesiredTunnel<'p> {
+    /// Whose it is.
+    pub customer: &'p Customer,
+    /// Its customer's number.
+    pub customer_id: CustomerId,
+    /// Whom charon must have authenticated for it, and what its SAs may select on that side.
+    pub site: &'p Site,
+    /// What the customer may take.
+    pub quota: layout::Quota,
     /// How large packets may be around it, as far as policy and interfaces say.
     pub mtus: Mtus,
+}
+
+impl<'p> DesiredTunnel<'p> {
+    /// Its connection's name in charon, `customer.site`.
+    pub fn connection(&self) -> String {
+        connection_name(&self.customer.name, &self.site.name)
+    }
+
+    /// The parts of that name, before and after the dot.
+    pub fn names(&self) -> (&'p str, &'p str) {
+        (self.customer.name.as_str(), self.site.name.as_str())
+    }
+
+    /// What its SAs may select on our side: the server, in the families of the site's LAN.
+    pub fn local(&self) -> impl Iterator<Item = IpNet> + use<'p> {
+        let lan = &self.site.lan;
+        let in_lan = |address: &IpAddr| lan.iter().any(|net| net.network().is_ipv4() == address.is_ipv4());
+        self.customer.server.addresses().filter(in_lan).map(IpNet::from)
+    }
+
     /// Its map entry: down, without SAs, of generation 0, its MSS the worst of what may be negotiated.
-    pub entry: layout::Tunnel,
+    pub fn entry(&self) -> layout::Tunnel {
+        let server = self.customer.server;
+        let mss = Encapsulation::WORST.mss(self.mtus);
+        let lan4 = self.site.lan.iter().filter_map(|net| match net {
+            IpNet::V4(net) => Some(Prefix::<Ipv4>::new(net.network().into(), net.prefix_len())),
+            IpNet::V6(_) => None,
+        });
+        let lan6 = self.site.lan.iter().filter_map(|net| match net {
+            IpNet::V4(_) => None,
+            IpNet::V6(net) => Some(Prefix::<Ipv6>::new(net.network().into(), net.prefix_len())),
+        });
+        layout::Tunnel {
+            customer: self.customer_id.get(),
+            generation: 0,
+            port: self.customer.port,
+            up: 0,
+            _reserved: [0; 3],
+            inbound_spis: [0; 2],
+            v4: access(server.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), mss.v4, lan4),
+            quota: self.quota,
+            v6: access(server.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(), mss.v6, lan6),
+        }
+    }
+}
+
+/// Tunnels by the parts of their connections' names.
+pub(super) fn by_names<'t, 'p>(
+    tunnels: &'t Tunnels<'p>,
+) -> BTreeMap<(&'p str, &'p str), &'t DesiredTunnel<'p>> {
+    tunnels.values().map(|tunnel| (tunnel.names(), tunnel)).collect()
 }
 
 /// What the gateway proves its identity with, read from the files that the policy names.
@@ -99,27 +152,40 @@ pub struct Links<'a> {
 }
 
 /// Derives it all. Fails where an interface has more addresses than the maps have room for.
-pub fn desired(
-    policy: &Policy,
+pub fn desired<'p>(
+    policy: &'p Policy,
     ids: &Assignment,
     links: Links,
     credentials: &Credentials,
-) -> Result<Desired> {
-    desired_of(policy, policy.customers.values(), ids, links, credentials)
+) -> Result<Desired<'p>> {
+    // Both are in order of name: going through them side by side is faster than looking for each name.
+    let mut ids = ids.iter();
+    let own = |customer: &Customer| ids.find(|(name, _)| **name == customer.name).map(|(_, own)| own);
+    derive(policy, policy.customers.values(), own, links, credentials)
 }
 
 /// The same, of the customers only some.
-pub fn desired_of<'c>(
+pub fn desired_of<'p>(
     policy: &Policy,
-    customers: impl Iterator<Item = &'c Customer>,
+    customers: impl Iterator<Item = &'p Customer>,
     ids: &Assignment,
     links: Links,
     credentials: &Credentials,
-) -> Result<Desired> {
+) -> Result<Desired<'p>> {
+    derive(policy, customers, |customer| ids.of(&customer.name), links, credentials)
+}
+
+fn derive<'p, 'i>(
+    policy: &Policy,
+    customers: impl Iterator<Item = &'p Customer>,
+    mut ids: impl FnMut(&Customer) -> Option<&'i CustomerIds>,
+    links: Links,
+    credentials: &Credentials,
+) -> Result<Desired<'p>> {
     // Trees of what is there already are made several times faster than by insertion.
     let (mut servers, mut tunnels) = (Vec::new(), Vec::new());
     for customer in customers {
-        let own = ids.of(&customer.name).with_context(|| format!("customer {} has no id", customer.name))?;
+        let own = ids(customer).with_context(|| format!("customer {} has no id", customer.name))?;
         let id = own.id;
         for address in customer.server.addresses() {
             servers.push((address, layout::Customer { id: id.get() }));
@@ -131,14 +197,7 @@ pub fn desired_of<'c>(
                 .get(&site.name)
                 .with_context(|| format!("site {} of customer {} has no id", site.name, customer.name))?;
             let mtus = mtus(site, links);
-            let desired = DesiredTunnel {
-                connection: connection_name(&customer.name, &site.name),
-                identity: site.identity.clone(),
-                local: reachable(customer, site),
-                remote: site.lan.clone(),
-                mtus,
-                entry: entry(id, customer, site, quota, Encapsulation::WORST.mss(mtus)),
-            };
+            let desired = DesiredTunnel { customer, customer_id: id, site, quota, mtus };
             tunnels.push((tunnel, desired));
         }
     }
@@ -152,12 +211,6 @@ pub fn desired_of<'c>(
         },
         authority: credentials.authority.clone(),
     })
-}
-
-/// The server, in the families of the site's LAN.
-fn reachable(customer: &Customer, site: &Site) -> Vec<IpNet> {
-    let in_lan = |address: &IpAddr| site.lan.iter().any(|net| net.network().is_ipv4() == address.is_ipv4());
-    customer.server.addresses().filter(in_lan).map(IpNet::from).collect()
 }
 
 fn settings(policy: &Policy, links: Links) -> Result<Settings> {
@@ -239,29 +292,6 @@ fn timeouts(timeouts: &Timeouts) -> [Ticks; STATE_SLOTS] {
         slots[usize::from(slot)] = Ticks::from_ns(timeout.as_nanos() as u64);
     }
     slots
-}
-
-fn entry(id: CustomerId, customer: &Customer, site: &Site, quota: layout::Quota, mss: Mss) -> layout::Tunnel {
-    let server = customer.server;
-    let lan4 = site.lan.iter().filter_map(|net| match net {
-        IpNet::V4(net) => Some(Prefix::<Ipv4>::new(net.network().into(), net.prefix_len())),
-        IpNet::V6(_) => None,
-    });
-    let lan6 = site.lan.iter().filter_map(|net| match net {
-        IpNet::V4(_) => None,
-        IpNet::V6(net) => Some(Prefix::<Ipv6>::new(net.network().into(), net.prefix_len())),
-    });
-    layout::Tunnel {
-        customer: id.get(),
-        generation: 0,
-        port: customer.port,
-        up: 0,
-        _reserved: [0; 3],
-        inbound_spis: [0; 2],
-        v4: access(server.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), mss.v4, lan4),
-        quota,
-        v6: access(server.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(), mss.v6, lan6),
-    }
 }
 
 /// What is allowed in a family: nothing if the site has no LAN in it.

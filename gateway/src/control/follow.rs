@@ -5,7 +5,7 @@ use gateway_common::{ids::TunnelId, layout::OutboundSpi, wire::Ipv6};
 use ipnet::IpNet;
 
 use crate::{
-    control::desired::DesiredTunnel,
+    control::desired::{DesiredTunnel, Tunnels, by_names},
     kernel::programs::PEERS_PER_TUNNEL,
     strongswan::{ChildSa, IkeSa, IkeState, TrafficSelector},
 };
@@ -40,7 +40,7 @@ pub struct Stranger {
 }
 
 /// Compares the SAs with the tunnels there should be.
-pub fn follow(tunnels: &BTreeMap<TunnelId, DesiredTunnel>, sas: &[IkeSa]) -> Live {
+pub fn follow(tunnels: &Tunnels, sas: &[IkeSa]) -> Live {
     let mut live = Live::default();
     let mut shared = Shared::default();
     live.peers = peers(tunnels, sas);
@@ -80,19 +80,26 @@ pub fn follow(tunnels: &BTreeMap<TunnelId, DesiredTunnel>, sas: &[IkeSa]) -> Liv
 /// Whether an IKE_SA is of the tunnel's connection and site. Only of an authenticated one the identity
 /// is more than a claim.
 pub(super) fn is_ours(tunnel: &DesiredTunnel, ike: &IkeSa) -> bool {
-    ike.state.is_authenticated()
-        && ike.name == tunnel.connection
-        && ike.remote_id.eq_ignore_ascii_case(tunnel.identity.as_str())
+    ike.state.is_authenticated() && is_named(tunnel, &ike.name) && is_identified(tunnel, &ike.remote_id)
+}
+
+fn is_named(tunnel: &DesiredTunnel, connection: &str) -> bool {
+    connection.split_once('.') == Some(tunnel.names())
+}
+
+/// Without case, as strongSwan compares.
+fn is_identified(tunnel: &DesiredTunnel, identity: &str) -> bool {
+    identity.eq_ignore_ascii_case(tunnel.site.identity.as_str())
 }
 
 /// The sites' outer addresses. Of each site only as many as there is room for, the newest: its own
 /// certificate must not let it take others' places.
-fn peers(tunnels: &BTreeMap<TunnelId, DesiredTunnel>, sas: &[IkeSa]) -> BTreeSet<Ipv6> {
-    let sites: BTreeMap<&str, &DesiredTunnel> =
-        tunnels.values().map(|tunnel| (tunnel.connection.as_str(), tunnel)).collect();
+fn peers(tunnels: &Tunnels, sas: &[IkeSa]) -> BTreeSet<Ipv6> {
+    let sites = by_names(tunnels);
     let mut peers: BTreeMap<&str, BTreeMap<u32, Ipv6>> = BTreeMap::new();
     for ike in sas.iter().filter(|ike| matches!(ike.state, IkeState::Established | IkeState::Rekeying)) {
-        if sites.get(ike.name.as_str()).is_some_and(|tunnel| is_ours(tunnel, ike)) {
+        let site = ike.name.split_once('.').and_then(|names| sites.get(&names));
+        if site.is_some_and(|tunnel| is_ours(tunnel, ike)) {
             peers.entry(&ike.name).or_default().insert(ike.unique_id, ike.remote_host.into());
         }
     }
@@ -108,11 +115,12 @@ struct Shared {
 
 /// What keeps the SA from being the tunnel's.
 fn stranger(id: TunnelId, tunnel: &DesiredTunnel, ike: &IkeSa, child: &ChildSa) -> Option<String> {
-    if ike.name != tunnel.connection {
-        return Some(format!("it belongs to the connection {:?} and not to {}", ike.name, tunnel.connection));
+    if !is_named(tunnel, &ike.name) {
+        let ours = tunnel.connection();
+        return Some(format!("it belongs to the connection {:?} and not to {ours}", ike.name));
     }
-    if !ike.remote_id.eq_ignore_ascii_case(tunnel.identity.as_str()) {
-        return Some(format!("its peer is {:?} and not {}", ike.remote_id, tunnel.identity));
+    if !is_identified(tunnel, &ike.remote_id) {
+        return Some(format!("its peer is {:?} and not {}", ike.remote_id, tunnel.site.identity));
     }
     // Rekeyed and deleted ones may be listed without marks; they encrypt nothing any more.
     if child.state.is_up() && (child.mark_in != id.get() || child.mark_out != id.get()) {
@@ -132,7 +140,7 @@ fn serves(tunnel: &DesiredTunnel, child: &ChildSa) -> bool {
                 TrafficSelector::Other(_) => true,
             })
     };
-    fit(&child.local_ts, &tunnel.local) && fit(&child.remote_ts, &tunnel.remote)
+    fit(&child.local_ts, &tunnel.local().collect::<Vec<_>>()) && fit(&child.remote_ts, &tunnel.site.lan)
 }
 
 fn note_spis(live: &mut Live, shared: &mut Shared, id: TunnelId, ike: &IkeSa, child: &ChildSa) {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use gateway_common::ids::TunnelId;
 
 use crate::{
-    control::{desired::DesiredTunnel, follow::is_ours},
+    control::{desired::Tunnels, follow::is_ours},
     strongswan::{Algorithms, ChildSa, IkeSa},
 };
 
@@ -123,11 +123,7 @@ impl Encapsulation {
 
 /// The largest segments of the tunnels that are up; of one with several SAs, as during a rekey, the
 /// least. `learnt` is what the kernel knows of the paths to the peers, in bytes.
-pub fn of_sas(
-    tunnels: &BTreeMap<TunnelId, DesiredTunnel>,
-    sas: &[IkeSa],
-    learnt: &BTreeMap<IpAddr, u32>,
-) -> BTreeMap<TunnelId, Mss> {
+pub fn of_sas(tunnels: &Tunnels, sas: &[IkeSa], learnt: &BTreeMap<IpAddr, u32>) -> BTreeMap<TunnelId, Mss> {
     let mut all = BTreeMap::new();
     for ike in sas {
         for child in ike.children.iter().filter(|child| child.state.is_up()) {

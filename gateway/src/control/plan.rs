@@ -1,10 +1,6 @@
 //! What to do so that the observed state becomes the desired one: data, printable, empty when there
 //! is nothing to do.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use gateway_common::{
     ids::TunnelId,
@@ -14,7 +10,7 @@ use gateway_common::{
 
 use crate::{
     control::{
-        desired::Desired,
+        desired::{Desired, by_names},
         follow::Live,
         mss::{Encapsulation, Mss},
         observed::Observed,
@@ -38,7 +34,7 @@ pub enum Action {
     /// A customer's map entry goes.
     RemoveCustomer(IpAddr),
     /// A tunnel's map entry; all zero if it goes.
-    SetTunnel(TunnelId, Tunnel),
+    SetTunnel(TunnelId, Box<Tunnel>),
     /// An inbound SPI's map entry; None if it goes.
     SetInboundSpi(u32, Option<TunnelId>),
     /// An outbound SPI's map entry; None if it goes.
@@ -107,14 +103,15 @@ pub fn plan_some(desired: &Desired, observed: &Observed) -> Option<Vec<Action>> 
     let own_servers =
         observed.customers.iter().all(|(server, customer)| desired.customers.get(server) == Some(customer));
     let own_tunnels = observed.tunnels.iter().all(|(id, tunnel)| {
-        desired.tunnels.get(id).is_some_and(|desired| desired.entry.customer == tunnel.customer)
+        desired.tunnels.get(id).is_some_and(|desired| desired.customer_id.get() == tunnel.customer)
     });
     (own_servers && own_tunnels).then(|| plan(desired, observed, None))
 }
 
 fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
-    let sites: BTreeSet<&str> = desired.tunnels.values().map(|tunnel| &*tunnel.connection).collect();
-    for name in charon.listed.iter().filter(|name| !sites.contains(&***name)) {
+    let sites = by_names(&desired.tunnels);
+    let is_site = |name: &str| name.split_once('.').is_some_and(|names| sites.contains_key(&names));
+    for name in charon.listed.iter().filter(|name| !is_site(name)) {
         actions.push(Action::Unload(name.clone()));
     }
     for stranger in &charon.live.strangers {
@@ -124,7 +121,7 @@ fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) 
     for (unique_id, name) in &charon.ike_sas {
         let stranger = charon.live.strangers.iter().any(|stranger| stranger.unique_id == *unique_id);
         let ours = parse_connection_name(name).is_some();
-        if !stranger && ours && !sites.contains(&**name) {
+        if !stranger && ours && !is_site(name) {
             let why = format!("the policy has no site {name}");
             actions.push(Action::Terminate { unique_id: *unique_id, why });
         }
@@ -144,18 +141,19 @@ fn plan_loads(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
 }
 
 fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>, actions: &mut Vec<Action>) {
-    for id in observed.tunnels.keys().filter(|id| !desired.tunnels.contains_key(id)) {
-        actions.push(Action::SetTunnel(*id, Tunnel::default()));
+    let mut steps = Default::default();
+    for (id, gone) in observed.tunnels.iter().filter(|(id, _)| !desired.tunnels.contains_key(id)) {
+        plan_tunnel(*id, gone, Tunnel::default(), &mut steps);
     }
     let generations = generations(observed);
     let spis = charon.map(|charon| inbound_spis(&charon.live)).unwrap_or_default();
     for (id, tunnel) in &desired.tunnels {
         let now = observed.tunnels.get(id);
+        let mut entry = tunnel.entry();
         // Of the same site only: an id that went to another one starts down.
-        let same = now.filter(|now| now.customer == tunnel.entry.customer);
-        let there = generations.get(&tunnel.entry.customer).map_or(&[][..], |there| there);
-        let generation = generation(service(&tunnel.entry), there);
-        let mut entry = Tunnel { generation, ..tunnel.entry };
+        let same = now.filter(|now| now.customer == entry.customer);
+        let there = generations.get(&entry.customer).map_or(&[][..], |there| there);
+        entry.generation = generation(service(&entry), there);
         match charon {
             Some(charon) => {
                 entry.up = u8::from(charon.live.up.contains(id));
@@ -175,9 +173,31 @@ fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>,
                 }
             }
         }
-        if now != Some(&entry) {
-            actions.push(Action::SetTunnel(*id, entry));
+        let now = now.copied().unwrap_or_default();
+        if now != entry {
+            plan_tunnel(*id, &now, entry, &mut steps);
         }
+    }
+    steps.into_iter().for_each(|mut step| actions.append(&mut step));
+}
+
+/// A program may be reading an entry while it changes, so what must fit together changes while the tunnel is
+/// down; `up`, MSS and quota are each read by themselves. So what changes goes down, then it changes, then it
+/// comes up.
+fn plan_tunnel(id: TunnelId, now: &Tunnel, entry: Tunnel, [down, change, up]: &mut [Vec<Action>; 3]) {
+    let set = |tunnel| Action::SetTunnel(id, Box::new(tunnel));
+    let mut similar = Tunnel { up: entry.up, quota: entry.quota, ..*now };
+    (similar.v4.mss, similar.v6.mss) = (entry.v4.mss, entry.v6.mss);
+    if similar == entry {
+        change.push(set(entry));
+        return;
+    }
+    if now.up != 0 {
+        down.push(set(Tunnel { up: 0, ..*now }));
+    }
+    change.push(set(Tunnel { up: 0, ..entry }));
+    if entry.up != 0 {
+        up.push(set(entry));
     }
 }
 

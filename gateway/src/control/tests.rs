@@ -8,7 +8,7 @@ use std::{
 
 use gateway_common::{
     ids::TunnelId,
-    layout::{Customer, OutboundSpi, Prefix, Settings, Tunnel},
+    layout::{self, Customer, OutboundSpi, Prefix, Settings, Tunnel},
     wire::{Ipv4, Ipv6},
 };
 use proptest::prelude::*;
@@ -40,7 +40,7 @@ fn example() -> Policy {
 }
 
 /// With ids as on the first start.
-fn wanted(policy: &Policy) -> Desired {
+fn wanted(policy: &Policy) -> Desired<'_> {
     let state = tempfile::tempdir().expect("a folder");
     wanted_with(policy, &Registry::open(state.path().join("ids.toml")).unwrap().assign(policy).unwrap())
 }
@@ -50,11 +50,11 @@ fn interface(name: &str, index: u32, v4: [u8; 4]) -> Interface {
     Interface { name: name.into(), index, mtu: 1500, v4: vec![v4.into()], v6: vec![link_local] }
 }
 
-fn wanted_with(policy: &Policy, ids: &Assignment) -> Desired {
+fn wanted_with<'p>(policy: &'p Policy, ids: &Assignment) -> Desired<'p> {
     wanted_of(policy, &policy.customers.values().collect::<Vec<_>>(), ids)
 }
 
-fn wanted_of(policy: &Policy, customers: &[&policy::Customer], ids: &Assignment) -> Desired {
+fn wanted_of<'p>(policy: &Policy, customers: &[&'p policy::Customer], ids: &Assignment) -> Desired<'p> {
     let (internet, lan) =
         (interface("eth_internet", 2, [203, 0, 113, 1]), interface("eth_lan", 3, [10, 200, 0, 1]));
     let credentials = Credentials {
@@ -88,7 +88,7 @@ fn applied(actions: &[Action], mut observed: Observed, mut charon: Charon) -> (O
             Action::Terminate { unique_id, .. } => charon.ike_sas.retain(|(id, _)| *id != unique_id),
             Action::RemoveCustomer(server) => drop(observed.customers.remove(&server)),
             Action::SetTunnel(id, tunnel) if tunnel.customer == 0 => drop(observed.tunnels.remove(&id)),
-            Action::SetTunnel(id, tunnel) => drop(observed.tunnels.insert(id, tunnel)),
+            Action::SetTunnel(id, tunnel) => drop(observed.tunnels.insert(id, *tunnel)),
             Action::SetInboundSpi(spi, None) => drop(observed.inbound.remove(&spi)),
             Action::SetInboundSpi(spi, Some(id)) => drop(observed.inbound.insert(spi, id.get())),
             Action::SetOutboundSpi(spi, None) => drop(observed.outbound.remove(&spi)),
@@ -152,12 +152,13 @@ fn sa(name: &str, identity: &str, reqid: u32) -> IkeSa {
 }
 
 fn tunnel(desired: &Desired, connection: &str) -> TunnelId {
-    *desired.tunnels.iter().find(|(_, t)| t.connection == connection).expect("the example has it").0
+    *desired.tunnels.iter().find(|(_, t)| t.connection() == connection).expect("the example has it").0
 }
 
 #[test]
 fn nothing_is_left_to_do_after_a_plan_was_applied() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let (observed, charon) = settled(&desired, Live::default());
     assert_eq!(plan(&desired, &observed, Some(&charon)), []);
     assert_eq!(plan(&desired, &observed, None), []);
@@ -167,7 +168,8 @@ fn nothing_is_left_to_do_after_a_plan_was_applied() {
 
 #[test]
 fn a_tunnel_is_up_only_with_its_sites_identity() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let id = tunnel(&desired, BERLIN);
     let live = follow(&desired.tunnels, &[sa(BERLIN, "berlin.acme.example", id.get())]);
     assert!(live.up.contains(&id) && live.strangers.is_empty());
@@ -189,7 +191,8 @@ fn a_tunnel_is_up_only_with_its_sites_identity() {
 
 #[test]
 fn an_sa_that_selects_nothing_of_the_policy_is_not_up_and_is_made_anew() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let id = tunnel(&desired, BERLIN);
     let net = |text: &str| vec![TrafficSelector::Net(text.parse().unwrap())];
     let with = |server: &str, lan: &str| {
@@ -223,7 +226,8 @@ fn a_removed_sites_sa_is_terminated_even_if_its_connection_is_unloaded_already()
 
 #[test]
 fn identities_are_compared_without_case_as_strongswan_does() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let id = tunnel(&desired, BERLIN);
     let live = follow(&desired.tunnels, &[sa(BERLIN, "Berlin.Acme.example", id.get())]);
     assert!(live.up.contains(&id) && live.strangers.is_empty());
@@ -231,7 +235,8 @@ fn identities_are_compared_without_case_as_strongswan_does() {
 
 #[test]
 fn an_sa_without_the_tunnels_marks_is_a_stranger() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let id = tunnel(&desired, BERLIN);
     let mut unmarked = sa(BERLIN, "berlin.acme.example", id.get());
     unmarked.children[0].mark_in = 0;
@@ -242,7 +247,8 @@ fn an_sa_without_the_tunnels_marks_is_a_stranger() {
 
 #[test]
 fn an_ike_sa_that_is_not_authenticated_yet_is_neither_up_nor_a_stranger() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let id = tunnel(&desired, BERLIN);
     let mut early = sa(BERLIN, "berlin.acme.example", id.get());
     early.state = IkeState::Connecting;
@@ -251,7 +257,8 @@ fn an_ike_sa_that_is_not_authenticated_yet_is_neither_up_nor_a_stranger() {
 
 #[test]
 fn during_a_rekey_both_spis_are_the_tunnels_and_it_stays_up() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let id = tunnel(&desired, BERLIN);
     let mut rekeyed = sa(BERLIN, "berlin.acme.example", id.get());
     let new =
@@ -266,7 +273,8 @@ fn during_a_rekey_both_spis_are_the_tunnels_and_it_stays_up() {
 
 #[test]
 fn an_outbound_spi_that_two_tunnels_share_names_neither() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let (berlin, munich) = (tunnel(&desired, BERLIN), tunnel(&desired, "acme.munich"));
     // Behind one NAT: same outer address, and by chance the same SPI.
     let mut other = sa("acme.munich", "munich.acme.example", munich.get());
@@ -279,7 +287,8 @@ fn an_outbound_spi_that_two_tunnels_share_names_neither() {
 
 #[test]
 fn a_stranger_is_terminated() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let id = tunnel(&desired, BERLIN);
     let live = follow(&desired.tunnels, &[sa(BERLIN, "munich.acme.example", id.get())]);
     let (observed, charon) = settled(&desired, live);
@@ -289,12 +298,50 @@ fn a_stranger_is_terminated() {
 
 #[test]
 fn without_charon_tunnels_stay_as_they_are() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let id = tunnel(&desired, BERLIN);
     let live = follow(&desired.tunnels, &[sa(BERLIN, "berlin.acme.example", id.get())]);
     let (observed, _) = settled(&desired, live);
     assert_eq!(observed.tunnels[&id].up, 1);
     assert_eq!(plan(&desired, &observed, None), []);
+}
+
+#[test]
+fn what_must_fit_together_changes_while_the_tunnel_is_down() {
+    let mut policy = example();
+    let id = tunnel(&wanted(&policy), BERLIN);
+    let live = follow(&wanted(&policy).tunnels, &[sa(BERLIN, "berlin.acme.example", id.get())]);
+    let (observed, charon) = settled(&wanted(&policy), live);
+    let steps = |desired: &Desired, observed: &Observed| -> Vec<Tunnel> {
+        let actions = plan(desired, observed, Some(&charon));
+        actions
+            .into_iter()
+            .filter_map(|action| match action {
+                Action::SetTunnel(of, tunnel) if of == id => Some(*tunnel),
+                _ => None,
+            })
+            .collect()
+    };
+    let old = observed.tunnels[&id];
+    let acme = policy.customers.get_mut(&"acme".parse().unwrap()).unwrap();
+    acme.quota.max_flows = Some(7);
+    let quota = layout::Quota { flows: 7, ..acme.quota.resolve(&policy.gateway.limits) };
+    assert_eq!(steps(&wanted(&policy), &observed), [Tunnel { quota, ..old }], "read by itself");
+
+    let mut policy = example();
+    policy.customers.get_mut(&"acme".parse().unwrap()).unwrap().port = 8080;
+    let new = Tunnel { port: 8080, generation: old.generation.wrapping_add(1), ..old };
+    let down = |tunnel: Tunnel| Tunnel { up: 0, ..tunnel };
+    assert_eq!(steps(&wanted(&policy), &observed), [down(old), down(new), new]);
+    // A tunnel that is new, and one that is gone.
+    let mut without = observed.clone();
+    without.tunnels.remove(&id);
+    let policy = example();
+    let mut desired = wanted(&policy);
+    assert_eq!(steps(&desired, &without), [down(old), old]);
+    desired.tunnels.remove(&id);
+    assert_eq!(steps(&desired, &observed), [down(old), Tunnel::default()]);
 }
 
 #[test]
@@ -388,7 +435,7 @@ fn a_change_of_server_or_port_makes_another_generation_of_that_customer_alone() 
         let desired = wanted(&policy);
         let (after, _) = applied(&plan(&desired, &observed, Some(&charon)), observed.clone(), charon.clone());
         for (id, generation) in generations(&after) {
-            let is_acmes = desired.tunnels[&id].connection.starts_with("acme.");
+            let is_acmes = desired.tunnels[&id].customer.name.as_str() == "acme";
             assert_eq!(generation != observed.tunnels[&id].generation, is_acmes, "{id}");
         }
     }
@@ -455,7 +502,8 @@ fn a_customer_that_was_changed_by_half_settles_on_the_new_generation() {
 
 #[test]
 fn peers_are_the_outer_addresses_of_authenticated_sites_and_stay_without_charon() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let id = tunnel(&desired, BERLIN);
     let at = |address: &str, name: &str, identity: &str, unique_id| {
         let mut sa = sa(name, identity, id.get());
@@ -489,7 +537,8 @@ fn peers_are_the_outer_addresses_of_authenticated_sites_and_stay_without_charon(
 
 #[test]
 fn the_mss_is_the_worst_until_the_sa_is_known_and_changes_nothing_else() {
-    let desired = wanted(&example());
+    let policy = example();
+    let desired = wanted(&policy);
     let id = tunnel(&desired, BERLIN);
     let (down, _) = settled(&desired, Live::default());
     assert_eq!((down.tunnels[&id].v4.mss, down.tunnels[&id].v6.mss), (1350, 1330));
@@ -509,18 +558,18 @@ fn the_mss_is_the_worst_until_the_sa_is_known_and_changes_nothing_else() {
     let mut narrow = desired.clone();
     narrow.tunnels.get_mut(&id).unwrap().mtus.path = 1300;
     let actions = plan(&narrow, &up, None);
-    let [Action::SetTunnel(_, entry)] = actions[..] else { panic!("{actions:?}") };
+    let [Action::SetTunnel(_, entry)] = &actions[..] else { panic!("{actions:?}") };
     assert_eq!((entry.up, entry.v4.mss, entry.v6.mss), (1, 1206, 1186));
 
     // The kernel learns that the path is narrower: 1400 - 52 = 1348, - 2 - 40.
     let peer = sas[0].remote_host;
     charon = Charon { mss: of(&sas, &[(peer, 1400)]), ..settled };
     let actions = plan(&desired, &up, Some(&charon));
-    let [Action::SetTunnel(changed, entry)] = actions[..] else { panic!("{actions:?}") };
+    let [Action::SetTunnel(changed, entry)] = &actions[..] else { panic!("{actions:?}") };
     let mut before = up.tunnels[&id];
-    assert_eq!((changed, entry.v4.mss, entry.v6.mss), (id, 1306, 1286));
+    assert_eq!((*changed, entry.v4.mss, entry.v6.mss), (id, 1306, 1286));
     (before.v4.mss, before.v6.mss) = (1306, 1286);
-    assert_eq!(entry, before);
+    assert_eq!(**entry, before);
 
     // During a rekey to a worse cipher both count.
     let mut new = sas[0].children[0].clone();
@@ -556,28 +605,29 @@ fn both_families() -> Policy {
 
 #[test]
 fn a_server_of_both_families_is_a_customer_by_either_address() {
-    let desired = wanted(&both_families());
+    let policy = both_families();
+    let desired = wanted(&policy);
     let ids: Vec<u32> = ["10.200.0.11", "fd00:200::11"]
         .map(|server| desired.customers[&server.parse::<IpAddr>().unwrap()].id)
         .into();
     assert_eq!(ids[0], ids[1]);
     let (berlin, munich) = (tunnel(&desired, BERLIN), tunnel(&desired, "acme.munich"));
-    let entry = &desired.tunnels[&berlin].entry;
+    let entry = desired.tunnels[&berlin].entry();
     assert_eq!((entry.v4.prefix_count, entry.v6.prefix_count), (1, 1));
     assert_eq!(entry.v6.server, "fd00:200::11".parse::<Ipv6Addr>().unwrap().into());
     assert_eq!(entry.v6.lan[0], Prefix::new("fd00:1::".parse::<Ipv6Addr>().unwrap().into(), 64));
     // A site without a LAN of a family is allowed nothing in it, and selects nothing of it.
-    assert_eq!(desired.tunnels[&munich].entry.v6.prefix_count, 0);
+    assert_eq!(desired.tunnels[&munich].entry().v6.prefix_count, 0);
     let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
-    assert_eq!(desired.tunnels[&berlin].local, nets(&["10.200.0.11/32", "fd00:200::11/128"]));
-    assert_eq!(desired.tunnels[&berlin].remote, nets(&["192.168.0.0/16", "fd00:1::/64"]));
-    assert_eq!(desired.tunnels[&munich].local, nets(&["10.200.0.11/32"]));
-    let connection = desired.connection(berlin, &desired.tunnels[&berlin]);
-    let [child] = &connection.children[..] else { panic!("{:?}", connection.children) };
-    assert_eq!(
-        (&child.local_ts, &child.remote_ts),
-        (&desired.tunnels[&berlin].local, &desired.tunnels[&berlin].remote)
-    );
+    let child = |id: TunnelId| {
+        let children = desired.connection(id, &desired.tunnels[&id]).children;
+        let [child] = &children[..] else { panic!("{children:?}") };
+        child.clone()
+    };
+    assert_eq!(child(munich).local_ts, nets(&["10.200.0.11/32"]));
+    let child = child(berlin);
+    assert_eq!(child.local_ts, nets(&["10.200.0.11/32", "fd00:200::11/128"]));
+    assert_eq!(child.remote_ts, nets(&["192.168.0.0/16", "fd00:1::/64"]));
     assert_eq!((child.reqid, child.mark), (Some(berlin.get()), Some(berlin.get())));
 }
 
@@ -680,7 +730,8 @@ fn any_observed() -> impl Strategy<Value = Observed> {
 proptest! {
     #[test]
     fn any_state_settles_with_one_plan(observed in any_observed(), up in any::<bool>()) {
-        let desired = wanted(&example());
+        let policy = example();
+        let desired = wanted(&policy);
         let id = tunnel(&desired, BERLIN);
         let sas = if up { vec![sa(BERLIN, "berlin.acme.example", id.get())] } else { vec![] };
         let charon = Charon { live: follow(&desired.tunnels, &sas), ..Charon::default() };
@@ -696,7 +747,8 @@ proptest! {
     /// What was opened for another service is over, whatever the maps said before.
     #[test]
     fn a_generation_in_the_maps_is_kept_for_the_same_service_only(observed in any_observed()) {
-        let desired = wanted(&example());
+        let policy = example();
+        let desired = wanted(&policy);
         let service = |tunnel: &Tunnel| (tunnel.v4.server, tunnel.v6.server, tunnel.port);
         let (after, _) = applied(&plan(&desired, &observed, None), observed.clone(), Charon::default());
         for tunnel in after.tunnels.values() {

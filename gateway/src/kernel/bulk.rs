@@ -75,30 +75,18 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
 
     /// All entries with such values: of an array, where every place has one, those that count.
     pub fn entries_that(&self, wanted: impl Fn(&V) -> bool) -> io::Result<Vec<(K, V)>> {
-        self.read(None, usize::MAX, wanted)
-    }
-
-    /// Up to `count` entries: from the beginning, or those after a key of an array.
-    fn read(
-        &self,
-        after: Option<K>,
-        mut count: usize,
-        wanted: impl Fn(&V) -> bool,
-    ) -> io::Result<Vec<(K, V)>> {
-        let room = CHUNK.min(count);
-        let (mut keys, mut values) = (vec![K::default(); room], vec![V::default(); room]);
+        let (mut keys, mut values) = (vec![K::default(); CHUNK], vec![V::default(); CHUNK]);
         // A key, or the number of a hash bucket, which is shorter.
-        let mut place = after.unwrap_or_default();
-        let mut begun = after.is_some();
+        let (mut place, mut begun) = (K::default(), false);
         let mut entries = Vec::new();
-        while count > 0 {
+        loop {
             let mut next = place;
             let mut batch = Batch {
                 in_batch: if begun { (&raw const place) as u64 } else { 0 },
                 out_batch: (&raw mut next) as u64,
                 keys: keys.as_mut_ptr() as u64,
                 values: values.as_mut_ptr() as u64,
-                count: room.min(count) as u32,
+                count: CHUNK as u32,
                 ..self.batch()
             };
             // SAFETY: the kernel writes at most `count` keys and values, of the sizes that `new` checked,
@@ -110,28 +98,17 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
                 Err(_) => return result.map(|()| entries),
                 Ok(()) => false,
             };
-            let read = (batch.count as usize).min(room);
-            let all = keys.iter().zip(&values).take(read);
+            let all = keys.iter().zip(&values).take(batch.count as usize);
             entries.extend(all.filter(|(_, value)| wanted(value)).map(|(key, value)| (*key, *value)));
             if at_end {
-                break;
+                return Ok(entries);
             }
-            count -= read.min(count);
             (place, begun) = (next, true);
         }
-        Ok(entries)
     }
 
     fn batch(&self) -> Batch {
         Batch { map_fd: self.map.fd().as_fd().as_raw_fd() as u32, ..Batch::default() }
-    }
-}
-
-impl<V: Pod + Default> Bulk<u32, V> {
-    /// Entries of an array from one index to another, both included.
-    pub fn range(&self, first: u32, last: u32) -> io::Result<Vec<(u32, V)>> {
-        let count = (last as usize + 1).saturating_sub(first as usize);
-        self.read(first.checked_sub(1), count, |_| true)
     }
 }
 

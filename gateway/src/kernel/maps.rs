@@ -157,35 +157,16 @@ impl Maps {
         self.tunnels.get(&id.get(), 0).with_context(|| format!("read tunnel {id} of TUNNELS"))
     }
 
-    /// Writes one tunnel, see [`Self::set_tunnels`].
+    /// Writes one tunnel.
     pub fn set_tunnel(&mut self, id: TunnelId, tunnel: &Tunnel) -> Result<()> {
-        self.set_tunnels(&[(id, *tunnel)]).with_context(|| format!("write tunnel {id}"))
+        self.tunnels.set(id.get(), tunnel, 0).with_context(|| format!("write tunnel {id} to TUNNELS"))
     }
 
-    /// Writes tunnels. A program may be reading an entry while it changes, so what must fit together
-    /// changes while the tunnel is down; `up`, MSS and quota are each read by themselves.
-    pub fn set_tunnels(&mut self, tunnels: &[(TunnelId, Tunnel)]) -> Result<()> {
-        let ids = tunnels.iter().map(|(id, _)| id.get());
-        let (Some(first), Some(last)) = (ids.clone().min(), ids.max()) else { return Ok(()) };
-        let old = self.bulk.tunnels.range(first, last).context("read TUNNELS")?;
-        let old = |id: TunnelId| old.get((id.get() - first) as usize).map(|(_, tunnel)| *tunnel);
-        let mut steps: [(Vec<u32>, Vec<Tunnel>); 3] = Default::default();
-        for (id, tunnel) in tunnels {
-            let old = old(*id).with_context(|| format!("TUNNELS has no place for tunnel {id}"))?;
-            let mut similar = Tunnel { up: tunnel.up, quota: tunnel.quota, ..old };
-            (similar.v4.mss, similar.v6.mss) = (tunnel.v4.mss, tunnel.v6.mss);
-            let entries = [Tunnel { up: 0, ..old }, Tunnel { up: 0, ..*tunnel }, *tunnel];
-            let needed = [similar != *tunnel && old.up != 0, similar != *tunnel && tunnel.up != 0, true];
-            for (((keys, values), entry), _) in steps.iter_mut().zip(entries).zip(needed).filter(|(_, n)| *n)
-            {
-                keys.push(id.get());
-                values.push(entry);
-            }
-        }
-        for (keys, values) in &steps {
-            self.bulk.tunnels.update(keys, values).context("write TUNNELS")?;
-        }
-        Ok(())
+    /// Writes tunnels, in this order.
+    pub fn set_tunnels(&mut self, tunnels: &[(TunnelId, &Tunnel)]) -> Result<()> {
+        let (ids, entries): (Vec<_>, Vec<_>) =
+            tunnels.iter().map(|(id, tunnel)| (id.get(), **tunnel)).unzip();
+        self.bulk.tunnels.update(&ids, &entries).context("write TUNNELS")
     }
 
     /// All customers by their servers' addresses.

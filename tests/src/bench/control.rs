@@ -181,14 +181,17 @@ impl Ours {
         let begun = Instant::now();
         let desired = desired(&self.policy, &self.ids, self.links(), &self.credentials)?;
         let known = begun.elapsed();
-        let actions = plan(&desired, &observe(&self.maps)?, None);
+        let observed = observe(&self.maps)?;
+        let seen = begun.elapsed();
+        let actions = plan(&desired, &observed, None);
         let planned = begun.elapsed();
-        self.apply(&actions)?;
+        apply(&actions, &mut self.maps, &self.runtime)?;
         let lasted = begun.elapsed();
         eprintln!(
-            "  loading: desired state {:.1} ms, plan {:.1} ms, {} changes {:.1} ms",
+            "  loading: desired state {:.1} ms, reading maps {:.1} ms, plan {:.1} ms, {} changes {:.1} ms",
             milliseconds(known),
-            milliseconds(planned - known),
+            milliseconds(seen - known),
+            milliseconds(planned - seen),
             actions.len(),
             milliseconds(lasted - planned)
         );
@@ -207,7 +210,7 @@ impl Ours {
             desired_of(&self.policy, changed.into_iter(), &self.ids, self.links(), &self.credentials)?;
         let observed = observe_of(&self.maps, &desired)?;
         let actions = plan_some(&desired, &observed).context("another customer stands in the way")?;
-        self.apply(&actions)?;
+        apply(&actions, &mut self.maps, &self.runtime)?;
         Ok((begun.elapsed(), actions))
     }
 
@@ -224,23 +227,23 @@ impl Ours {
 
     fn clear(&mut self) -> Result<()> {
         let tunnels = self.maps.tunnels()?;
-        let none: Vec<_> = tunnels.keys().map(|id| (*id, Tunnel::default())).collect();
-        self.maps.set_tunnels(&none)?;
+        let none = Tunnel::default();
+        self.maps.set_tunnels(&tunnels.keys().map(|id| (*id, &none)).collect::<Vec<_>>())?;
         for server in self.maps.customers()?.into_keys() {
             self.maps.remove_customer(server)?;
         }
         Ok(())
     }
+}
 
-    fn apply(&mut self, actions: &[Action]) -> Result<()> {
-        let mut result = Ok(());
-        self.runtime.block_on(apply_all(actions, &mut self.maps, None, |_, applied| {
-            if applied.is_err() {
-                result = applied;
-            }
-        }));
-        result
-    }
+fn apply(actions: &[Action], maps: &mut Maps, runtime: &Runtime) -> Result<()> {
+    let mut result = Ok(());
+    runtime.block_on(apply_all(actions, maps, None, |_, applied| {
+        if applied.is_err() {
+            result = applied;
+        }
+    }));
+    result
 }
 
 /// A file for each customer, the same as the contenders' rulesets say.
