@@ -3,7 +3,7 @@
 //! programs and maps outlive the daemon.
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
@@ -71,7 +71,7 @@ impl Stored for Ipv6 {
 pub static SETTINGS: Array<Settings, 1> = Array::new();
 
 #[btf_map(pin_by_name)]
-pub static TUNNELS: Array<Tunnel, 2> = Array::new();
+pub static TUNNELS: Array<Tunnel, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 #[btf_map(pin_by_name)]
 pub static CUSTOMERS: Customers<Ipv4> = HashMap::new();

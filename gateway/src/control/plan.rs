@@ -182,11 +182,11 @@ fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>,
 }
 
 /// A program may be reading an entry while it changes, so what must fit together changes while the tunnel is
-/// down; `up`, MSS and quota are each read by themselves. So what changes goes down, then it changes, then it
+/// down; `up`, MSS, quota and each SPI are read by themselves. So what changes goes down, then it changes, then it
 /// comes up.
 fn plan_tunnel(id: TunnelId, now: &Tunnel, entry: Tunnel, [down, change, up]: &mut [Vec<Action>; 3]) {
     let set = |tunnel| Action::SetTunnel(id, Box::new(tunnel));
-    let mut similar = Tunnel { up: entry.up, quota: entry.quota, ..*now };
+    let mut similar = Tunnel { up: entry.up, quota: entry.quota, inbound_spis: entry.inbound_spis, ..*now };
     (similar.v4.mss, similar.v6.mss) = (entry.v4.mss, entry.v6.mss);
     if similar == entry {
         change.push(set(entry));

@@ -328,6 +328,9 @@ fn what_must_fit_together_changes_while_the_tunnel_is_down() {
     acme.quota.max_flows = Some(7);
     let quota = layout::Quota { flows: 7, ..acme.quota.resolve(&policy.gateway.limits) };
     assert_eq!(steps(&wanted(&policy), &observed), [Tunnel { quota, ..old }], "read by itself");
+    let mut rekeyed = observed.clone();
+    rekeyed.tunnels.get_mut(&id).unwrap().inbound_spis = [9, 8];
+    assert_eq!(steps(&wanted(&example()), &rekeyed), [old], "each SPI too: a rekeying drops nothing");
 
     let mut policy = example();
     policy.customers.get_mut(&"acme".parse().unwrap()).unwrap().port = 8080;

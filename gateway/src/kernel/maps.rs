@@ -21,13 +21,14 @@ use gateway_common::{
 
 use crate::kernel::{
     bulk::Bulk,
+    mapped::Mapped,
     pins::{self, Pins},
 };
 
 /// All maps of a gateway, opened from their pins, but for those that only programs use.
 pub struct Maps {
     settings: Array<MapData, Settings>,
-    tunnels: Array<MapData, Tunnel>,
+    tunnels: Mapped<Tunnel>,
     customers: HashMap<MapData, Ipv4, Customer>,
     customers6: HashMap<MapData, Ipv6, Customer>,
     inbound_spis: HashMap<MapData, u32, u32>,
@@ -43,7 +44,6 @@ pub struct Maps {
 
 /// The maps with an entry for each customer or tunnel, once more, for many entries at a time.
 struct BulkMaps {
-    tunnels: Bulk<u32, Tunnel>,
     customers: Bulk<Ipv4, Customer>,
     customers6: Bulk<Ipv6, Customer>,
     inbound_spis: Bulk<u32, u32>,
@@ -109,7 +109,7 @@ impl Maps {
     pub fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
             settings: array(pins, "SETTINGS")?,
-            tunnels: array(pins, "TUNNELS")?,
+            tunnels: mapped(pins, "TUNNELS")?,
             customers: hash(pins, "CUSTOMERS")?,
             customers6: hash(pins, "CUSTOMERS6")?,
             inbound_spis: hash(pins, "INBOUND_SPIS")?,
@@ -121,7 +121,6 @@ impl Maps {
             expiry: array(pins, "EXPIRY")?,
             counters: PerCpuArray::try_from(open(pins, "COUNTERS")?).context("map COUNTERS")?,
             bulk: BulkMaps {
-                tunnels: bulk(pins, "TUNNELS")?,
                 customers: bulk(pins, "CUSTOMERS")?,
                 customers6: bulk(pins, "CUSTOMERS6")?,
                 inbound_spis: bulk(pins, "INBOUND_SPIS")?,
@@ -148,25 +147,24 @@ impl Maps {
 
     /// All tunnels there are.
     pub fn tunnels(&self) -> Result<BTreeMap<TunnelId, Tunnel>> {
-        let there = self.bulk.tunnels.entries_that(|tunnel| tunnel.customer != 0).context("read TUNNELS")?;
-        Ok(there.into_iter().filter_map(|(id, tunnel)| Some((TunnelId::new(id)?, tunnel))).collect())
+        let ids = (1..self.tunnels.len()).filter_map(TunnelId::new);
+        let all = ids.filter_map(|id| Some((id, self.tunnels.get(id.get())?)));
+        Ok(all.filter(|(_, tunnel)| tunnel.customer != 0).collect())
     }
 
     /// One tunnel; all zero if there is none.
     pub fn tunnel(&self, id: TunnelId) -> Result<Tunnel> {
-        self.tunnels.get(&id.get(), 0).with_context(|| format!("read tunnel {id} of TUNNELS"))
+        self.tunnels.get(id.get()).with_context(|| format!("TUNNELS has no place for tunnel {id}"))
     }
 
     /// Writes one tunnel.
     pub fn set_tunnel(&mut self, id: TunnelId, tunnel: &Tunnel) -> Result<()> {
-        self.tunnels.set(id.get(), tunnel, 0).with_context(|| format!("write tunnel {id} to TUNNELS"))
+        self.tunnels.set(id.get(), tunnel).with_context(|| format!("TUNNELS has no place for tunnel {id}"))
     }
 
     /// Writes tunnels, in this order.
     pub fn set_tunnels(&mut self, tunnels: &[(TunnelId, &Tunnel)]) -> Result<()> {
-        let (ids, entries): (Vec<_>, Vec<_>) =
-            tunnels.iter().map(|(id, tunnel)| (id.get(), **tunnel)).unzip();
-        self.bulk.tunnels.update(&ids, &entries).context("write TUNNELS")
+        tunnels.iter().try_for_each(|(id, tunnel)| self.set_tunnel(*id, tunnel))
     }
 
     /// All customers by their servers' addresses.
@@ -394,6 +392,12 @@ fn open(pins: &Pins, name: &str) -> Result<Map> {
 
 fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
     Array::try_from(open(pins, name)?).with_context(|| format!("map {name}"))
+}
+
+fn mapped<V: Pod + Default>(pins: &Pins, name: &str) -> Result<Mapped<V>> {
+    let path = pins.map(name);
+    let map = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
+    Mapped::new(&map).with_context(|| format!("map {name}"))
 }
 
 fn bulk<K: Pod + Default, V: Pod + Default>(pins: &Pins, name: &str) -> Result<Bulk<K, V>> {

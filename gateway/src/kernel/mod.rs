@@ -2,6 +2,7 @@
 mod bulk;
 pub mod clock;
 pub mod interface;
+mod mapped;
 pub mod maps;
 pub mod network;
 pub mod pins;
