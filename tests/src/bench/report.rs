@@ -223,6 +223,20 @@ fn times(figures: &Figures) -> String {
         );
         text += &matrix(&title, figures, &columns(Unit::Ratio), INTERVAL);
     }
+    let timed = |figure: &Figure| {
+        figure.unit == Unit::Nanoseconds && figure.workload == Workload::Established && figure.flows == 1
+    };
+    let by_customers: Vec<Column> = figures
+        .customers(timed)
+        .into_iter()
+        .map(|customers| {
+            Column::new(number(f64::from(customers)), move |contender| Query {
+                unit: Unit::Nanoseconds,
+                ..Query::new(contender, Workload::Established).customers(customers)
+            })
+        })
+        .collect();
+    text += &matrix("Nanoseconds for an established packet by customers: cost", figures, &by_customers, COST);
     let by_workload: Vec<Column> = Workload::PACKETS
         .map(|kind| {
             Column::new(workload(kind), move |c| Query { unit: Unit::Nanoseconds, ..Query::new(c, kind) })
