@@ -204,7 +204,7 @@ impl Skb {
         if segments == 0 { 1 } else { segments }
     }
 
-    /// For helpers and for logging.
+    /// For logging.
     #[inline(always)]
     pub fn context(self) -> TcContext {
         // SAFETY: the kernel's, of a program that runs.

@@ -19,7 +19,8 @@ use gateway_common::{
 };
 
 /// Servers of one address family. Their entries are there beforehand: to allocate them one by one takes twice as
-/// long when all customers are loaded.
+/// long when all customers are loaded. So one that is removed may be another server's while a program still reads
+/// it: a customer found here counts only with a tunnel of its whose server is the packet's source.
 pub type Customers<A> = HashMap<A, Customer, 1>;
 /// Flows of one address family.
 pub type Flows<A> = HashMap<FlowKey<A>, Flow, 1>;
