@@ -1,5 +1,5 @@
 //! An open connection and packets that belong in it, for asking whether the gateway lets them through.
-use std::{net::IpAddr, time::Duration};
+use std::{cmp::Ordering, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -36,19 +36,32 @@ impl Conversation {
         let port = connection.local_port()?;
         let (device, server) = wait_for("both ends to be quiet", QUIET, || {
             let frames = capture.frames();
-            let last = |outgoing, port_of: fn(&Segment) -> u16| {
-                let mut own =
-                    frames.iter().filter(|frame| frame.outgoing == outgoing).filter_map(|f| f.segment());
-                own.rfind(|segment| port_of(segment) == port).map(|segment| segment.next(b""))
+            let furthest = |outgoing, port_of: fn(&Segment) -> u16| {
+                frames
+                    .iter()
+                    .filter(|frame| frame.outgoing == outgoing)
+                    .filter_map(|frame| frame.segment())
+                    .filter(|segment| port_of(segment) == port)
+                    .map(|segment| segment.next(b""))
+                    .max_by(progress)
             };
-            let device = last(true, |segment| segment.header.source_port);
-            let server = last(false, |segment| segment.header.destination_port);
+            let device = furthest(true, |segment| segment.header.source_port);
+            let server = furthest(false, |segment| segment.header.destination_port);
             let quiet = |(a, b): &(Segment, Segment)| acknowledges(a, b) && acknowledges(b, a);
             Ok(device.zip(server).filter(quiet))
         })
         .with_context(|| format!("the connection of {}", site.spec.full_name()))?;
         Ok(Self { connection, from_device: device.to_packet(), from_server: server.to_packet() })
     }
+}
+
+/// Which of one end's segments is further on: the last one seen is not, if an earlier one was sent again or
+/// overtaken.
+fn progress(one: &Segment, other: &Segment) -> Ordering {
+    let serial = |a: u32, b: u32| a.wrapping_sub(b).cast_signed().cmp(&0);
+    let acknowledged = |segment: &Segment| segment.header.acknowledgment_number;
+    serial(one.header.sequence_number, other.header.sequence_number)
+        .then_with(|| serial(acknowledged(one), acknowledged(other)))
 }
 
 fn acknowledges(one: &Segment, other: &Segment) -> bool {
