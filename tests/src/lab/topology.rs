@@ -296,10 +296,12 @@ addr add {INTERNET_V6}/64 dev gateway
     commands
 }
 
-/// Isolated ports do not talk to each other, as servers of different tenants in a cloud do not.
+/// Isolated ports do not talk to each other, as servers of different tenants in a cloud do not. Nor does a cloud
+/// forget where a server is that is silent for long, and then send its packets to all: ageing_time, a day in
+/// hundredths of a second.
 fn cloud_commands() -> String {
     let mut commands =
-        "link add lan type bridge\nlink set lan up\nlink set gateway master lan\nlink set gateway up\n"
+        "link add lan type bridge ageing_time 8640000\nlink set lan up\nlink set gateway master lan\nlink set gateway up\n"
             .to_owned();
     for (customer, _) in customers() {
         write!(
