@@ -72,10 +72,8 @@ impl Contender {
     pub fn can(self, case: &Case) -> bool {
         match self {
             Self::NftablesNetdevDrop => case.workload == Workload::DeniedSyn,
-            // What there are more flows by is the same for all that track them.
-            Self::CallsOnly => {
-                case.workload == Workload::Established && case.customers == 1 && case.flows == 1
-            }
+            // It knows no customers.
+            Self::CallsOnly => case.workload == Workload::Established && case.customers == 1,
             // Of one flow its buckets make no difference.
             Self::NftablesTuned => case.flows > 1,
             // The number of rules is what they are slow by: how slow, one workload says.

@@ -109,7 +109,7 @@ impl Lane {
         let policy = Policy { devices: case.devices(), ..Policy::of(case.customers) };
         let name = format!("lane-{number}");
         let purpose = match contender {
-            Contender::Redirect => Some(Purpose::ReplayIdentity),
+            Contender::Redirect | Contender::CallsOnly => Some(Purpose::ReplayIdentity),
             Contender::Stack => Some(Purpose::ReplayIdentityToStack),
             _ => None,
         };
