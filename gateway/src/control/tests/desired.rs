@@ -1,0 +1,91 @@
+//! What follows from the policy.
+use super::*;
+
+/// acme with servers and LANs of both families.
+fn both_families() -> Policy {
+    let mut policy = example();
+    let acme = policy.customers.get_mut(&"acme".parse().unwrap()).unwrap();
+    acme.server.v6 = Some("fd00:200::11".parse().unwrap());
+    acme.sites[0].lan.truncate(1);
+    acme.sites[0].lan.push("fd00:1::/64".parse().unwrap());
+    policy
+}
+
+#[test]
+fn a_server_of_both_families_is_a_customer_by_either_address() {
+    let policy = both_families();
+    let desired = wanted(&policy);
+    let ids: Vec<u32> = ["10.200.0.11", "fd00:200::11"]
+        .map(|server| desired.customers[&server.parse::<IpAddr>().unwrap()].id)
+        .into();
+    assert_eq!(ids[0], ids[1]);
+    let (berlin, munich) = (tunnel(&desired, BERLIN), tunnel(&desired, "acme.munich"));
+    let entry = desired.tunnels[&berlin].entry();
+    assert_eq!((entry.v4.prefix_count, entry.v6.prefix_count), (1, 1));
+    assert_eq!(entry.v6.server, "fd00:200::11".parse::<Ipv6Addr>().unwrap().into());
+    assert_eq!(entry.v6.lan[0], Prefix::new("fd00:1::".parse::<Ipv6Addr>().unwrap().into(), 64));
+    // A site without a LAN of a family is allowed nothing in it, and selects nothing of it.
+    assert_eq!(desired.tunnels[&munich].entry().v6.prefix_count, 0);
+    let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
+    let child = |id: TunnelId| {
+        let children = desired.connection(id, &desired.tunnels[&id]).children;
+        let [child] = &children[..] else { panic!("{children:?}") };
+        child.clone()
+    };
+    assert_eq!(child(munich).local_ts, nets(&["10.200.0.11/32"]));
+    let child = child(berlin);
+    assert_eq!(child.local_ts, nets(&["10.200.0.11/32", "fd00:200::11/128"]));
+    assert_eq!(child.remote_ts, nets(&["192.168.0.0/16", "fd00:1::/64"]));
+    assert_eq!((child.reqid, child.mark), (Some(berlin.get()), Some(berlin.get())));
+}
+
+#[test]
+fn settings_hold_addresses_of_both_families_and_mapped_prefixes() {
+    let mut policy = example();
+    policy.gateway.midstream = policy::Midstream::Adopt;
+    let v6 =
+        policy::Management { from: "2001:db8::/32".parse().unwrap(), ..policy.gateway.management[0].clone() };
+    policy.gateway.management.push(v6);
+    let Settings { internet, lan, lan_mtu, xdp, adopt_midstream, management, management_count, .. } =
+        wanted(&policy).settings;
+    assert_eq!((lan_mtu, xdp, adopt_midstream, management_count), (1500, 1, 1, 2));
+    assert!(internet.have(Ipv4 { octets: [203, 0, 113, 1] }) && !internet.have(Ipv4::default()));
+    assert!(lan.have(Ipv6::from("fe80::1".parse::<Ipv6Addr>().unwrap())) && !lan.have(Ipv6::default()));
+    let from = |rule: usize, address: &str| {
+        management[rule].from.contains(Ipv6::from(address.parse::<IpAddr>().unwrap()))
+    };
+    assert!(from(0, "198.51.100.7") && !from(0, "198.51.101.7") && !from(0, "::c633:6407"));
+    assert!(from(1, "2001:db8:7::1") && !from(1, "2001:db9::1"));
+}
+
+#[test]
+fn interfaces_without_or_with_too_many_addresses_are_refused() {
+    let policy = example();
+    let state = tempfile::tempdir().unwrap();
+    let ids = Registry::open(state.path().join("ids.toml")).unwrap().assign(&policy).unwrap();
+    let credentials =
+        Credentials { certificate: (*b"c").into(), private_key: b"k".into(), authority: (*b"a").into() };
+    let good = interface("eth_lan", 3, [10, 200, 0, 1]);
+    let with = |internet: &Interface| {
+        let links = Links { internet, lan: &good, xdp: true };
+        desired(&policy, &ids, links, &credentials).map(drop).map_err(|error| error.to_string())
+    };
+    let mut bad = interface("eth_internet", 2, [203, 0, 113, 1]);
+    assert_eq!(with(&bad), Ok(()));
+    bad.v4.clear();
+    assert!(with(&bad).unwrap_err().contains("no IP address but link-local ones"));
+    bad.v6 = (0..9).map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last)).collect();
+    assert!(with(&bad).unwrap_err().contains("more than 8 IPv6 addresses"));
+}
+
+#[test]
+fn policies_may_be_read_again_from_disk() {
+    // The example in a folder of its own, as an operator has it.
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("customers")).unwrap();
+    let example = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies");
+    for file in ["gateway.toml", "customers/acme.toml"] {
+        fs::copy(example.join(file), folder.path().join(file)).unwrap();
+    }
+    assert_eq!(wanted(&policy::load(folder.path()).unwrap()).tunnels.len(), 2);
+}

@@ -1,0 +1,87 @@
+//! When flows that are open stop to count.
+use super::*;
+
+/// Generations by tunnel id.
+fn generations(observed: &Observed) -> BTreeMap<TunnelId, u16> {
+    observed.tunnels.iter().map(|(id, tunnel)| (*id, tunnel.generation)).collect()
+}
+
+#[test]
+fn a_change_of_server_or_port_makes_another_generation_of_that_customer_alone() {
+    type Change = fn(&mut policy::Customer);
+    let changes: [Change; 3] = [
+        |customer| customer.port = 8080,
+        |customer| customer.server.v4 = Some(Ipv4Addr::new(10, 200, 0, 99)),
+        |customer| customer.server.v6 = Some("fd00:200::99".parse().unwrap()),
+    ];
+    for change in changes {
+        let mut policy = example();
+        let (observed, charon) = settled(&wanted(&policy), Live::default());
+        change(policy.customers.get_mut(&"acme".parse().unwrap()).unwrap());
+        let desired = wanted(&policy);
+        let (after, _) = applied(&plan(&desired, &observed, Some(&charon)), observed.clone(), charon.clone());
+        for (id, generation) in generations(&after) {
+            let is_acmes = desired.tunnels[&id].customer.name.as_str() == "acme";
+            assert_eq!(generation != observed.tunnels[&id].generation, is_acmes, "{id}");
+        }
+    }
+}
+
+#[test]
+fn sites_lans_quotas_and_mtus_leave_the_generation_as_it_is() {
+    type Change = fn(&mut policy::Customer);
+    let changes: [Change; 5] = [
+        |customer| customer.quota.max_flows = Some(7),
+        |customer| customer.sites[0].lan.push("10.99.0.0/16".parse().unwrap()),
+        |customer| customer.sites[0].path_mtu = Some(1280),
+        |customer| customer.sites.truncate(1),
+        |customer| {
+            let site = policy::Site { name: "bonn".parse().unwrap(), ..customer.sites[0].clone() };
+            customer.sites.push(site);
+        },
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let state = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(state.path().join("ids.toml")).unwrap();
+        let mut policy = example();
+        let (observed, charon) =
+            settled(&wanted_with(&policy, &registry.assign(&policy).unwrap()), Live::default());
+        let before = generations(&observed);
+        let acme = observed.tunnels.values().find(|t| t.v4.server.octets == [10, 200, 0, 11]).unwrap();
+        change(policy.customers.get_mut(&"acme".parse().unwrap()).unwrap());
+        let desired = wanted_with(&policy, &registry.assign(&policy).unwrap());
+        let actions = plan(&desired, &observed, Some(&charon));
+        assert_ne!(actions, [], "change {number} does something");
+        for (id, generation) in generations(&applied(&actions, observed.clone(), charon).0) {
+            assert_eq!(generation, before.get(&id).copied().unwrap_or(acme.generation), "change {number}");
+        }
+    }
+}
+
+#[test]
+fn a_generation_wraps_and_is_never_one_that_is_in_the_maps() {
+    let mut policy = example();
+    let (mut observed, charon) = settled(&wanted(&policy), Live::default());
+    let acmes: Vec<TunnelId> =
+        ["acme.berlin", "acme.munich"].map(|name| tunnel(&wanted(&policy), name)).into();
+    observed.tunnels.get_mut(&acmes[0]).unwrap().generation = u16::MAX;
+    observed.tunnels.get_mut(&acmes[1]).unwrap().generation = 0;
+    policy.customers.get_mut(&"acme".parse().unwrap()).unwrap().port = 8080;
+    let (after, _) = applied(&plan(&wanted(&policy), &observed, None), observed, charon);
+    assert!(acmes.iter().all(|id| after.tunnels[id].generation == 1));
+}
+
+#[test]
+fn a_customer_that_was_changed_by_half_settles_on_the_new_generation() {
+    let mut policy = example();
+    let (observed, charon) = settled(&wanted(&policy), Live::default());
+    policy.customers.get_mut(&"acme".parse().unwrap()).unwrap().port = 8080;
+    let desired = wanted(&policy);
+    let acmes = ["acme.berlin", "acme.munich"].map(|name| tunnel(&desired, name));
+    let (whole, _) = applied(&plan(&desired, &observed, Some(&charon)), observed.clone(), charon.clone());
+    // gatewayd died after the first of two tunnels.
+    let mut half = observed;
+    half.tunnels.insert(acmes[0], whole.tunnels[&acmes[0]]);
+    let (after, _) = applied(&plan(&desired, &half, Some(&charon)), half, charon);
+    assert_eq!(generations(&after), generations(&whole));
+}
