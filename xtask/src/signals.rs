@@ -1,9 +1,18 @@
 //! Signals as values, for the time in which we look after something that must not be left behind.
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Result;
 use nix::sys::{
     signal::{SigSet, Signal},
     signalfd::{SfdFlags, SignalFd},
 };
+
+static TOLD_TO_STOP: AtomicBool = AtomicBool::new(false);
+
+/// Whether a signal that means so has ever been received: what comes next is not wanted any more.
+pub fn told_to_stop() -> bool {
+    TOLD_TO_STOP.load(Ordering::Relaxed)
+}
 
 /// While it lives, SIGINT, SIGTERM, SIGHUP and SIGWINCH do nothing but wait here. Children are born without
 /// this mask: the standard library resets it.
@@ -35,6 +44,7 @@ impl Signals {
         const SI_KERNEL: i32 = 0x80;
         let information = self.queue.read_signal().ok()??;
         let signal = Signal::try_from(information.ssi_signo as i32).ok()?;
+        TOLD_TO_STOP.fetch_or(signal != Signal::SIGWINCH, Ordering::Relaxed);
         Some(Received { signal, from_terminal: information.ssi_code == SI_KERNEL })
     }
 }

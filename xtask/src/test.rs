@@ -15,7 +15,7 @@ use crate::{
     lint,
     project::{self, Pinned},
     setup::{self, Needs},
-    stream,
+    signals, stream,
     vm::{self, Console, Machine},
 };
 
@@ -115,6 +115,11 @@ pub fn run(only: &[Stage], filter: Option<&str>, choice: Choice, machine: &Machi
     setup::ensure(Needs { lint: stages.contains(&Stage::Lint), ..Needs::default() })?;
     let mut table = Vec::new();
     for (number, stage) in stages.iter().enumerate() {
+        if signals::told_to_stop() {
+            eprintln!("\nTold to stop: {} of {} stages were not run.", stages.len() - number, stages.len());
+            report(&table);
+            return Ok(false);
+        }
         eprintln!("\n=== {}/{}: {}", number + 1, stages.len(), stage.title());
         let begun = Instant::now();
         let result = match stage {
