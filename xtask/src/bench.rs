@@ -109,6 +109,8 @@ pub fn run(choice: Choice, machine: &Machine) -> Result<i32> {
     let vm = places.iter().any(|(_, place)| *place != Place::Native);
     setup::ensure(Needs { lab: true, vm, ..Needs::default() })?;
     let programs = build::all()?;
+    // Before the first report changes the work tree.
+    let commit = output("git", &["describe", "--always", "--dirty"])?;
     for (part, place) in places {
         eprintln!("\n=== {}", part.name());
         // What user space does is what is measured there, so as it is shipped.
@@ -121,7 +123,7 @@ pub fn run(choice: Choice, machine: &Machine) -> Result<i32> {
             eprintln!("{} ended with status {status}; what was committed of it stays", part.name());
             return Ok(status);
         }
-        report(&programs, part, place, choice, &directory, &figures)?;
+        report(&programs, part, place, choice, &directory, &figures, &commit)?;
     }
     eprintln!("\nTables and plots: {}", directory.join("README.md").display());
     Ok(0)
@@ -175,6 +177,7 @@ fn report(
     choice: Choice,
     directory: &Path,
     figures: &Path,
+    commit: &str,
 ) -> Result<()> {
     let quick = if choice.quick { " --quick" } else { "" };
     let (kernel, processor) = match place {
@@ -191,7 +194,7 @@ fn report(
     report.arg("--command").arg(format!("cargo xtask bench {}{quick}", part.name()));
     report.args(["--kernel", &kernel, "--processor", &processor]);
     report.args(["--date", &output("date", &["-u", "+%F"])?]);
-    report.args(["--commit", &output("git", &["describe", "--always", "--dirty"])?]);
+    report.args(["--commit", commit]);
     command::run(&mut report)
 }
 
