@@ -20,7 +20,7 @@ use crate::{
     control::{
         apply::apply_all,
         desired::{Credentials, Desired, Links, desired, desired_of},
-        follow::follow,
+        follow::{Live, follow},
         mss,
         observed::{observe, observe_of},
         plan::{Action, Charon, plan, plan_some},
@@ -37,7 +37,7 @@ use crate::{
     },
     policy::{self, Gateway, Policy},
     registry::{Assignment, Registry},
-    strongswan::{Client, IkeSa, Notice, Supervisor},
+    strongswan::{Client, IkeSa, Notice, SaList, Supervisor},
 };
 
 /// How often maps, interfaces and charon are compared with the policy when nothing happens.
@@ -351,11 +351,10 @@ impl Daemon {
 
     async fn look_at_charon(&mut self, desired: &Desired<'_>) -> Result<(Option<Charon>, Vec<IkeSa>)> {
         let Some(connected) = &self.charon else { return Ok((None, Vec::new())) };
-        let list = connected.client.list_sas().await.context("list SAs")?;
+        let (list, live) = self.list_sas(&connected.client, desired).await.context("list SAs")?;
         for fault in &list.faults {
             warn!("charon's SA {} is left out: {}", fault.name, fault.reason);
         }
-        let live = follow(&desired.tunnels, &list.sas);
         let learnt = self.paths.learn(&self.network, live.peers.iter().map(|peer| (*peer).into())).await;
         let charon = Charon {
             loaded: connected.loaded.clone(),
@@ -368,6 +367,23 @@ impl Daemon {
             error!(tunnel = %stranger.tunnel, "a stranger's SA has this tunnel's reqid: {}", stranger.what);
         }
         Ok((Some(charon), list.sas))
+    }
+
+    /// charon's SAs, and what they say of the tunnels. A list waits for an IKE_SA that is being rekeyed, whose
+    /// CHILD_SAs then belong to a new one, and that one stands where the list has passed already
+    /// (strongSwan, ike_rekey.c, `establish_new`). So what was up and is missing is asked for once more: now the
+    /// new one is there.
+    async fn list_sas(&self, client: &Client, desired: &Desired<'_>) -> Result<(SaList, Live)> {
+        let list = client.list_sas().await?;
+        let live = follow(&desired.tunnels, &list.sas);
+        let tunnels = self.maps.tunnels()?;
+        let up = tunnels.iter().filter(|(_, tunnel)| tunnel.up == 1).map(|(id, _)| *id);
+        if !live.lacks(up.filter(|id| desired.tunnels.contains_key(id))) {
+            return Ok((list, live));
+        }
+        let list = client.list_sas().await?;
+        let live = follow(&desired.tunnels, &list.sas);
+        Ok((list, live))
     }
 
     fn report(&mut self, desired: &Desired, charon: Option<&Charon>, sas: &[IkeSa]) -> Result<()> {

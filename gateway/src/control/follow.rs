@@ -27,6 +27,14 @@ pub struct Live {
     pub stale: Vec<Stranger>,
 }
 
+impl Live {
+    /// True if one of these tunnels is not up any more and no stranger is why: then the list may be wrong.
+    pub fn lacks(&self, were_up: impl IntoIterator<Item = TunnelId>) -> bool {
+        let kept_down = |id: TunnelId| self.strangers.iter().any(|stranger| stranger.tunnel == id);
+        were_up.into_iter().any(|id| !self.up.contains(&id) && !kept_down(id))
+    }
+}
+
 /// An SA with a tunnel's reqid that is not the tunnel's: the tunnel counts as down, and the
 /// stranger is to be terminated.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -196,7 +196,8 @@ impl Client {
         self.order("unload-conn", &BTreeMap::from([("name", name)]), COMMAND_TIMEOUT).await
     }
 
-    /// All IKE_SAs with their CHILD_SAs. Waits for SAs that charon is working on, so that none is missing.
+    /// All IKE_SAs with their CHILD_SAs. Waits for SAs that charon is working on, so that none is missing but one
+    /// that a rekeying is just making.
     pub async fn list_sas(&self) -> Result<SaList, Error> {
         let mut list = SaList::default();
         self.stream("list-sas", "list-sa", |message| {

@@ -212,3 +212,19 @@ fn a_path_mtu_of_the_policy_bounds_what_the_kernel_says() {
     let munich = tunnel(&desired, "acme.munich");
     assert_eq!(desired.tunnels[&munich].mtus, Mtus { path: 1500, lan: 1500 });
 }
+
+#[test]
+fn what_was_up_and_is_missing_is_doubted_unless_a_stranger_is_why() {
+    let policy = example();
+    let desired = wanted(&policy);
+    let id = tunnel(&desired, BERLIN);
+    let listed = |sas: &[IkeSa]| follow(&desired.tunnels, sas);
+    let whole = sa(BERLIN, "berlin.acme.example", id.get());
+    // As in a list made while its CHILD_SA moves to a new IKE_SA.
+    let moved = IkeSa { state: IkeState::Rekeyed, children: vec![], ..whole.clone() };
+    assert!(listed(std::slice::from_ref(&moved)).lacks([id]));
+    assert!(!listed(&[moved, whole.clone()]).lacks([id]));
+    assert!(!listed(&[]).lacks([]));
+    let stranger = sa("initech.austin", "austin.initech.example", id.get());
+    assert!(!listed(&[whole, stranger]).lacks([id]));
+}
