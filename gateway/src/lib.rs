@@ -7,7 +7,6 @@ pub mod daemon;
 pub mod dataplane;
 pub mod events;
 pub mod kernel;
-pub mod pki;
 pub mod policy;
 pub mod registry;
 pub mod strongswan;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use charon::{Pair, days, load};
-use gateway::{
-    pki::{Authority, Revoked},
-    strongswan::{ChildState, Client, Error, Event, EventKind, Events, IkeState, Notice, Supervisor},
+use gateway::strongswan::{
+    ChildState, Client, Error, Event, EventKind, Events, IkeState, Notice, Supervisor,
 };
+use gateway_tests_kit::pki::{Authority, Revoked};
 use libtest_mimic::{Arguments, Trial};
 use tokio::time::timeout;
 

@@ -11,7 +11,7 @@ use crate::{
 /// Builds everything that runs: gatewayd with its eBPF programs, gatewayctl, the lab. Returns where they are.
 pub fn all() -> Result<PathBuf> {
     let pinned = Pinned::read()?;
-    let packages = ["-p", "gateway", "-p", "gateway-tests"];
+    let packages = ["-p", "gateway", "-p", "gateway-tests-*"];
     command::run(command::pinned(&pinned, "cargo").arg("build").args(packages))?;
     Ok(project::target().join("debug"))
 }
@@ -19,7 +19,7 @@ pub fn all() -> Result<PathBuf> {
 /// Builds the benchmark as gatewayd is shipped, optimised. Returns where it is.
 pub fn released() -> Result<PathBuf> {
     let pinned = Pinned::read()?;
-    let wanted = ["build", "--release", "-p", "gateway-tests", "--bin", "bench"];
+    let wanted = ["build", "--release", "-p", "gateway-tests-bench", "--bin", "bench"];
     command::run(command::pinned(&pinned, "cargo").args(wanted))?;
     Ok(project::target().join("release"))
 }
@@ -28,7 +28,7 @@ pub fn released() -> Result<PathBuf> {
 pub fn replay() -> Result<PathBuf> {
     let pinned = Pinned::read()?;
     let mut build = command::pinned(&pinned, "cargo");
-    build.args(["test", "-p", "gateway-tests", "--test", "replay", "--no-run"]);
+    build.args(["test", "-p", "gateway-tests-replay", "--test", "replay", "--no-run"]);
     build.arg("--message-format=json-render-diagnostics").stderr(std::process::Stdio::inherit());
     let messages = command::output(&mut build)?;
     let executable = messages.lines().rev().find_map(executable);

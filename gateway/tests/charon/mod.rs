@@ -12,10 +12,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use gateway::{
-    pki::{Authority, Issued, Validity},
-    strongswan::{Child as Tunnel, Client, Connection, Local, Remote},
-};
+use gateway::strongswan::{Child as Tunnel, Client, Connection, Local, Remote};
+use gateway_tests_kit::pki::{Authority, Issued, Validity};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

@@ -1,0 +1,270 @@
+//! This project on the ground: the real programs, and maps as gatewayd fills them. Only a packet's identity
+//! is replayed, which decryption would give it.
+use std::{collections::BTreeSet, ffi::CString, net::IpAddr, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, Program, SchedClassifier, TcAttach, TcAttachType,
+        tc::SchedClassifierLink,
+        xdp::{XdpLink, XdpMode},
+    },
+};
+use gateway::kernel::{
+    interface::Interface,
+    maps::Maps,
+    pins::Pins,
+    programs::{self, Purpose, Sizes},
+};
+use gateway_common::{
+    ids::TunnelId,
+    layout::{Access, Customer, Hook, OutboundSpi, Prefix, Quota, Settings, Tunnel},
+    limits::PREFIXES_PER_SITE,
+    wire::{Ipv4, Ipv6},
+};
+use gateway_tests_kit::{
+    bpf,
+    namespace::Namespace,
+    world::{MSS_BYTES, World, addresses_of},
+};
+
+use super::{
+    figure::Contender,
+    frames::spi,
+    ground::{Ground, SITES_END},
+    rules::{LAN, LAN_INTERFACE, PORT, SITE_INTERFACE, server},
+};
+
+/// Customer ids that no customer has at first, see [`Firewall::protect`].
+const SPARE_IDS: u32 = 4096;
+
+/// A gateway's programs and maps. Loading them takes 20 s on an emulated machine, so that they are loaded once
+/// and used again and again.
+pub struct Firewall {
+    pins: Pins,
+    maps: Maps,
+    ebpf: Ebpf,
+    /// Programs that only tests have.
+    loaded: BTreeSet<&'static str>,
+    /// Customers 1 to this are there.
+    customers: u32,
+    /// The last customer id that was used.
+    last_id: u32,
+    flows: u32,
+}
+
+/// One as shipped, which also knows identities for contenders that are not ours, and if needed one that passes
+/// its verdict to the stack.
+pub struct Firewalls {
+    shipped: Firewall,
+    to_stack: Option<Firewall>,
+}
+
+impl Firewalls {
+    /// What these contenders need, with room for so many customers and flows, and no customers yet.
+    pub fn load(contenders: &[Contender], name: &str, customers: u32, flows: u32) -> Result<Self> {
+        let load = |purpose, name: &str| Firewall::load(purpose, name, customers, flows);
+        let to_stack = contenders
+            .contains(&Contender::Stack)
+            .then(|| load(Purpose::ReplayIdentityToStack, &format!("{name}-to-stack")))
+            .transpose()?;
+        Ok(Self { shipped: load(Purpose::ReplayIdentity, name)?, to_stack })
+    }
+
+    /// From now on there are customers 1 to this.
+    pub fn set_customers(&mut self, customers: u32) -> Result<()> {
+        self.shipped.set_customers(customers)?;
+        self.to_stack.as_mut().map_or(Ok(()), |firewall| firewall.set_customers(customers))
+    }
+
+    /// The one that a contender needs.
+    pub fn of(&mut self, contender: Contender) -> &mut Firewall {
+        match (contender, &mut self.to_stack) {
+            (Contender::Stack, Some(firewall)) => firewall,
+            _ => &mut self.shipped,
+        }
+    }
+}
+
+/// Programs on a ground's interfaces, until dropped.
+#[expect(dead_code, reason = "held, not read")]
+pub struct Attached(Vec<SchedClassifierLink>, Option<bpf::Link>);
+
+impl Firewall {
+    /// Loads the programs, with room for so many customers and flows, and no customers yet.
+    pub fn load(purpose: Purpose, name: &str, customers: u32, flows: u32) -> Result<Self> {
+        let pins = Pins::new(PathBuf::from("/run/gateway-bench").join(name));
+        pins.prepare()?;
+        let ids = customers + SPARE_IDS;
+        let sizes = Sizes { tunnels: customers, customers: ids, flows, flows6: 1 };
+        let ebpf = programs::load(&pins, sizes, purpose)?;
+        let maps = Maps::open(&pins)?;
+        let mut firewall =
+            Self { pins, maps, ebpf, loaded: BTreeSet::new(), customers: 0, last_id: customers, flows };
+        programs::arm_expiry(&mut firewall.ebpf)?;
+        Ok(firewall)
+    }
+
+    /// From now on there are customers 1 to this.
+    pub fn set_customers(&mut self, customers: u32) -> Result<()> {
+        for number in self.customers + 1..=customers {
+            self.set_customer(number, number)?;
+            self.maps.set_inbound_spi(spi(number), TunnelId::new(number))?;
+        }
+        for number in customers + 1..=self.customers {
+            self.maps.set_tunnel(TunnelId::new(number).context("tunnel 0")?, &Tunnel::default())?;
+            self.maps.remove_customer(IpAddr::V4(server(number)))?;
+            self.maps.set_inbound_spi(spi(number), None)?;
+        }
+        self.customers = customers;
+        Ok(())
+    }
+
+    fn set_customer(&mut self, number: u32, id: u32) -> Result<()> {
+        let tunnel = TunnelId::new(number).context("tunnel 0")?;
+        self.maps.set_tunnel(tunnel, &configuration(number, id, self.flows))?;
+        self.maps.set_customer(IpAddr::V4(server(number)), &Customer { id })
+    }
+
+    /// Gives each packet that comes from a site the identity, and with it the mark, that decryption would
+    /// give it: before it comes to the gateway.
+    pub fn identify(&mut self, ground: &Ground) -> Result<Attached> {
+        let name = "replay_identity";
+        let ebpf = self.with(name)?;
+        let link = ground.namespace.enter(|| attach(ebpf, name, TcAttachType::Egress, SITES_END))?;
+        Ok(Attached(vec![link], None))
+    }
+
+    /// Puts what only calls the kernel on a gateway, at the hooks that a packet to a server passes.
+    pub fn call_only(&mut self, ground: &Ground) -> Result<Attached> {
+        let name = "calls_only";
+        let ebpf = self.with(name)?;
+        ground.namespace.enter(|| {
+            let ingress = attach(ebpf, name, TcAttachType::Ingress, SITE_INTERFACE)?;
+            let egress = bpf::Classifier::nothing()?.attach(LAN_INTERFACE, bpf::Way::Egress)?;
+            Ok(Attached(vec![ingress], Some(egress)))
+        })
+    }
+
+    /// With a program that only tests have.
+    fn with(&mut self, name: &'static str) -> Result<&mut Ebpf> {
+        if self.loaded.insert(name) {
+            classifier(&mut self.ebpf, name)?.load().with_context(|| format!("load {name}"))?;
+        }
+        Ok(&mut self.ebpf)
+    }
+
+    /// Puts the firewall on a gateway, as gatewayd does, but for what sees outer packets: there are none. The
+    /// customers whose packets there will be get ids that nobody had before, and so have no flows.
+    pub fn protect(&mut self, ground: &Ground, known: &[u32]) -> Result<Attached> {
+        self.forget_flows(known)?;
+        self.configure(&ground.namespace)?;
+        self.attach(&ground.namespace, &INNER)
+    }
+
+    /// The same with all five programs, for outer packets of these tunnels: inbound SPI, and peer with the
+    /// outbound SPI.
+    pub fn protect_tunnels(
+        &mut self,
+        gateway: &Namespace,
+        tunnels: &[(TunnelId, u32, OutboundSpi)],
+    ) -> Result<(Attached, XdpLink)> {
+        self.configure(gateway)?;
+        for (tunnel, inbound, outbound) in tunnels {
+            self.forget_flows(&[tunnel.get()])?;
+            self.maps.set_inbound_spi(*inbound, Some(*tunnel))?;
+            self.maps.set_outbound_spi(*outbound, Some(*tunnel))?;
+            self.maps.add_peer(outbound.peer)?;
+        }
+        let egress = (Hook::InternetEgress, TcAttachType::Egress, SITE_INTERFACE);
+        let attached = self.attach(gateway, &[&INNER[..], &[egress]].concat())?;
+        let Some(Program::Xdp(program)) = self.ebpf.program_mut(Hook::InternetXdp.name()) else {
+            bail!("the object has no XDP program")
+        };
+        let link = gateway.enter(|| {
+            let id = program
+                .attach(CString::new(SITE_INTERFACE)?.as_c_str(), XdpMode::Driver)
+                .context("attach internet_xdp in the driver")?;
+            Ok(program.take_link(id)?)
+        })?;
+        Ok((attached, link))
+    }
+
+    fn forget_flows(&mut self, customers: &[u32]) -> Result<()> {
+        for customer in customers {
+            self.last_id += 1;
+            self.set_customer(*customer, self.last_id)?;
+        }
+        Ok(())
+    }
+
+    fn configure(&mut self, gateway: &Namespace) -> Result<()> {
+        let look = || Ok((Interface::look(SITE_INTERFACE)?, Interface::look(LAN_INTERFACE)?));
+        let (site, lan) = gateway.enter(look)?;
+        let mut settings: Settings = World::usual().settings;
+        (settings.internet, settings.lan) = (addresses_of(&site)?, addresses_of(&lan)?);
+        (settings.internet_ifindex, settings.lan_ifindex) = (site.index, lan.index);
+        settings.lan_mtu = lan.mtu;
+        self.maps.set_settings(&settings)
+    }
+
+    fn attach(&mut self, namespace: &Namespace, hooks: &[Place]) -> Result<Attached> {
+        let ebpf = &mut self.ebpf;
+        let links = namespace.enter(|| {
+            hooks.iter().map(|(hook, side, interface)| attach(ebpf, hook.name(), *side, interface)).collect()
+        })?;
+        Ok(Attached(links, None))
+    }
+}
+
+/// Where a program goes.
+type Place = (Hook, TcAttachType, &'static str);
+
+/// What sees packets out of tunnels and from servers.
+const INNER: [Place; 3] = [
+    (Hook::InternetIngress, TcAttachType::Ingress, SITE_INTERFACE),
+    (Hook::LanIngress, TcAttachType::Ingress, LAN_INTERFACE),
+    (Hook::LanEgress, TcAttachType::Egress, LAN_INTERFACE),
+];
+
+fn attach(ebpf: &mut Ebpf, name: &str, side: TcAttachType, interface: &str) -> Result<SchedClassifierLink> {
+    let program = classifier(ebpf, name)?;
+    let options = TcAttach::Tcx { attach_type: side, order: LinkOrder::first() };
+    let id = program
+        .attach(CString::new(interface)?.as_c_str(), options)
+        .with_context(|| format!("attach {name} to {interface}"))?;
+    Ok(program.take_link(id)?)
+}
+
+impl Drop for Firewall {
+    fn drop(&mut self) {
+        // What stays is in this process's own mount namespace.
+        let _ = self.pins.remove();
+    }
+}
+
+fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier> {
+    match ebpf.program_mut(name) {
+        Some(Program::SchedClassifier(program)) => Ok(program),
+        _ => bail!("the object has no TC program {name}"),
+    }
+}
+
+/// A customer with one site, and with no limit but the table.
+fn configuration(number: u32, id: u32, flows: u32) -> Tunnel {
+    let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
+    lan[0] = Prefix::new(Ipv4::from(LAN.0), LAN.1);
+    let [mss, _] = MSS_BYTES;
+    Tunnel {
+        customer: id,
+        generation: 1,
+        port: PORT,
+        up: 1,
+        v4: Access { server: server(number).into(), mss, prefix_count: 1, _reserved: 0, lan },
+        v6: Access::<Ipv6>::default(),
+        quota: Quota { flows, half_open: flows, new_flow_interval_ns: 0, new_flow_burst: flows },
+        inbound_spis: [spi(number), 0],
+        ..Tunnel::default()
+    }
+}

@@ -1,0 +1,273 @@
+//! Both sides, ready for packets.
+use std::{net::IpAddr, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use aya::{
+    Ebpf,
+    maps::{Array, MapData},
+    programs::{LinkOrder, Program, TcAttach, TcAttachType},
+};
+use gateway::kernel::{
+    clock::monotonic_ns,
+    interface::Interface,
+    maps::Maps,
+    pins::Pins,
+    programs::{self, Purpose, Sizes},
+};
+use gateway_common::{
+    ids::TunnelId,
+    layout::{Hook, Quota},
+};
+use gateway_tests_kit::{
+    namespace::Namespace,
+    process,
+    world::{TUNNELS, World},
+};
+
+use super::{
+    segment::{Flow, PORTS_PER_FLOW, SERVER_PORT, Segment},
+    side::{Arrived, Side, WIRE},
+};
+
+/// Packets that go through one arena: so few that its flows have room, and that it is over before a
+/// state's time is (10 s for CLOSE).
+pub const PACKETS: usize = 100_000;
+
+/// Room for flows.
+const FLOWS: u32 = 1 << 17;
+
+/// Of which families flows are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Families {
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
+    /// Both, one flow after the other.
+    Both,
+}
+
+/// What initech may take, in one arena and the next, so that each of its quotas is reached: flows in one,
+/// half-open flows in the other, new flows a second in both.
+const QUOTAS: [Quota; 2] = [
+    Quota { flows: 60, half_open: 60, new_flow_interval_ns: 4_000_000, new_flow_burst: 20 },
+    Quota { flows: 100_000, half_open: 10, new_flow_interval_ns: 4_000_000, new_flow_burst: 20 },
+];
+
+/// The customer that has a quota.
+pub const LIMITED: u32 = 3;
+
+/// What a packet did on each side.
+pub struct Pair {
+    /// What came out of the kernel's own rules.
+    pub kernel: Option<Vec<u8>>,
+    /// What came out of our programs.
+    pub ours: Option<Vec<u8>>,
+}
+
+/// Both sides.
+pub struct Arena {
+    _wire: Namespace,
+    kernel: Side,
+    ours: Side,
+    maps: Maps,
+    clock: Array<MapData, u64>,
+    pins: Pins,
+    _ebpf: Ebpf,
+    families: Families,
+    next: u32,
+}
+
+impl Arena {
+    /// Makes them. `loose`: what mid-stream packets may do.
+    pub fn create(number: usize, loose: bool, families: Families) -> Result<Self> {
+        let wire = Namespace::create(&format!("{WIRE}{number}"), false)?;
+        let sentinel = flow(0, Families::V4);
+        let kernel = Side::create(&format!("k{number}"), &wire, &sentinel)?;
+        let ours = Side::create(&format!("o{number}"), &wire, &sentinel)?;
+        original_rules(&kernel, loose).context("the original rules")?;
+
+        let pins = Pins::new(PathBuf::from("/run/gateway-diff").join(number.to_string()));
+        pins.prepare()?;
+        let sizes = Sizes { tunnels: 8, customers: 8, flows: FLOWS, flows6: FLOWS };
+        let mut ebpf = programs::load(&pins, sizes, Purpose::Replay)?;
+        let maps = Maps::open(&pins)?;
+        let clock = Array::try_from(ebpf.take_map("REPLAY_CLOCK").context("no map REPLAY_CLOCK")?)?;
+        let mut arena = Self { _wire: wire, kernel, ours, maps, clock, pins, _ebpf: ebpf, families, next: 1 };
+        arena.fill_maps(loose, QUOTAS[number % 2])?;
+        arena.attach()?;
+        // The first packet of the sentinel's flow opens it on both sides.
+        arena.kernel.collect(0)?;
+        arena.set_time()?;
+        arena.ours.collect(0)?;
+        Ok(arena)
+    }
+
+    /// A flow nobody has had here.
+    pub fn fresh(&mut self) -> Flow {
+        self.next += 1;
+        flow(self.next - 1, self.families)
+    }
+
+    /// The same, of tunnel and family of another one.
+    pub fn fresh_like(&mut self, other: &Flow) -> Flow {
+        loop {
+            let flow = self.fresh();
+            if flow.tunnel == other.tunnel && flow.is_v6() == other.is_v6() {
+                return flow;
+            }
+        }
+    }
+
+    /// Sends packets through both sides, in order, and returns what became of each.
+    pub fn exchange(&mut self, packets: &[(Flow, &Segment)]) -> Result<Vec<Pair>> {
+        self.set_time()?;
+        for (tag, (flow, segment)) in packets.iter().enumerate() {
+            let frame = flow.packet(segment, u16::try_from(tag)?)?.frame()?;
+            self.kernel.send(segment.direction, &frame)?;
+            self.ours.send(segment.direction, &frame)?;
+        }
+        let kernel: Arrived = self.kernel.collect(packets.len())?;
+        let ours: Arrived = self.ours.collect(packets.len())?;
+        Ok(kernel.into_iter().zip(ours).map(|(kernel, ours)| Pair { kernel, ours }).collect())
+    }
+
+    /// What our programs counted and hold.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// The kernel's side.
+    pub fn kernel(&self) -> &Namespace {
+        self.kernel.gateway()
+    }
+
+    fn set_time(&mut self) -> Result<()> {
+        self.clock.set(0, &monotonic_ns(), 0).context("set the programs' clock")
+    }
+
+    fn fill_maps(&mut self, loose: bool, quota: Quota) -> Result<()> {
+        let mut world = World::usual();
+        world.settings.lan_ifindex = self.ours.gateway().enter(|| Ok(Interface::look("lan")?.index))?;
+        world.settings.adopt_midstream = u32::from(loose);
+        // The kernel's own rules have no such limit, and packets are smaller than any.
+        world.settings.lan_mtu = u32::from(u16::MAX);
+        for tunnel in world.tunnels.values_mut() {
+            // Nor do they lower an MSS; none that is generated is larger.
+            tunnel.v6.mss = tunnel.v4.mss;
+            if tunnel.customer == LIMITED {
+                tunnel.quota = quota;
+            }
+        }
+        let maps = &mut self.maps;
+        maps.set_settings(&world.settings)?;
+        for (number, tunnel) in &world.tunnels {
+            maps.set_tunnel(TunnelId::new(*number).context("tunnel 0")?, tunnel)?;
+        }
+        for (server, customer) in &world.customers {
+            maps.set_customer(*server, customer)?;
+        }
+        for (spi, owner) in &world.inbound_spis {
+            maps.set_inbound_spi(*spi, TunnelId::new(*owner))?;
+        }
+        Ok(())
+    }
+
+    /// As the gateway does it, but without the programs that expect ESP; `replay_identity` stands in
+    /// for decryption.
+    fn attach(&mut self) -> Result<()> {
+        let ebpf = &mut self._ebpf;
+        self.ours.gateway().enter(|| {
+            for (name, interface) in [
+                (Hook::LanIngress.name(), "lan"),
+                (Hook::InternetIngress.name(), "internet"),
+                ("replay_identity", "internet"),
+            ] {
+                let Some(Program::SchedClassifier(program)) = ebpf.program_mut(name) else {
+                    bail!("the object has no TC program {name}")
+                };
+                if name == "replay_identity" {
+                    program.load().context("load replay_identity")?;
+                }
+                let options = TcAttach::Tcx { attach_type: TcAttachType::Ingress, order: LinkOrder::first() };
+                program
+                    .attach(c_name(interface)?.as_c_str(), options)
+                    .with_context(|| format!("attach {name}"))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // What stays is in this process's own mount namespace.
+        let _ = self.pins.remove();
+    }
+}
+
+fn c_name(interface: &str) -> Result<std::ffi::CString> {
+    Ok(std::ffi::CString::new(interface)?)
+}
+
+/// Flows differ in device, port and tunnel.
+fn flow(number: u32, families: Families) -> Flow {
+    const FIRST_PORT: u16 = 1024;
+    let (v6, number) = match families {
+        Families::V4 => (false, number),
+        Families::V6 => (true, number),
+        Families::Both => (number % 2 == 1, number / 2),
+    };
+    let tunnels = TUNNELS.iter().filter(|tunnel| !v6 || tunnel.lan6.is_some()).count();
+    let ports = u32::from((u16::MAX - FIRST_PORT) / PORTS_PER_FLOW);
+    let tunnel = number as usize % tunnels;
+    let each = number / tunnels as u32;
+    let port = FIRST_PORT + (each % ports) as u16 * PORTS_PER_FLOW;
+    let device = match TUNNELS[tunnel].lan6.filter(|_| v6) {
+        Some((network, _)) => IpAddr::V6((u128::from(network) + 2 + u128::from(each / ports)).into()),
+        None => IpAddr::V4((u32::from(TUNNELS[tunnel].lan.0) + 2 + each / ports).into()),
+    };
+    Flow { tunnel, device, port }
+}
+
+/// Two rules for each customer's site, `-m mark` in the place of `-m policy --reqid` (FACTS 10). The
+/// mark comes from what stands for the SA on this veth: the source MAC on the internet, and on the LAN
+/// the selectors that choose the outbound policy.
+fn original_rules(side: &Side, loose: bool) -> Result<()> {
+    let gateway = side.gateway();
+    for (v6, restore) in [(false, "iptables-legacy-restore"), (true, "ip6tables-legacy-restore")] {
+        process::run_with_input(&mut gateway.command(restore), &rules(v6)).context(restore)?;
+    }
+    for (key, value) in [
+        ("netfilter/nf_conntrack_tcp_be_liberal", "0"),
+        ("netfilter/nf_conntrack_tcp_loose", if loose { "1" } else { "0" }),
+        ("netfilter/nf_conntrack_checksum", "1"),
+    ] {
+        gateway.set_sysctl(key, value)?;
+    }
+    Ok(())
+}
+
+fn rules(v6: bool) -> String {
+    let mut mangle = String::from("*mangle\n");
+    let mut filter = String::from("*filter\n:FORWARD DROP [0:0]\n");
+    for tunnel in &TUNNELS {
+        let (id, [a, b, c, d]) = (tunnel.id, tunnel.inbound_spi.to_be_bytes());
+        let owner = tunnel.owner();
+        let (server, lan) = match (v6, owner.server6, tunnel.lan6) {
+            (false, ..) => (owner.server.to_string(), format!("{}/{}", tunnel.lan.0, tunnel.lan.1)),
+            (true, Some(server), Some((network, bits))) => (server.to_string(), format!("{network}/{bits}")),
+            _ => continue,
+        };
+        let mac = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+        mangle += &format!("-A PREROUTING -i internet -m mac --mac-source {mac} -j MARK --set-mark {id}\n");
+        mangle += &format!("-A PREROUTING -i lan -s {server} -d {lan} -j MARK --set-mark {id}\n");
+        filter += &format!(
+            "-A FORWARD -s {lan} -d {server} -p tcp --dport {SERVER_PORT} \
+             -m conntrack --ctstate NEW,ESTABLISHED -m mark --mark {id} -j ACCEPT\n\
+             -A FORWARD -s {server} -d {lan} -p tcp --sport {SERVER_PORT} \
+             -m conntrack --ctstate ESTABLISHED -m mark --mark {id} -j ACCEPT\n"
+        );
+    }
+    format!("{mangle}COMMIT\n{filter}COMMIT\n")
+}

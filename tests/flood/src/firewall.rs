@@ -1,0 +1,208 @@
+//! The gateway: the real programs, and maps as gatewayd fills them. Only identity is replayed: clock and
+//! expiry timer are the kernel's.
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context, Result, bail};
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+    programs::{LinkOrder, Program, TcAttach, TcAttachType, xdp::XdpMode},
+};
+use gateway::{
+    kernel::{
+        interface::Interface,
+        maps::{self, Counted, Maps},
+        pins::Pins,
+        programs::{self, Purpose, Sizes},
+    },
+    policy,
+};
+use gateway_common::{
+    ids::TunnelId,
+    layout::{Access, Customer, Hook, Prefix, Quota, Ticks, Tunnel},
+    limits::PREFIXES_PER_SITE,
+    tcp::State,
+    track::status,
+    wire::{Ipv4, Ipv6},
+};
+use gateway_tests_kit::world::{MSS_BYTES, World, addresses_of};
+
+use super::{
+    ground::Ground,
+    party::{ATTACKER, PORT, Party, VICTIMS},
+};
+
+/// Flows that each family's table has room for.
+pub const TABLE_FLOWS: u32 = 65_536;
+/// How long a half-open flow lives without a packet, in seconds: `[timeouts]` of the policy, so low that
+/// the test sees them end.
+pub const HALF_OPEN_SECONDS: u32 = 3;
+
+/// How many flows a customer has, and how many of them are half-open.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Held {
+    /// All.
+    pub flows: u32,
+    /// Those whose handshake is not complete.
+    pub half_open: u32,
+}
+
+/// A gateway that is attached.
+pub struct Gateway {
+    pins: Pins,
+    // Reading a map takes no lock, but aya's types are not Sync.
+    maps: Mutex<Maps>,
+    _ebpf: Ebpf,
+}
+
+/// What a customer gets whose policy says nothing.
+pub fn default_quota() -> Quota {
+    let customers = VICTIMS + 1;
+    let limits = policy::Limits { tunnels: customers, customers, flows: TABLE_FLOWS, flows6: None };
+    policy::Quota::default().resolve(&limits)
+}
+
+/// So much that it is no limit.
+pub fn no_quota() -> Quota {
+    let all = 2 * TABLE_FLOWS;
+    Quota { flows: all, half_open: all, new_flow_interval_ns: 0, new_flow_burst: all }
+}
+
+impl Gateway {
+    /// Loads and attaches all of it. The attacker gets this quota, the others the default one.
+    pub fn start(name: &str, ground: &Ground, attacker: Quota) -> Result<Self> {
+        let pins = Pins::new(PathBuf::from("/run/gateway-flood").join(name));
+        pins.prepare()?;
+        let customers = VICTIMS + 1;
+        let sizes = Sizes { tunnels: customers, customers, flows: TABLE_FLOWS, flows6: TABLE_FLOWS };
+        let mut ebpf = programs::load(&pins, sizes, Purpose::ReplayIdentity)?;
+        let mut maps = Maps::open(&pins)?;
+        let (internet, lan) =
+            ground.gateway.enter(|| Ok((Interface::look("internet")?, Interface::look("lan")?)))?;
+        fill(&mut maps, &internet, &lan, attacker)?;
+        programs::arm_expiry(&mut ebpf)?;
+        ground.gateway.enter(|| attach(&mut ebpf))?;
+        Ok(Self { pins, maps: Mutex::new(maps), _ebpf: ebpf })
+    }
+
+    /// What a customer has of its quota, as the programs count.
+    pub fn usage(&self, party: Party) -> Result<Held> {
+        let usage = self.maps().usage(party.id)?;
+        Ok(Held { flows: usage.flows, half_open: usage.half_open })
+    }
+
+    /// What was counted for a customer, or for nobody (0).
+    pub fn counted(&self, customer: u32) -> Result<Counted> {
+        self.maps().counted(customer)
+    }
+
+    /// What customers have in FLOWS and FLOWS6, counted one by one.
+    pub fn count_flows(&self) -> Result<BTreeMap<Party, Held>> {
+        let mut held: BTreeMap<Party, Held> = Party::all().map(|party| (party, Held::default())).collect();
+        let maps = self.maps();
+        let v4 = maps.flows::<Ipv4>().map(|entry| entry.map(|(key, flow)| (key.customer, flow)));
+        let v6 = maps.flows::<Ipv6>().map(|entry| entry.map(|(key, flow)| (key.customer, flow)));
+        for entry in v4.chain(v6) {
+            let (customer, flow) = entry?;
+            let held = held.get_mut(&Party { id: customer }).context("a flow of a customer that is none")?;
+            held.flows += 1;
+            held.half_open += u32::from(flow.has(status::HALF_OPEN));
+        }
+        Ok(held)
+    }
+
+    /// The ring of drop events.
+    pub fn events(&self) -> Result<RingBuf<MapData>> {
+        maps::events(&self.pins)
+    }
+
+    fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // What stays is in this process's own mount namespace.
+        let _ = self.pins.remove();
+    }
+}
+
+fn fill(maps: &mut Maps, internet: &Interface, lan: &Interface, attacker: Quota) -> Result<()> {
+    let mut settings = World::usual().settings;
+    (settings.internet, settings.lan) = (addresses_of(internet)?, addresses_of(lan)?);
+    (settings.internet_ifindex, settings.lan_ifindex) = (internet.index, lan.index);
+    settings.lan_mtu = lan.mtu;
+    for state in [State::SynSent, State::SynRecv, State::SynSent2] {
+        settings.timeouts[state as usize] = Ticks::from_seconds(HALF_OPEN_SECONDS);
+    }
+    maps.set_settings(&settings)?;
+    for party in Party::all() {
+        let id = TunnelId::new(party.id).context("tunnel 0")?;
+        let quota = if party == ATTACKER { attacker } else { default_quota() };
+        maps.set_tunnel(id, &tunnel(party, quota))?;
+        maps.set_customer(IpAddr::V4(party.server4()), &Customer { id: party.id })?;
+        maps.set_customer(IpAddr::V6(party.server6()), &Customer { id: party.id })?;
+        maps.set_inbound_spi(party.spi(), Some(id))?;
+        maps.add_peer(Ipv6::from(IpAddr::V4(party.peer())))?;
+    }
+    Ok(())
+}
+
+fn tunnel(party: Party, quota: Quota) -> Tunnel {
+    let (mut lan4, mut lan6) =
+        ([Prefix::default(); PREFIXES_PER_SITE], [Prefix::default(); PREFIXES_PER_SITE]);
+    lan4[0] = Prefix::new(Ipv4::from(party.lan4(0)), 16);
+    lan6[0] = Prefix::new(Ipv6::from(party.lan6(0)), 48);
+    let [mss4, mss6] = MSS_BYTES;
+    Tunnel {
+        customer: party.id,
+        generation: 1,
+        port: PORT,
+        up: 1,
+        _reserved: [0; 3],
+        inbound_spis: [party.spi(), 0],
+        v4: Access { server: party.server4().into(), mss: mss4, prefix_count: 1, _reserved: 0, lan: lan4 },
+        quota,
+        v6: Access { server: party.server6().into(), mss: mss6, prefix_count: 1, _reserved: 0, lan: lan6 },
+    }
+}
+
+/// All five hooks. On the sites' interfaces, where packets come in as decryption would leave them, only
+/// what sees such packets; elsewhere as gatewayd does it. `replay_identity` comes first: on the internet
+/// it says that a packet has none.
+fn attach(ebpf: &mut Ebpf) -> Result<()> {
+    let sites: Vec<String> = Party::all().map(Party::interface).collect();
+    let inner_and_outer: Vec<&str> = sites.iter().map(String::as_str).chain(["internet"]).collect();
+    for (name, side, interfaces) in [
+        (Hook::InternetIngress.name(), TcAttachType::Ingress, &inner_and_outer[..]),
+        ("replay_identity", TcAttachType::Ingress, &inner_and_outer[..]),
+        (Hook::LanIngress.name(), TcAttachType::Ingress, &["lan"]),
+        (Hook::LanEgress.name(), TcAttachType::Egress, &["lan"]),
+        (Hook::InternetEgress.name(), TcAttachType::Egress, &["internet"]),
+    ] {
+        let Some(Program::SchedClassifier(program)) = ebpf.program_mut(name) else {
+            bail!("the object has no TC program {name}")
+        };
+        if name == "replay_identity" {
+            program.load().context("load replay_identity")?;
+        }
+        for interface in interfaces {
+            let options = TcAttach::Tcx { attach_type: side, order: LinkOrder::first() };
+            program
+                .attach(std::ffi::CString::new(*interface)?.as_c_str(), options)
+                .with_context(|| format!("attach {name} to {interface}"))?;
+        }
+    }
+    let name = Hook::InternetXdp.name();
+    let Some(Program::Xdp(program)) = ebpf.program_mut(name) else {
+        bail!("the object has no program {name}")
+    };
+    program.attach(c"internet", XdpMode::Driver).context("attach internet_xdp in the driver")?;
+    Ok(())
+}

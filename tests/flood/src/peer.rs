@@ -1,0 +1,84 @@
+//! IKE of known peers, through the flood, to a socket where charon's would be.
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use gateway_tests_kit::{namespace::Namespace, raw::packet_socket};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+
+use super::{
+    attack::put,
+    frames,
+    party::{GATEWAY, Party},
+};
+
+/// Between two packets of one peer: far below a peer's budget, far above what rekeying takes.
+const PAUSE: Duration = Duration::from_millis(50);
+const IKE_PORT: u16 = 500;
+
+/// What came of IKE.
+#[derive(Default)]
+pub struct Tally {
+    /// Packets of all known peers that the link took.
+    pub sent: AtomicU64,
+    /// Those of them that reached the socket.
+    pub arrived: AtomicU64,
+    /// Packets of others that reached the socket.
+    pub strangers: AtomicU64,
+}
+
+/// Sends packets of all known peers until told to stop.
+pub fn send(internet: &Namespace, tally: &Tally, stop: &AtomicBool) -> Result<()> {
+    let socket = packet_socket(internet, "internet")?;
+    let mut number = 0;
+    while !stop.load(Relaxed) {
+        for peer in Party::all() {
+            let frame = frames::ike(IpAddr::V4(peer.peer()), number)?;
+            number += 1;
+            // A full link is not the gateway's doing.
+            while !put(&socket, &frame)? {
+                thread::yield_now();
+            }
+            tally.sent.fetch_add(1, Relaxed);
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// The gateway's socket, where charon's would be.
+pub fn open(gateway: &Namespace) -> Result<UdpSocket> {
+    const BUFFER_BYTES: usize = 8 << 20;
+    let socket = gateway.enter(|| {
+        UdpSocket::bind(SocketAddr::new(GATEWAY[0], IKE_PORT)).context("open the socket for IKE")
+    })?;
+    setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)?;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    Ok(socket)
+}
+
+/// Counts what reaches the socket until told to stop.
+pub fn receive(socket: &UdpSocket, tally: &Tally, stop: &AtomicBool) -> Result<()> {
+    let mut seen = HashSet::new();
+    let mut buffer = [0u8; 64];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+            // Nothing is left.
+            if stop.load(Relaxed) {
+                return Ok(());
+            }
+            continue;
+        };
+        let known = Party::all().any(|peer| from.ip() == IpAddr::V4(peer.peer()));
+        if !known {
+            tally.strangers.fetch_add(1, Relaxed);
+        } else if seen.insert((from.ip(), buffer[..length.min(8)].to_vec())) {
+            tally.arrived.fetch_add(1, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The packet language: one line says what is special about a packet, all else has defaults.
+//!
+//! ```text
+//! 192.168.1.2:40000 > 10.200.0.11:80 S mss 1460               TCP, flags as letters SFRPAUEC, - for none
+//! 198.18.0.1:500 > 203.0.113.1:500 UDP len 20                 UDP
+//! 198.18.0.1:4500 > 203.0.113.1:4500 UDP spi 0xc0de0001 len 60  ESP in UDP
+//! [fd00:1::2]:40000 > [fd00:200::11]:80 S                     the same of IPv6
+//! 192.168.1.2 > 10.200.0.11 ICMP echo                         ICMP: echo, too-big, or type N code N
+//! fe80::9 > fe80::113 ICMP solicit ttl 255                    ICMPv6 also: advert, router-solicit, router-advert, redirect
+//! 198.18.0.1 > 203.0.113.1 ESP spi 0xc0de0001 len 60
+//! 192.168.1.2 > 10.200.0.11 PROTO 47 len 20                   any other IP protocol
+//! ARP who-has 10.200.0.1 tell 10.200.0.11
+//! ETHER 0x86dd len 40                                         any other EtherType
+//! RAW 0200deadbeef                                            the frame's bytes
+//! ```
+//!
+//! Words that may follow, in any order; the last of a kind counts:
+//! - frame: `smac M`, `dmac M`, `vlan ID`, `ether N` (instead of the right EtherType), `pad N` (bytes
+//!   behind the packet), `cut N` (the frame ends after N bytes), `patch AT:HEX` (bytes replaced at
+//!   last, no checksum follows);
+//! - IP: `ttl` (or hop limit), `tos`, `id`, `frag` (8-byte units), `mf`, `total` (instead of the right
+//!   length, which in IPv6 is the payload's), `version` (instead of the right one), `source` (instead of
+//!   the address above);
+//! - IPv4: `ihl` (instead of the right one), `ipopts HEX`, `df`;
+//! - IPv6: `frag`, `mf` and `atomic` add a fragment header, `ext N` one extension header of that kind
+//!   before it;
+//! - ICMP: `about A > B`, endpoints: quotes the header and the ports of such a TCP packet;
+//! - TCP: `seq`, `ack`, `win`, `doff` (instead of the right one), options in order: `mss N`,
+//!   `wscale N`, `sackok`, `nop`, `opt HEX`;
+//!   A case's connection needs no `seq` and `ack`: what is not said is what a TCP would send, see
+//!   `sequence` of the replay;
+//! - UDP: `udplen` (instead of the right one), payload `marker` (four zero bytes) or `keepalive` (0xff);
+//! - payload: `len N` bytes; for UDP and ESP, `spi N` puts an ESP header before it.
+//!
+//! Checksums are right whatever is said, but for what `patch` changes.
+use std::net::IpAddr;
+
+/// A frame, described.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Packet {
+    /// Ethernet.
+    pub ethernet: Ethernet,
+    /// What it carries.
+    pub network: Network,
+    /// Changes to the finished bytes, in order: offset and new bytes.
+    pub patches: Vec<(usize, Vec<u8>)>,
+    /// Where the frame ends instead.
+    pub cut: Option<usize>,
+}
+
+/// The Ethernet header, and what is behind the packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ethernet {
+    /// Source MAC address.
+    pub source: [u8; 6],
+    /// Destination MAC address.
+    pub destination: [u8; 6],
+    /// VLAN id of an 802.1Q tag.
+    pub vlan: Option<u16>,
+    /// Instead of the right EtherType.
+    pub ether_type: Option<u16>,
+    /// Zero bytes behind the packet.
+    pub padding: usize,
+}
+
+/// What a frame carries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Network {
+    /// IPv4 or IPv6, as the addresses are.
+    Ip(Ip, Transport),
+    /// An ARP request.
+    Arp {
+        /// Who asks.
+        sender: std::net::Ipv4Addr,
+        /// For whom.
+        target: std::net::Ipv4Addr,
+    },
+    /// So many bytes of another EtherType.
+    Other(u16, usize),
+    /// These bytes are the whole frame.
+    Raw(Vec<u8>),
+}
+
+/// An IPv4 or IPv6 header.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ip {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// DSCP and ECN, or traffic class.
+    pub tos: u8,
+    /// Identification. In IPv6 of the fragment header, and the flow label.
+    pub id: u16,
+    /// Don't fragment.
+    pub df: bool,
+    /// More fragments.
+    pub mf: bool,
+    /// Fragment offset, in 8-byte units.
+    pub fragment: u16,
+    /// IPv6: a fragment header also if it is the only fragment (RFC 6946).
+    pub atomic: bool,
+    /// IPv6: an extension header of this kind.
+    pub extension: Option<u8>,
+    /// IPv4: options, a multiple of 4 bytes.
+    pub options: Vec<u8>,
+    /// Instead of the right total length (IPv4), or payload length (IPv6).
+    pub total: Option<u16>,
+    /// IPv4: instead of the right header length, in words.
+    pub ihl: Option<u8>,
+    /// Instead of 4 or 6.
+    pub version: Option<u8>,
+}
+
+/// What an IP packet carries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// TCP.
+    Tcp(Tcp),
+    /// UDP.
+    Udp(Udp),
+    /// ICMP or ICMPv6 of this type and code.
+    Icmp {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// Source and destination of the TCP packet that it is about.
+        about: Option<[(IpAddr, u16); 2]>,
+        /// Bytes of payload.
+        length: usize,
+    },
+    /// ESP.
+    Esp {
+        /// SPI.
+        spi: u32,
+        /// Bytes behind SPI and sequence number.
+        length: usize,
+    },
+    /// So many bytes of another protocol.
+    Other(u8, usize),
+}
+
+/// A TCP segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tcp {
+    /// Source and destination port.
+    pub ports: [u16; 2],
+    /// Flags, as on the wire.
+    pub flags: u8,
+    /// Sequence number, if it is said.
+    pub seq: Option<u32>,
+    /// Acknowledgment number, if it is said.
+    pub ack: Option<u32>,
+    /// Window.
+    pub window: u16,
+    /// Options, in order.
+    pub options: Vec<TcpOption>,
+    /// Instead of the right data offset, in words.
+    pub data_offset: Option<u8>,
+    /// Bytes of payload.
+    pub length: usize,
+}
+
+/// A TCP option.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TcpOption {
+    /// Maximum segment size.
+    Mss(u16),
+    /// Any other, or a malformed one: its bytes.
+    Bytes(Vec<u8>),
+}
+
+/// A UDP datagram.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Udp {
+    /// Source and destination port.
+    pub ports: [u16; 2],
+    /// Instead of the right length.
+    pub udp_length: Option<u16>,
+    /// What the payload begins with.
+    pub head: Vec<u8>,
+    /// Bytes of payload behind that.
+    pub length: usize,
+}
+
+/// Flag letters, from bit 0.
+pub const FLAG_LETTERS: &str = "FSRPAUEC";
+
+impl Ip {
+    /// A header with nothing special.
+    pub fn new(source: IpAddr, destination: IpAddr) -> Self {
+        Self {
+            source,
+            destination,
+            ttl: 64,
+            tos: 0,
+            id: 0x1234,
+            df: false,
+            mf: false,
+            fragment: 0,
+            atomic: false,
+            extension: None,
+            options: Vec::new(),
+            total: None,
+            ihl: None,
+            version: None,
+        }
+    }
+}
+
+mod parse;
+#[cfg(test)]
+mod tests;

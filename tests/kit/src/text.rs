@@ -1,0 +1,48 @@
+//! Numbers and addresses as packets, cases and commands write them.
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+
+/// Parses a number that fits `T`, decimal or with 0x.
+pub fn number<T: TryFrom<u64>>(text: &str) -> Result<T> {
+    let value = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    let value = value.with_context(|| format!("{text:?} is no number"))?;
+    T::try_from(value).ok().with_context(|| format!("{text} is too large here"))
+}
+
+/// Parses an even number of hex digits.
+pub fn hex(text: &str) -> Result<Vec<u8>> {
+    ensure!(text.len().is_multiple_of(2) && text.is_ascii(), "{text:?} is not an even number of hex digits");
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).with_context(|| format!("{text:?} is not hex")))
+        .collect()
+}
+
+/// Parses a MAC address, with colons or without.
+pub fn mac(text: &str) -> Result<[u8; 6]> {
+    hex(&text.replace(':', ""))?.try_into().ok().with_context(|| format!("{text:?} is no MAC address"))
+}
+
+/// Parses an address with or without a port: `192.168.1.2:80`, `[fd00::2]:80`.
+pub fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>)> {
+    if let Ok(address) = text.parse() {
+        return Ok((address, None));
+    }
+    let (address, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is no address"))?;
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    Ok((bare.parse().with_context(|| format!("{address:?} is no IP address"))?, Some(number(port)?)))
+}
+
+/// Formats a MAC address as `ip` takes it.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Formats bytes as hex digits without separators.
+pub fn hex_text(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,307 @@
+//! The world that packets meet: what stands in the maps.
+//!
+//! | customer | servers, port 80 | tunnel | LANs | peers |
+//! |---|---|---|---|---|
+//! | acme (1) | 10.200.0.11, fd00:200::11 | berlin (1) | 192.168.0.0/16, fd00:1::/48 | 198.18.0.1, 2001:db8:18::1 |
+//! | | | munich (2) | 10.20.0.0/16, fd00:2::/48 | 198.18.0.2, 2001:db8:18::2 |
+//! | globex (2) | 10.200.0.12, fd00:200::12 | paris (3) | 192.168.0.0/16, fd00:1::/48 | 198.18.0.3, 2001:db8:18::3 |
+//! | initech (3) | 10.200.0.13 | oslo (4) | 10.30.0.0/16 | 198.18.0.4, 2001:db8:18::4 |
+//!
+//! All tunnels are up, generation 1, and have quotas that nobody reaches. Inbound SPIs are 0xc0de0001 to
+//! 4, outbound ones 0xbeef0001 to 4, by tunnel id. On the internet the gateway is 203.0.113.1,
+//! 2001:db8:113::1 and fe80::113, on the LAN, whose MTU is 1500, 10.200.0.1, fd00:200::1 and fe80::200.
+//! 198.51.100.0/24 and 2001:db8:51::/48 may reach its TCP port 22. The outer filter runs in XDP. Timeouts
+//! are the default ones, and connections in mid-stream are not taken up.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use anyhow::{Context, Result, bail};
+use gateway::kernel::interface::Interface;
+use gateway_common::{
+    family::Family,
+    layout::{
+        Access, Addresses, Customer, ManagementRule, OutboundSpi, Prefix, Quota, Settings, Ticks, Tunnel,
+    },
+    limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
+    tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
+    wire::{Ipv6, protocol},
+};
+use ipnet::IpNet;
+
+use crate::text::number;
+
+/// The largest TCP segments through a tunnel in bytes, in IPv4 and IPv6.
+pub const MSS_BYTES: [u16; 2] = [1356, 1336];
+/// A quota that nobody reaches.
+pub const PLENTY: Quota =
+    Quota { flows: 1 << 24, half_open: 1 << 24, new_flow_interval_ns: 0, new_flow_burst: 1 };
+
+/// A tunnel of the usual world.
+pub struct KnownTunnel {
+    /// Its name in cases.
+    pub name: &'static str,
+    /// Its id.
+    pub id: u32,
+    /// Its customer's id.
+    pub customer: u32,
+    /// The SPI its peer sends with.
+    pub inbound_spi: u32,
+    /// The SPI the gateway sends with.
+    pub outbound_spi: u32,
+    /// The peer's outer addresses.
+    pub peers: [IpAddr; 2],
+    /// Network and bits.
+    pub lan: (Ipv4Addr, u8),
+    /// The same of IPv6.
+    pub lan6: Option<(Ipv6Addr, u8)>,
+}
+
+const fn known(name: &'static str, id: u32, customer: u32, lan: [u8; 4], lan6: Option<u16>) -> KnownTunnel {
+    let [a, b, c, d] = lan;
+    KnownTunnel {
+        name,
+        id,
+        customer,
+        inbound_spi: 0xc0de_0000 + id,
+        outbound_spi: 0xbeef_0000 + id,
+        peers: [
+            IpAddr::V4(Ipv4Addr::new(198, 18, 0, id as u8)),
+            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, id as u16)),
+        ],
+        lan: (Ipv4Addr::new(a, b, c, d), 16),
+        lan6: match lan6 {
+            Some(site) => Some((Ipv6Addr::new(0xfd00, site, 0, 0, 0, 0, 0, 0), 48)),
+            None => None,
+        },
+    }
+}
+
+/// All tunnels of the usual world.
+pub const TUNNELS: [KnownTunnel; 4] = [
+    known("berlin", 1, 1, [192, 168, 0, 0], Some(1)),
+    known("munich", 2, 1, [10, 20, 0, 0], Some(2)),
+    known("paris", 3, 2, [192, 168, 0, 0], Some(1)),
+    known("oslo", 4, 3, [10, 30, 0, 0], None),
+];
+
+/// A customer of the usual world.
+pub struct KnownCustomer {
+    /// Its name in cases.
+    pub name: &'static str,
+    /// Its id.
+    pub id: u32,
+    /// Its server.
+    pub server: Ipv4Addr,
+    /// The same in IPv6.
+    pub server6: Option<Ipv6Addr>,
+}
+
+const fn customer(name: &'static str, id: u32, v6: bool) -> KnownCustomer {
+    KnownCustomer {
+        name,
+        id,
+        server: Ipv4Addr::new(10, 200, 0, 10 + id as u8),
+        server6: match v6 {
+            true => Some(Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x10 + id as u16)),
+            false => None,
+        },
+    }
+}
+
+/// All customers of the usual world.
+pub const CUSTOMERS: [KnownCustomer; 3] =
+    [customer("acme", 1, true), customer("globex", 2, true), customer("initech", 3, false)];
+
+impl KnownTunnel {
+    /// Whose it is.
+    pub fn owner(&self) -> &'static KnownCustomer {
+        &CUSTOMERS[self.customer as usize - 1]
+    }
+}
+
+/// The port that servers offer.
+const PORT: u16 = 80;
+
+/// A tunnel's id by its name or number.
+pub fn tunnel_id(name: &str) -> Result<u32> {
+    match TUNNELS.iter().find(|tunnel| tunnel.name == name.trim()) {
+        Some(tunnel) => Ok(tunnel.id),
+        None => number(name.trim()).with_context(|| format!("there is no tunnel {name:?}")),
+    }
+}
+
+/// A tunnel's name by its id.
+pub fn tunnel_name(id: u32) -> String {
+    TUNNELS.iter().find(|tunnel| tunnel.id == id).map_or(id.to_string(), |tunnel| tunnel.name.to_owned())
+}
+
+/// A customer's id by its name, 0 for nobody.
+pub fn customer_id(name: &str) -> Result<u32> {
+    match CUSTOMERS.iter().find(|customer| customer.name == name.trim()) {
+        Some(customer) => Ok(customer.id),
+        None if name.trim() == "nobody" => Ok(0),
+        None => bail!("there is no customer {name:?}"),
+    }
+}
+
+/// A customer's name by its id.
+pub fn customer_name(id: u32) -> String {
+    match CUSTOMERS.iter().find(|customer| customer.id == id) {
+        Some(customer) => customer.name.to_owned(),
+        None if id == 0 => "nobody".to_owned(),
+        None => format!("customer {id}"),
+    }
+}
+
+/// What stands in the maps.
+#[derive(Clone, PartialEq, Debug)]
+pub struct World {
+    /// SETTINGS.
+    pub settings: Settings,
+    /// TUNNELS.
+    pub tunnels: BTreeMap<u32, Tunnel>,
+    /// CUSTOMERS and CUSTOMERS6.
+    pub customers: BTreeMap<IpAddr, Customer>,
+    /// PEERS: who is one.
+    pub peers: BTreeSet<Ipv6>,
+    /// INBOUND_SPIS.
+    pub inbound_spis: BTreeMap<u32, u32>,
+    /// OUTBOUND_SPIS.
+    pub outbound_spis: BTreeMap<OutboundSpi, u32>,
+    /// PROGRAMS: whether it is filled.
+    pub continuations: bool,
+}
+
+impl World {
+    /// The usual one.
+    pub fn usual() -> Self {
+        let customers = CUSTOMERS.iter().flat_map(|customer| {
+            let servers = [Some(IpAddr::V4(customer.server)), customer.server6.map(IpAddr::V6)];
+            servers.into_iter().flatten().map(|server| (server, Customer { id: customer.id }))
+        });
+        let outbound =
+            TUNNELS.iter().flat_map(|known| known.peers.map(|peer| (outbound(known, peer), known.id)));
+        Self {
+            settings: settings(),
+            tunnels: TUNNELS.iter().map(|known| (known.id, tunnel(known))).collect(),
+            customers: customers.collect(),
+            peers: TUNNELS.iter().flat_map(|known| known.peers.map(Ipv6::from)).collect(),
+            inbound_spis: TUNNELS.iter().map(|known| (known.inbound_spi, known.id)).collect(),
+            outbound_spis: outbound.collect(),
+            continuations: true,
+        }
+    }
+}
+
+fn tunnel(known: &KnownTunnel) -> Tunnel {
+    let owner = known.owner();
+    let lan6 = known.lan6.map(|(network, bits)| Prefix::new(Ipv6::from(network), bits));
+    let server6 = owner.server6.map(Ipv6::from).unwrap_or_default();
+    Tunnel {
+        customer: known.customer,
+        generation: 1,
+        port: PORT,
+        up: 1,
+        _reserved: [0; 3],
+        inbound_spis: [0; 2],
+        v4: access(owner.server.into(), MSS_BYTES[0], &[Prefix::new(known.lan.0.into(), known.lan.1)]),
+        quota: PLENTY,
+        v6: access(server6, MSS_BYTES[1], lan6.as_slice()),
+    }
+}
+
+/// Returns what a site may reach in one family: the server, and from which prefixes.
+pub fn access<A: Family>(server: A, mss: u16, prefixes: &[Prefix<A>]) -> Access<A> {
+    let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
+    lan[..prefixes.len()].copy_from_slice(prefixes);
+    Access { server, mss, prefix_count: prefixes.len() as u8, _reserved: 0, lan }
+}
+
+fn outbound(known: &KnownTunnel, peer: IpAddr) -> OutboundSpi {
+    OutboundSpi { peer: peer.into(), spi: known.outbound_spi }
+}
+
+fn settings() -> Settings {
+    let (mut internet, mut lan) = (Addresses::default(), Addresses::default());
+    for (addresses, texts) in [
+        (&mut internet, ["203.0.113.1", "2001:db8:113::1", "fe80::113"]),
+        (&mut lan, ["10.200.0.1", "fd00:200::1", "fe80::200"]),
+    ] {
+        for text in texts {
+            add_address(addresses, text.parse().expect("an address")).expect("room for it");
+        }
+    }
+    let mut management = [ManagementRule::default(); MANAGEMENT_RULES];
+    for (rule, text) in management.iter_mut().zip(["tcp 22 198.51.100.0/24", "tcp 22 2001:db8:51::/48"]) {
+        *rule = management_rule(text).expect("a rule");
+    }
+    let mut timeouts = [Ticks::default(); STATE_SLOTS];
+    for state in State::ALL {
+        timeouts[*state as usize] = Ticks::from_seconds(state.default_timeout_seconds());
+    }
+    for slot in [RETRANSMISSION_SLOT, UNACKNOWLEDGED_SLOT] {
+        timeouts[usize::from(slot)] = Ticks::from_seconds(DOUBTFUL_TIMEOUT_SECONDS);
+    }
+    Settings {
+        ready: 1,
+        internet_ifindex: 2,
+        lan_ifindex: 1,
+        lan_mtu: 1500,
+        xdp: 1,
+        adopt_midstream: 0,
+        management_count: 2,
+        _reserved: 0,
+        internet,
+        lan,
+        management,
+        timeouts,
+    }
+}
+
+/// Adds an address of the gateway.
+pub fn add_address(addresses: &mut Addresses, address: IpAddr) -> Result<()> {
+    const FULL: &str = "the gateway has no room for more addresses";
+    match address {
+        IpAddr::V4(address) => {
+            *addresses.v4.get_mut(addresses.v4_count as usize).context(FULL)? = address.into();
+            addresses.v4_count += 1;
+        }
+        IpAddr::V6(address) => {
+            *addresses.v6.get_mut(addresses.v6_count as usize).context(FULL)? = address.into();
+            addresses.v6_count += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Parses a rule of the management allow-list: `udp 161 198.51.100.0/24`.
+pub fn management_rule(text: &str) -> Result<ManagementRule> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [name, port, from] = words[..] else { bail!("{text:?} is not `PROTOCOL PORT PREFIX`") };
+    let protocol = match name {
+        "tcp" => protocol::TCP,
+        "udp" => protocol::UDP,
+        _ => bail!("{name:?} is neither tcp nor udp"),
+    };
+    let from = match from.parse::<IpNet>()? {
+        IpNet::V4(net) => Prefix::new(Ipv6::from(IpAddr::V4(net.network())), 96 + net.prefix_len()),
+        IpNet::V6(net) => Prefix::new(Ipv6::from(net.network()), net.prefix_len()),
+    };
+    Ok(ManagementRule { from, port: number(port)?, protocol, _reserved: 0 })
+}
+
+/// Returns the addresses of an interface as the maps hold them.
+pub fn addresses_of(interface: &Interface) -> Result<Addresses> {
+    let mut addresses = Addresses::default();
+    for (slot, address) in addresses.v4.iter_mut().zip(&interface.v4) {
+        *slot = (*address).into();
+    }
+    for (slot, address) in addresses.v6.iter_mut().zip(&interface.v6) {
+        *slot = (*address).into();
+    }
+    addresses.v4_count = interface.v4.len().try_into()?;
+    addresses.v6_count = interface.v6.len().try_into()?;
+    Ok(addresses)
+}

@@ -1,0 +1,204 @@
+//! strongSwan's IKE daemon in a namespace with a `/run` of its own.
+use std::{
+    fs,
+    net::IpAddr,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ::gateway::strongswan::{Algorithms, Client, Connection, Error};
+use anyhow::{Context, Result, anyhow, ensure};
+use gateway_tests_kit::{
+    namespace::Namespace,
+    process::{self, Process, wait_for},
+};
+
+const CHARON: &str = "/usr/lib/ipsec/charon";
+/// The strongswan.conf as processes in the namespace see it.
+pub const CONF: &str = "/run/strongswan.conf";
+/// charon's control socket as processes in the namespace see it.
+pub const VICI: &str = "/run/charon.vici";
+
+/// charon's own default.
+pub const IKE_FRAGMENT_BYTES: u32 = 1280;
+
+/// The plugins needed and no more: each one costs start-up time, under emulation above all.
+const CHARON_PLUGINS: &str = "random nonce openssl pem pkcs1 pkcs8 x509 revocation constraints pubkey \
+                              kdf hmac sha2 aes gcm kernel-netlink socket-default vici";
+/// What `swanctl` needs to print; with Debian's full list it complains about each missing one.
+const SWANCTL_PLUGINS: &str = "random openssl pem pkcs1 pkcs8 x509 pubkey";
+
+/// A running charon and the folder of its files. Dropping it kills it.
+#[derive(Debug)]
+pub struct Charon {
+    process: Process,
+    dir: PathBuf,
+}
+
+/// A CHILD_SA in use, and what its IKE_SA says of the peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sa {
+    /// charon's number for the IKE_SA, a new one after an IKE rekey.
+    pub ike_id: u32,
+    /// The authenticated identity of the peer.
+    pub remote_identity: String,
+    /// The peer's outer address.
+    pub remote_host: IpAddr,
+    /// charon's number for the CHILD_SA, a new one after a CHILD rekey.
+    pub child_id: u32,
+    /// The reqid: on the cloud gateway, the tunnel id.
+    pub reqid: u32,
+    /// Whether ESP travels in UDP.
+    pub encapsulated: bool,
+    /// What encrypts and what protects integrity.
+    pub cipher: String,
+}
+
+impl Charon {
+    /// Starts charon in `namespace`, whose private `/run` is `dir/run`; it knows no connection yet.
+    pub fn start(namespace: &Namespace, dir: &Path) -> Result<Self> {
+        fs::write(dir.join("run/strongswan.conf"), strongswan_conf(IKE_FRAGMENT_BYTES))?;
+        let log = dir.join("run/charon.log");
+        // What an earlier charon was told must not be taken for this one's.
+        fs::write(&log, "")?;
+        let mut command = namespace.command(CHARON);
+        command.env("STRONGSWAN_CONF", CONF);
+        Ok(Self { process: Process::start(command, &log)?, dir: dir.to_path_buf() })
+    }
+
+    /// Sets the size from which on IKE_SAs to come have their messages fragmented by IKE (RFC 7383), in
+    /// bytes with all headers.
+    pub fn set_fragment_bytes(&self, namespace: &Namespace, bytes: u32) -> Result<()> {
+        fs::write(self.dir.join("run/strongswan.conf"), strongswan_conf(bytes))?;
+        let mut swanctl = namespace.command("swanctl");
+        swanctl.env("STRONGSWAN_CONF", CONF).arg("--reload-settings");
+        process::output(&mut swanctl).map(drop)
+    }
+
+    /// Waits until it answers on its VICI socket.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        let socket = self.vici();
+        wait_for("charon's VICI socket", Duration::from_secs(30), || {
+            self.process.ensure_running()?;
+            Ok(UnixStream::connect(&socket).ok().map(drop))
+        })
+    }
+
+    /// Kills it: its SAs and policies stay in the kernel.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Whether it is there.
+    pub fn is_running(&mut self) -> bool {
+        self.process.ensure_running().is_ok()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.process.log())?)
+    }
+
+    /// Loads a connection and the private key it authenticates with (PEM).
+    pub fn load(&self, connection: &Connection, private_key: &str) -> Result<()> {
+        self.command(async |client| {
+            client.load_key(private_key.as_bytes()).await?;
+            client.load_conn(connection).await
+        })
+        .with_context(|| format!("charon does not take the connection {}", connection.name))
+    }
+
+    /// Brings a child up and waits for it.
+    pub fn initiate(&self, child: &str, timeout: Duration) -> Result<()> {
+        self.command(async |client| client.initiate(child, timeout).await)
+    }
+
+    /// Terminates an IKE_SA with its children.
+    pub fn terminate(&self, ike_id: u32) -> Result<()> {
+        self.command(async |client| client.terminate_ike(ike_id).await)
+    }
+
+    /// Starts to rekey a CHILD_SA.
+    pub fn rekey_child(&self, child_id: u32) -> Result<()> {
+        self.command(async |client| client.rekey_child(child_id).await)
+    }
+
+    /// Starts to rekey an IKE_SA.
+    pub fn rekey_ike(&self, ike_id: u32) -> Result<()> {
+        self.command(async |client| client.rekey_ike(ike_id).await)
+    }
+
+    /// All CHILD_SAs that are in use with an authenticated peer.
+    pub fn list_sas(&self) -> Result<Vec<Sa>> {
+        let list = self.command(async |client| client.list_sas().await)?;
+        ensure!(list.faults.is_empty(), "charon lists what cannot be read: {:?}", list.faults);
+        let authenticated = list.sas.iter().filter(|ike| ike.state.is_authenticated());
+        let children = authenticated.flat_map(|ike| ike.children.iter().map(move |child| (ike, child)));
+        let up = children.filter(|(_, child)| child.state.is_up());
+        Ok(up
+            .map(|(ike, child)| Sa {
+                ike_id: ike.unique_id,
+                remote_identity: ike.remote_id.clone(),
+                remote_host: ike.remote_host,
+                child_id: child.unique_id,
+                reqid: child.reqid,
+                encapsulated: child.encap,
+                cipher: cipher(&child.algorithms),
+            })
+            .collect())
+    }
+
+    /// The VICI socket as seen from outside the namespace.
+    fn vici(&self) -> PathBuf {
+        self.dir.join("run/charon.vici")
+    }
+
+    fn command<T>(&self, work: impl AsyncFnOnce(Client) -> Result<T, Error>) -> Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let result = runtime.block_on(async { work(Client::connect(&self.vici()).await?).await });
+        result.map_err(|error| anyhow!(error).context(format!("asked {}", self.dir.display())))
+    }
+}
+
+fn cipher(algorithms: &Algorithms) -> String {
+    let encryption = algorithms.encryption.as_deref().unwrap_or("no encryption");
+    let bits = algorithms.encryption_key_bits.map(|bits| format!(" {bits}")).unwrap_or_default();
+    let integrity = algorithms.integrity.as_ref().map(|name| format!(", {name}")).unwrap_or_default();
+    format!("{encryption}{bits}{integrity}")
+}
+
+fn strongswan_conf(fragment_bytes: u32) -> String {
+    format!(
+        "charon {{
+  load = {CHARON_PLUGINS}
+  install_routes = no
+  fragment_size = {fragment_bytes}
+  # A lab's packets do not get lost: the first retransmission after 2 s, giving up after 14 s.
+  retransmit_timeout = 2
+  retransmit_base = 2
+  retransmit_tries = 2
+  filelog {{
+    stderr {{
+      default = 1
+      time_format = %T
+      time_add_ms = yes
+    }}
+  }}
+  plugins {{
+    vici {{
+      socket = unix:///run/charon.vici
+    }}
+  }}
+}}
+swanctl {{
+  load = {SWANCTL_PLUGINS}
+  plugins {{
+    vici {{
+      socket = unix:///run/charon.vici
+    }}
+  }}
+}}
+"
+    )
+}

@@ -1,0 +1,106 @@
+//! What must work while strangers send as much IKE as they can.
+use std::{
+    net::Ipv4Addr,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use etherparse::{Ethernet2Header, ether_type};
+use gateway_common::reason::Reason;
+use gateway_tests_kit::{frame::spoof, raw::packet_socket};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, send},
+};
+
+use super::*;
+
+use crate::{
+    frame::udp,
+    topology::{GATEWAY, GATEWAY_MAC, INTERNET_HOST, INTERNET_MAC},
+};
+
+pub const SCENARIOS: &[Scenario] =
+    &[Scenario { name: "rekeys_go_on_while_a_million_sources_send_ike", run: rekeys_under_flood }];
+
+const SOURCES: u32 = 1_000_000;
+/// Sent in one go, less than half of what a veth's ring holds (VETH_RING_SIZE of drivers/net/veth.c); then the
+/// emulated machine's other processor has its turn, and what is lost is lost at the gateway's doing.
+const BURST: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Both ends rekey, IKE_SA and CHILD_SA, while a million spoofed addresses send an IKE_SA_INIT each, and again
+/// until all of them have done so.
+fn rekeys_under_flood(lab: &mut Lab) -> Result<()> {
+    let before = lab.drops()?;
+    let wire = packet_socket(&lab.topology.internet, "gateway")?;
+    let ended = AtomicBool::new(false);
+    let (rekeyed, flooded) = thread::scope(|scope| {
+        let flood = scope.spawn(|| flood(&wire, &ended));
+        let mut rekeyed = rekey_all(lab);
+        while rekeyed.is_ok() && !flood.is_finished() {
+            rekeyed = rekey_all(lab);
+        }
+        ended.store(true, Ordering::Relaxed);
+        (rekeyed, flood.join())
+    });
+    rekeyed?;
+    flooded.map_err(|_| anyhow::anyhow!("the flood panicked"))??;
+    let dropped: u64 = increase(&before, &lab.drops()?).values().sum();
+    ensure!(dropped > u64::from(SOURCES) / 2, "of {SOURCES} packets {dropped} were dropped");
+    Ok(())
+}
+
+fn rekey_all(lab: &mut Lab) -> Result<()> {
+    let rekeys: [(&str, Trigger); 4] = [
+        ("berlin", ike_by_site),
+        ("berlin", child_by_gateway),
+        ("austin", child_by_site),
+        ("london", child_by_gateway),
+    ];
+    for (name, trigger) in rekeys {
+        let mut refused = refused_in_rekey(lab, name, trigger)?;
+        refused.by_gateway.retain(|(customer, reason), _| customer != "-" || *reason != over_budget());
+        ensure!(refused.by_gateway.is_empty(), "{name}: refused: {refused:?}");
+    }
+    Ok(())
+}
+
+fn over_budget() -> String {
+    format!("{:?}", Reason::IkeOverBudget)
+}
+
+/// One packet of each source, unless it shall end before.
+fn flood(wire: &OwnedFd, ended: &AtomicBool) -> Result<()> {
+    const FIRST: u32 = 0x1000_0000;
+    const APART: u32 = 17;
+    const IKE_PORT: u16 = 500;
+    let header =
+        Ethernet2Header { destination: GATEWAY_MAC, source: INTERNET_MAC, ether_type: ether_type::IPV4 };
+    let packet = udp((INTERNET_HOST, IKE_PORT), (GATEWAY, IKE_PORT), &init());
+    let mut frame = [&header.to_bytes()[..], &packet].concat();
+    // UDP without a checksum, which would be another one for each source.
+    frame[14 + 20 + 6..14 + 20 + 8].fill(0);
+    for number in 0..SOURCES {
+        if ended.load(Ordering::Relaxed) {
+            break;
+        }
+        spoof(&mut frame, Ipv4Addr::from(FIRST + number * APART));
+        // What the link's queue has no room for comes again.
+        while send(wire.as_raw_fd(), &frame, MsgFlags::empty()) == Err(Errno::ENOBUFS) {
+            thread::sleep(PAUSE);
+        }
+        if number % BURST == 0 {
+            thread::sleep(PAUSE);
+        }
+    }
+    Ok(())
+}
+
+/// RFC 7296 section 3.1: the header of an IKE_SA_INIT request.
+fn init() -> [u8; 28] {
+    let mut message = [0x5a; 28];
+    message[8..].fill(0);
+    (message[17], message[18], message[19], message[27]) = (0x20, 34, 0x08, 28);
+    message
+}

@@ -1,0 +1,219 @@
+//! Whatever dies and comes back in whatever order: the same state in the end, no wrong verdict in between.
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use gateway_common::reason::Reason;
+use gateway_tests_kit::namespace::Namespace;
+
+use super::*;
+
+use crate::{
+    conversation::Conversation,
+    frame::{Packet, send_packets},
+    gateway::PINS,
+    watch::Watch,
+};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "charon_restart_ends_in_the_same_state", run: charon_restart },
+    Scenario { name: "restart_of_charon_then_gatewayd_ends_in_the_same_state", run: charon_then_gatewayd },
+    Scenario { name: "restart_of_gatewayd_then_charon_ends_in_the_same_state", run: gatewayd_then_charon },
+    Scenario { name: "detached_gateway_forwards_nothing", run: detached_gateway_forwards_nothing },
+];
+
+/// Why a packet may be dropped while charon and tunnels come back; no other reason is right then. What the
+/// gateway itself sends are ICMP errors: to ESP in UDP as long as charon's socket is not there.
+const BETWEEN_TUNNELS: [Reason; 3] =
+    [Reason::TunnelDown, Reason::PlaintextToInternet, Reason::GatewayTrafficNotAllowed];
+/// Of each site, to say that its traffic goes on.
+const REQUESTS: usize = 10;
+/// In each direction, to say that a customer's packets pass.
+const PACKETS: u64 = 10;
+/// Between two packets of each sender.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// charon dies and a new one knows nothing: traffic goes on until gatewayd has heard that there are no
+/// tunnels any more, and again when the sites have made new ones.
+fn charon_restart(lab: &mut Lab) -> Result<()> {
+    same_state_after(lab, |lab| {
+        lab.kill_charon()?;
+        traffic_goes_on(lab)?;
+        lab.start_charon()
+    })
+}
+
+fn charon_then_gatewayd(lab: &mut Lab) -> Result<()> {
+    same_state_after(lab, |lab| {
+        lab.kill_daemon()?;
+        lab.kill_charon()?;
+        traffic_goes_on(lab)?;
+        lab.start_charon()?;
+        traffic_goes_on(lab)?;
+        lab.start_daemon()
+    })
+}
+
+fn gatewayd_then_charon(lab: &mut Lab) -> Result<()> {
+    same_state_after(lab, |lab| {
+        lab.kill_charon()?;
+        lab.kill_daemon()?;
+        traffic_goes_on(lab)?;
+        lab.spawn_daemon()?;
+        lab.wait_for_status("gatewayd without charon", |status| status.charon.is_none())?;
+        traffic_goes_on(lab)?;
+        lab.start_charon()?;
+        lab.wait_until_ready()
+    })
+}
+
+/// Nobody was there to take the tunnels down. But a site behind NAT may have to wait: the kernel takes ESP
+/// out of UDP for charon's socket, so not without charon.
+fn traffic_goes_on(lab: &Lab) -> Result<()> {
+    let before = lab.requests.count();
+    wait_for("requests of every site that is not behind NAT", PATIENCE, || {
+        let received = lab.requests.since(before);
+        let mut sites = SITES.iter().filter(|site| !site.behind_nat);
+        let all = sites.all(|site| {
+            let own = format!("/{}/", site.full_name());
+            received.iter().filter(|request| request.url.contains(&own)).count() >= REQUESTS
+        });
+        Ok(all.then_some(()))
+    })
+}
+
+/// Has `restart` done, which leaves charon without tunnels, and the sites reconnect, all under traffic of
+/// all sites. Every request is answered, each by its own customer's server; nothing is anywhere else; no
+/// packet is dropped for a reason that does not fit.
+fn same_state_after(lab: &mut Lab, restart: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    let ids =
+        |lab: &Lab| -> Result<Vec<_>> { Ok(lab.wait_for_tunnels()?.iter().map(|sa| sa.reqid).collect()) };
+    let (ids_before, drops_before) = (ids(lab)?, lab.drops()?);
+    let watch = Watch::start(lab)?;
+    let traffic = SITES.iter().map(|site| Traffic::start(lab, site.name)).collect::<Result<Vec<_>>>()?;
+    thread::sleep(WHILE);
+    let done = restart(lab).and_then(|()| reconnect_sites(lab));
+    thread::sleep(WHILE);
+    let answered: Vec<_> = traffic.into_iter().map(|one| one.stop_requests(lab)).collect();
+    let astray = watch.astray()?;
+    let dropped = increase(&drops_before, &lab.drops()?);
+    done.with_context(|| format!("dropped meanwhile: {dropped:?}"))?;
+    for requests in answered {
+        let requests = requests.with_context(|| format!("dropped meanwhile: {dropped:?}"))?;
+        ensure!(requests > 0, "nothing was sent");
+    }
+    ensure!(astray.is_empty(), "went astray: {astray:?}");
+    let wrong = dropped.keys().find(|(_, reason)| BETWEEN_TUNNELS.iter().all(|right| right.name() != reason));
+    ensure!(wrong.is_none(), "dropped: {dropped:?}");
+    ensure!(ids(lab)? == ids_before, "tunnels have other ids than before");
+    tunnels_come_up(lab)?;
+    requests_arrive(lab)
+}
+
+/// Lets the sites make their tunnels anew. They would do so by themselves once their dead peer detection
+/// has noticed, 44 s later; the lab does not wait for that.
+fn reconnect_sites(lab: &Lab) -> Result<()> {
+    lab.wait_for_status("gatewayd to hear of no tunnel from the new charon", |status| {
+        status.charon.is_some() && status.failed.is_empty() && status.tunnels.iter().all(|tunnel| !tunnel.up)
+    })?;
+    in_parallel(lab.sites(), |site| {
+        site.terminate()?;
+        site.initiate()
+    })?;
+    lab.wait_for_tunnels().map(drop)
+}
+
+/// `gatewayctl detach` under traffic, while gatewayd runs. A gatewayd that is started then brings everything
+/// back.
+fn detached_gateway_forwards_nothing(lab: &mut Lab) -> Result<()> {
+    let attached = lab.attached()?;
+    ensure!(attached.len() == 5, "these programs are attached: {attached:?}");
+    let held = under_packets(lab, |lab| {
+        let watch = Watch::start(lab)?;
+        lab.gateway().detach(&lab.topology.gateway)?;
+        // What was on its way.
+        let astray = watch.astray()?;
+        ensure!(astray.is_empty(), "went astray: {astray:?}");
+        let watch = Watch::start(lab)?;
+        thread::sleep(WHILE);
+        // The gatewayd that still runs does not bring back what it is no longer asked to do.
+        lab.gateway().reload()?;
+        lab.wait_for_status("gatewayd to say so", |status| {
+            status.failed.iter().any(|line| line.starts_with("detached"))
+        })?;
+        thread::sleep(WHILE);
+        let leaks = watch.leaks()?;
+        ensure!(leaks.is_empty(), "{} packets in spite of detaching: {:?}", leaks.len(), leaks.first());
+        is_detached(lab)
+    });
+    lab.kill_daemon()?;
+    lab.start_daemon()?;
+    held?;
+    tunnels_come_up(lab)?;
+    requests_arrive(lab)?;
+    let again = lab.attached()?;
+    ensure!(again.keys().eq(attached.keys()), "attached were {attached:?}, are {again:?}");
+    Ok(())
+}
+
+fn is_detached(lab: &Lab) -> Result<()> {
+    let left = lab.attached()?;
+    ensure!(left.is_empty(), "still attached: {left:?}");
+    lab.topology.gateway.enter(|| {
+        ensure!(!Path::new(PINS).exists(), "{PINS} is still there");
+        for of_whom in ["ipv4/conf/eth_internet", "ipv4/conf/eth_lan", "ipv6/conf/all"] {
+            let path = format!("/proc/sys/net/{of_whom}/forwarding");
+            let forwarding = fs::read_to_string(&path)?;
+            ensure!(forwarding.trim() == "0", "{path} is {forwarding}");
+        }
+        Ok(())
+    })
+}
+
+/// Does `work` while packets of open connections come all the time from both ends of each, which all pass
+/// before. The connections are reset in the end, so that none of their packets comes later.
+fn under_packets(lab: &Lab, work: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    let sites = lab.sites().into_iter();
+    let conversations = sites
+        .flat_map(|site| site.spec.ends().into_iter().map(move |ends| (site, ends.server)))
+        .map(|(site, server)| Ok((site, Conversation::open(site, server)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let mut senders: Vec<(&Namespace, &Packet)> = Vec::new();
+    for (site, conversation) in &conversations {
+        senders.push((site.device, &conversation.from_device));
+        senders.push((lab.topology.server(site.spec.customer)?, &conversation.from_server));
+    }
+    let stop = AtomicBool::new(false);
+    let done = thread::scope(|scope| {
+        for (namespace, packet) in &senders {
+            let stop = &stop;
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    send_packets(namespace, std::slice::from_ref(*packet))
+                        .expect("packet sockets take packets");
+                    thread::sleep(INTERVAL);
+                }
+            });
+        }
+        let done = packets_pass(lab).and_then(|()| work(lab));
+        stop.store(true, Ordering::Relaxed);
+        done
+    });
+    let mut ends = conversations.into_iter().map(|(_, conversation)| conversation.connection);
+    ends.try_for_each(Connection::reset)?;
+    done
+}
+
+/// Waits until packets of every customer have passed in both directions.
+fn packets_pass(lab: &Lab) -> Result<()> {
+    let count = || -> Result<Vec<_>> {
+        customers().map(|(customer, _)| lab.gateway().passed(&lab.topology.gateway, customer)).collect()
+    };
+    let before = count()?;
+    wait_for("packets of every customer to pass in both directions", PATIENCE, || {
+        let now = count()?;
+        let mut grown = before.iter().zip(&now).map(|(before, now)| (now.0 - before.0, now.1 - before.1));
+        Ok(grown.all(|grown| grown.0 >= PACKETS && grown.1 >= PACKETS).then_some(()))
+    })
+}

@@ -1,0 +1,79 @@
+//! `lab test`: every attack and every scenario is a test with a name, one after the other in one lab.
+use std::{
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result, bail};
+use libtest_mimic::{Arguments, Trial};
+
+use crate::{attack::judge, attacks, gateway::Programs, lab::Lab, report::Report, scenario};
+
+/// The lab, from when it is up.
+type Shared = Arc<Mutex<Option<Lab>>>;
+
+/// Runs the tests that `args` select.
+pub fn test(programs: Programs, args: Vec<String>) -> Result<ExitCode> {
+    let mut arguments = Arguments::from_iter(std::iter::once("lab".to_owned()).chain(args));
+    // One lab, and a daemon that is restarted dies with the thread that started it: this one.
+    arguments.test_threads = Some(1);
+    let shared = Shared::default();
+    let trials = trials(&shared);
+    if !arguments.list {
+        let report = Report::new();
+        report.section("Bringing the lab up");
+        let lab = Lab::up(programs)?;
+        lab.initiate_all()?;
+        *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(lab);
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(shared.lock().unwrap_or_else(PoisonError::into_inner).take());
+    Ok(conclusion.exit_code())
+}
+
+fn trials(shared: &Shared) -> Vec<Trial> {
+    let scenarios = scenario::all().map(|scenario| trial(scenario.name, "works", shared, scenario.run));
+    let attacks = attacks::all().map(|attack| {
+        trial(attack.name, "attack", shared, |lab| {
+            let outcome = judge(attack, lab, &mut lab.drops()?)?;
+            anyhow::ensure!(
+                outcome.held,
+                "expected {}; {}\n{}",
+                attack.expected,
+                outcome.seen,
+                outcome.details.join("\n")
+            );
+            Ok(())
+        })
+    });
+    scenarios.chain(attacks).collect()
+}
+
+fn trial(
+    name: &str,
+    kind: &str,
+    shared: &Shared,
+    run: impl FnOnce(&mut Lab) -> Result<()> + Send + 'static,
+) -> Trial {
+    let shared = shared.clone();
+    let test = move || {
+        // A test that panicked leaves a lab that is as good as after any failure.
+        let mut lab = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let lab = lab.as_mut().ok_or("the lab is not up")?;
+        let result = lab
+            .restore()
+            .context("what the tests before have left could not be put back to normal")
+            .and_then(|()| run_one(lab, run));
+        result.map_err(|error| format!("{error:#}").into())
+    };
+    Trial::test(name, test).with_kind(kind)
+}
+
+/// Runs a test. One that fails leaves the lab in its normal state, or says that it could not.
+fn run_one(lab: &mut Lab, run: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    let Err(error) = run(lab) else { return Ok(()) };
+    match lab.restore() {
+        Ok(()) => Err(error),
+        Err(why) => bail!("{error:#}\nThe lab could not be put back to normal: {why:#}"),
+    }
+}

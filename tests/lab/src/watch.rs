@@ -1,0 +1,79 @@
+//! Eyes everywhere during an attack: whatever arrives where nothing may arrive is a leak.
+use std::{net::IpAddr, thread, time::Duration};
+
+use anyhow::Result;
+
+use crate::{
+    capture::Capture,
+    lab::Lab,
+    site::{SITES, Spec},
+    topology::customers,
+};
+
+/// How long a packet may take through the lab. Under emulation the slowest path takes some 10 ms.
+const SETTLE: Duration = Duration::from_millis(150);
+
+/// Captures at every server, every device, and behind the gateway's eth_internet.
+#[derive(Debug)]
+pub struct Watch {
+    ends: Vec<Capture>,
+    internet: Capture,
+}
+
+impl Watch {
+    /// Starts watching.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let servers = lab.topology.servers.iter().map(|(_, server)| server);
+        let ends = servers.chain(&lab.topology.devices).map(|end| Capture::start(end, "eth0"));
+        Ok(Self {
+            ends: ends.collect::<Result<_>>()?,
+            internet: Capture::start(&lab.topology.internet, "gateway")?,
+        })
+    }
+
+    /// Gives the packets time, then tells of each one that reached a server or a device, and of each
+    /// that left the gateway towards the internet as anything but ESP or IKE.
+    pub fn leaks(self) -> Result<Vec<String>> {
+        thread::sleep(SETTLE);
+        let mut leaks = internet_leaks(self.internet)?;
+        for end in self.ends {
+            let place = end.place.clone();
+            let arrived = end.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_of_link());
+            leaks.extend(arrived.map(|frame| format!("{} reached {place}", frame.describe())));
+        }
+        Ok(leaks)
+    }
+
+    /// As [`Watch::leaks`], but packets between devices and their own customers' servers are meant to be
+    /// there.
+    pub fn astray(self) -> Result<Vec<String>> {
+        thread::sleep(SETTLE);
+        let mut astray = internet_leaks(self.internet)?;
+        let at_servers = customers().map(|(customer, _)| {
+            let own = SITES.iter().filter(|site| site.customer == customer);
+            own.flat_map(Spec::ends).map(|ends| ends.device).collect()
+        });
+        let at_devices = SITES.iter().map(|site| site.ends().into_iter().map(|ends| ends.server).collect());
+        for (end, known) in self.ends.into_iter().zip(at_servers.chain(at_devices)) {
+            let known: Vec<IpAddr> = known;
+            let place = end.place.clone();
+            let strange = end.stop()?.into_iter().filter(|frame| {
+                let from_known = frame.addresses().is_some_and(|(source, _)| known.contains(&source));
+                !frame.outgoing && !frame.is_of_link() && !from_known
+            });
+            astray.extend(strange.map(|frame| format!("{} reached {place}", frame.describe())));
+        }
+        Ok(astray)
+    }
+
+    /// As [`Watch::leaks`], but packets at servers and devices are meant to be there.
+    pub fn plaintext_on_the_internet(self) -> Result<Vec<String>> {
+        thread::sleep(SETTLE);
+        internet_leaks(self.internet)
+    }
+}
+
+fn internet_leaks(internet: Capture) -> Result<Vec<String>> {
+    let left = internet.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_of_link_or_ipsec());
+    Ok(left.map(|frame| format!("{} left eth_internet", frame.describe())).collect())
+}
