@@ -266,7 +266,7 @@ impl Daemon {
     }
 
     /// Loads what does not depend on sites into a charon that may know nothing.
-    async fn introduce(&mut self) -> Result<()> {
+    async fn load_credentials(&mut self) -> Result<()> {
         let credentials = &self.inputs.credentials;
         let Some(connected) = &mut self.charon else { return Ok(()) };
         if connected.version.is_some() {
@@ -290,7 +290,7 @@ impl Daemon {
         let links = Links { internet: &internet, lan: &lan, xdp: self.plane.xdp() == XdpState::Native };
         let desired = desired(&inputs.policy, &self.ids, links, &inputs.credentials)?;
         let mut failed = Vec::new();
-        let seen = match self.introduce().await {
+        let seen = match self.load_credentials().await {
             Ok(()) => self.look_at_charon(&desired).await,
             Err(error) => Err(error),
         };
@@ -403,7 +403,7 @@ impl Daemon {
 
     /// Reads the policies again; whatever is wrong in them, what worked goes on.
     async fn reload(&mut self) {
-        let reload = policy::load_keeping(&self.options.policy, Some(&self.inputs.policy));
+        let reload = policy::reload(&self.options.policy, Some(&self.inputs.policy));
         self.status.faults = reload.faults.iter().map(ToString::to_string).collect();
         if !reload.faults.is_empty() {
             error!("policies have faults:\n{}", reload.faults);
@@ -447,7 +447,7 @@ impl Daemon {
         }
         info!("policies reloaded: {} customers with {} sites", policy.customers.len(), policy.site_count());
         let older = mem::replace(&mut self.inputs, Arc::new(Inputs { policy, credentials }));
-        if let Err(error) = self.hasten(&older.policy).await {
+        if let Err(error) = self.apply_additions(&older.policy).await {
             warn!("what changed comes into force with all the rest: {error:#}");
         }
         Ok(())
@@ -456,7 +456,7 @@ impl Daemon {
     /// Brings what is new in the policy into the maps, in a time that does not depend on how many customers
     /// there are. The reconciliation that follows does the rest. Where something is gone, what is gone has
     /// to go first, and all is left to that.
-    async fn hasten(&mut self, older: &Policy) -> Result<()> {
+    async fn apply_additions(&mut self, older: &Policy) -> Result<()> {
         let Inputs { policy, credentials } = &*self.inputs;
         let Some(changed) = policy.changes(older).filter(|changed| !changed.is_empty()) else {
             return Ok(());

@@ -172,7 +172,7 @@ pub fn desired_of<'p>(
     links: Links,
     credentials: &Credentials,
 ) -> Result<Desired<'p>> {
-    derive(policy, customers, |customer| ids.of(&customer.name), links, credentials)
+    derive(policy, customers, |customer| ids.get(&customer.name), links, credentials)
 }
 
 fn derive<'p, 'i>(

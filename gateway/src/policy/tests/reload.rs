@@ -1,10 +1,10 @@
-//! Reloads in which not all is good.
+//! Reloads of partly invalid policies.
 use super::{Dir, GATEWAY, customer};
 use crate::policy::{Customer, Policy, Reload};
 
 const BAD: &str = "server = 7\n";
 
-/// acme and globex, both good.
+/// Returns a directory with customers acme and globex, both valid, and its policy.
 fn two() -> (Dir, Policy) {
     let dir = Dir::new();
     dir.write("customers/acme.toml", customer("10.200.0.11", "a.example", "10.1.0.0/16"));
@@ -24,7 +24,7 @@ fn names(names: &std::collections::BTreeSet<crate::policy::CustomerName>) -> Vec
 }
 
 #[test]
-fn good_files_are_taken_as_they_are() {
+fn valid_files_are_adopted() {
     let (dir, last) = two();
     dir.write("customers/acme.toml", customer("10.200.0.21", "a.example", "10.1.0.0/16"));
     let reload = dir.reload(Some(&last));
@@ -89,7 +89,7 @@ fn bad_gateway_part_keeps_the_last_good_one() {
 }
 
 #[test]
-fn bad_gateway_part_at_the_start_leaves_nothing() {
+fn bad_gateway_part_at_the_start_leaves_no_policy() {
     let (dir, _) = two();
     dir.write("gateway.toml", "nonsense");
     let reload = dir.reload(None);
@@ -121,7 +121,7 @@ fn two_new_customers_in_conflict_are_both_refused() {
 #[test]
 fn new_customer_in_conflict_with_an_unchanged_one_is_refused() {
     let (dir, last) = two();
-    // Its name comes first, so that order alone would favour it.
+    // The name sorts first, so order alone would favour it.
     dir.write("customers/aaa.toml", customer("10.200.0.11", "x.example", "10.1.0.0/16"));
     let reload = dir.reload(Some(&last));
     assert_eq!(reload.policy, Some(last));
@@ -130,7 +130,7 @@ fn new_customer_in_conflict_with_an_unchanged_one_is_refused() {
 }
 
 #[test]
-fn new_customer_in_conflict_with_a_kept_version_is_refused_and_told_why() {
+fn new_customer_in_conflict_with_a_kept_version_is_refused_with_a_fault() {
     let (dir, last) = two();
     dir.write("customers/acme.toml", BAD);
     dir.write("customers/initech.toml", customer("10.200.0.11", "i.example", "10.1.0.0/16"));
@@ -143,19 +143,19 @@ fn new_customer_in_conflict_with_a_kept_version_is_refused_and_told_why() {
 }
 
 #[test]
-fn customer_that_takes_over_a_server_waits_for_the_other_to_let_go() {
+fn customer_takes_over_a_server_only_once_the_other_has_released_it() {
     let (dir, last) = two();
-    // globex moves to acme's old server, and acme away from it: no conflict.
+    // globex moves to acme's old server and acme moves away from it: no conflict.
     dir.write("customers/acme.toml", customer("10.200.0.21", "a.example", "10.1.0.0/16"));
     dir.write("customers/globex.toml", customer("10.200.0.11", "g.example", "10.1.0.0/16"));
     assert_eq!(servers(&dir.reload(Some(&last))), ["acme 10.200.0.21", "globex 10.200.0.11"]);
-    // The same, but acme's new file is bad: globex has to stay.
+    // The same, but acme's new file is invalid, so globex must stay.
     dir.write("customers/acme.toml", BAD);
     assert_eq!(dir.reload(Some(&last)).policy, Some(last));
 }
 
 #[test]
-fn gateway_part_that_breaks_unchanged_customers_is_not_taken() {
+fn gateway_part_that_breaks_unchanged_customers_is_not_adopted() {
     let (dir, last) = two();
     dir.write("gateway.toml", GATEWAY.replace("10.200.0.0/24", "10.201.0.0/24"));
     let reload = dir.reload(Some(&last));
