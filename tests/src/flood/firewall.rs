@@ -24,10 +24,10 @@ use gateway::{
 };
 use gateway_common::{
     ids::TunnelId,
-    layout::{Access, Addresses, Customer, Hook, Prefix, Quota, Ticks, Tunnel},
+    layout::{Access, Addresses, Customer, Hook, Prefix, Quota, Tunnel},
     limits::PREFIXES_PER_SITE,
-    tcp::State,
-    track::status,
+    tcp::{State, status},
+    time::Ticks,
     wire::{Ipv4, Ipv6},
 };
 

@@ -21,8 +21,10 @@ use gateway::kernel::{
 use gateway_common::{
     family::Family,
     ids::TunnelId,
-    layout::{Budgets, Counters, DropEvent, Flow, FlowKey, Kept, NextProgram, Tunnel, Usage},
+    layout::{Counters, DropEvent, LayoutFamily, NextProgram, Tunnel, Usage},
+    outer::Budgets,
     reason::REASON_SLOTS,
+    tcp::{Flow, FlowKey},
     wheel::{Expiry, SLOTS},
     wire::{Ipv4, Ipv6},
 };
@@ -170,7 +172,7 @@ impl Machine {
         self.change(world)
     }
 
-    fn remove_flows<A: Kept + Tabled>(&mut self) -> Result<()>
+    fn remove_flows<A: LayoutFamily + Tabled>(&mut self) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
@@ -186,7 +188,7 @@ impl Machine {
         }
     }
 
-    fn end<A: Kept + Tabled>(&mut self, id: &FlowId, lan_address: A) -> Result<()>
+    fn end<A: LayoutFamily + Tabled>(&mut self, id: &FlowId, lan_address: A) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
@@ -337,7 +339,7 @@ impl Machine {
         Ok(State { counters: self.counters()?, flows, usage, world })
     }
 
-    fn read_flows<A: Kept + Tabled>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>
+    fn read_flows<A: LayoutFamily + Tabled>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
@@ -372,7 +374,7 @@ impl Machine {
 }
 
 /// A flow's key of either family.
-pub fn flow_id<A: Kept>(key: &FlowKey<A>) -> FlowId {
+pub fn flow_id<A: LayoutFamily>(key: &FlowKey<A>) -> FlowId {
     let mapped = key.lan_address.mapped();
     let device = match A::HEADER_BYTES == Ipv4::HEADER_BYTES {
         true => mapped.into(),

@@ -20,11 +20,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use gateway_common::{
     family::Family,
-    layout::{
-        Access, Addresses, Customer, ManagementRule, OutboundSpi, Prefix, Quota, Settings, Ticks, Tunnel,
-    },
+    layout::{Access, Addresses, Customer, ManagementRule, OutboundSpi, Prefix, Quota, Settings, Tunnel},
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
     tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
+    time::Ticks,
     wire::{Ipv4, Ipv6, protocol},
 };
 use ipnet::IpNet;
