@@ -6,8 +6,10 @@
 //! sooner than it was to (a RST on a connection that had two hours) is gone within [`TURN_SECONDS`].
 //! Verdicts do not wait for that: a flow that has ended is no flow.
 use crate::{
-    layout::{FlowKey, Kept, Ticks, bpf_spin_lock},
-    wire::Ipv6,
+    lock::bpf_spin_lock,
+    tcp::flow::FlowKey,
+    time::Ticks,
+    wire::{Ipv4, Ipv6},
 };
 
 /// Slots of the wheel: a power of two.
@@ -56,7 +58,7 @@ pub struct Node<A> {
     pub port_next: u32,
 }
 
-impl<A: Kept> Node<A> {
+impl<A: Copy> Node<A> {
     /// A flow's node, before another one in a list.
     #[inline(always)]
     pub fn new(key: &FlowKey<A>, next: Number) -> Self {
@@ -143,20 +145,20 @@ pub struct bpf_timer {
 }
 
 /// The list that a family's nodes are in.
-pub trait Listed {
+pub trait WheelFamily {
     /// Index into arrays by family.
     const LIST: usize;
 }
 
-impl Listed for crate::wire::Ipv4 {
+impl WheelFamily for Ipv4 {
     const LIST: usize = 0;
 }
 
-impl Listed for Ipv6 {
+impl WheelFamily for Ipv6 {
     const LIST: usize = 1;
 }
 
-const _: () = assert!(SLOTS.is_power_of_two() && size_of::<Node<crate::wire::Ipv4>>() == 12);
+const _: () = assert!(SLOTS.is_power_of_two() && size_of::<Node<Ipv4>>() == 12);
 const _: () = assert!(size_of::<Expiry>() == 64 && size_of::<Slot>() == 12);
 const _: () = assert!((SLOTS as u64) << (20 + SLOT_SHIFT) <= TURN_SECONDS as u64 * 1_000_000_000);
 

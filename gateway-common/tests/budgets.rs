@@ -2,10 +2,9 @@
 use std::collections::HashMap;
 
 use gateway_common::{
-    budget::{CLASSES, Class},
     family::Family,
-    layout::{Bucket, Budgets},
-    outer::Outer,
+    outer::{Budgets, CLASSES, Class, Outer},
+    rate::Bucket,
     wire::{Ipv4, Ipv6},
 };
 use proptest::{collection::vec, prelude::*};
@@ -97,7 +96,7 @@ impl Filter {
             std::net::IpAddr::V6(from) => (Ipv6::from(from), Ipv6::from(from).subscriber()),
         };
         let slot = class as usize;
-        let take = |bucket: &mut Bucket, rate: gateway_common::budget::Rate| {
+        let take = |bucket: &mut Bucket, rate: gateway_common::rate::Rate| {
             bucket.take(rate.interval_ns(), rate.burst, now_ns)
         };
         if let Some(peer) = self.peers.get_mut(&address) {

@@ -1,7 +1,9 @@
 //! Arithmetic at its edges: budgets, the timing wheel, times.
 use gateway_common::{
-    budget::Rate,
-    layout::{Bucket, FlowKey, NextHop, Ticks},
+    layout::NextHop,
+    rate::{Bucket, Rate},
+    tcp::FlowKey,
+    time::Ticks,
     wheel::{MOST_NODES, Node, SLOTS, slot_at, slot_for, slots_between},
     wire::Ipv4,
 };

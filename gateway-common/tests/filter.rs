@@ -2,11 +2,12 @@
 //! it in one thing.
 use etherparse::PacketBuilder;
 use gateway_common::{
-    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings, Ticks},
+    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings},
     limits::MANAGEMENT_RULES,
-    outer::{Outer, arriving, is_neighbour_on_lan, leaving, quoted_esp, to_lan},
+    outer::{Outer, classify_incoming, classify_outgoing, classify_to_lan, is_neighbour_on_lan, quoted_esp},
     reason::Reason::{self, *},
     tcp::STATE_SLOTS,
+    time::Ticks,
     wire::{Ipv4, Ipv6, protocol},
 };
 
@@ -81,7 +82,7 @@ fn with(mut frame: Vec<u8>, edits: &[(usize, u8)]) -> Vec<u8> {
 }
 
 fn arrives(frame: &[u8]) -> Result<Outer, Reason> {
-    arriving(frame, &settings()).map(|arrival| arrival.outer)
+    classify_incoming(frame, &settings()).map(|arrival| arrival.outer)
 }
 
 /// Leaves with the mark of tunnel 1, whose SPI is 0xbeef.
@@ -91,11 +92,11 @@ fn leaves(frame: &[u8]) -> Result<Outer, Reason> {
         0xf00d if outbound.peer == mapped(PEER) => Some(2),
         _ => None,
     };
-    leaving(frame, &settings(), 1, owner)
+    classify_outgoing(frame, &settings(), 1, owner)
 }
 
 fn reaches_lan(frame: &[u8]) -> Result<Outer, Reason> {
-    to_lan(frame, &settings())
+    classify_to_lan(frame, &settings())
 }
 
 /// Offset of the IPv4 header's fragment field.
@@ -323,7 +324,7 @@ fn only_who_has_no_address_asks_without_one_of_the_gateways() {
 #[test]
 fn arrival_is_charged_to_its_source_and_that_sources_subscriber() {
     let judged = |frame: &[u8]| {
-        let arrival = arriving(frame, &settings()).expect("it arrives");
+        let arrival = classify_incoming(frame, &settings()).expect("it arrives");
         (arrival.source, arrival.subscriber)
     };
     assert_eq!(judged(&ip(PEER, OURS, 50, ESP_BEEF)), (mapped(PEER), mapped(PEER)));

@@ -5,9 +5,9 @@ mod trace;
 mod world;
 
 use gateway_common::{
-    layout::Ticks,
     reason::Reason::*,
     tcp::{RETRANSMISSION_SLOT, State::*, UNACKNOWLEDGED_SLOT},
+    time::Ticks,
 };
 use trace::{Outcome::*, *};
 use world::World;

@@ -4,11 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, PacketBuilder};
 use gateway_common::{
-    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings, Ticks},
+    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
-    outer::{Outer, arriving, is_neighbour_on_lan, leaving, to_lan},
+    outer::{Outer, classify_incoming, classify_outgoing, classify_to_lan, is_neighbour_on_lan},
     reason::Reason,
     tcp::STATE_SLOTS,
+    time::Ticks,
     wire::{Ipv6, protocol},
 };
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::FileFailurePersistence::Direct};
@@ -287,15 +288,15 @@ proptest! {
             bytes[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
         }
         let settings = settings();
-        let _ = arriving(&bytes[..], &settings);
-        let _ = leaving(&bytes[..], &settings, mark, nobody_owns);
-        let _ = to_lan(&bytes[..], &settings);
+        let _ = classify_incoming(&bytes[..], &settings);
+        let _ = classify_outgoing(&bytes[..], &settings, mark, nobody_owns);
+        let _ = classify_to_lan(&bytes[..], &settings);
         let _ = is_neighbour_on_lan(&bytes[..]);
     }
 
     #[test]
     fn what_arrives_is_for_the_gateway_and_of_a_kind_it_takes(frame in frame()) {
-        if let Ok(arrival) = arriving(&frame[..], &settings()) && !is_arp(&frame) {
+        if let Ok(arrival) = classify_incoming(&frame[..], &settings()) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some());
             let seen = seen.unwrap();
@@ -310,7 +311,7 @@ proptest! {
     #[test]
     fn what_leaves_is_the_gateways_and_of_the_marked_tunnel(frame in frame(), mark in 0..3u32) {
         let owner_of = |outbound: OutboundSpi| (outbound.spi == SPI).then_some(OWNER);
-        if let Ok(outer) = leaving(&frame[..], &settings(), mark, owner_of) && !is_arp(&frame) {
+        if let Ok(outer) = classify_outgoing(&frame[..], &settings(), mark, owner_of) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some());
             let seen = seen.unwrap();
@@ -328,7 +329,7 @@ proptest! {
 
     #[test]
     fn what_reaches_the_lan_is_about_neighbours_or_a_path_mtu_error_of_the_gateway(frame in frame()) {
-        if let Ok(outer) = to_lan(&frame[..], &settings()) && !is_arp(&frame) {
+        if let Ok(outer) = classify_to_lan(&frame[..], &settings()) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some());
             let seen = seen.unwrap();
@@ -351,7 +352,7 @@ proptest! {
 /// What becomes of a packet from the manager to the gateway's address.
 fn to_us(family: usize, protocol: u8, payload: &[u8]) -> Result<Outer, Reason> {
     let frame = packet(MANAGER[family], INTERNET[family], protocol, 64, payload);
-    arriving(&frame[..], &settings()).map(|arrival| arrival.outer)
+    classify_incoming(&frame[..], &settings()).map(|arrival| arrival.outer)
 }
 
 #[test]
@@ -433,14 +434,14 @@ fn an_ipv6_packet_longer_than_its_frame_is_malformed() {
     for (length, expected) in [(12u16, true), (11, true), (13, false), (u16::MAX, false)] {
         let mut frame = frame.clone();
         frame[18..20].copy_from_slice(&length.to_be_bytes());
-        let result = arriving(&frame[..], &settings());
+        let result = classify_incoming(&frame[..], &settings());
         assert_eq!(result.is_ok(), expected, "payload length {length}");
         assert!(expected || result == Err(Reason::OuterMalformed));
     }
     for version in [0, 4, 5, 7, 15] {
         let mut frame = frame.clone();
         frame[14] = version << 4;
-        assert_eq!(arriving(&frame[..], &settings()), Err(Reason::OuterMalformed), "version {version}");
+        assert_eq!(classify_incoming(&frame[..], &settings()), Err(Reason::OuterMalformed), "version {version}");
     }
 }
 
@@ -459,10 +460,10 @@ fn passes(kind: u8, code: u8, hop_limit: u8) -> [bool; 4] {
     let body = [kind, code, 0, 0, 0, 0, 0, 0];
     let frame = |from, to| packet(from, to, ICMPV6, hop_limit, &body);
     let is = |result: Result<Outer, Reason>| result == Ok(Outer::Neighbour);
-    let to_us = arriving(&frame("fe80::9", LINK[1])[..], &settings());
-    let from_us = leaving(&frame(LINK[1], "ff02::1:ff00:9")[..], &settings(), 0, nobody_owns);
+    let to_us = classify_incoming(&frame("fe80::9", LINK[1])[..], &settings());
+    let from_us = classify_outgoing(&frame(LINK[1], "ff02::1:ff00:9")[..], &settings(), 0, nobody_owns);
     let on_lan = is_neighbour_on_lan(&frame("fe80::9", "ff02::1:ff00:1")[..]);
-    let to_lan = to_lan(&frame(LAN[1], "ff02::1:ff00:9")[..], &settings());
+    let to_lan = classify_to_lan(&frame(LAN[1], "ff02::1:ff00:9")[..], &settings());
     [is(to_us.map(|arrival| arrival.outer)), is(from_us), on_lan, is(to_lan)]
 }
 
@@ -489,13 +490,13 @@ fn neighbour_discovery_to_groups_is_of_those_the_gateway_is_in() {
         ("ff02::1:0:ff00:1", false),
         (STRANGER[1], false),
     ] {
-        let result = arriving(&packet("fe80::9", to, ICMPV6, 255, &body)[..], &settings());
+        let result = classify_incoming(&packet("fe80::9", to, ICMPV6, 255, &body)[..], &settings());
         assert_eq!(result.is_ok(), arrives, "{to}");
         assert!(arrives || result == Err(Reason::OuterNotGatewayAddress));
     }
     // Nothing else is taken to a group.
     for (protocol, payload) in [(ESP, SPI.to_be_bytes().to_vec()), (17, udp(500, 500, &[1; 28]))] {
-        let result = arriving(&packet(MANAGER[1], "ff02::1", protocol, 255, &payload)[..], &settings());
+        let result = classify_incoming(&packet(MANAGER[1], "ff02::1", protocol, 255, &payload)[..], &settings());
         assert_eq!(result, Err(Reason::OuterNotGatewayAddress));
     }
 }
@@ -505,7 +506,7 @@ fn neighbour_discovery_in_fragments_is_dropped() {
     // RFC 6980.
     let body = fragment(ICMPV6, 0, true, &[135, 0, 0, 0, 0, 0, 0, 0]);
     let frame = packet("fe80::9", LINK[1], FRAGMENT, 255, &body);
-    assert_eq!(arriving(&frame[..], &settings()), Err(Reason::OuterProtocolNotAllowed));
+    assert_eq!(classify_incoming(&frame[..], &settings()), Err(Reason::OuterProtocolNotAllowed));
     assert!(!is_neighbour_on_lan(&frame[..]));
 }
 
@@ -514,6 +515,6 @@ fn neighbour_discovery_in_fragments_is_dropped() {
 fn an_ipv4_address_mapped_into_ipv6_is_no_source() {
     for (protocol, payload) in [(6, tcp(9, 22, 2)), (17, udp(500, 500, &[1; 28])), (ESP, vec![1; 8])] {
         let mapped = packet("::ffff:198.51.100.7", INTERNET[1], protocol, 64, &payload);
-        assert_eq!(arriving(&mapped[..], &settings()), Err(Reason::OuterMalformed));
+        assert_eq!(classify_incoming(&mapped[..], &settings()), Err(Reason::OuterMalformed));
     }
 }

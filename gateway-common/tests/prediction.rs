@@ -2,12 +2,10 @@
 //! that every comparison comes out both ways.
 use etherparse::PacketBuilder;
 use gateway_common::{
-    family::Family,
-    layout::{Flow, Peer, Settings, Ticks},
-    packet::{Inner, Segment},
-    predict::{Next, predict},
-    tcp::{Direction, STATE_SLOTS, State},
-    track::{Tracked, status, track},
+    layout::Settings,
+    packet::{FastFamily, FastSegment, Inner, Segment},
+    tcp::{Direction, Flow, Peer, STATE_SLOTS, State, Tracked, predict, status, track},
+    time::Ticks,
     wire::Ipv4,
 };
 use proptest::{
@@ -130,7 +128,7 @@ fn agrees(case: &Case) -> Result<bool, TestCaseError> {
     let inner = Inner::<Ipv4>::parse(&frame[..]).expect("a packet");
     let segment = Segment::parse(&frame[..], &inner).expect("a segment");
     let tcp = Ipv4::tcp(&frame[..]).expect("TCP");
-    let next = Next::of(&frame[..], &tcp).expect("such a segment");
+    let next = FastSegment::of(&frame[..], &tcp).expect("such a segment");
     let mut predicted = case.flow;
     if !predict(&mut predicted, &next, case.direction, &settings, NOW) {
         prop_assert_eq!(predicted, case.flow, "changed, and not predicted");

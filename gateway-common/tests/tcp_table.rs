@@ -2,7 +2,7 @@
 //! net/netfilter/nf_conntrack_proto_tcp.c does (`tcp_conntracks`), one sentence a transition.
 use gateway_common::{
     packet::Kind,
-    tcp::{Direction, State, Step, step},
+    tcp::{Direction, State, Transition, transition},
 };
 
 /// States from, separated by spaces, and the state to.
@@ -74,17 +74,17 @@ fn differs(state: State, direction: Direction, kind: Kind) -> bool {
     (state, direction, kind) == (State::TimeWait, Direction::ToSite, Kind::Syn)
 }
 
-fn linux(state: State, direction: Direction, kind: Kind) -> Step {
+fn linux(state: State, direction: Direction, kind: Kind) -> Transition {
     let (_, _, transitions) = LINUX
         .iter()
         .find(|(d, k, _)| (*d, *k) == (direction, kind))
         .expect("every direction and kind is stated");
     let mut to = transitions.iter().filter(|(from, _)| from.split(' ').any(|name| name == state.name()));
-    let Some((_, to)) = to.next() else { return Step::Invalid };
+    let Some((_, to)) = to.next() else { return Transition::Invalid };
     match *to {
-        "same" => Step::To(state),
-        "ignore" => Step::Ignore,
-        name => Step::To(*State::ALL.iter().find(|state| state.name() == name).expect("a state")),
+        "same" => Transition::To(state),
+        "ignore" => Transition::Ignore,
+        name => Transition::To(*State::ALL.iter().find(|state| state.name() == name).expect("a state")),
     }
 }
 
@@ -95,9 +95,9 @@ fn every_step_is_linuxs_but_the_one_that_would_let_a_server_reopen() {
     for state in State::ALL {
         for direction in [Direction::ToServer, Direction::ToSite] {
             for kind in kinds {
-                let (ours, linux) = (step(*state, direction, kind), linux(*state, direction, kind));
+                let (ours, linux) = (transition(*state, direction, kind), linux(*state, direction, kind));
                 if differs(*state, direction, kind) {
-                    assert_eq!((ours, linux), (Step::Invalid, Step::To(State::SynSent)));
+                    assert_eq!((ours, linux), (Transition::Invalid, Transition::To(State::SynSent)));
                     differences += 1;
                 } else {
                     assert_eq!(ours, linux, "{state:?} {direction:?} {kind:?}");
@@ -123,7 +123,7 @@ fn every_state_in_the_statement_exists() {
 fn no_segment_of_a_server_leads_to_a_new_connection() {
     for state in State::ALL {
         for kind in [Kind::Syn, Kind::SynAck, Kind::Fin, Kind::Ack, Kind::Rst] {
-            assert_ne!(step(*state, Direction::ToSite, kind), Step::To(State::SynSent), "{state:?} {kind:?}");
+            assert_ne!(transition(*state, Direction::ToSite, kind), Transition::To(State::SynSent), "{state:?} {kind:?}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The timing wheel's arithmetic, also where ticks and slots wrap.
 use gateway_common::{
-    layout::{FlowKey, Ticks},
+    tcp::FlowKey,
+    time::Ticks,
     wheel::{MOST_NODES, Node, SLOTS, TURN_SECONDS, slot_at, slot_for, slots_between},
     wire::{Ipv4, Ipv6},
 };

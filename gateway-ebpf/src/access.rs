@@ -10,7 +10,7 @@ use aya_ebpf::{
 use gateway_common::{
     decide::Identity,
     packet::MOST_OPTIONS_BYTES,
-    wire::{Frame, Ipv6Header, NETWORK_OFFSET, Step, TcpHeader, Wire, Words},
+    wire::{Frame, Ipv6Header, LoopBody, NETWORK_OFFSET, TcpHeader, Wire, Words},
 };
 
 use crate::maps::{INBOUND_SPIS, REPLAY};
@@ -75,7 +75,7 @@ macro_rules! frame {
             }
 
             #[inline(always)]
-            fn repeat<S: Step>(most: u32, state: &mut S) {
+            fn repeat<S: LoopBody>(most: u32, state: &mut S) {
                 // SAFETY: `one_step` has the signature bpf_loop calls, and gets the state it is made for.
                 unsafe {
                     bpf_loop(most, one_step::<S> as *mut core::ffi::c_void, (&raw mut *state).cast(), 0);
@@ -101,7 +101,7 @@ impl Words for Checked {
 }
 
 /// bpf_loop's callback: 0 goes on, 1 ends.
-extern "C" fn one_step<S: Step>(_round: u32, state: *mut S) -> i64 {
+extern "C" fn one_step<S: LoopBody>(_round: u32, state: *mut S) -> i64 {
     // SAFETY: the pointer is the one `repeat` passed, and nobody else uses it meanwhile.
     i64::from(!unsafe { &mut *state }.step())
 }

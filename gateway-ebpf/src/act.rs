@@ -5,10 +5,11 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide::{Decision, Syn},
-    layout::{APPROVED_MARK, Hook, Settings, Ticks},
+    layout::{APPROVED_MARK, Hook, Settings},
     outer::Outer,
     reason::Reason,
     tcp::Direction,
+    time::Ticks,
     wire::TcpHeader,
 };
 

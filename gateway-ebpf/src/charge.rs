@@ -1,11 +1,10 @@
 //! Budgets of outer packets, see `gateway_common::budget`.
 use aya_ebpf::bindings::BPF_NOEXIST;
 use gateway_common::{
-    budget::{CLASSES, Class, Rate},
-    layout::{Bucket, Budgets, Source},
-    outer::{Arrival, Outer},
+    index::slot,
+    outer::{Arrival, Budgets, CLASSES, Class, Outer, PeerBudgets},
+    rate::{Bucket, Rate},
     reason::Reason,
-    slot::slot,
     wire::Ipv6,
 };
 
@@ -42,10 +41,10 @@ pub fn charge(arrival: &Arrival) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-fn pay_as_peer(peer: *mut Source, class: Class, now_ns: u64) -> bool {
+fn pay_as_peer(peer: *mut PeerBudgets, class: Class, now_ns: u64) -> bool {
     // SAFETY: a live map value, and its lock.
     unsafe {
-        locked(peer, &raw mut (*peer).lock, |peer: &mut Source| {
+        locked(peer, &raw mut (*peer).lock, |peer: &mut PeerBudgets| {
             pay(&mut peer.budgets, class, class.of_peer(), now_ns)
         })
     }

@@ -2,10 +2,10 @@
 use gateway_common::{
     decide::Decision,
     family::Family,
+    index::slot,
     layout::{Counters, DropEvent, Hook},
     limits::{EVENTS_BURST, EVENTS_PER_SECOND},
     reason::{REASON_SLOTS, Reason},
-    slot::slot,
     tcp::Direction,
     wire::{Ipv4, Ipv6, TcpHeader, ethertype, protocol},
 };
@@ -101,7 +101,7 @@ fn tell<F: Direct>(frame: F, hook: Hook, whose: Attribution, reason: Reason, tim
     event.length = frame.length() as u32;
     event.reason = reason as u8;
     event.hook = hook as u8;
-    match gateway_common::packet::ethertype_of(&frame) {
+    match gateway_common::wire::ethertype_of(&frame) {
         Some(ethertype::IPV4) => describe::<Ipv4, F>(frame, event),
         Some(ethertype::IPV6) => describe::<Ipv6, F>(frame, event),
         _ => {}

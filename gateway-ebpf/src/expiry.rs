@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide::UsageCell,
-    layout::{Flow, FlowKey, Ticks},
-    track::status,
+    tcp::{Flow, FlowKey, status},
+    time::Ticks,
     wheel::{Expiry, MOST_NODES, Node, Number, SLOTS, Slot, slot_at, slot_for, slots_between},
     wire::{Ipv4, Ipv6},
 };

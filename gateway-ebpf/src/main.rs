@@ -25,11 +25,12 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide::{self, FlowCell, Identity},
-    layout::{APPROVED_MARK, Flow, FlowKey, Hook, NextProgram, Settings, Ticks},
+    layout::{APPROVED_MARK, Hook, NextProgram, Settings},
     outer::{self, Outer},
-    packet,
     reason::Reason,
-    wire::{Frame, Ipv4, Ipv6, NETWORK_OFFSET, Words, ethertype},
+    tcp::{Flow, FlowKey},
+    time::Ticks,
+    wire::{Frame, Ipv4, Ipv6, NETWORK_OFFSET, Words, ethertype, ethertype_of},
 };
 
 use crate::{
@@ -83,7 +84,7 @@ fn from_site_v6_at_once(skb: Skb, identity: Identity) -> i32 {
 fn from_site_at_once<A: Routed + Stored>(skb: Skb, identity: Identity) -> i32 {
     let Some(settings) = decide::ready(&Maps) else { return UNDECIDED };
     let now_ns = now_ns();
-    match decide::from_site_at_once::<A, _, _>(&skb, &Maps, settings, identity, now_ns) {
+    match decide::from_site_fast::<A, _, _>(&skb, &Maps, settings, identity, now_ns) {
         Some(decision) => act::to_server::<A>(skb, settings, &decision, now_ns),
         None => UNDECIDED,
     }
@@ -123,7 +124,7 @@ fn from_site<A: Routed + Stored>(ctx: &TcContext) -> i32 {
         return act::dropped(skb, Hook::InternetIngress, Reason::NotConfigured);
     };
     let now_ns = now_ns();
-    let decision = decide::from_site_in::<A, _, _>(&skb, &Maps, settings, identity, now_ns);
+    let decision = decide::from_site_full::<A, _, _>(&skb, &Maps, settings, identity, now_ns);
     act::to_server::<A>(skb, settings, black_box(&decision), now_ns)
 }
 
@@ -159,7 +160,7 @@ fn from_server_v6_at_once(skb: Skb) -> i32 {
 fn from_server_at_once<A: Stored>(skb: Skb) -> i32 {
     let Some(settings) = decide::ready(&Maps) else { return UNDECIDED };
     let now_ns = now_ns();
-    match decide::from_server_at_once::<A, _, _>(&skb, &Maps, settings, now_ns) {
+    match decide::from_server_fast::<A, _, _>(&skb, &Maps, settings, now_ns) {
         Some(decision) => act::to_tunnel(skb, &decision, now_ns),
         None => UNDECIDED,
     }
@@ -184,7 +185,7 @@ fn from_server<A: Stored>(ctx: &TcContext) -> i32 {
         return act::dropped(skb, Hook::LanIngress, Reason::NotConfigured);
     };
     let now_ns = now_ns();
-    let decision = decide::from_server_in::<A, _, _>(&skb, &Maps, settings, now_ns);
+    let decision = decide::from_server_full::<A, _, _>(&skb, &Maps, settings, now_ns);
     act::to_tunnel(skb, black_box(&decision), now_ns)
 }
 
@@ -195,7 +196,7 @@ pub fn internet_egress(ctx: TcContext) -> i32 {
     let mark = skb.mark();
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
-        Some(settings) => outer::leaving(&skb, settings, mark, outbound_owner),
+        Some(settings) => outer::classify_outgoing(&skb, settings, mark, outbound_owner),
     };
     act::outer(skb, Hook::InternetEgress, verdict)
 }
@@ -209,7 +210,7 @@ pub fn lan_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
-        Some(settings) => outer::to_lan(&skb, settings),
+        Some(settings) => outer::classify_to_lan(&skb, settings),
     };
     act::outer(skb, Hook::LanEgress, verdict)
 }
@@ -278,13 +279,13 @@ fn path_mtu_owner(frame: &Skb) -> u32 {
 
 #[inline(always)]
 fn is_ipv6(frame: &Skb) -> bool {
-    packet::ethertype_of(frame) == Some(ethertype::IPV6)
+    ethertype_of(frame) == Some(ethertype::IPV6)
 }
 
 #[inline(always)]
 fn arriving<F: Direct>(frame: &F, settings: &Settings, charged_here: bool) -> Result<Outer, Reason> {
     let mut arrival = outer::Arrival::of_nobody();
-    outer::note_arriving(frame, settings, &mut arrival)?;
+    outer::classify_incoming_into(frame, settings, &mut arrival)?;
     if charged_here {
         charge::charge(&arrival)?;
     }

@@ -9,12 +9,13 @@ use aya_ebpf::{
 };
 use gateway_common::{
     layout::{
-        Budgets, Counters, Customer, DropEvent, Flow, FlowKey, Kept, NextProgram, OutboundSpi, Settings,
-        Source, Tunnel, Usage,
+        Counters, Customer, DropEvent, LayoutFamily, NextProgram, OutboundSpi, Settings, Tunnel, Usage,
     },
     limits::{EVENT_RING_BYTES, SOURCES as MOST_SOURCES},
-    packet::{Inner, Segment},
-    wheel::{Expiry, Listed, Pair, SLOTS, Slot},
+    outer::{Budgets, PeerBudgets},
+    packet::{FastFamily, Inner, Segment},
+    tcp::{Flow, FlowKey},
+    wheel::{Expiry, Pair, SLOTS, Slot, WheelFamily},
     wire::{Ipv4, Ipv6},
 };
 
@@ -28,7 +29,7 @@ pub type Flows<A> = HashMap<FlowKey<A>, Flow, 1>;
 pub type Nodes<A> = Array<Pair<A>, 2>;
 
 /// An address family, and its own maps.
-pub trait Stored: Kept + Listed {
+pub trait Stored: FastFamily + LayoutFamily + WheelFamily {
     fn customers() -> &'static Customers<Self>;
     fn flows() -> &'static Flows<Self>;
     fn nodes() -> &'static Nodes<Self>;
@@ -87,7 +88,7 @@ pub static INBOUND_SPIS: HashMap<u32, u32, 1, { BPF_F_NO_PREALLOC as usize }> = 
 pub static OUTBOUND_SPIS: HashMap<OutboundSpi, u32, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map(pin_by_name)]
-pub static PEERS: HashMap<Ipv6, Source, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub static PEERS: HashMap<Ipv6, PeerBudgets, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map(pin_by_name)]
 pub static SOURCES: LruHashMap<Ipv6, Budgets, MOST_SOURCES> = LruHashMap::new();
@@ -140,11 +141,11 @@ pub static FORWARD: Global<u32> = Global::new(0);
 #[btf_map]
 pub static REPLAY_CLOCK: Array<u64, 1> = Array::new();
 
-/// Between parsing and tracking, see `Tables::segment_place`.
+/// Between parsing and tracking, see `Tables::segment_scratch`.
 #[btf_map]
 pub static SEGMENT: PerCpuArray<Segment, 1> = PerCpuArray::new();
 
-/// A packet's header of either family, see `FamilyTables::inner_place`.
+/// A packet's header of either family, see `FamilyTables::inner_scratch`.
 #[btf_map]
 pub static INNER: PerCpuArray<[u64; size_of::<Inner<Ipv6>>() / 8], 1> = PerCpuArray::new();
 

@@ -7,8 +7,9 @@ use aya_ebpf::{
 };
 use gateway_common::{
     family::Family,
-    layout::{Counters, Hook, NextHop, Settings, Ticks},
+    layout::{Counters, Hook, NextHop, Settings},
     reason::Reason,
+    time::Ticks,
     wire::{Ipv4, Ipv6, NETWORK_OFFSET},
 };
 

@@ -4,9 +4,11 @@ use aya_ebpf::{
     helpers,
 };
 use gateway_common::{
-    decide::{FamilyTables, FlowCell, NotInserted, Place, Tables, UsageCell},
-    layout::{Flow, FlowKey, OutboundSpi, Settings, Ticks, Tunnel, Usage},
+    decide::{FamilyTables, FlowCell, NotInserted, Scratch, Tables, UsageCell},
+    layout::{OutboundSpi, Settings, Tunnel, Usage},
     packet::{Inner, Segment},
+    tcp::{Flow, FlowKey},
+    time::Ticks,
     wire::Ipv6,
 };
 
@@ -48,12 +50,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn segment_place(&self) -> Option<impl Place<Segment>> {
+    fn segment_scratch(&self) -> Option<impl Scratch<Segment>> {
         SEGMENT.get_ptr_mut(0).map(Slot)
     }
 
     #[inline(always)]
-    fn flow_place(&self) -> Option<impl Place<Flow>> {
+    fn flow_scratch(&self) -> Option<impl Scratch<Flow>> {
         NEW_FLOW.get_ptr_mut(0).map(|slot| Slot(slot.cast()))
     }
 }
@@ -61,9 +63,9 @@ impl Tables for Maps {
 /// This CPU's slot for a value, which it has room for.
 struct Slot<T>(*mut T);
 
-impl<T> Place<T> for Slot<T> {
+impl<T> Scratch<T> for Slot<T> {
     #[inline(always)]
-    fn keep(&mut self, value: T) -> &mut T {
+    fn put(&mut self, value: T) -> &mut T {
         // SAFETY: a live map value, this CPU's own. The black box keeps LLVM from using the value itself.
         unsafe {
             *self.0 = value;
@@ -85,7 +87,7 @@ impl<A: Stored> FamilyTables<A> for Maps {
     }
 
     #[inline(always)]
-    fn inner_place(&self) -> Option<impl Place<Inner<A>>> {
+    fn inner_scratch(&self) -> Option<impl Scratch<Inner<A>>> {
         const { assert!(size_of::<Inner<A>>() <= size_of::<Inner<Ipv6>>()) };
         INNER.get_ptr_mut(0).map(|slot| Slot(slot.cast()))
     }
@@ -138,7 +140,7 @@ impl UsageCell for Shared<Usage> {
 #[inline(always)]
 pub unsafe fn locked<T, R>(
     value: *mut T,
-    lock: *mut gateway_common::layout::bpf_spin_lock,
+    lock: *mut gateway_common::lock::bpf_spin_lock,
     change: impl FnOnce(&mut T) -> R,
 ) -> R {
     let lock = lock.cast::<bpf_spin_lock>();

@@ -1,7 +1,7 @@
 //! What a customer's flows take of its quota.
-use super::{Tables, UsageCell};
+use super::tables::{Tables, UsageCell};
 use crate::{
-    layout::{Quota, Tunnel, Usage},
+    layout::{tunnel::Tunnel, usage::Quota},
     reason::Reason,
 };
 
@@ -47,13 +47,4 @@ pub fn give_back<T: Tables>(tables: &T, customer: u32, charge: Charge) {
 #[inline(always)]
 pub fn confirm<T: Tables>(tables: &T, customer: u32) {
     give_back(tables, customer, Charge { flows: 0, half_open: 1 });
-}
-
-impl Usage {
-    /// So many flows are gone, or half-open no more.
-    #[inline(always)]
-    pub fn give_back(&mut self, flows: u32, half_open: u32) {
-        self.flows -= if flows < self.flows { flows } else { self.flows };
-        self.half_open -= if half_open < self.half_open { half_open } else { self.half_open };
-    }
 }

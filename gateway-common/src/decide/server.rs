@@ -1,28 +1,52 @@
-//! Rule two: a packet from the cloud LAN. A customer's server answers on a connection that exists, into the
-//! tunnel that opened it, and nothing else.
-use super::{Decision, FamilyTables, FlowCell, Packet, Place, Tables, key, quota, syn};
-use crate::{
-    family::Tcp,
-    ids::TunnelId,
-    layout::{Flow, Kept, Settings, Ticks, Tunnel},
-    packet::{Inner, Kind, Quote, Segment},
-    predict::{Next, predict},
-    reason::Reason,
-    tcp::Direction,
-    track::{self, status},
-    wire::{Frame, Words},
+//! Rule two: a packet from the cloud LAN.
+use super::{
+    decision::{Decision, Syn},
+    packet::InnerPacket,
+    quota,
+    tables::{FamilyTables, FlowCell, Scratch, Tables, ready},
 };
+use crate::{
+    ids::TunnelId,
+    layout::{family::LayoutFamily, settings::Settings, tunnel::Tunnel},
+    packet::{
+        fast::{FastFamily, FastPacket, FastSegment},
+        inner::Inner,
+        quote::Quote,
+        segment::{Kind, Segment},
+    },
+    reason::Reason,
+    tcp::{
+        flow::{Flow, FlowKey, status},
+        predict::predict,
+        state::Direction,
+        track,
+    },
+    time::Ticks,
+    wire::{Frame, Ipv4, Ipv6, Words, ethertype, ethertype_of},
+};
+
+/// Rule two: a packet from the cloud LAN. A customer's server answers on a connection that exists,
+/// into the tunnel that opened it, and nothing else.
+#[inline(always)]
+pub fn from_server<F, T>(frame: &F, tables: &T, now_ns: u64) -> Decision
+where
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
+{
+    let Some(settings) = ready(tables) else { return Decision::undecided() };
+    match ethertype_of(frame) {
+        Some(ethertype::IPV6) => from_server_fast::<Ipv6, F, T>(frame, tables, settings, now_ns)
+            .unwrap_or_else(|| from_server_full::<Ipv6, F, T>(frame, tables, settings, now_ns)),
+        _ => from_server_fast::<Ipv4, F, T>(frame, tables, settings, now_ns)
+            .unwrap_or_else(|| from_server_full::<Ipv4, F, T>(frame, tables, settings, now_ns)),
+    }
+}
 
 /// Rule two for one address family, if it can be decided at once; a packet of another family cannot.
 #[inline(always)]
-pub fn from_server_at_once<A, F, T>(
-    frame: &F,
-    tables: &T,
-    settings: &Settings,
-    now_ns: u64,
-) -> Option<Decision>
+pub fn from_server_fast<A, F, T>(frame: &F, tables: &T, settings: &Settings, now_ns: u64) -> Option<Decision>
 where
-    A: Kept,
+    A: LayoutFamily + FastFamily,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
@@ -32,7 +56,7 @@ where
         decision.verdict = Err(Reason::TtlExpired);
         return Some(decision);
     }
-    let next = Next::of(frame, &tcp)?;
+    let next = FastSegment::of(frame, &tcp)?;
     let from = Server { settings, customer: decision.customer };
     match answers(tables, &from, &tcp, &next, Ticks::from_ns(now_ns), &mut decision) {
         Ok(false) => return None,
@@ -47,13 +71,13 @@ where
 fn answers<A, T, W>(
     tables: &T,
     from: &Server,
-    tcp: &Tcp<A, W>,
-    next: &Next<A, W>,
+    tcp: &FastPacket<A, W>,
+    next: &FastSegment<A, W>,
     now: Ticks,
     decision: &mut Decision,
 ) -> Result<bool, Reason>
 where
-    A: Kept,
+    A: LayoutFamily + FastFamily,
     W: Words,
     T: Tables + FamilyTables<A>,
 {
@@ -75,9 +99,9 @@ where
 
 /// Rule two for one address family; a packet of another one is dropped.
 #[inline(always)]
-pub fn from_server_in<A, F, T>(frame: &F, tables: &T, settings: &Settings, now_ns: u64) -> Decision
+pub fn from_server_full<A, F, T>(frame: &F, tables: &T, settings: &Settings, now_ns: u64) -> Decision
 where
-    A: Kept,
+    A: LayoutFamily,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
@@ -95,12 +119,12 @@ fn admit<A, F, T>(
     decision: &mut Decision,
 ) -> Result<(), Reason>
 where
-    A: Kept,
+    A: LayoutFamily,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    let mut place = tables.inner_place().ok_or(Reason::NotConfigured)?;
-    let packet = &*place.keep(Inner::<A>::parse(frame)?);
+    let mut place = tables.inner_scratch().ok_or(Reason::NotConfigured)?;
+    let packet = &*place.put(Inner::<A>::parse(frame)?);
     let customer = tables.customer(packet.source()).ok_or(Reason::SourceNotServer)?;
     decision.customer = customer;
     if packet.hop_limit() <= 1 {
@@ -124,8 +148,8 @@ where
         decision.passes::<A>(packet.total_bytes(), 0);
         return Ok(());
     }
-    let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
-    let segment = &*place.keep(Segment::parse(frame, packet)?);
+    let mut place = tables.segment_scratch().ok_or(Reason::NotConfigured)?;
+    let segment = &*place.put(Segment::parse(frame, packet)?);
     let to = Reply {
         customer,
         server: packet.header.source,
@@ -144,7 +168,7 @@ where
         Ok(())
     })?;
     decision.passes::<A>(packet.total_bytes(), segment.options.header_bytes.into());
-    decision.syn = syn(segment, packet, A::access(tunnel).mss);
+    decision.syn = Syn::of(segment, packet, A::access(tunnel).mss);
     Ok(())
 }
 
@@ -176,10 +200,10 @@ fn reply<'t, A, T>(
     change: impl FnOnce(&mut Flow, &mut u8) -> Result<(), Reason>,
 ) -> Result<&'t Tunnel, Reason>
 where
-    A: Kept,
+    A: LayoutFamily,
     T: Tables + FamilyTables<A>,
 {
-    let key = key(to.customer, to.device, to.device_port);
+    let key = FlowKey::new(to.customer, to.device, to.device_port);
     let cell = tables.flow(&key).ok_or(to.without_flow)?;
     let owner = TunnelId::new(cell.tunnel()).ok_or(to.without_flow)?;
     decision.tunnel = owner.get();

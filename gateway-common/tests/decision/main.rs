@@ -8,11 +8,10 @@ use std::{cell::Cell, collections::HashMap, net::IpAddr};
 use etherparse::{LaxIpSlice, NetSlice, SlicedPacket, TransportSlice};
 use gateway_common::{
     decide::{Decision, Identity},
-    layout::{Flow, Ticks},
     packet::flag,
     reason::Reason,
-    tcp::{DOUBTFUL_TIMEOUT_SECONDS, State},
-    track::{peer_flag, status},
+    tcp::{DOUBTFUL_TIMEOUT_SECONDS, Flow, State, peer_flag, status},
+    time::Ticks,
 };
 use packets::{Arrival, Hook, any_arrival, any_history, history};
 use proptest::{

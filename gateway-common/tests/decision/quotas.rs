@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use gateway_common::{
-    layout::{Flow, Quota, Ticks, Usage},
+    layout::{Quota, Usage},
     reason::Reason,
-    track::status,
+    tcp::{Flow, status},
+    time::Ticks,
 };
 use proptest::{collection::vec, prelude::*, test_runner::TestCaseError};
 

@@ -3,9 +3,12 @@ use std::net::IpAddr;
 
 use gateway_common::{
     decide::{Decision, Identity},
-    layout::{Flow, Ticks},
     reason::Reason,
-    tcp::State::{self, *},
+    tcp::{
+        Flow,
+        State::{self, *},
+    },
+    time::Ticks,
 };
 
 use crate::world::{SITES, World, from_server, from_site, ip, server as server_address, spi, transport};

@@ -10,11 +10,13 @@ use etherparse::{IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder
 use gateway_common::{
     decide::{self, Decision, FamilyTables, FlowCell, Identity, NotInserted, Tables, UsageCell},
     family::Family,
-    layout::{Access, Addresses, Flow, FlowKey, Kept, Prefix, Quota, Settings, Ticks, Tunnel, Usage},
+    layout::{Access, Addresses, LayoutFamily, Prefix, Quota, Settings, Tunnel, Usage},
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
-    packet::ethertype_of,
-    tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
-    wire::{Frame, Ipv4, Ipv6},
+    tcp::{
+        DOUBTFUL_TIMEOUT_SECONDS, Flow, FlowKey, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT,
+    },
+    time::Ticks,
+    wire::{Frame, Ipv4, Ipv6, ethertype_of},
 };
 
 /// All tables.
@@ -125,8 +127,8 @@ pub fn from_site<F: Frame + ?Sized>(frame: &F, world: &World, identity: Identity
     let decision = decide::from_site(frame, world, identity, now_ns);
     if let Some(settings) = decide::ready(world) {
         let slowly = match ethertype_of(frame) == Some(Ipv6::ETHERTYPE) {
-            false => decide::from_site_in::<Ipv4, _, _>(frame, &other, settings, identity, now_ns),
-            true => decide::from_site_in::<Ipv6, _, _>(frame, &other, settings, identity, now_ns),
+            false => decide::from_site_full::<Ipv4, _, _>(frame, &other, settings, identity, now_ns),
+            true => decide::from_site_full::<Ipv6, _, _>(frame, &other, settings, identity, now_ns),
         };
         world.assert_same(decision, &other, slowly);
     }
@@ -139,8 +141,8 @@ pub fn from_server<F: Frame + ?Sized>(frame: &F, world: &World, now_ns: u64) -> 
     let decision = decide::from_server(frame, world, now_ns);
     if let Some(settings) = decide::ready(world) {
         let slowly = match ethertype_of(frame) == Some(Ipv6::ETHERTYPE) {
-            false => decide::from_server_in::<Ipv4, _, _>(frame, &other, settings, now_ns),
-            true => decide::from_server_in::<Ipv6, _, _>(frame, &other, settings, now_ns),
+            false => decide::from_server_full::<Ipv4, _, _>(frame, &other, settings, now_ns),
+            true => decide::from_server_full::<Ipv6, _, _>(frame, &other, settings, now_ns),
         };
         world.assert_same(decision, &other, slowly);
     }
@@ -172,7 +174,7 @@ fn tunnel(site: &Site) -> Tunnel {
     }
 }
 
-fn access<A: Kept>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
+fn access<A: LayoutFamily>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
     let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
     lan[0] = prefix;
     Access { server, mss, prefix_count: 1, _reserved: 0, lan }
@@ -229,7 +231,7 @@ impl Tables for World {
     }
 }
 
-impl<A: Kept> FamilyTables<A> for World {
+impl<A: LayoutFamily> FamilyTables<A> for World {
     fn customer(&self, server: A) -> Option<u32> {
         self.customers.get(&address(server)).copied()
     }
@@ -256,7 +258,7 @@ impl<A: Kept> FamilyTables<A> for World {
     }
 }
 
-fn address<A: Kept>(address: A) -> IpAddr {
+fn address<A: LayoutFamily>(address: A) -> IpAddr {
     let mapped = address.mapped();
     match A::HEADER_BYTES {
         20 => mapped.into(),
@@ -265,7 +267,7 @@ fn address<A: Kept>(address: A) -> IpAddr {
     }
 }
 
-fn key_of<A: Kept>(key: &FlowKey<A>) -> Key {
+fn key_of<A: LayoutFamily>(key: &FlowKey<A>) -> Key {
     Key { customer: key.customer, device: address(key.lan_address), port: key.lan_port }
 }
 

@@ -1,9 +1,10 @@
 //! The next segment of a connection, which is decided at once, and what differs from it in one thing: whether
 //! at once or not, the same must come of it, which `world` looks at.
 use gateway_common::{
-    decide::{FamilyTables, from_server_at_once, from_site_at_once},
+    decide::{FamilyTables, from_server_fast, from_site_fast},
     family::Family,
-    layout::{Kept, Tunnel},
+    layout::{LayoutFamily, Tunnel},
+    packet::FastFamily,
     reason::Reason::*,
     wire::{Ipv4, Ipv6},
 };
@@ -85,14 +86,14 @@ fn one_byte_makes_no_difference_between_at_once_and_not() {
 fn frame_of_the_other_family_is_not_decided_at_once() {
     const ETHERTYPE: usize = 12;
     /// Of a site's frame, and of a server's.
-    fn decided<A: Kept>(world: &World, frames: &[Vec<u8>; 2]) -> [bool; 2]
+    fn decided<A: LayoutFamily + FastFamily>(world: &World, frames: &[Vec<u8>; 2]) -> [bool; 2]
     where
         World: FamilyTables<A>,
     {
         let [up, down] = frames.each_ref().map(|frame| &frame[..]);
         let settings = &world.settings;
-        let up = from_site_at_once::<A, _, _>(up, world, settings, tunnel(1), NOW_NS);
-        let down = from_server_at_once::<A, _, _>(down, world, settings, NOW_NS);
+        let up = from_site_fast::<A, _, _>(up, world, settings, tunnel(1), NOW_NS);
+        let down = from_server_fast::<A, _, _>(down, world, settings, NOW_NS);
         [up.is_some(), down.is_some()]
     }
     for v6 in FAMILIES {

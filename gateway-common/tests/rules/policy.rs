@@ -3,9 +3,10 @@ use std::net::IpAddr;
 
 use gateway_common::{
     decide::{Identity, Syn},
-    layout::{Addresses, Prefix, Ticks, Tunnel},
+    layout::{Addresses, Prefix, Tunnel},
     packet::Mss,
     reason::Reason::*,
+    time::Ticks,
     wire::{Frame, Ipv4, Ipv6, Wire, Words},
 };
 

@@ -3,8 +3,11 @@ use std::cell::Cell;
 
 use gateway_common::{
     decide::{Decision, FamilyTables, FlowCell, NotInserted, Tables, UsageCell, from_server, from_site},
-    layout::{Bucket, Flow, FlowKey, Kept, Quota, Settings, Ticks, Tunnel, Usage},
+    layout::{LayoutFamily, Quota, Settings, Tunnel, Usage},
+    rate::Bucket,
     reason::Reason::{self, *},
+    tcp::{Flow, FlowKey},
+    time::Ticks,
 };
 
 use crate::{
@@ -235,7 +238,7 @@ impl Tables for Race<'_> {
     }
 }
 
-impl<A: Kept> FamilyTables<A> for Race<'_> {
+impl<A: LayoutFamily> FamilyTables<A> for Race<'_> {
     fn customer(&self, server: A) -> Option<u32> {
         self.world.customer(server)
     }
@@ -336,7 +339,7 @@ impl Tables for Stale<'_> {
     }
 }
 
-impl<A: Kept> FamilyTables<A> for Stale<'_> {
+impl<A: LayoutFamily> FamilyTables<A> for Stale<'_> {
     fn customer(&self, server: A) -> Option<u32> {
         self.0.customer(server)
     }

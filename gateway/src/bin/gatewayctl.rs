@@ -16,10 +16,10 @@ use gateway::{
 };
 use gateway_common::{
     family::Family,
-    layout::{Flow, FlowKey, Quota, Ticks, Usage},
+    layout::{Quota, Usage},
     reason::Reason,
-    tcp::State,
-    track::status,
+    tcp::{Flow, FlowKey, State, status},
+    time::Ticks,
     wire::{Ipv4, Ipv6},
 };
 use serde_json::json;

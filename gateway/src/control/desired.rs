@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use gateway_common::{
     family::Family,
     ids::{CustomerId, TunnelId},
-    layout::{self, Access, Addresses, ManagementRule, Prefix, Settings, Ticks},
+    layout::{self, Access, Addresses, ManagementRule, Prefix, Settings},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
     tcp::{RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
+    time::Ticks,
     wire::{Ipv4, Ipv6, protocol},
 };
 use ipnet::IpNet;

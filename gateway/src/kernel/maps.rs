@@ -13,8 +13,10 @@ use aya::{
 };
 use gateway_common::{
     ids::TunnelId,
-    layout::{Counters, Customer, Flow, FlowKey, OutboundSpi, Settings, Source, Tunnel, Usage},
+    layout::{Counters, Customer, OutboundSpi, Settings, Tunnel, Usage},
+    outer::PeerBudgets,
     reason::{REASON_SLOTS, Reason},
+    tcp::{Flow, FlowKey},
     wheel::Expiry,
     wire::{Ipv4, Ipv6},
 };
@@ -33,7 +35,7 @@ pub struct Maps {
     customers6: HashMap<MapData, Ipv6, Customer>,
     inbound_spis: HashMap<MapData, u32, u32>,
     outbound_spis: HashMap<MapData, OutboundSpi, u32>,
-    peers: HashMap<MapData, Ipv6, Source>,
+    peers: HashMap<MapData, Ipv6, PeerBudgets>,
     flows: Flows<Ipv4>,
     flows6: Flows<Ipv6>,
     usage: Array<MapData, Usage>,
@@ -48,7 +50,7 @@ struct BulkMaps {
     customers6: Bulk<Ipv6, Customer>,
     inbound_spis: Bulk<u32, u32>,
     outbound_spis: Bulk<OutboundSpi, u32>,
-    peers: Bulk<Ipv6, Source>,
+    peers: Bulk<Ipv6, PeerBudgets>,
 }
 
 type Flows<A> = HashMap<MapData, FlowKey<A>, Flow>;
@@ -234,7 +236,7 @@ impl Maps {
     /// Adds a peer with whole budgets. One that is there keeps what it has left of them.
     pub fn add_peer(&mut self, peer: Ipv6) -> Result<()> {
         const BPF_NOEXIST: u64 = 1;
-        match self.peers.insert(&peer, &Source::default(), BPF_NOEXIST) {
+        match self.peers.insert(&peer, &PeerBudgets::default(), BPF_NOEXIST) {
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
                 Ok(())
             }

@@ -8,9 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use gateway_common::{
-    layout::{Flow as Tracked, FlowKey, Kept},
+    layout::LayoutFamily,
     reason::Reason,
-    tcp::State,
+    tcp::{Flow as Tracked, FlowKey, State},
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{
@@ -171,7 +171,7 @@ impl States {
     }
 }
 
-fn named<A: Kept>((key, flow): (FlowKey<A>, Tracked)) -> (FlowId, &'static str) {
+fn named<A: LayoutFamily>((key, flow): (FlowKey<A>, Tracked)) -> (FlowId, &'static str) {
     (flow_id(&key), State::from_number(flow.state()).map_or("none", State::name))
 }
 

@@ -24,10 +24,10 @@ use gateway::{
 };
 use gateway_common::{
     ids::TunnelId,
-    layout::{Access, Customer, Hook, Prefix, Quota, Ticks, Tunnel},
+    layout::{Access, Customer, Hook, Prefix, Quota, Tunnel},
     limits::PREFIXES_PER_SITE,
-    tcp::State,
-    track::status,
+    tcp::{State, status},
+    time::Ticks,
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::world::{MSS_BYTES, World, addresses_of};

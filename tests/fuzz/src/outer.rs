@@ -30,19 +30,19 @@ pub fn run(input: &[u8]) {
     let mark = u32::from(input.byte());
     let frame = input.0;
     let settings = settings(false);
-    if let Ok(arrival) = outer::arriving(frame, &settings)
+    if let Ok(arrival) = outer::classify_incoming(frame, &settings)
         && let Some(packet) = check(frame, arrival.outer, Side::Arriving)
     {
         assert_eq!(arrival.source, Ipv6::from(packet.source));
         check_subscriber(packet.source, arrival.subscriber);
     }
     let owner_of = |outbound: OutboundSpi| (outbound.spi == KNOWN.0).then_some(KNOWN.1);
-    if let Ok(outer) = outer::leaving(frame, &settings, mark, owner_of) {
+    if let Ok(outer) = outer::classify_outgoing(frame, &settings, mark, owner_of) {
         assert!(outer != Outer::PathMtu);
         assert!(outer != Outer::Esp(KNOWN.0) || mark == KNOWN.1, "ESP of another tunnel");
         check(frame, outer, Side::Leaving);
     }
-    if let Ok(outer) = outer::to_lan(frame, &settings) {
+    if let Ok(outer) = outer::classify_to_lan(frame, &settings) {
         assert!(matches!(outer, Outer::Neighbour | Outer::PathMtu));
         check(frame, outer, Side::ToLan);
     }

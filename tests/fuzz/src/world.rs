@@ -7,14 +7,13 @@ use std::{
 
 use gateway_common::{
     decide::{self, Decision, FamilyTables, FlowCell, NotInserted, Tables, UsageCell},
-    layout::{
-        Access, Addresses, Flow, FlowKey, Kept, ManagementRule, Prefix, Quota, Settings, Ticks, Tunnel, Usage,
-    },
+    layout::{Access, Addresses, LayoutFamily, ManagementRule, Prefix, Quota, Settings, Tunnel, Usage},
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
     tcp::{
-        DOUBTFUL_TIMEOUT_SECONDS, Direction, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT,
+        DOUBTFUL_TIMEOUT_SECONDS, Direction, Flow, FlowKey, RETRANSMISSION_SLOT, STATE_SLOTS, State,
+        UNACKNOWLEDGED_SLOT, status,
     },
-    track::status,
+    time::Ticks,
     wire::{Ipv4, Ipv6, protocol},
 };
 
@@ -185,8 +184,8 @@ impl World {
         let other = self.clone();
         let decision = decide::from_site(frame, self, identity, now_ns);
         let slowly = match is_v6(frame) {
-            false => decide::from_site_in::<Ipv4, _, _>(frame, &other, &self.settings, identity, now_ns),
-            true => decide::from_site_in::<Ipv6, _, _>(frame, &other, &self.settings, identity, now_ns),
+            false => decide::from_site_full::<Ipv4, _, _>(frame, &other, &self.settings, identity, now_ns),
+            true => decide::from_site_full::<Ipv6, _, _>(frame, &other, &self.settings, identity, now_ns),
         };
         assert_eq!(decision, slowly);
         self.check_same(&other);
@@ -198,8 +197,8 @@ impl World {
         let other = self.clone();
         let decision = decide::from_server(frame, self, now_ns);
         let slowly = match is_v6(frame) {
-            false => decide::from_server_in::<Ipv4, _, _>(frame, &other, &self.settings, now_ns),
-            true => decide::from_server_in::<Ipv6, _, _>(frame, &other, &self.settings, now_ns),
+            false => decide::from_server_full::<Ipv4, _, _>(frame, &other, &self.settings, now_ns),
+            true => decide::from_server_full::<Ipv6, _, _>(frame, &other, &self.settings, now_ns),
         };
         assert_eq!(decision, slowly);
         self.check_same(&other);
@@ -270,7 +269,7 @@ fn unmapped(address: Ipv6) -> Ipv4 {
     Ipv4 { octets: [a, b, c, d] }
 }
 
-fn access<A: Kept>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
+fn access<A: LayoutFamily>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
     let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
     lan[0] = prefix;
     Access { server, mss, prefix_count: 1, _reserved: 0, lan }
@@ -331,7 +330,7 @@ impl Tables for World {
     }
 }
 
-impl<A: Kept> FamilyTables<A> for World {
+impl<A: LayoutFamily> FamilyTables<A> for World {
     fn customer(&self, address: A) -> Option<u32> {
         (1..=CUSTOMERS as u32).find(|customer| server(*customer, A::LINUX == 10) == address_of(address))
     }
@@ -354,13 +353,13 @@ impl<A: Kept> FamilyTables<A> for World {
     }
 }
 
-fn address_of<A: Kept>(address: A) -> IpAddr {
+fn address_of<A: LayoutFamily>(address: A) -> IpAddr {
     let mapped = address.mapped();
     // An IPv6 address that looks like a mapped one is one of IPv6 here.
     if A::LINUX == 10 { IpAddr::V6(mapped.into()) } else { mapped.into() }
 }
 
-fn key_of<A: Kept>(key: &FlowKey<A>) -> Key {
+fn key_of<A: LayoutFamily>(key: &FlowKey<A>) -> Key {
     Key { customer: key.customer, device: address_of(key.lan_address), port: key.lan_port }
 }
 

@@ -2,11 +2,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use gateway_common::{
-    family::Family,
-    layout::{FlowKey, Kept},
-    wire::Ipv4,
-};
+use gateway_common::{family::Family, layout::LayoutFamily, tcp::FlowKey, wire::Ipv4};
 
 use crate::{text::endpoint, world::customer_id};
 
@@ -31,7 +27,7 @@ impl FlowId {
 }
 
 /// A flow's key of either family.
-pub fn flow_id<A: Kept>(key: &FlowKey<A>) -> FlowId {
+pub fn flow_id<A: LayoutFamily>(key: &FlowKey<A>) -> FlowId {
     let mapped = key.lan_address.mapped();
     let device = match A::HEADER_BYTES == Ipv4::HEADER_BYTES {
         true => mapped.into(),

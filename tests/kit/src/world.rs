@@ -21,11 +21,10 @@ use anyhow::{Context, Result, bail};
 use gateway::kernel::interface::Interface;
 use gateway_common::{
     family::Family,
-    layout::{
-        Access, Addresses, Customer, ManagementRule, OutboundSpi, Prefix, Quota, Settings, Ticks, Tunnel,
-    },
+    layout::{Access, Addresses, Customer, ManagementRule, OutboundSpi, Prefix, Quota, Settings, Tunnel},
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
     tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
+    time::Ticks,
     wire::{Ipv6, protocol},
 };
 use ipnet::IpNet;

@@ -3,8 +3,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::{
-    layout::{Addresses, OutboundSpi, Prefix, Quota, Ticks, Tunnel},
+    layout::{Addresses, OutboundSpi, Prefix, Quota, Tunnel},
     tcp::{RETRANSMISSION_SLOT, State, UNACKNOWLEDGED_SLOT},
+    time::Ticks,
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{

@@ -3,9 +3,10 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result};
 use gateway_common::{
-    layout::{DropEvent, Flow, Ticks},
+    layout::DropEvent,
     reason::Reason,
-    track::status,
+    tcp::{Flow, status},
+    time::Ticks,
     wire::Ipv6,
 };
 use gateway_tests_kit::{

@@ -3,9 +3,10 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use gateway_common::{
-    layout::{APPROVED_MARK, Flow, Hook, Ticks},
+    layout::{APPROVED_MARK, Hook},
     reason::Reason,
-    tcp::State,
+    tcp::{Flow, State},
+    time::Ticks,
 };
 use gateway_tests_kit::{
     flow::FlowId,

@@ -15,8 +15,10 @@ use gateway::kernel::{
 };
 use gateway_common::{
     ids::TunnelId,
-    layout::{Budgets, Counters, DropEvent, Flow, FlowKey, Kept, NextProgram, Tunnel, Usage},
+    layout::{Counters, DropEvent, LayoutFamily, NextProgram, Tunnel, Usage},
+    outer::Budgets,
     reason::REASON_SLOTS,
+    tcp::{Flow, FlowKey},
     wheel::{Expiry, SLOTS},
     wire::{Ipv4, Ipv6},
 };
@@ -130,7 +132,7 @@ impl Machine {
         self.change(world)
     }
 
-    fn remove_flows<A: Kept + Tabled>(&mut self) -> Result<()>
+    fn remove_flows<A: LayoutFamily + Tabled>(&mut self) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
@@ -146,7 +148,7 @@ impl Machine {
         }
     }
 
-    fn end<A: Kept + Tabled>(&mut self, id: &FlowId, lan_address: A) -> Result<()>
+    fn end<A: LayoutFamily + Tabled>(&mut self, id: &FlowId, lan_address: A) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
@@ -297,7 +299,7 @@ impl Machine {
         Ok(State { counters: self.counters()?, flows, usage, world })
     }
 
-    fn read_flows<A: Kept + Tabled>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>
+    fn read_flows<A: LayoutFamily + Tabled>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>
     where
         FlowKey<A>: Pod,
     {

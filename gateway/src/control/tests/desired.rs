@@ -1,4 +1,6 @@
 //! What follows from the policy.
+use gateway_common::layout::LayoutFamily;
+
 use super::*;
 
 /// acme with servers and LANs of both families.
@@ -49,8 +51,8 @@ fn settings_hold_addresses_of_both_families_and_mapped_prefixes() {
     let Settings { internet, lan, lan_mtu, xdp, adopt_midstream, management, management_count, .. } =
         wanted(&policy).settings;
     assert_eq!((lan_mtu, xdp, adopt_midstream, management_count), (1500, 1, 1, 2));
-    assert!(internet.have(Ipv4 { octets: [203, 0, 113, 1] }) && !internet.have(Ipv4::default()));
-    assert!(lan.have(Ipv6::from("fe80::1".parse::<Ipv6Addr>().unwrap())) && !lan.have(Ipv6::default()));
+    assert!(Ipv4 { octets: [203, 0, 113, 1] }.is_in(&internet) && !Ipv4::default().is_in(&internet));
+    assert!(Ipv6::from("fe80::1".parse::<Ipv6Addr>().unwrap()).is_in(&lan) && !Ipv6::default().is_in(&lan));
     let from = |rule: usize, address: &str| {
         management[rule].from.contains(Ipv6::from(address.parse::<IpAddr>().unwrap()))
     };

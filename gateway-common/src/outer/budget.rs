@@ -2,8 +2,31 @@
 //! reachable for the peers that are there, whoever else sends.
 //!
 //! A source that has an IKE_SA (a peer) has a budget of its own, which no other source can use up.
-//! All others share one besides their own: a million of them get what that leaves, and no more.
-use crate::outer::Outer;
+use super::arrival::Outer;
+use crate::{
+    lock::bpf_spin_lock,
+    rate::{Bucket, Rate},
+};
+
+/// What was taken of the budgets for outer packets.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Budgets {
+    /// By [`Class`] number.
+    pub classes: [Bucket; CLASSES],
+}
+
+/// What one peer has taken.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct PeerBudgets {
+    /// Held while a program changes it.
+    pub lock: bpf_spin_lock,
+    #[doc(hidden)]
+    pub _reserved: u32,
+    /// What it has taken.
+    pub budgets: Budgets,
+}
 
 /// What a packet is charged to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,27 +44,6 @@ pub enum Class {
 
 /// How many there are.
 pub const CLASSES: usize = 4;
-
-/// A rate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rate {
-    /// So many in a second...
-    pub per_second: u32,
-    /// ...and so many at once.
-    pub burst: u32,
-}
-
-impl Rate {
-    const fn of(per_second: u32, burst: u32) -> Self {
-        Self { per_second, burst }
-    }
-
-    /// Nanoseconds between two of them.
-    #[inline(always)]
-    pub const fn interval_ns(self) -> u64 {
-        1_000_000_000 / self.per_second as u64
-    }
-}
 
 impl Class {
     /// All of them.
@@ -64,10 +66,10 @@ impl Class {
     #[inline(always)]
     pub const fn of_peer(self) -> Rate {
         match self {
-            Self::Ike => Rate::of(100, 200),
-            Self::UnknownSpi => Rate::of(200_000, 200_000),
-            Self::Fragment => Rate::of(100_000, 100_000),
-            Self::Icmp => Rate::of(10, 20),
+            Self::Ike => Rate::new(100, 200),
+            Self::UnknownSpi => Rate::new(200_000, 200_000),
+            Self::Fragment => Rate::new(100_000, 100_000),
+            Self::Icmp => Rate::new(10, 20),
         }
     }
 
@@ -75,10 +77,10 @@ impl Class {
     #[inline(always)]
     pub const fn of_stranger(self) -> Rate {
         match self {
-            Self::Ike => Rate::of(10, 30),
-            Self::UnknownSpi => Rate::of(1_000, 1_000),
-            Self::Fragment => Rate::of(100, 100),
-            Self::Icmp => Rate::of(10, 20),
+            Self::Ike => Rate::new(10, 30),
+            Self::UnknownSpi => Rate::new(1_000, 1_000),
+            Self::Fragment => Rate::new(100, 100),
+            Self::Icmp => Rate::new(10, 20),
         }
     }
 
@@ -86,10 +88,10 @@ impl Class {
     #[inline(always)]
     pub const fn of_strangers(self) -> Rate {
         match self {
-            Self::Ike => Rate::of(500, 1_000),
-            Self::UnknownSpi => Rate::of(20_000, 20_000),
-            Self::Fragment => Rate::of(1_000, 1_000),
-            Self::Icmp => Rate::of(1_000, 1_000),
+            Self::Ike => Rate::new(500, 1_000),
+            Self::UnknownSpi => Rate::new(20_000, 20_000),
+            Self::Fragment => Rate::new(1_000, 1_000),
+            Self::Icmp => Rate::new(1_000, 1_000),
         }
     }
 }

@@ -1,100 +1,33 @@
 //! Header prediction (V. Jacobson, "4BSD Header Prediction", 1990): nearly every segment is the next one of
-//! a connection that both ends keep to. What [`crate::track`] would do with it is known beforehand, and is
-//! done here at a fraction of the cost. A test compares both.
-use crate::{
-    family::{Family, Tcp},
-    layout::{Flow, Settings, Ticks},
-    packet::{Kind, TIMESTAMP_ALONE, flag},
-    tcp::{Direction, State, UNACKNOWLEDGED_SLOT},
-    track::{ACK_WINDOW, after, before, peer_flag, status},
-    wire::{Frame, NETWORK_OFFSET, TcpHeader, Words},
+use super::{
+    flow::{Flow, peer_flag, status},
+    state::{Direction, State, UNACKNOWLEDGED_SLOT},
+    window::{ACK_WINDOW, after, before},
 };
-
-/// A segment without SYN, FIN, RST, URG and without options but a timestamp.
-#[derive(Clone, Copy, Debug)]
-pub struct Next<'a, A, W> {
-    /// Bytes of its header.
-    pub header_bytes: u32,
-    tcp: &'a Tcp<A, W>,
-}
-
-impl<'a, A: Family, W: Words> Next<'a, A, W> {
-    /// None for every other segment, also for a malformed one.
-    #[inline(always)]
-    pub fn of<F: Frame + ?Sized>(frame: &F, tcp: &'a Tcp<A, W>) -> Option<Self> {
-        const TIMESTAMP_BYTES: u32 = 12;
-        /// The word of data offset, flags and window: RFC 9293 section 3.1.
-        const fn head(data_offset: u32, flags: u8) -> u32 {
-            (data_offset << 28) | ((flags as u32) << 16)
-        }
-        const MASK: u32 = head(15, flag::FIN | flag::SYN | flag::RST | flag::ACK | flag::URG);
-        const WITHOUT_OPTIONS: u32 = head(5, flag::ACK);
-        const WITH_TIMESTAMP: u32 = head(8, flag::ACK);
-        let header_bytes = match tcp.word(HEAD) & MASK {
-            WITHOUT_OPTIONS => TCP_HEADER_BYTES,
-            WITH_TIMESTAMP => {
-                let at = NETWORK_OFFSET + A::HEADER_BYTES + size_of::<TcpHeader>();
-                let header_bytes = TCP_HEADER_BYTES + TIMESTAMP_BYTES;
-                if header_bytes > tcp.head().payload_bytes || frame.read::<[u8; 4]>(at)? != TIMESTAMP_ALONE {
-                    return None;
-                }
-                header_bytes
-            }
-            _ => return None,
-        };
-        Some(Self { header_bytes, tcp })
-    }
-}
-
-impl<A: Family, W: Words> Tcp<A, W> {
-    /// Source port.
-    #[inline(always)]
-    pub fn source_port(&self) -> u32 {
-        self.word(PORTS) >> 16
-    }
-
-    /// Destination port.
-    #[inline(always)]
-    pub fn destination_port(&self) -> u32 {
-        self.word(PORTS) & 0xffff
-    }
-
-    /// True if [`crate::packet::Segment::parse`] says that it is a segment.
-    #[inline(always)]
-    pub fn is_segment(&self) -> bool {
-        let head = self.word(HEAD);
-        let header_bytes = (head >> 28) * 4;
-        header_bytes >= TCP_HEADER_BYTES
-            && header_bytes <= self.head().payload_bytes
-            && Kind::of((head >> 16) as u8).is_some()
-    }
-}
-
-const TCP_HEADER_BYTES: u32 = size_of::<TcpHeader>() as u32;
-
-/// Words of a TCP header, RFC 9293 section 3.1: both ports.
-const PORTS: usize = 0;
-/// Sequence number.
-const SEQUENCE: usize = 1;
-/// Acknowledgment number.
-const ACKNOWLEDGMENT: usize = 2;
-/// Data offset, flags and window.
-const HEAD: usize = 3;
+use crate::{
+    layout::settings::Settings,
+    packet::{
+        fast::{FastFamily, FastSegment},
+        segment::Kind,
+    },
+    time::Ticks,
+    wire::Words,
+};
 
 /// True if the segment is as expected, and then the flow is as [`crate::track::track`] leaves it. Else
 /// nothing has changed.
 #[inline(always)]
-pub fn predict<A: Family, W: Words>(
+pub fn predict<A: FastFamily, W: Words>(
     flow: &mut Flow,
-    next: &Next<A, W>,
+    next: &FastSegment<A, W>,
     direction: Direction,
     settings: &Settings,
     now: Ticks,
 ) -> bool {
     let (own, other) = (direction as usize & 1, direction.opposite() as usize & 1);
     let (sender, receiver) = (flow.peers[own], flow.peers[other]);
-    let Next { header_bytes, tcp } = *next;
-    let (sequence, ack, offered) = (tcp.word(SEQUENCE), tcp.word(ACKNOWLEDGMENT), tcp.word(HEAD) & 0xffff);
+    let FastSegment { header_bytes, tcp } = *next;
+    let (sequence, ack, offered) = (tcp.sequence(), tcp.acknowledgment(), tcp.window());
     let length = tcp.head().payload_bytes - header_bytes;
     let end = sequence.wrapping_add(length);
     let length = length as u16;

@@ -2,7 +2,7 @@
 //!
 //! The states, what leads from one to the next and the default timeouts are nf_conntrack's
 //! (Linux 6.12, net/netfilter/nf_conntrack_proto_tcp.c, `tcp_conntracks` and `tcp_timeouts`).
-use crate::{packet::Kind, slot::slot};
+use crate::{index::slot, packet::segment::Kind};
 
 /// Where a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -92,10 +92,13 @@ impl State {
 
 /// Slots for something by [`State`] number: a power of two.
 pub const STATE_SLOTS: usize = 16;
+
 /// The slot for connections whose last segment comes again and again, or whose window is closed.
 pub const RETRANSMISSION_SLOT: u8 = 10;
+
 /// The slot for connections with data that is not acknowledged.
 pub const UNACKNOWLEDGED_SLOT: u8 = 11;
+
 /// What both are unless configured, as in nf_conntrack.
 pub const DOUBTFUL_TIMEOUT_SECONDS: u32 = 300;
 
@@ -122,7 +125,7 @@ impl Direction {
 
 /// What a segment does to its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
+pub enum Transition {
     /// It goes on, in this state.
     To(State),
     /// The segment passes and the state stays: the other end decides whether it means anything.
@@ -133,27 +136,37 @@ pub enum Step {
 
 /// What a segment of this kind and direction does to a connection in this state.
 #[inline(always)]
-pub fn step(state: State, direction: Direction, kind: Kind) -> Step {
+pub fn transition(state: State, direction: Direction, kind: Kind) -> Transition {
     let row = (direction as u8) << 7 | (kind as u8) << 4;
     match TABLE[slot::<{ TABLE.len() }>(row | state as u8)] {
-        IG => Step::Ignore,
+        IG => Transition::Ignore,
         next => match State::from_number(next) {
-            Some(next) => Step::To(next),
-            None => Step::Invalid,
+            Some(next) => Transition::To(next),
+            None => Transition::Invalid,
         },
     }
 }
 
 const SS: u8 = State::SynSent as u8;
+
 const SR: u8 = State::SynRecv as u8;
+
 const ES: u8 = State::Established as u8;
+
 const FW: u8 = State::FinWait as u8;
+
 const CW: u8 = State::CloseWait as u8;
+
 const LA: u8 = State::LastAck as u8;
+
 const TW: u8 = State::TimeWait as u8;
+
 const CL: u8 = State::Close as u8;
+
 const S2: u8 = State::SynSent2 as u8;
+
 const IG: u8 = 0xfe;
+
 const IV: u8 = 0;
 
 /// Indexed by direction (bit 7), kind (bits 4 to 6) and state (bits 0 to 3).

@@ -1,0 +1,14 @@
+//! The inner packet: what was decapsulated, or what a server sends.
+pub(crate) mod fast;
+pub(crate) mod inner;
+pub(crate) mod options;
+pub(crate) mod quote;
+pub(crate) mod segment;
+
+pub use self::{
+    fast::{FastFamily, FastHeader, FastPacket, FastSegment},
+    inner::Inner,
+    options::{MOST_OPTIONS_BYTES, Mss, Options, TIMESTAMP_ALONE},
+    quote::Quote,
+    segment::{Kind, Segment, flag},
+};
