@@ -19,14 +19,13 @@ use gateway::kernel::{
 };
 use gateway_common::{
     ids::TunnelId,
-    layout::{Access, Customer, Hook, OutboundSpi, Prefix, Quota, Settings, Tunnel},
-    limits::PREFIXES_PER_SITE,
+    layout::{Access, Customer, Hook, OutboundSpi, Prefix, Quota, Tunnel},
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{
     bpf,
     namespace::Namespace,
-    world::{MSS_BYTES, World, addresses_of},
+    world::{MSS_BYTES, access, settings_of},
 };
 
 use super::{
@@ -202,11 +201,7 @@ impl Firewall {
     fn configure(&mut self, gateway: &Namespace) -> Result<()> {
         let look = || Ok((Interface::look(SITE_INTERFACE)?, Interface::look(LAN_INTERFACE)?));
         let (site, lan) = gateway.enter(look)?;
-        let mut settings: Settings = World::usual().settings;
-        (settings.internet, settings.lan) = (addresses_of(&site)?, addresses_of(&lan)?);
-        (settings.internet_ifindex, settings.lan_ifindex) = (site.index, lan.index);
-        settings.lan_mtu = lan.mtu;
-        self.maps.set_settings(&settings)
+        self.maps.set_settings(&settings_of(&site, &lan)?)
     }
 
     fn attach(&mut self, namespace: &Namespace, hooks: &[Place]) -> Result<Attached> {
@@ -253,15 +248,14 @@ fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassif
 
 /// A customer with one site, and with no limit but the table.
 fn configuration(number: u32, id: u32, flows: u32) -> Tunnel {
-    let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
-    lan[0] = Prefix::new(Ipv4::from(LAN.0), LAN.1);
+    let lan = Prefix::new(Ipv4::from(LAN.0), LAN.1);
     let [mss, _] = MSS_BYTES;
     Tunnel {
         customer: id,
         generation: 1,
         port: PORT,
         up: 1,
-        v4: Access { server: server(number).into(), mss, prefix_count: 1, _reserved: 0, lan },
+        v4: access(server(number).into(), mss, &[lan]),
         v6: Access::<Ipv6>::default(),
         quota: Quota { flows, half_open: flows, new_flow_interval_ns: 0, new_flow_burst: flows },
         inbound_spis: [spi(number), 0],

@@ -1,15 +1,19 @@
-//! Frames, made before anything is measured, so that sending them is all the sender does.
+//! Frames, built before anything is measured, so that the sender only sends.
+//!
+//! [`Segment::write`] does not use the kit's builder: a round builds as many frames as it sends, on a machine
+//! that is emulated, so each is written into one buffer without an allocation and without a pass over its
+//! payload of zeroes. A test compares it with the kit's builder, byte by byte.
 use std::net::Ipv4Addr;
 
 use gateway_common::{packet::flag, wire::protocol};
 
 use super::rules::{PORT, device, server};
 
-/// The gateway, on both sides.
+/// The gateway's MAC address, on both sides.
 pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
-/// All servers.
+/// The MAC address of all servers.
 pub const SERVER_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
-/// All sites' router, for what goes to them.
+/// The MAC address of the router before all sites.
 pub const SITE_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 3];
 
 /// Ethernet, IPv4 and TCP without options.
@@ -19,7 +23,7 @@ const WINDOW_SCALE: u8 = 14;
 /// MSS 1356 and window scale, as a SYN has them.
 const SYN_OPTIONS: [u8; 8] = [2, 4, 0x05, 0x4c, 1, 3, 3, WINDOW_SCALE];
 
-/// Where a frame is sent from.
+/// The side that a frame is sent from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
     /// A customer's site, out of its tunnel.
@@ -28,7 +32,7 @@ pub enum Side {
     Lan,
 }
 
-/// Where a frame is sent from, and whose it is.
+/// The side a frame is sent from, and its customer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Origin {
     /// The side.
@@ -42,12 +46,12 @@ pub struct Origin {
 pub struct Batch {
     bytes: Vec<u8>,
     frames: Vec<(Origin, usize)>,
-    /// How many of them a firewall lets through, by the side they are sent from.
+    /// The number of frames that a firewall lets through, by [`Side`].
     passing: [u64; 2],
 }
 
 impl Batch {
-    /// All frames with where they come from.
+    /// Returns all frames with their origins.
     pub fn iter(&self) -> impl Iterator<Item = (Origin, &[u8])> {
         let mut start = 0;
         self.frames.iter().map(move |&(origin, end)| {
@@ -57,17 +61,17 @@ impl Batch {
         })
     }
 
-    /// How many come from there.
+    /// Returns the number of frames from a side.
     pub fn sent(&self, from: Side) -> u64 {
         self.frames.iter().filter(|(origin, _)| origin.side == from).count() as u64
     }
 
-    /// How many of those a firewall lets through.
+    /// Returns the number of frames from a side that a firewall lets through.
     pub fn passing(&self, from: Side) -> u64 {
         self.passing[from as usize]
     }
 
-    /// Adds a segment, and says whether a firewall lets it through.
+    /// Adds a segment. `passes` says whether a firewall lets it through.
     pub fn push(&mut self, segment: &Segment, passes: bool) {
         segment.write(&mut self.bytes);
         self.frames.push((Origin { side: segment.from, customer: segment.customer }, self.bytes.len()));
@@ -78,30 +82,30 @@ impl Batch {
 /// A connection between a customer's device and its server, as its ends keep it.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
-    /// Whose it is.
+    /// The customer.
     pub customer: u32,
-    /// Which of the customer's devices.
+    /// The customer's device, by number.
     pub device: u32,
     /// The device's port.
     pub port: u16,
     /// The server's port.
     pub server_port: u16,
-    /// Sequence numbers of what comes next, by [`Side`].
+    /// Next sequence number of each [`Side`].
     pub next: [u32; 2],
-    /// Sequence numbers up to which the other end has acknowledged, by [`Side`].
+    /// Sequence number of each [`Side`] that the other end has acknowledged.
     pub acknowledged: [u32; 2],
 }
 
 /// A TCP segment of a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
-    /// Where it is sent from.
+    /// The side that sends it.
     pub from: Side,
-    /// Whose it is.
+    /// The customer.
     pub customer: u32,
-    /// The SPI its tunnel has, which stands in the source MAC address.
+    /// SPI of its tunnel, which the source MAC address carries.
     pub spi: u32,
-    /// Device and server, whoever sends.
+    /// Device and server, in either direction.
     pub addresses: (Ipv4Addr, Ipv4Addr),
     /// Device's and server's port.
     pub ports: (u16, u16),
@@ -109,14 +113,14 @@ pub struct Segment {
     pub numbers: (u32, u32),
     /// TCP flags.
     pub flags: u8,
-    /// The IP header's protocol: TCP's header follows in any case.
+    /// Protocol of the IP header; a TCP header follows in any case.
     pub protocol: u8,
-    /// Bytes of the frame; less than there are headers: as many as there are headers.
+    /// Bytes of the frame. A frame is never shorter than its headers.
     pub frame_bytes: usize,
 }
 
 impl Flow {
-    /// A segment with these flags, filled up to this frame size; the flow goes on behind it.
+    /// Returns the next segment with these flags, filled up to this frame size, and advances the flow.
     pub fn segment(&mut self, from: Side, flags: u8, frame_bytes: usize) -> Segment {
         let (own, other) = (from as usize, 1 - from as usize);
         let acks = flags & flag::ACK != 0;
@@ -140,7 +144,7 @@ impl Flow {
     }
 }
 
-/// The SPI that a customer's site sends with.
+/// Returns the SPI of a customer's site.
 pub fn spi(customer: u32) -> u32 {
     0x1000_0000 + customer
 }
@@ -154,7 +158,7 @@ impl Segment {
         self.frame_bytes.saturating_sub(HEADERS_BYTES + self.options().len())
     }
 
-    /// Appends the frame. What TCP carries is zeroes, so that only headers count for its checksum.
+    /// Appends the frame. The payload is zeroes, so that the TCP checksum covers only headers.
     pub fn write(&self, to: &mut Vec<u8>) {
         let options = self.options();
         let tcp_bytes = 20 + options.len() + self.payload_bytes();
@@ -181,7 +185,7 @@ impl Segment {
         ip[16..20].copy_from_slice(&destination.octets());
         let checksum = !fold(sum(ip));
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-        // Protocol and length, as in the pseudo header (RFC 9293 section 3.1).
+        // Protocol and length, as in the pseudo-header (RFC 9293 section 3.1).
         let pseudo = sum(&ip[12..20]) + u32::from(self.protocol) + tcp_bytes as u32;
         let tcp = &mut headers[34..];
         tcp[..2].copy_from_slice(&source_port.to_be_bytes());
@@ -207,17 +211,21 @@ fn fold(sum: u32) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
-/// The port of the servers, and one that none of them offers.
+/// The servers' port, and one that none of them offers.
 pub const SERVER_PORTS: (u16, u16) = (PORT, PORT + 1);
 
 #[cfg(test)]
 mod tests {
     use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+    use gateway_tests_kit::{
+        frame::tcp_as_captured,
+        packet::{Ethernet, Ip},
+    };
 
     use super::*;
 
     #[test]
-    fn frames_have_the_size_and_the_checksums_that_they_should() {
+    fn frames_have_the_size_they_should_and_are_as_the_kit_builds_them() {
         let mut flow = Flow {
             customer: 70_000,
             device: 3,
@@ -236,15 +244,24 @@ mod tests {
         assert_eq!((batch.sent(Side::Lan), batch.passing(Side::Lan)), (2, 1));
         assert_eq!(flow.next, [7, 1354]);
         for (_, frame) in batch.iter() {
-            let packet = SlicedPacket::from_ethernet(frame).unwrap();
-            let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport)
-            else {
-                panic!("no TCP in {frame:x?}");
-            };
-            assert_eq!(ip.header().to_header().calc_header_checksum(), ip.header().header_checksum());
-            let (source, destination) = (ip.header().source(), ip.header().destination());
-            let right = tcp.to_header().calc_checksum_ipv4_raw(source, destination, tcp.payload()).unwrap();
-            assert_eq!(right, tcp.checksum());
+            assert_eq!(frame, rebuilt(frame));
         }
+    }
+
+    /// Builds a frame of the same contents with the kit.
+    fn rebuilt(frame: &[u8]) -> Vec<u8> {
+        let (mac, packet) =
+            (|at: usize| frame[at..at + 6].try_into().unwrap(), SlicedPacket::from_ethernet(frame));
+        let packet = packet.unwrap();
+        let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport)
+        else {
+            panic!("no TCP in {frame:x?}");
+        };
+        let (header, payload) = (tcp.to_header(), tcp.payload());
+        assert_eq!(payload, vec![0; payload.len()]);
+        let addresses = (ip.header().source_addr().into(), ip.header().destination_addr().into());
+        let ip = Ip { id: 0, df: true, ..Ip::new(addresses.0, addresses.1) };
+        let segment = tcp_as_captured(&ip, &header, payload);
+        Ethernet::new(mac(6), mac(0)).around(&ip.around(protocol::TCP, &segment).unwrap())
     }
 }

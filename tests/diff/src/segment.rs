@@ -7,7 +7,8 @@ use std::{
 use anyhow::{Context, Result};
 use gateway_common::tcp::Direction;
 use gateway_tests_kit::{
-    packet::{Ethernet, FLAG_LETTERS, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp},
+    packet::{Ethernet, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp},
+    text::{hex_text, tcp_flag_letters},
     world::{KnownTunnel, TUNNELS},
 };
 
@@ -85,16 +86,7 @@ pub enum Aside {
 impl Segment {
     /// A segment as TCPs send them.
     pub fn new(direction: Direction, flags: u8, seq: u32, ack: u32) -> Self {
-        let tcp = Tcp {
-            ports: [0; 2],
-            flags,
-            seq: None,
-            ack: None,
-            window: 64240,
-            options: Vec::new(),
-            data_offset: None,
-            length: 0,
-        };
+        let tcp = Tcp::new([0; 2], flags);
         Self { direction, seq, ack, tcp, checksum_error: 0, ttl: 64, aside: Aside::No }
     }
 
@@ -105,7 +97,7 @@ impl Segment {
 
     /// Flags as letters.
     pub fn flags(&self) -> String {
-        flag_letters(self.tcp.flags)
+        tcp_flag_letters(self.tcp.flags)
     }
 }
 
@@ -194,8 +186,7 @@ impl Flow {
                 true => ip.extension = Some(60),
             }
         }
-        let ethernet =
-            Ethernet { source: mac, destination: GATEWAY_MAC, vlan: None, ether_type: None, padding: 0 };
+        let ethernet = Ethernet::new(mac, GATEWAY_MAC);
         let network = Network::Ip(ip, transport);
         let mut packet = Packet { ethernet, network, patches: Vec::new(), cut: None };
         let wrong = match segment.aside {
@@ -223,7 +214,7 @@ impl Flow {
         let (from, to) = (ip.source, ip.destination);
         match transport {
             Transport::Tcp(tcp) => {
-                let ([a, b], flags) = (tcp.ports, flag_letters(tcp.flags));
+                let ([a, b], flags) = (tcp.ports, tcp_flag_letters(tcp.flags));
                 let (from, to) = (SocketAddr::new(from, a), SocketAddr::new(to, b));
                 write!(line, "{from} > {to} {flags} seq {} ack {}", segment.seq, segment.ack)?;
                 write_tcp(&mut line, tcp)?;
@@ -250,10 +241,10 @@ impl Flow {
             write!(line, " ext {kind}")?;
         }
         if !ip.options.is_empty() {
-            write!(line, " ipopts {}", hex(&ip.options))?;
+            write!(line, " ipopts {}", hex_text(&ip.options))?;
         }
         for (at, bytes) in &packet.patches {
-            write!(line, " patch {at}:{}", hex(bytes))?;
+            write!(line, " patch {at}:{}", hex_text(bytes))?;
         }
         Ok(line)
     }
@@ -270,7 +261,7 @@ fn write_tcp(line: &mut String, tcp: &Tcp) -> Result<()> {
                 [3, 3, shift] => write!(line, " wscale {shift}")?,
                 [4, 2] => *line += " sackok",
                 [1] => *line += " nop",
-                _ => write!(line, " opt {}", hex(bytes))?,
+                _ => write!(line, " opt {}", hex_text(bytes))?,
             },
         }
     }
@@ -281,20 +272,4 @@ fn write_tcp(line: &mut String, tcp: &Tcp) -> Result<()> {
         write!(line, " len {}", tcp.length)?;
     }
     Ok(())
-}
-
-fn flag_letters(flags: u8) -> String {
-    match flags {
-        0 => "-".to_owned(),
-        _ => FLAG_LETTERS
-            .chars()
-            .enumerate()
-            .filter(|(bit, _)| flags >> bit & 1 == 1)
-            .map(|(_, c)| c)
-            .collect(),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

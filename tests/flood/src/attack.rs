@@ -8,15 +8,20 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use gateway_common::packet::flag;
-use gateway_tests_kit::{cpu::on_last_cpu, frame::spoof, namespace::Namespace, raw::packet_socket};
+use gateway_tests_kit::{
+    cpu::on_last_cpu,
+    frame::spoof,
+    namespace::Namespace,
+    raw::{packet_socket, put_if_room},
+};
 use nix::{
     errno::Errno,
     libc,
     sys::{
         socket::{
-            MsgFlags, recv, send, setsockopt,
+            MsgFlags, recv, setsockopt,
             sockopt::{RcvBufForce, ReceiveTimeout},
         },
         time::{TimeVal, TimeValLike},
@@ -39,7 +44,7 @@ pub fn from_site(namespace: &Namespace, pool: &Pool, sent: &AtomicU64, stop: &At
     on_last_cpu()?;
     while !stop.load(Relaxed) {
         for frame in pool.iter() {
-            if sent.fetch_add(u64::from(put(&socket, frame)?), Relaxed) % BURST as u64 == 0
+            if sent.fetch_add(u64::from(put_if_room(&socket, frame)?), Relaxed) % BURST as u64 == 0
                 && stop.load(Relaxed)
             {
                 break;
@@ -62,7 +67,7 @@ pub fn from_internet(namespace: &Namespace, sent: &AtomicU64, stop: &AtomicBool)
             buffer.clear();
             buffer.extend_from_slice(frame4);
             spoof(&mut buffer, Ipv4Addr::from(u32::from(Ipv4Addr::new(11, 0, 0, 0)) + source));
-            let count = u64::from(put(&socket, &buffer)?) + u64::from(put(&socket, frame6)?);
+            let count = u64::from(put_if_room(&socket, &buffer)?) + u64::from(put_if_room(&socket, frame6)?);
             sent.fetch_add(count, Relaxed);
             if source % BURST as u32 == 0 && stop.load(Relaxed) {
                 break;
@@ -90,22 +95,10 @@ pub fn acknowledge(namespace: &Namespace, stop: &AtomicBool) -> Result<()> {
             Err(error) => return Err(error).context("receive a frame"),
         };
         if let Some(ack) = answer(&buffer[..length]) {
-            put(&socket, &ack.frame()?)?;
+            put_if_room(&socket, &ack.frame()?)?;
         }
     }
     Ok(())
-}
-
-/// Puts a frame on the wire; false if there was no room.
-pub fn put(socket: &OwnedFd, frame: &[u8]) -> Result<bool> {
-    match send(socket.as_raw_fd(), frame, MsgFlags::empty()) {
-        Ok(sent) => {
-            ensure!(sent == frame.len(), "a frame was cut off");
-            Ok(true)
-        }
-        Err(Errno::ENOBUFS) => Ok(false),
-        Err(error) => Err(error).context("send a frame"),
-    }
 }
 
 /// The ACK for a SYN-ACK, but for those to one port in eight.

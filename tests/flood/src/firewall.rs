@@ -24,13 +24,12 @@ use gateway::{
 };
 use gateway_common::{
     ids::TunnelId,
-    layout::{Access, Customer, Hook, Prefix, Quota, Tunnel},
-    limits::PREFIXES_PER_SITE,
+    layout::{Customer, Hook, Prefix, Quota, Tunnel},
     tcp::{State, status},
     time::Ticks,
     wire::{Ipv4, Ipv6},
 };
-use gateway_tests_kit::world::{MSS_BYTES, World, addresses_of};
+use gateway_tests_kit::world::{MSS_BYTES, access, settings_of};
 
 use super::{
     ground::Ground,
@@ -134,10 +133,7 @@ impl Drop for Gateway {
 }
 
 fn fill(maps: &mut Maps, internet: &Interface, lan: &Interface, attacker: Quota) -> Result<()> {
-    let mut settings = World::usual().settings;
-    (settings.internet, settings.lan) = (addresses_of(internet)?, addresses_of(lan)?);
-    (settings.internet_ifindex, settings.lan_ifindex) = (internet.index, lan.index);
-    settings.lan_mtu = lan.mtu;
+    let mut settings = settings_of(internet, lan)?;
     for state in [State::SynSent, State::SynRecv, State::SynSent2] {
         settings.timeouts[state as usize] = Ticks::from_seconds(HALF_OPEN_SECONDS);
     }
@@ -155,10 +151,8 @@ fn fill(maps: &mut Maps, internet: &Interface, lan: &Interface, attacker: Quota)
 }
 
 fn tunnel(party: Party, quota: Quota) -> Tunnel {
-    let (mut lan4, mut lan6) =
-        ([Prefix::default(); PREFIXES_PER_SITE], [Prefix::default(); PREFIXES_PER_SITE]);
-    lan4[0] = Prefix::new(Ipv4::from(party.lan4(0)), 16);
-    lan6[0] = Prefix::new(Ipv6::from(party.lan6(0)), 48);
+    let lan4 = Prefix::new(Ipv4::from(party.lan4(0)), 16);
+    let lan6 = Prefix::new(Ipv6::from(party.lan6(0)), 48);
     let [mss4, mss6] = MSS_BYTES;
     Tunnel {
         customer: party.id,
@@ -167,9 +161,9 @@ fn tunnel(party: Party, quota: Quota) -> Tunnel {
         up: 1,
         _reserved: [0; 3],
         inbound_spis: [party.spi(), 0],
-        v4: Access { server: party.server4().into(), mss: mss4, prefix_count: 1, _reserved: 0, lan: lan4 },
+        v4: access(party.server4().into(), mss4, &[lan4]),
         quota,
-        v6: Access { server: party.server6().into(), mss: mss6, prefix_count: 1, _reserved: 0, lan: lan6 },
+        v6: access(party.server6().into(), mss6, &[lan6]),
     }
 }
 

@@ -1,21 +1,19 @@
-//! The frames of a flood, made before it starts, so that sending them is all the flooder does.
+//! The frames of a flood, built before it starts, so that the flooder only sends.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
-use etherparse::{
-    EtherType, Ethernet2Header, IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header,
-    Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header, TcpHeader, UdpHeader, ip_number,
+use etherparse::ip_number;
+use gateway_common::packet::flag;
+use gateway_tests_kit::{
+    frame::{self, ETHERNET_BYTES, IPV4_BYTES, icmp, ike_sa_init, udp},
+    packet::{Ethernet, Ip, Tcp},
+    random::Random,
 };
-use gateway_tests_kit::random::Random;
 
 use super::party::{ATTACKER, GATEWAY, GATEWAY_MAC, PORT, Party, ROUTER_MAC};
 
-/// Where the IP header begins.
-const IP: usize = 14;
-/// Where TCP begins in an IPv4 frame.
-const TCP: usize = IP + 20;
-const TTL: u8 = 64;
-const IKE_PORT: u16 = 500;
+/// Offset of TCP in an IPv4 frame.
+const TCP: usize = ETHERNET_BYTES + IPV4_BYTES;
 
 /// Frames, one after the other.
 #[derive(Default)]
@@ -25,7 +23,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// All of them, in order.
+    /// Returns all frames in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let starts = [0].into_iter().chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
@@ -37,39 +35,40 @@ impl Pool {
     }
 }
 
-/// What a TCP segment says; its checksum is put right.
+/// A TCP segment of the attacker's site.
 #[derive(Clone, Copy)]
 pub struct Segment {
-    /// Source and destination.
+    /// Source and destination address.
     pub addresses: (IpAddr, IpAddr),
-    /// Source and destination.
+    /// Source and destination port.
     pub ports: (u16, u16),
     /// Sequence number.
     pub seq: u32,
-    /// Acknowledgment number; with one comes the flag ACK.
+    /// Acknowledgment number; `Some` also sets the flag ACK.
     pub ack: Option<u32>,
-    /// SYN, RST.
+    /// The flags SYN and RST.
     pub syn_rst: (bool, bool),
 }
 
 impl Segment {
-    /// As the attacker's site sends it.
+    /// Builds the frame.
     pub fn frame(&self) -> Result<Vec<u8>> {
-        let mut header = TcpHeader::new(self.ports.0, self.ports.1, self.seq, 64_000);
-        (header.syn, header.rst) = self.syn_rst;
-        header.ack = self.ack.is_some();
-        header.acknowledgment_number = self.ack.unwrap_or(0);
-        header.checksum = match self.addresses {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                header.calc_checksum_ipv4_raw(from.octets(), to.octets(), &[])?
-            }
-            (from, to) => header.calc_checksum_ipv6_raw(v6(from).octets(), v6(to).octets(), &[])?,
+        const WINDOW: u16 = 64_000;
+        let (syn, rst) = self.syn_rst;
+        let set = |on: bool, flag: u8| if on { flag } else { 0 };
+        let flags = set(syn, flag::SYN) | set(rst, flag::RST) | set(self.ack.is_some(), flag::ACK);
+        let tcp = Tcp {
+            seq: Some(self.seq),
+            ack: self.ack,
+            window: WINDOW,
+            ..Tcp::new([self.ports.0, self.ports.1], flags)
         };
-        packet(Wire::Site, self.addresses, ip_number::TCP, Fragment::No, &header.to_bytes())
+        let ip = ip(self.addresses, Fragment::No);
+        Ok(site().around(&ip.around(ip_number::TCP.0, &tcp.segment(&ip, &[])?)?))
     }
 }
 
-/// Everything that a site should not send, so many frames of it. Half are SYNs of random tuples in the
+/// Builds `count` frames of everything that a site should not send. Half are SYNs of random tuples in the
 /// site's LAN.
 pub fn from_site(count: usize) -> Result<Pool> {
     let mut random = Random::new(1);
@@ -113,35 +112,35 @@ fn site_frame(kind: usize, random: &mut Random) -> Result<Vec<u8>> {
         10 => {
             let addresses = if random.per_mille(500) { (device4, server4) } else { (device6, server6) };
             let fragment = if random.per_mille(500) { Fragment::First } else { Fragment::Later };
-            packet(Wire::Site, addresses, ip_number::TCP, fragment, &[0x55; 64])
+            Ok(site().around(&ip(addresses, fragment).around(ip_number::TCP.0, &[0x55; 64])?))
         }
         11 | 12 => Segment { ack: Some(random.word()), syn_rst: (false, kind == 12), ..syn }.frame(),
         13 => match random.below(4) {
-            // A length beyond the packet's end.
-            0 => with(&|frame| frame[IP + 2] = 0xff),
-            // A header checksum that is wrong.
-            1 => with(&|frame| frame[IP + 10] ^= 0x55),
+            // An IP length beyond the end of the frame.
+            0 => with(&|frame| frame[ETHERNET_BYTES + 2] = 0xff),
+            // A wrong IP header checksum.
+            1 => with(&|frame| frame[ETHERNET_BYTES + 10] ^= 0x55),
             // A TCP header of 4 bytes.
             2 => with(&|frame| frame[TCP + 12] = 0x10),
             // SYN and FIN.
-            _ => with(&|frame| frame[TCP + 13] |= 0x01),
+            _ => with(&|frame| frame[TCP + 13] |= flag::FIN),
         },
         14 => {
-            let udp = UdpHeader { source_port: 1, destination_port: 53, length: 8, checksum: 0 };
-            packet(Wire::Site, (device4, server4), ip_number::UDP, Fragment::No, &udp.to_bytes())
+            let ip = ip((device4, server4), Fragment::No);
+            Ok(site().around(&ip.around(ip_number::UDP.0, &udp(&ip, [1, 53], &[])?)?))
         }
-        _ => packet(
-            Wire::Site,
-            (device6, server6),
-            ip_number::IPV6_ICMP,
-            Fragment::No,
-            &[128, 0, 0, 0, 0, 1, 0, 1],
-        ),
+        _ => {
+            const ECHO_REQUEST: u8 = 128;
+            let ip = ip((device6, server6), Fragment::No);
+            let echo = icmp(&ip, [ECHO_REQUEST, 0], [0, 1, 0, 1], &[]);
+            Ok(site().around(&ip.around(ip_number::IPV6_ICMP.0, &echo)?))
+        }
     }
 }
 
-/// What the internet sends: IPv4 frames whose source [`spoof`] is to change, and IPv6 frames as they are.
+/// Builds frames of the internet: IPv4 frames whose source [`frame::spoof`] replaces, and IPv6 frames.
 pub fn from_internet() -> Result<(Pool, Pool)> {
+    const ESP: u8 = ip_number::ENCAP_SEC.0;
     let mut random = Random::new(2);
     let (mut v4, mut v6) = (Pool::default(), Pool::default());
     for _ in 0..4096 {
@@ -149,39 +148,33 @@ pub fn from_internet() -> Result<(Pool, Pool)> {
         let from6 = Ipv6Addr::new(0x2001, 0xdb8, (subnet >> 16) as u16, subnet as u16, 0, 0, 0, 1);
         for (pool, from) in [(&mut v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (&mut v6, IpAddr::V6(from6))] {
             let spi = [&(random.word() & 0x3fff_ffff | 0x100).to_be_bytes()[..], &[0xa5; 60]].concat();
+            let (whole, later) = (ip(to(from), Fragment::No), ip(to(from), Fragment::Later));
             pool.push(&ike(from, 0)?);
             pool.push(&ike(from, 1)?);
-            pool.push(&packet(Wire::Internet, to(from), ip_number::ENCAP_SEC, Fragment::No, &spi)?);
-            pool.push(&packet(Wire::Internet, to(from), ip_number::ENCAP_SEC, Fragment::Later, &[0xa5; 64])?);
+            pool.push(&internet().around(&whole.around(ESP, &spi)?));
+            pool.push(&internet().around(&later.around(ESP, &[0xa5; 64])?));
         }
     }
     Ok((v4, v6))
 }
 
-/// An IKE packet that carries a number where the initiator's SPI stands (RFC 7296 section 3.1).
+/// Builds an IKE packet to the gateway that carries a number as the initiator's SPI.
 pub fn ike(source: IpAddr, number: u64) -> Result<Vec<u8>> {
-    const VERSION_2: u8 = 0x20;
-    const IKE_SA_INIT: u8 = 34;
-    let mut message = [0u8; 28];
-    message[..8].copy_from_slice(&number.to_be_bytes());
-    (message[17], message[18], message[27]) = (VERSION_2, IKE_SA_INIT, 28);
-    let length = (8 + message.len()) as u16;
-    let mut udp = UdpHeader { source_port: IKE_PORT, destination_port: IKE_PORT, length, checksum: 0 };
-    if let (IpAddr::V6(from), IpAddr::V6(to)) = to(source) {
-        udp.checksum = udp.calc_checksum_ipv6_raw(from.octets(), to.octets(), &message)?;
-    }
-    let bytes = [&udp.to_bytes()[..], &message].concat();
-    packet(Wire::Internet, to(source), ip_number::UDP, Fragment::No, &bytes)
+    Ok(internet().around(&frame::ike(&ip(to(source), Fragment::No), &ike_sa_init(number))?))
 }
 
 fn to(source: IpAddr) -> (IpAddr, IpAddr) {
     (source, GATEWAY[usize::from(source.is_ipv6())])
 }
 
-#[derive(Clone, Copy)]
-enum Wire {
-    Site,
-    Internet,
+/// The Ethernet header of the attacker's site.
+fn site() -> Ethernet {
+    Ethernet::new(ATTACKER.mac(), GATEWAY_MAC)
+}
+
+/// The Ethernet header of the internet.
+fn internet() -> Ethernet {
+    Ethernet::new(ROUTER_MAC, GATEWAY_MAC)
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -191,52 +184,12 @@ enum Fragment {
     Later,
 }
 
-fn packet(
-    wire: Wire,
-    (source, destination): (IpAddr, IpAddr),
-    protocol: IpNumber,
-    fragment: Fragment,
-    payload: &[u8],
-) -> Result<Vec<u8>> {
-    let offset = IpFragOffset::try_new(if fragment == Fragment::Later { 64 } else { 0 })?;
-    let (ip, ether_type) = match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let mut header =
-                Ipv4Header::new(payload.len() as u16, TTL, protocol, source.octets(), destination.octets())?;
-            header.more_fragments = fragment == Fragment::First;
-            header.fragment_offset = offset;
-            header.header_checksum = header.calc_header_checksum();
-            (IpHeaders::Ipv4(header, Ipv4Extensions::default()), EtherType::IPV4)
-        }
-        (source, destination) => {
-            let extension = (fragment != Fragment::No)
-                .then(|| Ipv6FragmentHeader::new(protocol, offset, fragment == Fragment::First, 7));
-            let header = Ipv6Header {
-                traffic_class: 0,
-                flow_label: Default::default(),
-                payload_length: (payload.len() + if extension.is_some() { 8 } else { 0 }) as u16,
-                next_header: if extension.is_some() { ip_number::IPV6_FRAG } else { protocol },
-                hop_limit: TTL,
-                source: v6(source).octets(),
-                destination: v6(destination).octets(),
-            };
-            let extensions = Ipv6Extensions { fragment: extension, ..Default::default() };
-            (IpHeaders::Ipv6(header, extensions), EtherType::IPV6)
-        }
-    };
-    let mac = match wire {
-        Wire::Site => ATTACKER.mac(),
-        Wire::Internet => ROUTER_MAC,
-    };
-    let mut frame = Ethernet2Header { source: mac, destination: GATEWAY_MAC, ether_type }.to_bytes().to_vec();
-    ip.write(&mut frame)?;
-    frame.extend_from_slice(payload);
-    Ok(frame)
-}
-
-fn v6(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
+fn ip((source, destination): (IpAddr, IpAddr), fragment: Fragment) -> Ip {
+    Ip {
+        id: if fragment == Fragment::No { 0 } else { 7 },
+        df: true,
+        mf: fragment == Fragment::First,
+        fragment: if fragment == Fragment::Later { 64 } else { 0 },
+        ..Ip::new(source, destination)
     }
 }

@@ -8,11 +8,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use gateway_tests_kit::{namespace::Namespace, raw::packet_socket};
+use gateway_tests_kit::{
+    namespace::Namespace,
+    raw::{packet_socket, put_if_room},
+};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 use super::{
-    attack::put,
     frames,
     party::{GATEWAY, Party},
 };
@@ -41,7 +43,7 @@ pub fn send(internet: &Namespace, tally: &Tally, stop: &AtomicBool) -> Result<()
             let frame = frames::ike(IpAddr::V4(peer.peer()), number)?;
             number += 1;
             // A full link is not the gateway's doing.
-            while !put(&socket, &frame)? {
+            while !put_if_room(&socket, &frame)? {
                 thread::yield_now();
             }
             tally.sent.fetch_add(1, Relaxed);

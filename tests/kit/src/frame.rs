@@ -1,23 +1,34 @@
-//! A described packet as bytes, with checksums that etherparse computes from scratch.
+//! Frames for sending and for replay: the one builder of all test tools. Builds a described [`Packet`], or its
+//! parts: [`Ethernet::around`], [`Ip::around`], [`Tcp::segment`], [`udp`], [`icmp`], [`esp`].
+//!
+//! Headers and checksums come from etherparse, which shares no code with the programs under test.
 use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, checksum::Sum16BitWords};
 
 use crate::packet::{Ethernet, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp};
 
-/// Offset of the IP header in a frame.
-const IP: usize = 14;
+/// Bytes of an Ethernet header without a VLAN tag, so the offset of the IP header.
+pub const ETHERNET_BYTES: usize = 14;
+/// Bytes of an IPv4 header without options.
+pub const IPV4_BYTES: usize = 20;
+/// Bytes of an IPv6 header.
+pub const IPV6_BYTES: usize = 40;
+/// IKE's UDP port.
+pub const IKE_PORT: u16 = 500;
+
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const ARP: u16 = 0x0806;
 const VLAN: u16 = 0x8100;
 
 impl Packet {
-    /// Its frame.
+    /// Builds the frame.
     pub fn frame(&self) -> Result<Vec<u8>> {
         let mut frame = match &self.network {
             Network::Raw(bytes) => bytes.clone(),
+            // Not by the packet's version, which may be wrong on purpose.
             Network::Ip(ip, transport) => {
                 let ether_type = if ip.source.is_ipv4() { IPV4 } else { IPV6 };
                 self.ethernet.frame(ether_type, &ip.packet(transport)?)
@@ -44,19 +55,16 @@ impl Packet {
     }
 }
 
-/// SPI, and 1 as the sequence number: RFC 4303 section 2.
-pub fn esp_header(spi: u32) -> [u8; 8] {
-    let [a, b, c, d] = spi.to_be_bytes();
-    [a, b, c, d, 0, 0, 0, 1]
-}
-
-/// So many bytes that differ from their neighbours.
-fn payload(length: usize) -> Vec<u8> {
-    (0..length).map(|i| (i % 251) as u8).collect()
-}
-
 impl Ethernet {
-    fn frame(&self, right_type: u16, body: &[u8]) -> Vec<u8> {
+    /// Puts the header before an IP packet. The EtherType follows the first byte's IP version: IPv6 for 6,
+    /// IPv4 for all else.
+    pub fn around(&self, packet: &[u8]) -> Vec<u8> {
+        let is_v6 = packet.first().is_some_and(|first| first >> 4 == 6);
+        self.frame(if is_v6 { IPV6 } else { IPV4 }, packet)
+    }
+
+    /// Puts the header, with this EtherType unless the description has another, before a body.
+    pub fn frame(&self, ether_type: u16, body: &[u8]) -> Vec<u8> {
         let mut frame = Vec::with_capacity(64 + body.len());
         frame.extend(self.destination);
         frame.extend(self.source);
@@ -64,7 +72,7 @@ impl Ethernet {
             frame.extend(VLAN.to_be_bytes());
             frame.extend(id.to_be_bytes());
         }
-        frame.extend(self.ether_type.unwrap_or(right_type).to_be_bytes());
+        frame.extend(self.ether_type.unwrap_or(ether_type).to_be_bytes());
         frame.extend(body);
         frame.resize(frame.len() + self.padding, 0);
         frame
@@ -72,9 +80,13 @@ impl Ethernet {
 }
 
 impl Ip {
-    fn packet(&self, transport: &Transport) -> Result<Vec<u8>> {
-        let body = transport.bytes(self)?;
-        let protocol = transport.protocol(self);
+    /// Builds the IP packet that carries this transport.
+    pub fn packet(&self, transport: &Transport) -> Result<Vec<u8>> {
+        self.around(transport.protocol(self), &transport.bytes(self)?)
+    }
+
+    /// Puts the header, and in IPv6 the extension headers, before a body of this protocol.
+    pub fn around(&self, protocol: u8, body: &[u8]) -> Result<Vec<u8>> {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let header = Ipv4Header {
@@ -83,7 +95,7 @@ impl Ip {
                     protocol: IpNumber(protocol),
                     ..Ipv4Header::default()
                 };
-                self.v4(header, &body)
+                self.v4(header, body)
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 let header = Ipv6Header {
@@ -91,9 +103,9 @@ impl Ip {
                     destination: destination.octets(),
                     ..Ipv6Header::default()
                 };
-                self.v6(header, protocol, &body)
+                self.v6(header, protocol, body)
             }
-            _ => anyhow::bail!("the addresses are of different families"),
+            _ => bail!("the addresses are of different families"),
         }
     }
 
@@ -149,7 +161,7 @@ impl Ip {
         Ok(bytes)
     }
 
-    /// RFC 9293 section 3.1, RFC 8200 section 8.1.
+    /// Returns the sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1).
     fn pseudo_header(&self, protocol: u8, length: usize) -> Sum16BitWords {
         let octets = |address: IpAddr| match address {
             IpAddr::V4(address) => address.octets().to_vec(),
@@ -168,8 +180,7 @@ impl Transport {
         match self {
             Self::Tcp(_) => IpNumber::TCP.0,
             Self::Udp(_) => IpNumber::UDP.0,
-            Self::Icmp { .. } if ip.source.is_ipv6() => IpNumber::IPV6_ICMP.0,
-            Self::Icmp { .. } => IpNumber::ICMP.0,
+            Self::Icmp { .. } => icmp_protocol(ip),
             Self::Esp { .. } => IpNumber::ENCAPSULATING_SECURITY_PAYLOAD.0,
             Self::Other(protocol, _) => *protocol,
         }
@@ -177,50 +188,24 @@ impl Transport {
 
     fn bytes(&self, ip: &Ip) -> Result<Vec<u8>> {
         match self {
-            Self::Tcp(tcp) => tcp.bytes(ip),
-            Self::Udp(udp) => udp.bytes(ip),
+            Self::Tcp(tcp) => tcp.segment(ip, &payload(tcp.length)),
+            Self::Udp(udp) => udp.datagram(ip),
             Self::Icmp { kind, code, about, length } => {
-                let mut bytes = vec![*kind, *code, 0, 0, 0, 0, 0, 0];
-                if let Some([source, destination]) = about {
-                    bytes.extend(quote(*source, *destination)?);
-                }
-                bytes.extend(payload(*length));
-                let sum = match ip.source {
-                    IpAddr::V4(_) => Sum16BitWords::new(),
-                    IpAddr::V6(_) => ip.pseudo_header(self.protocol(ip), bytes.len()),
+                let quoted = match about {
+                    Some([source, destination]) => quote(*source, *destination)?,
+                    None => Vec::new(),
                 };
-                let sum = sum.add_slice(&bytes).ones_complement();
-                bytes[2..4].copy_from_slice(&sum.to_ne_bytes());
-                Ok(bytes)
+                Ok(icmp(ip, [*kind, *code], [0; 4], &[quoted, payload(*length)].concat()))
             }
-            Self::Esp { spi, length } => Ok([&esp_header(*spi)[..], &payload(*length)].concat()),
+            Self::Esp { spi, length } => Ok(esp(*spi, &payload(*length))),
             Self::Other(_, length) => Ok(payload(*length)),
         }
     }
 }
 
-/// IP header and 8 bytes of a TCP packet that was too big, which is all that RFC 792 promises.
-fn quote(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Result<Vec<u8>> {
-    const LARGE: usize = 1400;
-    const KEPT: usize = 8;
-    let tcp = Tcp {
-        ports: [source.1, destination.1],
-        flags: 0x10,
-        seq: None,
-        ack: None,
-        window: 64240,
-        options: Vec::new(),
-        data_offset: None,
-        length: LARGE,
-    };
-    let header = if source.0.is_ipv4() { 20 } else { 40 };
-    let mut packet = Ip::new(source.0, destination.0).packet(&Transport::Tcp(tcp))?;
-    packet.truncate(header + KEPT);
-    Ok(packet)
-}
-
 impl Tcp {
-    fn bytes(&self, ip: &Ip) -> Result<Vec<u8>> {
+    /// Builds the segment with this payload in place of the described one.
+    pub fn segment(&self, ip: &Ip, payload: &[u8]) -> Result<Vec<u8>> {
         let mut options = Vec::new();
         for option in &self.options {
             match option {
@@ -240,34 +225,118 @@ impl Tcp {
             bytes[12] = words << 4;
         }
         bytes[13] = self.flags;
-        bytes.extend(payload(self.length));
-        let sum = ip.pseudo_header(IpNumber::TCP.0, bytes.len()).add_slice(&bytes).ones_complement();
-        bytes[16..18].copy_from_slice(&sum.to_ne_bytes());
-        Ok(bytes)
+        Ok(finish_tcp(ip, bytes, payload))
     }
+}
+
+/// Builds a TCP segment with a header as it was captured, but for the checksum, which is set anew.
+pub fn tcp_as_captured(ip: &Ip, header: &TcpHeader, payload: &[u8]) -> Vec<u8> {
+    finish_tcp(ip, header.to_bytes().to_vec(), payload)
+}
+
+/// Appends the payload to a TCP header and sets the checksum.
+fn finish_tcp(ip: &Ip, mut bytes: Vec<u8>, payload: &[u8]) -> Vec<u8> {
+    bytes[16..18].fill(0);
+    bytes.extend(payload);
+    let sum = ip.pseudo_header(IpNumber::TCP.0, bytes.len()).add_slice(&bytes).ones_complement();
+    bytes[16..18].copy_from_slice(&sum.to_ne_bytes());
+    bytes
 }
 
 impl Udp {
-    fn bytes(&self, ip: &Ip) -> Result<Vec<u8>> {
-        let body = [&self.head[..], &payload(self.length)].concat();
-        let length = u16::try_from(8 + body.len())?;
-        let mut bytes = [self.ports[0], self.ports[1], length, 0].map(u16::to_be_bytes).concat();
-        bytes.extend(body);
-        let sum = ip.pseudo_header(IpNumber::UDP.0, bytes.len()).add_slice(&bytes);
-        // RFC 768: a sum of 0 means there is none.
-        bytes[6..8].copy_from_slice(&sum.to_ones_complement_with_no_zero().to_ne_bytes());
-        bytes[4..6].copy_from_slice(&self.udp_length.unwrap_or(length).to_be_bytes());
+    fn datagram(&self, ip: &Ip) -> Result<Vec<u8>> {
+        let mut bytes = udp(ip, self.ports, &[&self.head[..], &payload(self.length)].concat())?;
+        if let Some(length) = self.udp_length {
+            bytes[4..6].copy_from_slice(&length.to_be_bytes());
+        }
         Ok(bytes)
     }
 }
 
-/// Puts an IPv4 source into a frame; UDP's checksum, 0, says that there is none.
+/// Builds a UDP datagram. `ports` are source and destination.
+pub fn udp(ip: &Ip, ports: [u16; 2], payload: &[u8]) -> Result<Vec<u8>> {
+    let length = u16::try_from(8 + payload.len())?;
+    let mut bytes = [ports[0], ports[1], length, 0].map(u16::to_be_bytes).concat();
+    bytes.extend(payload);
+    let sum = ip.pseudo_header(IpNumber::UDP.0, bytes.len()).add_slice(&bytes);
+    // RFC 768: a sum of 0 means there is none.
+    bytes[6..8].copy_from_slice(&sum.to_ones_complement_with_no_zero().to_ne_bytes());
+    Ok(bytes)
+}
+
+/// Builds an ICMP or ICMPv6 message: type and code, the four bytes behind the checksum, and the body.
+pub fn icmp(ip: &Ip, type_and_code: [u8; 2], rest_of_header: [u8; 4], body: &[u8]) -> Vec<u8> {
+    let mut bytes = [&type_and_code[..], &[0; 2], &rest_of_header, body].concat();
+    let sum = match ip.source {
+        IpAddr::V4(_) => Sum16BitWords::new(),
+        IpAddr::V6(_) => ip.pseudo_header(icmp_protocol(ip), bytes.len()),
+    };
+    let sum = sum.add_slice(&bytes).ones_complement();
+    bytes[2..4].copy_from_slice(&sum.to_ne_bytes());
+    bytes
+}
+
+/// Returns the protocol number of ICMP in the packet's family.
+pub fn icmp_protocol(ip: &Ip) -> u8 {
+    if ip.source.is_ipv6() { IpNumber::IPV6_ICMP.0 } else { IpNumber::ICMP.0 }
+}
+
+/// Builds an ESP payload that no key has encrypted: header and body.
+pub fn esp(spi: u32, body: &[u8]) -> Vec<u8> {
+    [&esp_header(spi)[..], body].concat()
+}
+
+/// Returns an ESP header: the SPI, and 1 as the sequence number (RFC 4303 section 2).
+pub fn esp_header(spi: u32) -> [u8; 8] {
+    let [a, b, c, d] = spi.to_be_bytes();
+    [a, b, c, d, 0, 0, 0, 1]
+}
+
+/// Returns the header of an IKE_SA_INIT request from this initiator's SPI (RFC 7296 section 3.1), with nothing
+/// behind it.
+pub fn ike_sa_init(initiator_spi: u64) -> [u8; 28] {
+    const VERSION_2: u8 = 0x20;
+    const IKE_SA_INIT: u8 = 34;
+    const INITIATOR: u8 = 0x08;
+    let mut message = [0; 28];
+    message[..8].copy_from_slice(&initiator_spi.to_be_bytes());
+    (message[17], message[18], message[19], message[27]) = (VERSION_2, IKE_SA_INIT, INITIATOR, 28);
+    message
+}
+
+/// Builds the IP packet of an IKE message. In IPv4 it has no UDP checksum, so that [`spoof`] can change the
+/// source.
+pub fn ike(ip: &Ip, message: &[u8]) -> Result<Vec<u8>> {
+    let mut datagram = udp(ip, [IKE_PORT; 2], message)?;
+    if ip.source.is_ipv4() {
+        datagram[6..8].fill(0);
+    }
+    ip.around(IpNumber::UDP.0, &datagram)
+}
+
+/// Replaces the source address of an IPv4 frame and sets the header checksum. Transport checksums are left: the
+/// frame carries none that covers the address.
 pub fn spoof(frame: &mut [u8], source: Ipv4Addr) {
-    frame[IP + 12..IP + 16].copy_from_slice(&source.octets());
-    frame[IP + 10..IP + 12].fill(0);
-    let words = frame[IP..IP + 20].as_chunks::<2>().0.iter().map(|word| u32::from(u16::from_be_bytes(*word)));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let folded = (folded & 0xffff) + (folded >> 16);
-    frame[IP + 10..IP + 12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    let header = &mut frame[ETHERNET_BYTES..ETHERNET_BYTES + IPV4_BYTES];
+    header[12..16].copy_from_slice(&source.octets());
+    header[10..12].fill(0);
+    let sum = Sum16BitWords::new().add_slice(header).ones_complement();
+    header[10..12].copy_from_slice(&sum.to_ne_bytes());
+}
+
+/// Returns the IP header and 8 bytes of a TCP packet that was too big, which is all that RFC 792 promises.
+fn quote(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Result<Vec<u8>> {
+    const ACK: u8 = 0x10;
+    const LARGE: usize = 1400;
+    const KEPT: usize = 8;
+    let tcp = Tcp { length: LARGE, ..Tcp::new([source.1, destination.1], ACK) };
+    let header = if source.0.is_ipv4() { IPV4_BYTES } else { IPV6_BYTES };
+    let mut packet = Ip::new(source.0, destination.0).packet(&Transport::Tcp(tcp))?;
+    packet.truncate(header + KEPT);
+    Ok(packet)
+}
+
+/// Returns a payload of bytes that differ from their neighbours.
+fn payload(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i % 251) as u8).collect()
 }

@@ -211,6 +211,29 @@ impl Ip {
     }
 }
 
+impl Ethernet {
+    /// A header with nothing special.
+    pub fn new(source: [u8; 6], destination: [u8; 6]) -> Self {
+        Self { source, destination, vlan: None, ether_type: None, padding: 0 }
+    }
+}
+
+impl Tcp {
+    /// A segment without options or payload. `ports` are source and destination.
+    pub fn new(ports: [u16; 2], flags: u8) -> Self {
+        Self {
+            ports,
+            flags,
+            seq: None,
+            ack: None,
+            window: 64240,
+            options: Vec::new(),
+            data_offset: None,
+            length: 0,
+        }
+    }
+}
+
 mod parse;
 #[cfg(test)]
 mod tests;

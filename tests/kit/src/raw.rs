@@ -17,22 +17,22 @@ use nix::{
 
 use crate::namespace::Namespace;
 
-/// Whose frames a socket receives.
+/// The frames that a socket receives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Receives {
-    /// Nobody's: it only sends.
+    /// None: the socket only sends.
     Nothing,
     /// Those of all protocols, in both directions.
     Everything,
 }
 
-/// A socket on an interface of the namespace it is called in.
+/// Opens a socket on an interface of this thread's network namespace.
 pub fn socket(interface: &str, receives: Receives) -> Result<OwnedFd> {
-    // Protocol 0: nothing is received before it is bound to its interface.
+    // Protocol 0: nothing is received before the socket is bound to its interface.
     // SAFETY: socket takes plain numbers.
     let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    Errno::result(descriptor).context("a packet socket")?;
-    // SAFETY: it is a new descriptor that nobody else has.
+    Errno::result(descriptor).context("open a packet socket")?;
+    // SAFETY: the descriptor is new, so nobody else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
     // SAFETY: sockaddr_ll is plain data, for which all zeroes is a value.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
@@ -51,12 +51,12 @@ pub fn socket(interface: &str, receives: Receives) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A socket for whole frames of one interface, both directions, all protocols.
+/// Opens a socket on an interface of a namespace. It receives everything.
 pub fn packet_socket(namespace: &Namespace, interface: &str) -> Result<OwnedFd> {
     namespace.enter(|| socket(interface, Receives::Everything))
 }
 
-/// One that sends much at once, with a mark.
+/// Opens a socket that sends large bursts whose packets have this mark.
 pub fn sender(interface: &str, mark: u32) -> Result<OwnedFd> {
     const BUFFER_BYTES: usize = 8 << 20;
     let socket = socket(interface, Receives::Nothing)?;
@@ -65,9 +65,21 @@ pub fn sender(interface: &str, mark: u32) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Sends a frame.
+/// Sends a frame. Fails if the link's queue is full.
 pub fn put(socket: &OwnedFd, frame: &[u8]) -> Result<()> {
     let sent = send(socket.as_raw_fd(), frame, MsgFlags::empty()).context("send a frame")?;
     ensure!(sent == frame.len(), "a frame was cut off");
     Ok(())
+}
+
+/// Sends a frame and returns true, or returns false if the link's queue is full.
+pub fn put_if_room(socket: &OwnedFd, frame: &[u8]) -> Result<bool> {
+    match send(socket.as_raw_fd(), frame, MsgFlags::empty()) {
+        Ok(sent) => {
+            ensure!(sent == frame.len(), "a frame was cut off");
+            Ok(true)
+        }
+        Err(Errno::ENOBUFS) => Ok(false),
+        Err(error) => Err(error).context("send a frame"),
+    }
 }

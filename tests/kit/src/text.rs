@@ -3,6 +3,8 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::packet::FLAG_LETTERS;
+
 /// Parses a number that fits `T`, decimal or with 0x.
 pub fn number<T: TryFrom<u64>>(text: &str) -> Result<T> {
     let value = match text.strip_prefix("0x") {
@@ -35,6 +37,26 @@ pub fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>)> {
     let (address, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is no address"))?;
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     Ok((bare.parse().with_context(|| format!("{address:?} is no IP address"))?, Some(number(port)?)))
+}
+
+/// Parses TCP flags, letters of [`FLAG_LETTERS`] or `-` for none.
+pub fn tcp_flags(text: &str) -> Result<u8> {
+    if text == "-" {
+        return Ok(0);
+    }
+    text.chars().try_fold(0, |flags, letter| {
+        let bit = FLAG_LETTERS.find(letter).with_context(|| format!("{letter:?} is no TCP flag"))?;
+        Ok(flags | 1 << bit)
+    })
+}
+
+/// Formats TCP flags as [`tcp_flags`] reads them.
+pub fn tcp_flag_letters(flags: u8) -> String {
+    if flags == 0 {
+        return "-".to_owned();
+    }
+    let letters = FLAG_LETTERS.chars().enumerate();
+    letters.filter(|(bit, _)| flags >> bit & 1 == 1).map(|(_, letter)| letter).collect()
 }
 
 /// Formats a MAC address as `ip` takes it.

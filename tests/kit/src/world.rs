@@ -291,8 +291,20 @@ pub fn management_rule(text: &str) -> Result<ManagementRule> {
     Ok(ManagementRule { from, port: number(port)?, protocol, _reserved: 0 })
 }
 
+/// Returns the usual settings for a gateway with these interfaces.
+pub fn settings_of(internet: &Interface, lan: &Interface) -> Result<Settings> {
+    Ok(Settings {
+        internet: addresses_of(internet)?,
+        lan: addresses_of(lan)?,
+        internet_ifindex: internet.index,
+        lan_ifindex: lan.index,
+        lan_mtu: lan.mtu,
+        ..settings()
+    })
+}
+
 /// Returns the addresses of an interface as the maps hold them.
-pub fn addresses_of(interface: &Interface) -> Result<Addresses> {
+fn addresses_of(interface: &Interface) -> Result<Addresses> {
     let mut addresses = Addresses::default();
     for (slot, address) in addresses.v4.iter_mut().zip(&interface.v4) {
         *slot = (*address).into();

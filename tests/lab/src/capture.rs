@@ -23,7 +23,7 @@ use nix::{
     },
 };
 
-use crate::frame::{Packet, tcp_with_header};
+use crate::frame::{Packet, tcp_as_captured};
 
 /// How long the reader sleeps in a read, so how soon it notices that it shall stop.
 const POLL: TimeVal = TimeVal::new(0, 20_000);
@@ -238,12 +238,8 @@ impl Segment {
 
     /// The packet, with new checksums.
     pub fn to_packet(&self) -> Packet {
-        let mut packet = tcp_with_header(self.source, self.destination, self.header.clone(), &self.payload);
-        if self.source.is_ipv4() {
-            // The kernel puts the IPv4 header's checksum right when it sends the packet.
-            packet[4..6].copy_from_slice(&self.identification.to_be_bytes());
-        }
-        packet
+        let addresses = (self.source, self.destination);
+        tcp_as_captured(addresses, self.identification, &self.header, &self.payload)
     }
 }
 

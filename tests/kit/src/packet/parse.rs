@@ -3,10 +3,10 @@ use std::{net::IpAddr, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
-use super::{Ethernet, FLAG_LETTERS, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp};
+use super::{Ethernet, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp};
 use crate::{
     frame::esp_header,
-    text::{endpoint, hex, mac, number},
+    text::{endpoint, hex, mac, number, tcp_flags},
 };
 
 impl FromStr for Packet {
@@ -20,13 +20,7 @@ impl FromStr for Packet {
 fn read(line: &str) -> Result<Packet> {
     let mut words = Words { words: line.split_whitespace() };
     let mut packet = Packet {
-        ethernet: Ethernet {
-            source: [0x52, 0x54, 0, 0, 0, 2],
-            destination: [0x52, 0x54, 0, 0, 0, 1],
-            vlan: None,
-            ether_type: None,
-            padding: 0,
-        },
+        ethernet: Ethernet::new([0x52, 0x54, 0, 0, 0, 2], [0x52, 0x54, 0, 0, 0, 1]),
         network: network(&mut words)?,
         patches: Vec::new(),
         cut: None,
@@ -126,26 +120,10 @@ fn transport(words: &mut Words, ports: Option<(u16, u16)>, v6: bool) -> Result<T
         }
         "ESP" => Transport::Esp { spi: 0xc0de_0001, length: 0 },
         "PROTO" => Transport::Other(words.number()?, 0),
-        flags => Transport::Tcp(Tcp {
-            flags: tcp_flags(flags)?,
-            ports: with_ports()?,
-            seq: None,
-            ack: None,
-            window: 64240,
-            options: Vec::new(),
-            data_offset: None,
-            length: 0,
-        }),
-    })
-}
-
-fn tcp_flags(text: &str) -> Result<u8> {
-    if text == "-" {
-        return Ok(0);
-    }
-    text.chars().try_fold(0, |flags, letter| {
-        let bit = FLAG_LETTERS.find(letter).with_context(|| format!("{letter:?} is no TCP flag"))?;
-        Ok(flags | 1 << bit)
+        flags => {
+            let flags = tcp_flags(flags)?;
+            Transport::Tcp(Tcp::new(with_ports()?, flags))
+        }
     })
 }
 

@@ -1,8 +1,9 @@
 //! What anyone on the internet tries without a tunnel.
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use etherparse::{EtherType, IpNumber, ip_number};
+use etherparse::{IpNumber, ip_number};
 use gateway_common::reason::Reason;
+use gateway_tests_kit::packet::Ethernet;
 
 use super::watched;
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 const BERLIN: Ipv4Addr = SITES[0].device;
 const BERLIN_V6: Ipv6Addr = SITES[0].v6.unwrap().device;
 /// Local experimental (IEEE Std 802).
-const EXPERIMENTAL: EtherType = EtherType(0x88b5);
+const EXPERIMENTAL: u16 = 0x88b5;
 /// SPIs that charon, which starts at 0xc0000000, does not give out.
 const NOBODYS_SPIS: [u32; 3] = [0x1bad_cafe, 0x7fff_ffff, 0x0000_0101];
 
@@ -80,8 +81,9 @@ pub const ATTACKS: &[Attack] = &[
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterNotIp },
         run: |lab| {
             let internet = &lab.topology.internet;
-            let header = (GATEWAY_MAC, INTERNET_MAC, EXPERIMENTAL);
-            watched(lab, 1, || send_frames(internet, "gateway", header, &[vec![0x60; 60]]))
+            let header =
+                Ethernet { ether_type: Some(EXPERIMENTAL), ..Ethernet::new(INTERNET_MAC, GATEWAY_MAC) };
+            watched(lab, 1, || send_frames(internet, "gateway", &header, &[vec![0x60; 60]]))
         },
     },
     Attack {

@@ -2,15 +2,14 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
-use etherparse::{Icmpv6Header, Icmpv6Type, ether_type, ip_number};
 use gateway_common::reason::Reason;
-use gateway_tests_kit::process::output;
+use gateway_tests_kit::{packet::Ethernet, process::output};
 
 use super::{send_from_server, watched};
 
 use crate::{
     attack::{Attack, Expected, Seen},
-    frame::{Packet, protocol, send_frames, tcp, udp},
+    frame::{Packet, icmp, send_frames, tcp, udp},
     lab::Lab,
     server::PORT,
     site::{ACME_SERVER, ACME_SERVER_V6, GLOBEX_SERVER, SITES, WONKA_SERVER_V6},
@@ -140,7 +139,7 @@ fn advertise(lab: &Lab) -> Result<Seen> {
     packet[7] = 255;
     let server = lab.topology.server("acme")?;
     let mut seen = watched(lab, 1, || {
-        send_frames(server, "eth0", (ALL_NODES_MAC, SERVER_MAC, ether_type::IPV6), &[packet])
+        send_frames(server, "eth0", &Ethernet::new(SERVER_MAC, ALL_NODES_MAC), &[packet])
     })?;
     let after = of_gateway()?;
     if after != before {
@@ -151,14 +150,12 @@ fn advertise(lab: &Lab) -> Result<Seen> {
 
 /// Of a router, with a prefix for addresses: RFC 4861 sections 4.2 and 4.6.2.
 fn router_advertisement(source: Ipv6Addr, destination: Ipv6Addr) -> Packet {
+    const ROUTER_ADVERTISEMENT: u8 = 134;
     const HOP_LIMIT_FLAGS_LIFETIME: [u8; 4] = [64, 0, 0x07, 0x08];
     const TIMERS: [u8; 8] = [0; 8];
     const PREFIX_64_ON_LINK_AUTONOMOUS: [u8; 4] = [3, 4, 64, 0xc0];
     const LIFETIMES: [u8; 12] = [0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0];
     const PREFIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xbad, 0, 0, 0, 0, 0, 0);
     let body = [&TIMERS[..], &PREFIX_64_ON_LINK_AUTONOMOUS, &LIFETIMES, &PREFIX.octets()].concat();
-    let kind = Icmpv6Type::Unknown { type_u8: 134, code_u8: 0, bytes5to8: HOP_LIMIT_FLAGS_LIFETIME };
-    let header = Icmpv6Header::with_checksum(kind, source.octets(), destination.octets(), &body);
-    let header = header.expect("a short message").to_bytes();
-    protocol(ip_number::IPV6_ICMP, source, destination, &[&header[..], &body].concat())
+    icmp(source, destination, [ROUTER_ADVERTISEMENT, 0], HOP_LIMIT_FLAGS_LIFETIME, &body)
 }

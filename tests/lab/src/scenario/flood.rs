@@ -1,24 +1,20 @@
 //! What must work while strangers send as much IKE as they can.
 use std::{
     net::Ipv4Addr,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use etherparse::{Ethernet2Header, ether_type};
 use gateway_common::reason::Reason;
-use gateway_tests_kit::{frame::spoof, raw::packet_socket};
-use nix::{
-    errno::Errno,
-    sys::socket::{MsgFlags, send},
+use gateway_tests_kit::{
+    frame::{ike, ike_sa_init, spoof},
+    packet::{Ethernet, Ip},
+    raw::{packet_socket, put_if_room},
 };
 
 use super::*;
 
-use crate::{
-    frame::udp,
-    topology::{GATEWAY, GATEWAY_MAC, INTERNET_HOST, INTERNET_MAC},
-};
+use crate::topology::{GATEWAY, GATEWAY_MAC, INTERNET_HOST, INTERNET_MAC};
 
 pub const SCENARIOS: &[Scenario] =
     &[Scenario { name: "rekeys_go_on_while_a_million_sources_send_ike", run: rekeys_under_flood }];
@@ -74,20 +70,16 @@ fn over_budget() -> String {
 fn flood(wire: &OwnedFd, ended: &AtomicBool) -> Result<()> {
     const FIRST: u32 = 0x1000_0000;
     const APART: u32 = 17;
-    const IKE_PORT: u16 = 500;
-    let header =
-        Ethernet2Header { destination: GATEWAY_MAC, source: INTERNET_MAC, ether_type: ether_type::IPV4 };
-    let packet = udp((INTERNET_HOST, IKE_PORT), (GATEWAY, IKE_PORT), &init());
-    let mut frame = [&header.to_bytes()[..], &packet].concat();
-    // UDP without a checksum, which would be another one for each source.
-    frame[14 + 20 + 6..14 + 20 + 8].fill(0);
+    const SPI: u64 = 0x5a5a_5a5a_5a5a_5a5a;
+    let ip = Ip { id: 0, df: true, ..Ip::new(INTERNET_HOST.into(), GATEWAY.into()) };
+    let mut frame = Ethernet::new(INTERNET_MAC, GATEWAY_MAC).around(&ike(&ip, &ike_sa_init(SPI))?);
     for number in 0..SOURCES {
         if ended.load(Ordering::Relaxed) {
             break;
         }
         spoof(&mut frame, Ipv4Addr::from(FIRST + number * APART));
         // What the link's queue has no room for comes again.
-        while send(wire.as_raw_fd(), &frame, MsgFlags::empty()) == Err(Errno::ENOBUFS) {
+        while !put_if_room(wire, &frame)? {
             thread::sleep(PAUSE);
         }
         if number % BURST == 0 {
@@ -95,12 +87,4 @@ fn flood(wire: &OwnedFd, ended: &AtomicBool) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// RFC 7296 section 3.1: the header of an IKE_SA_INIT request.
-fn init() -> [u8; 28] {
-    let mut message = [0x5a; 28];
-    message[8..].fill(0);
-    (message[17], message[18], message[19], message[27]) = (0x20, 34, 0x08, 28);
-    message
 }
