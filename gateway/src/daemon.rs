@@ -20,8 +20,7 @@ use crate::{
     control::{
         apply::apply_all,
         desired::{Credentials, Desired, Links, desired, desired_of},
-        follow::{Live, follow},
-        mss,
+        follow::{Live, follow, mss_of_sas},
         observed::{observe, observe_of},
         plan::{Action, Charon, plan, plan_some},
         status::{Status, TunnelStatus},
@@ -361,7 +360,7 @@ impl Daemon {
             listed: connected.client.list_conns().await.context("list connections")?,
             ike_sas: list.sas.iter().map(|ike| (ike.unique_id, ike.name.clone())).collect(),
             live,
-            mss: mss::of_sas(&desired.tunnels, &list.sas, &learnt),
+            mss: mss_of_sas(&desired.tunnels, &list.sas, &learnt),
         };
         for stranger in &charon.live.strangers {
             error!(tunnel = %stranger.tunnel, "a stranger's SA has this tunnel's reqid: {}", stranger.what);

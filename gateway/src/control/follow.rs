@@ -1,11 +1,17 @@
 //! Which tunnels are up, by charon's list of SAs. Events are hints; this list is the truth.
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use gateway_common::{ids::TunnelId, layout::OutboundSpi, wire::Ipv6};
 use ipnet::IpNet;
 
 use crate::{
-    control::desired::{DesiredTunnel, Tunnels, by_names},
+    control::{
+        desired::{DesiredTunnel, Tunnels, by_names},
+        mss::{Encapsulation, Mss, Mtus},
+    },
     kernel::programs::PEERS_PER_TUNNEL,
     strongswan::{ChildSa, IkeSa, IkeState, TrafficSelector},
 };
@@ -87,7 +93,7 @@ pub fn follow(tunnels: &Tunnels, sas: &[IkeSa]) -> Live {
 
 /// Whether an IKE_SA is of the tunnel's connection and site. Only of an authenticated one the identity
 /// is more than a claim.
-pub(super) fn is_ours(tunnel: &DesiredTunnel, ike: &IkeSa) -> bool {
+fn is_ours(tunnel: &DesiredTunnel, ike: &IkeSa) -> bool {
     ike.state.is_authenticated() && is_named(tunnel, &ike.name) && is_identified(tunnel, &ike.remote_id)
 }
 
@@ -163,4 +169,25 @@ fn note_spis(live: &mut Live, shared: &mut Shared, id: TunnelId, ike: &IkeSa, ch
             shared.outbound.insert(spi);
         }
     }
+}
+
+/// Returns the MSS of every tunnel that is up, the smallest if a tunnel has several SAs, as during a rekey.
+/// `learnt` holds the path MTUs that the kernel has learnt, in bytes by peer.
+pub fn mss_of_sas(
+    tunnels: &Tunnels,
+    sas: &[IkeSa],
+    learnt: &BTreeMap<IpAddr, u32>,
+) -> BTreeMap<TunnelId, Mss> {
+    let mut all = BTreeMap::new();
+    for ike in sas {
+        for child in ike.children.iter().filter(|child| child.state.is_up()) {
+            let Some(id) = TunnelId::new(child.reqid) else { continue };
+            let Some(tunnel) = tunnels.get(&id).filter(|tunnel| is_ours(tunnel, ike)) else { continue };
+            let path = learnt.get(&ike.remote_host).copied().unwrap_or(u32::MAX).min(tunnel.mtus.path);
+            let mss = Encapsulation::of(ike.remote_host, child).mss(Mtus { path, ..tunnel.mtus });
+            let least = all.entry(id).or_insert(mss);
+            *least = (*least).min(mss);
+        }
+    }
+    all
 }

@@ -1,12 +1,7 @@
 //! The largest TCP segment that a tunnel carries: what the path takes, less what is put around it.
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
-use gateway_common::ids::TunnelId;
-
-use crate::{
-    control::{desired::Tunnels, follow::is_ours},
-    strongswan::{Algorithms, ChildSa, IkeSa},
-};
+use crate::strongswan::{Algorithms, ChildSa};
 
 const IPV4_HEADER_BYTES: u32 = 20;
 const IPV6_HEADER_BYTES: u32 = 40;
@@ -119,23 +114,6 @@ impl Encapsulation {
         };
         Mss { v4: segment(IPV4_HEADER_BYTES), v6: segment(IPV6_HEADER_BYTES) }
     }
-}
-
-/// The largest segments of the tunnels that are up; of one with several SAs, as during a rekey, the
-/// least. `learnt` is what the kernel knows of the paths to the peers, in bytes.
-pub fn of_sas(tunnels: &Tunnels, sas: &[IkeSa], learnt: &BTreeMap<IpAddr, u32>) -> BTreeMap<TunnelId, Mss> {
-    let mut all = BTreeMap::new();
-    for ike in sas {
-        for child in ike.children.iter().filter(|child| child.state.is_up()) {
-            let Some(id) = TunnelId::new(child.reqid) else { continue };
-            let Some(tunnel) = tunnels.get(&id).filter(|tunnel| is_ours(tunnel, ike)) else { continue };
-            let path = learnt.get(&ike.remote_host).copied().unwrap_or(u32::MAX).min(tunnel.mtus.path);
-            let mss = Encapsulation::of(ike.remote_host, child).mss(Mtus { path, ..tunnel.mtus });
-            let least = all.entry(id).or_insert(mss);
-            *least = (*least).min(mss);
-        }
-    }
-    all
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ fn the_mss_is_the_worst_until_the_sa_is_known_and_changes_nothing_else() {
     sas[0].children[0].algorithms.encryption = Some("AES_GCM_16".into());
     let live = follow(&desired.tunnels, &sas);
     let of = |sas: &[IkeSa], learnt: &[(IpAddr, u32)]| {
-        mss::of_sas(&desired.tunnels, sas, &learnt.iter().copied().collect())
+        mss_of_sas(&desired.tunnels, sas, &learnt.iter().copied().collect())
     };
     let mut charon = Charon { live, mss: of(&sas, &[]), ..Charon::default() };
     let (up, settled) = applied(&plan(&desired, &down, Some(&charon)), down, charon.clone());

@@ -20,8 +20,8 @@ use proptest::prelude::*;
 
 use super::{
     desired::{Credentials, Desired, Links, desired, desired_of},
-    follow::{Live, follow},
-    mss::{self, Mss, Mtus},
+    follow::{Live, follow, mss_of_sas},
+    mss::{Mss, Mtus},
     observed::Observed,
     plan::{Action, Charon, plan, plan_some},
 };

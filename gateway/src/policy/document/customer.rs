@@ -21,7 +21,7 @@ const PATH_MTU_BYTES: std::ops::RangeInclusive<u32> = 576..=9000;
 
 /// One of `customers/*.toml`. A value that is missing or invalid is `None`.
 #[derive(Clone, Debug)]
-pub(in crate::policy) struct CustomerDocument {
+pub struct CustomerDocument {
     pub source: Source,
     pub name: CustomerName,
     pub server: Families<IpAddr>,
@@ -34,7 +34,7 @@ pub(in crate::policy) struct CustomerDocument {
 
 /// One `[[site]]`.
 #[derive(Clone, Debug)]
-pub(in crate::policy) struct SiteDocument {
+pub struct SiteDocument {
     pub name: Option<Spanned<SiteName>>,
     pub identity: Option<Spanned<Identity>>,
     pub lan: Vec<Spanned<IpNet>>,

@@ -8,7 +8,7 @@ use crate::policy::prefix::family;
 
 /// Values, at most one per address family.
 #[derive(Clone, Debug)]
-pub(in crate::policy) struct Families<T> {
+pub struct Families<T> {
     /// The values that could be read.
     pub values: Vec<Spanned<T>>,
     /// True if no value is missing or invalid.

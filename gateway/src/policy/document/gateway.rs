@@ -19,7 +19,7 @@ const IKE_PORTS: [u32; 2] = [500, 4500];
 
 /// `gateway.toml`. A value that is missing or invalid is `None`.
 #[derive(Clone, Debug)]
-pub(in crate::policy) struct GatewayDocument {
+pub struct GatewayDocument {
     pub source: Source,
     pub cloud_lan: Families<IpNet>,
     pub identity: Option<Spanned<Identity>>,
@@ -30,7 +30,7 @@ pub(in crate::policy) struct GatewayDocument {
 
 /// The limits as written. A limit that is missing or invalid is `None`.
 #[derive(Clone, Debug, Default)]
-pub(in crate::policy) struct WrittenLimits {
+pub struct WrittenLimits {
     pub tunnels: Option<Spanned<u32>>,
     pub customers: Option<Spanned<u32>>,
     pub flows: Option<Spanned<u32>>,
