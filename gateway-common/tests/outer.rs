@@ -15,7 +15,7 @@ use gateway_common::{
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::FileFailurePersistence::Direct};
 
 /// Where seeds that once failed are kept, to be tried again.
-const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/outer.regressions");
+const REGRESSIONS: &str = "tests/outer.regressions";
 
 /// The gateway's, a manager's, a stranger's and no address, of IPv4 and IPv6.
 const INTERNET: [&str; 2] = ["203.0.113.1", "2001:db8:113::1"];

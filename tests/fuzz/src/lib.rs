@@ -53,7 +53,9 @@ impl Target {
 /// # Errors
 /// The directory cannot be read.
 pub fn corpus(target: &Target) -> std::io::Result<Vec<PathBuf>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);
+    // cargo sets the package's directory for `cargo run` and `cargo test`.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let directory = Path::new(&package).join("corpus").join(target.name);
     let mut paths = fs::read_dir(directory)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<std::io::Result<Vec<_>>>()?;
