@@ -135,7 +135,7 @@ fn agrees(case: &Case) -> Result<bool, TestCaseError> {
         return Ok(false);
     }
     let mut tracked = case.flow;
-    prop_assert_eq!(track(&mut tracked, &segment, case.direction, &settings, NOW), Ok(Tracked::On));
+    prop_assert_eq!(track(&mut tracked, &segment, case.direction, &settings, NOW), Ok(Tracked::Continues));
     prop_assert_eq!(predicted, tracked);
     Ok(true)
 }
