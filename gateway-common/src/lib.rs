@@ -11,6 +11,7 @@ pub mod decide;
 pub mod family;
 pub mod ids;
 pub mod layout;
+pub mod layout_maps;
 pub mod limits;
 pub mod outer;
 pub mod packet;

@@ -14,7 +14,7 @@ use aya::{
     util::nr_cpus,
 };
 use gateway::kernel::{
-    maps::{self, Maps, Tabled},
+    maps::{self, FamilyFlowTable, Maps},
     pins::Pins,
     programs::{self, Purpose, Sizes},
 };
@@ -170,7 +170,7 @@ impl Machine {
         self.change(world)
     }
 
-    fn remove_flows<A: Kept + Tabled>(&mut self) -> Result<()>
+    fn remove_flows<A: Kept + FamilyFlowTable>(&mut self) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
@@ -186,7 +186,7 @@ impl Machine {
         }
     }
 
-    fn end<A: Kept + Tabled>(&mut self, id: &FlowId, lan_address: A) -> Result<()>
+    fn end<A: Kept + FamilyFlowTable>(&mut self, id: &FlowId, lan_address: A) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
@@ -337,7 +337,7 @@ impl Machine {
         Ok(State { counters: self.counters()?, flows, usage, world })
     }
 
-    fn read_flows<A: Kept + Tabled>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>
+    fn read_flows<A: Kept + FamilyFlowTable>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
