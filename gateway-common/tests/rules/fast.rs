@@ -87,7 +87,7 @@ fn fast_and_full_path_agree_on_every_changed_byte() {
 fn fast_path_ignores_frames_of_the_other_family() {
     const ETHERTYPE: usize = 12;
     /// Returns whether the fast path decides a site's frame, and a server's.
-    fn decided<A: Kept>(world: &World, frames: &[Vec<u8>; 2]) -> [bool; 2]
+    fn decided<A: LayoutFamily + FastFamily>(world: &World, frames: &[Vec<u8>; 2]) -> [bool; 2]
     where
         World: FamilyTables<A>,
     {

@@ -1,6 +1,6 @@
 //! This project on the ground: the real programs, and maps as gatewayd fills them. Only a packet's identity
 //! is replayed, which decryption would give it.
-use std::{collections::BTreeSet, ffi::CString, net::IpAddr, path::PathBuf};
+use std::{ffi::CString, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use aya::{
@@ -27,6 +27,7 @@ use gateway_tests_kit::{
     namespace::Namespace,
     world::{MSS_BYTES, access, settings_of},
 };
+use gateway_tests_programs::{TestProgram, TestPrograms};
 
 use super::{
     figure::Contender,
@@ -44,8 +45,8 @@ pub struct Firewall {
     pins: Pins,
     maps: Maps,
     ebpf: Ebpf,
-    /// Programs that only tests have.
-    loaded: BTreeSet<&'static str>,
+    /// Programs that only tests have, once one is needed.
+    tests: Option<TestPrograms>,
     /// Customers 1 to this are there.
     customers: u32,
     /// The last customer id that was used.
@@ -99,8 +100,7 @@ impl Firewall {
         let sizes = Sizes { tunnels: customers, customers: ids, flows, flows6: 1 };
         let ebpf = programs::load(&pins, sizes, purpose)?;
         let maps = Maps::open(&pins)?;
-        let mut firewall =
-            Self { pins, maps, ebpf, loaded: BTreeSet::new(), customers: 0, last_id: customers, flows };
+        let mut firewall = Self { pins, maps, ebpf, tests: None, customers: 0, last_id: customers, flows };
         programs::arm_expiry(&mut firewall.ebpf)?;
         Ok(firewall)
     }
@@ -129,29 +129,28 @@ impl Firewall {
     /// Gives each packet that comes from a site the identity, and with it the mark, that decryption would
     /// give it: before it comes to the gateway.
     pub fn identify(&mut self, ground: &Ground) -> Result<Attached> {
-        let name = "replay_identity";
-        let ebpf = self.with(name)?;
-        let link = ground.namespace.enter(|| attach(ebpf, name, TcAttachType::Egress, SITES_END))?;
+        let program = self.test_program(TestProgram::ReplayIdentity)?;
+        let link = ground.namespace.enter(|| attach_program(program, TcAttachType::Egress, SITES_END))?;
         Ok(Attached(vec![link], None))
     }
 
     /// Puts what only calls the kernel on a gateway, at the hooks that a packet to a server passes.
     pub fn call_only(&mut self, ground: &Ground) -> Result<Attached> {
-        let name = "calls_only";
-        let ebpf = self.with(name)?;
+        let program = self.test_program(TestProgram::CallsOnly)?;
         ground.namespace.enter(|| {
-            let ingress = attach(ebpf, name, TcAttachType::Ingress, SITE_INTERFACE)?;
+            let ingress = attach_program(program, TcAttachType::Ingress, SITE_INTERFACE)?;
             let egress = bpf::Classifier::nothing()?.attach(LAN_INTERFACE, bpf::Way::Egress)?;
             Ok(Attached(vec![ingress], Some(egress)))
         })
     }
 
-    /// With a program that only tests have.
-    fn with(&mut self, name: &'static str) -> Result<&mut Ebpf> {
-        if self.loaded.insert(name) {
-            classifier(&mut self.ebpf, name)?.load().with_context(|| format!("load {name}"))?;
-        }
-        Ok(&mut self.ebpf)
+    /// A program that only tests have.
+    fn test_program(&mut self, program: TestProgram) -> Result<&mut SchedClassifier> {
+        let tests = match self.tests.take() {
+            Some(tests) => tests,
+            None => TestPrograms::load(&self.pins)?,
+        };
+        self.tests.insert(tests).get(program)
     }
 
     /// Puts the firewall on a gateway, as gatewayd does, but for what sees outer packets: there are none. The
@@ -224,11 +223,18 @@ const INNER: [Place; 3] = [
 ];
 
 fn attach(ebpf: &mut Ebpf, name: &str, side: TcAttachType, interface: &str) -> Result<SchedClassifierLink> {
-    let program = classifier(ebpf, name)?;
+    attach_program(classifier(ebpf, name)?, side, interface).with_context(|| format!("attach {name}"))
+}
+
+fn attach_program(
+    program: &mut SchedClassifier,
+    side: TcAttachType,
+    interface: &str,
+) -> Result<SchedClassifierLink> {
     let options = TcAttach::Tcx { attach_type: side, order: LinkOrder::first() };
     let id = program
         .attach(CString::new(interface)?.as_c_str(), options)
-        .with_context(|| format!("attach {name} to {interface}"))?;
+        .with_context(|| format!("attach a TC program to {interface}"))?;
     Ok(program.take_link(id)?)
 }
 

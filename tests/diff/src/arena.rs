@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf,
     maps::{Array, MapData},
-    programs::{LinkOrder, Program, TcAttach, TcAttachType},
+    programs::{LinkOrder, Program, SchedClassifier, TcAttach, TcAttachType},
 };
 use gateway::kernel::{
     clock::monotonic_ns,
@@ -23,6 +23,7 @@ use gateway_tests_kit::{
     process,
     world::{TUNNELS, World},
 };
+use gateway_tests_programs::{TestProgram, TestPrograms};
 
 use super::{
     segment::{Flow, PORTS_PER_FLOW, SERVER_PORT, Segment},
@@ -73,7 +74,8 @@ pub struct Arena {
     maps: Maps,
     clock: Array<MapData, u64>,
     pins: Pins,
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
+    tests: TestPrograms,
     families: Families,
     next: u32,
 }
@@ -93,7 +95,8 @@ impl Arena {
         let mut ebpf = programs::load(&pins, sizes, Purpose::Replay)?;
         let maps = Maps::open(&pins)?;
         let clock = Array::try_from(ebpf.take_map("REPLAY_CLOCK").context("no map REPLAY_CLOCK")?)?;
-        let mut arena = Self { _wire: wire, kernel, ours, maps, clock, pins, _ebpf: ebpf, families, next: 1 };
+        let tests = TestPrograms::load(&pins)?;
+        let mut arena = Self { _wire: wire, kernel, ours, maps, clock, pins, ebpf, tests, families, next: 1 };
         arena.fill_maps(loose, QUOTAS[number % 2])?;
         arena.attach()?;
         // The first packet of the sentinel's flow opens it on both sides.
@@ -176,27 +179,24 @@ impl Arena {
     /// As the gateway does it, but without the programs that expect ESP; `replay_identity` stands in
     /// for decryption.
     fn attach(&mut self) -> Result<()> {
-        let ebpf = &mut self._ebpf;
+        let (ebpf, tests) = (&mut self.ebpf, &mut self.tests);
         self.ours.gateway().enter(|| {
-            for (name, interface) in [
-                (Hook::LanIngress.name(), "lan"),
-                (Hook::InternetIngress.name(), "internet"),
-                ("replay_identity", "internet"),
-            ] {
-                let Some(Program::SchedClassifier(program)) = ebpf.program_mut(name) else {
-                    bail!("the object has no TC program {name}")
+            for (hook, interface) in [(Hook::LanIngress, "lan"), (Hook::InternetIngress, "internet")] {
+                let Some(Program::SchedClassifier(program)) = ebpf.program_mut(hook.name()) else {
+                    bail!("the object has no TC program {}", hook.name())
                 };
-                if name == "replay_identity" {
-                    program.load().context("load replay_identity")?;
-                }
-                let options = TcAttach::Tcx { attach_type: TcAttachType::Ingress, order: LinkOrder::first() };
-                program
-                    .attach(c_name(interface)?.as_c_str(), options)
-                    .with_context(|| format!("attach {name}"))?;
+                attach(program, interface).with_context(|| format!("attach {}", hook.name()))?;
             }
-            Ok(())
+            attach(tests.get(TestProgram::ReplayIdentity)?, "internet").context("attach replay_identity")
         })
     }
+}
+
+/// Attaches a program to an interface's ingress, before those that are attached.
+fn attach(program: &mut SchedClassifier, interface: &str) -> Result<()> {
+    let options = TcAttach::Tcx { attach_type: TcAttachType::Ingress, order: LinkOrder::first() };
+    program.attach(std::ffi::CString::new(interface)?.as_c_str(), options)?;
+    Ok(())
 }
 
 impl Drop for Arena {
@@ -204,10 +204,6 @@ impl Drop for Arena {
         // What stays is in this process's own mount namespace.
         let _ = self.pins.remove();
     }
-}
-
-fn c_name(interface: &str) -> Result<std::ffi::CString> {
-    Ok(std::ffi::CString::new(interface)?)
 }
 
 /// Flows differ in device, port and tunnel.

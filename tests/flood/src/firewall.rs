@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf,
     maps::{MapData, RingBuf},
-    programs::{LinkOrder, Program, TcAttach, TcAttachType, xdp::XdpMode},
+    programs::{LinkOrder, Program, SchedClassifier, TcAttach, TcAttachType, xdp::XdpMode},
 };
 use gateway::{
     kernel::{
@@ -30,6 +30,7 @@ use gateway_common::{
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::world::{MSS_BYTES, access, settings_of};
+use gateway_tests_programs::{TestProgram, TestPrograms};
 
 use super::{
     ground::Ground,
@@ -57,6 +58,7 @@ pub struct Gateway {
     // Reading a map takes no lock, but aya's types are not Sync.
     maps: Mutex<Maps>,
     _ebpf: Ebpf,
+    _tests: TestPrograms,
 }
 
 /// Returns the quota of a customer whose policy sets none.
@@ -86,8 +88,9 @@ impl Gateway {
             ground.gateway.enter(|| Ok((Interface::look("internet")?, Interface::look("lan")?)))?;
         fill(&mut maps, &internet, &lan, attacker)?;
         programs::arm_expiry(&mut ebpf)?;
-        ground.gateway.enter(|| attach(&mut ebpf))?;
-        Ok(Self { pins, maps: Mutex::new(maps), _ebpf: ebpf })
+        let mut tests = TestPrograms::load(&pins)?;
+        ground.gateway.enter(|| attach(&mut ebpf, &mut tests))?;
+        Ok(Self { pins, maps: Mutex::new(maps), _ebpf: ebpf, _tests: tests })
     }
 
     /// Returns a customer's usage of its quota, as counted by the programs.
@@ -186,33 +189,38 @@ fn tunnel(party: Party, quota: Quota) -> Tunnel {
 /// so they get only the programs for inner packets; all other interfaces get the same programs as from
 /// gatewayd. `replay_identity` runs first: on the internet interface it reports that a packet has no
 /// identity.
-fn attach(ebpf: &mut Ebpf) -> Result<()> {
+fn attach(ebpf: &mut Ebpf, tests: &mut TestPrograms) -> Result<()> {
     let sites: Vec<String> = Party::all().map(Party::interface).collect();
     let inner_and_outer: Vec<&str> = sites.iter().map(String::as_str).chain(["internet"]).collect();
-    for (name, side, interfaces) in [
-        (Hook::InternetIngress.name(), TcAttachType::Ingress, &inner_and_outer[..]),
-        ("replay_identity", TcAttachType::Ingress, &inner_and_outer[..]),
-        (Hook::LanIngress.name(), TcAttachType::Ingress, &["lan"]),
-        (Hook::LanEgress.name(), TcAttachType::Egress, &["lan"]),
-        (Hook::InternetEgress.name(), TcAttachType::Egress, &["internet"]),
+    for (hook, side, interfaces) in [
+        (Hook::InternetIngress, TcAttachType::Ingress, &inner_and_outer[..]),
+        (Hook::LanIngress, TcAttachType::Ingress, &["lan"]),
+        (Hook::LanEgress, TcAttachType::Egress, &["lan"]),
+        (Hook::InternetEgress, TcAttachType::Egress, &["internet"]),
     ] {
+        let name = hook.name();
         let Some(Program::SchedClassifier(program)) = ebpf.program_mut(name) else {
             bail!("the object has no TC program {name}")
         };
-        if name == "replay_identity" {
-            program.load().context("load replay_identity")?;
-        }
-        for interface in interfaces {
-            let options = TcAttach::Tcx { attach_type: side, order: LinkOrder::first() };
-            program
-                .attach(std::ffi::CString::new(*interface)?.as_c_str(), options)
-                .with_context(|| format!("attach {name} to {interface}"))?;
-        }
+        attach_tcx(program, side, interfaces).with_context(|| format!("attach {name}"))?;
     }
+    attach_tcx(tests.get(TestProgram::ReplayIdentity)?, TcAttachType::Ingress, &inner_and_outer)
+        .context("attach replay_identity")?;
     let name = Hook::InternetXdp.name();
     let Some(Program::Xdp(program)) = ebpf.program_mut(name) else {
         bail!("the object has no program {name}")
     };
     program.attach(c"internet", XdpMode::Driver).context("attach internet_xdp in the driver")?;
+    Ok(())
+}
+
+/// Attaches a program to interfaces, before those that are attached.
+fn attach_tcx(program: &mut SchedClassifier, side: TcAttachType, interfaces: &[&str]) -> Result<()> {
+    for interface in interfaces {
+        let options = TcAttach::Tcx { attach_type: side, order: LinkOrder::first() };
+        program
+            .attach(std::ffi::CString::new(*interface)?.as_c_str(), options)
+            .with_context(|| format!("to {interface}"))?;
+    }
     Ok(())
 }

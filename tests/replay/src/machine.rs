@@ -9,7 +9,7 @@ use aya::{
     util::nr_cpus,
 };
 use gateway::kernel::{
-    maps::{self, Maps, Tabled},
+    maps::{self, FamilyFlowTable, Maps},
     pins::Pins,
     programs::{self, Purpose, Sizes},
 };
@@ -132,7 +132,7 @@ impl Machine {
         self.change(world)
     }
 
-    fn remove_flows<A: LayoutFamily + Tabled>(&mut self) -> Result<()>
+    fn remove_flows<A: LayoutFamily + FamilyFlowTable>(&mut self) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
@@ -148,7 +148,7 @@ impl Machine {
         }
     }
 
-    fn end<A: LayoutFamily + Tabled>(&mut self, id: &FlowId, lan_address: A) -> Result<()>
+    fn end<A: LayoutFamily + FamilyFlowTable>(&mut self, id: &FlowId, lan_address: A) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
@@ -299,7 +299,7 @@ impl Machine {
         Ok(State { counters: self.counters()?, flows, usage, world })
     }
 
-    fn read_flows<A: LayoutFamily + Tabled>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>
+    fn read_flows<A: LayoutFamily + FamilyFlowTable>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
