@@ -100,11 +100,11 @@ impl Filter {
             bucket.take(rate.interval_ns(), rate.burst, now_ns)
         };
         if let Some(peer) = self.peers.get_mut(&address) {
-            return take(&mut peer.classes[slot], class.of_peer());
+            return take(&mut peer.classes[slot], class.peer_rate());
         }
         let source = self.sources.entry(subscriber).or_default();
-        take(&mut source.classes[slot], class.of_stranger())
-            && take(&mut self.strangers.classes[slot], class.of_strangers())
+        take(&mut source.classes[slot], class.stranger_rate())
+            && take(&mut self.strangers.classes[slot], class.shared_rate())
     }
 }
 
@@ -124,7 +124,7 @@ fn a_million_strangers_leave_a_peers_budget_untouched() {
             peers += 1;
         }
     }
-    let rate = Class::Ike.of_strangers();
+    let rate = Class::Ike.shared_rate();
     assert_eq!(peers, 100);
     assert!((rate.burst..=rate.burst + rate.per_second + 1).contains(&admitted), "{admitted} of a second");
 }
@@ -132,7 +132,7 @@ fn a_million_strangers_leave_a_peers_budget_untouched() {
 #[test]
 fn addresses_of_one_64_share_a_budget() {
     let mut filter = Filter::default();
-    let burst = Class::Ike.of_stranger().burst;
+    let burst = Class::Ike.stranger_rate().burst;
     let from = |network: u16, host: u32| {
         let [a, b] = [(host >> 16) as u16, host as u16];
         std::net::IpAddr::from([0x2001, 0xdb8, 0, network, 0, 0, a, b])
@@ -176,7 +176,7 @@ fn classes_are_what_they_are_charged_to() {
     }
     // Whoever is no peer has less than one, and all of them together leave charon its breath.
     for class in Class::ALL {
-        let (peer, stranger, all) = (class.of_peer(), class.of_stranger(), class.of_strangers());
+        let (peer, stranger, all) = (class.peer_rate(), class.stranger_rate(), class.shared_rate());
         assert!(stranger.per_second <= peer.per_second && stranger.burst <= peer.burst, "{class:?}");
         assert!(stranger.per_second <= all.per_second && stranger.burst <= all.burst, "{class:?}");
         assert!(peer.interval_ns() > 0 && all.interval_ns() > 0);

@@ -103,11 +103,11 @@ fn times_wrap() {
 #[test]
 fn next_hop_holds_for_a_second_and_never_longer() {
     const DAY: u32 = 82_397_461;
-    const HOLD: u32 = NextHop::<Ipv4>::HOLDS.ticks;
+    const HOLD: u32 = NextHop::<Ipv4>::VALIDITY.ticks;
     for now in [1, HOLD, DAY, 26 * DAY, 27 * DAY, 40 * DAY, 52 * DAY, u32::MAX] {
-        assert!(!NextHop::default().holds(SERVER, ticks(now)), "never asked, {now}");
+        assert!(!NextHop::default().is_valid_for(SERVER, ticks(now)), "never asked, {now}");
         let asked = NextHop { address: SERVER, asked: ticks(now), ..NextHop::default() };
-        let after = |age: u32| asked.holds(SERVER, ticks(now.wrapping_add(age)));
+        let after = |age: u32| asked.is_valid_for(SERVER, ticks(now.wrapping_add(age)));
         assert_eq!([after(0), after(HOLD - 1), after(HOLD)], [true, true, false]);
         assert_eq!([DAY, 26 * DAY, 27 * DAY, 40 * DAY].map(after), [false; 4]);
     }
@@ -116,9 +116,9 @@ fn next_hop_holds_for_a_second_and_never_longer() {
 #[test]
 fn next_hop_of_another_server_is_none() {
     let asked = NextHop { address: SERVER, asked: ticks(7), ..NextHop::default() };
-    assert!(asked.holds(SERVER, ticks(7)));
-    assert!(!asked.holds(Ipv4::from_bits(0x0ac8_000c), ticks(7)));
-    assert!(!asked.holds(Ipv4::default(), ticks(7)));
+    assert!(asked.is_valid_for(SERVER, ticks(7)));
+    assert!(!asked.is_valid_for(Ipv4::from_bits(0x0ac8_000c), ticks(7)));
+    assert!(!asked.is_valid_for(Ipv4::default(), ticks(7)));
 }
 
 const SERVER: Ipv4 = Ipv4::from_bits(0x0ac8_000b);

@@ -1,7 +1,7 @@
 //! Budgets of outer packets, see `gateway_common::budget`.
 use aya_ebpf::bindings::BPF_NOEXIST;
 use gateway_common::{
-    index::slot,
+    index::masked_index,
     outer::{Arrival, Budgets, CLASSES, Class, Outer, PeerBudgets},
     rate::{Bucket, Rate},
     reason::Reason,
@@ -45,7 +45,7 @@ fn pay_as_peer(peer: *mut PeerBudgets, class: Class, now_ns: u64) -> bool {
     // SAFETY: a live map value, and its lock.
     unsafe {
         locked(peer, &raw mut (*peer).lock, |peer: &mut PeerBudgets| {
-            pay(&mut peer.budgets, class, class.of_peer(), now_ns)
+            pay(&mut peer.budgets, class, class.peer_rate(), now_ns)
         })
     }
 }
@@ -59,17 +59,17 @@ fn pay_as_stranger(subscriber: &Ipv6, class: Class, now_ns: u64) -> bool {
     if let Some(budgets) = SOURCES.get_ptr_mut(subscriber) {
         // SAFETY: a live map value. Another CPU may change it at the same time, in which case one packet
         // more passes here; what all strangers share is this CPU's own.
-        if !pay(unsafe { &mut *budgets }, class, class.of_stranger(), now_ns) {
+        if !pay(unsafe { &mut *budgets }, class, class.stranger_rate(), now_ns) {
             return false;
         }
     }
     let Some(budgets) = STRANGERS.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's own slot.
-    pay(unsafe { &mut *budgets }, class, class.of_strangers(), now_ns)
+    pay(unsafe { &mut *budgets }, class, class.shared_rate(), now_ns)
 }
 
 #[inline(always)]
 fn pay(budgets: &mut Budgets, class: Class, rate: Rate, now_ns: u64) -> bool {
-    let bucket: &mut Bucket = &mut budgets.classes[slot::<CLASSES>(class as u8)];
+    let bucket: &mut Bucket = &mut budgets.classes[masked_index::<CLASSES>(class as u8)];
     bucket.take(rate.interval_ns(), rate.burst, now_ns)
 }

@@ -2,7 +2,7 @@
 use gateway_common::{
     decide::Decision,
     family::Family,
-    index::slot,
+    index::masked_index,
     layout::{Counters, DropEvent, Hook},
     limits::{EVENTS_BURST, EVENTS_PER_SECOND},
     reason::{REASON_SLOTS, Reason},
@@ -41,7 +41,7 @@ impl Attribution {
 #[inline(always)]
 pub fn drop<F: Direct>(frame: F, hook: Hook, whose: Attribution, reason: Reason, now_ns: u64) -> bool {
     let Some(counters) = of(whose.customer()) else { return false };
-    let slot = slot::<REASON_SLOTS>(reason as u8);
+    let slot = masked_index::<REASON_SLOTS>(reason as u8);
     counters.dropped[slot] = counters.dropped[slot].wrapping_add(1);
     let told = counters.events.take(EVENT_INTERVAL_NS, EVENTS_BURST, now_ns)
         && tell(frame, hook, whose, reason, now_ns);

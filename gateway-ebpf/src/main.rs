@@ -284,7 +284,7 @@ fn is_ipv6(frame: &Skb) -> bool {
 
 #[inline(always)]
 fn arriving<F: Direct>(frame: &F, settings: &Settings, charged_here: bool) -> Result<Outer, Reason> {
-    let mut arrival = outer::Arrival::of_nobody();
+    let mut arrival = outer::Arrival::uncharged();
     outer::classify_incoming_into(frame, settings, &mut arrival)?;
     if charged_here {
         charge::charge(&arrival)?;

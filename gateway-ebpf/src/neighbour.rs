@@ -50,7 +50,7 @@ pub fn redirect<A: Routed>(skb: Skb, settings: &Settings, counters: &mut Counter
     A::lower_hop_limit(&headers);
     let server = A::destination(&headers);
     let known = A::known(counters);
-    if !known.holds(server, now) {
+    if !known.is_valid_for(server, now) {
         return ask::<A>(skb, settings.lan_ifindex, server, known, now);
     }
     // SAFETY: within bounds; 16 bits at a time, as neither a frame nor a NextHop aligns MAC addresses to more.

@@ -1,6 +1,6 @@
-//! What stands in the eBPF maps: keys and values, byte for byte. No padding that is not named, no
-//! Rust enums (user space may write any byte), addresses as octets so that `bpftool map dump`
-//! shows them as people write them. Ports and numbers are in host byte order.
+//! Keys and values of the eBPF maps, byte for byte. Padding is named, Rust enums are absent (user space may
+//! write any byte), addresses are octets so that `bpftool map dump` shows the usual order. Ports and
+//! numbers are in host byte order.
 //!
 //! | map | key | value | written by | read by |
 //! |---|---|---|---|---|
@@ -9,10 +9,10 @@
 //! | CUSTOMERS, CUSTOMERS6 | server address | [`Customer`] | gatewayd | LAN ingress |
 //! | INBOUND_SPIS | SPI | tunnel id | gatewayd | internet XDP and ingress |
 //! | OUTBOUND_SPIS | [`OutboundSpi`] | tunnel id | gatewayd | internet egress |
-//! | PEERS | outer address | [`Source`] | gatewayd (which), outer filter (budgets) | outer filter |
-//! | SOURCES | outer address or /64 | [`Budgets`] | outer filter | outer filter |
-//! | STRANGERS | 0, for each CPU | [`Budgets`] of all of those | outer filter | outer filter |
-//! | FLOWS, FLOWS6 | [`FlowKey`] | [`Flow`] | ingress programs, expiry | ingress programs, gatewayctl |
+//! | PEERS | outer address | [`crate::outer::PeerBudgets`] | gatewayd (keys), outer filter (budgets) | outer filter |
+//! | SOURCES | outer address or /64 | [`crate::outer::Budgets`] | outer filter | outer filter |
+//! | STRANGERS | 0, per CPU | [`crate::outer::Budgets`] of all sources together | outer filter | outer filter |
+//! | FLOWS, FLOWS6 | [`crate::tcp::FlowKey`] | [`crate::tcp::Flow`] | ingress programs, expiry | ingress programs, gatewayctl |
 //! | NODES, NODES6 | half the node's number | [`crate::wheel::Pair`] | ingress programs, expiry | expiry |
 //! | WHEEL | slot | [`crate::wheel::Slot`] | ingress programs, expiry | expiry |
 //! | EXPIRY | 0 | [`crate::wheel::Expiry`] | ingress programs, expiry | gatewayctl |
@@ -51,7 +51,7 @@ mod pod {
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {
-            // SAFETY: repr(C), integers only, every byte named (see the sizes above).
+            // SAFETY: repr(C), integers only, every byte named (the sizes are asserted beside the types).
             $(unsafe impl aya::Pod for $type {})+
         };
     }

@@ -196,7 +196,7 @@ fn known_peers(outcome: &Outcome) -> Criterion {
 fn strangers(outcome: &Outcome) -> Criterion {
     let over = outcome.counted[&0].dropped.get(&Reason::IkeOverBudget).copied().unwrap_or(0);
     let passed = outcome.ike.strangers.load(Relaxed);
-    let rate = gateway_common::outer::Class::Ike.of_strangers();
+    let rate = gateway_common::outer::Class::Ike.shared_rate();
     let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
     let most = cpus * (f64::from(rate.burst) + outcome.lasted.as_secs_f64() * f64::from(rate.per_second));
     Criterion {
