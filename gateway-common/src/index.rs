@@ -1,18 +1,18 @@
-//! Array indices that the eBPF verifier can follow.
+//! Numbers as the eBPF verifier can follow them: array indices within bounds, and values it must not track.
 
-/// The index for a number below `N`, a power of two. The black box hides the number's range from
-/// LLVM, which would drop the mask as needless; the verifier of Linux 6.12, which does not know that
-/// range, would then refuse the access.
+/// Masks a number to an index below `N`, a power of two. The black box hides the number's range from LLVM,
+/// which would otherwise drop the mask as redundant; the verifier of Linux 6.12 does not know that range
+/// and would then reject the access.
 #[inline(always)]
-pub fn slot<const N: usize>(number: u8) -> usize {
+pub fn masked_index<const N: usize>(number: u8) -> usize {
     const { assert!(N.is_power_of_two()) };
     core::hint::black_box(number) as usize & (N - 1)
 }
 
-/// The same number, of which the verifier knows nothing. It follows what each comparison tells about a
-/// number into all later ones, a way of its own for every combination, unless it forgets. `salt` is
-/// something that it does not know: what came from a packet or a map.
+/// Returns the same number, about which the verifier knows nothing. Otherwise the verifier carries what
+/// each comparison says about a number into all later comparisons and explores one path for every
+/// combination. `salt` is a value the verifier does not know: one from a packet or a map.
 #[inline(always)]
-pub fn forget(number: u8, salt: u32) -> u8 {
+pub fn forget_range(number: u8, salt: u32) -> u8 {
     (core::hint::black_box(u32::from(number) ^ salt) ^ salt) as u8
 }

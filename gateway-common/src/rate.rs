@@ -1,11 +1,11 @@
-//! Rates, and the buckets that keep to them.
+//! Rate limits and the buckets that enforce them.
 
-/// A rate.
+/// A rate limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
-    /// So many in a second...
+    /// Sustained rate per second.
     pub per_second: u32,
-    /// ...and so many at once.
+    /// Largest burst.
     pub burst: u32,
 }
 
@@ -14,23 +14,24 @@ impl Rate {
         Self { per_second, burst }
     }
 
-    /// Nanoseconds between two of them.
+    /// Returns the nanoseconds between two events at the sustained rate.
     #[inline(always)]
     pub const fn interval_ns(self) -> u64 {
         1_000_000_000 / self.per_second as u64
     }
 }
 
-/// A rate that is kept to, in one number: the generic cell rate algorithm (ITU-T I.371).
+/// A rate limiter whose state is one number: the generic cell rate algorithm (ITU-T I.371).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Bucket {
-    /// When all of it is there again, CLOCK_MONOTONIC.
+    /// When the bucket is full again, CLOCK_MONOTONIC.
     pub whole_at_ns: u64,
 }
 
 impl Bucket {
-    /// Takes one, if there is one: one comes in `interval_ns`, `burst` at once.
+    /// Takes one token and returns true, or returns false if none is left. One token arrives every
+    /// `interval_ns`; the bucket holds `burst` tokens.
     #[inline(always)]
     pub fn take(&mut self, interval_ns: u64, burst: u32, now_ns: u64) -> bool {
         let arrival = if self.whole_at_ns > now_ns { self.whole_at_ns } else { now_ns };

@@ -441,7 +441,11 @@ fn an_ipv6_packet_longer_than_its_frame_is_malformed() {
     for version in [0, 4, 5, 7, 15] {
         let mut frame = frame.clone();
         frame[14] = version << 4;
-        assert_eq!(classify_incoming(&frame[..], &settings()), Err(Reason::OuterMalformed), "version {version}");
+        assert_eq!(
+            classify_incoming(&frame[..], &settings()),
+            Err(Reason::OuterMalformed),
+            "version {version}"
+        );
     }
 }
 
@@ -497,7 +501,8 @@ fn neighbour_discovery_goes_to_the_gateways_groups_only() {
     }
     // No other protocol may go to a group.
     for (protocol, payload) in [(ESP, SPI.to_be_bytes().to_vec()), (17, udp(500, 500, &[1; 28]))] {
-        let result = classify_incoming(&packet(MANAGER[1], "ff02::1", protocol, 255, &payload)[..], &settings());
+        let result =
+            classify_incoming(&packet(MANAGER[1], "ff02::1", protocol, 255, &payload)[..], &settings());
         assert_eq!(result, Err(Reason::OuterNotGatewayAddress));
     }
 }

@@ -4,6 +4,7 @@ use etherparse::PacketBuilder;
 use gateway_common::{
     layout::Settings,
     packet::{FastFamily, FastSegment, Inner, Segment},
+    seq::Seq,
     tcp::{Direction, Flow, Peer, STATE_SLOTS, State, Tracked, predict, status, track},
     time::Ticks,
     wire::Ipv4,
@@ -43,8 +44,14 @@ fn near(anchors: Vec<u32>) -> impl Strategy<Value = u32> {
 
 fn peer(end: u32) -> impl Strategy<Value = Peer> {
     let window = prop_oneof![1 => Just(0_u32), 1 => 1_u32..4, 6 => 1_000_u32..70_000, 1 => any::<u32>()];
-    (near(vec![end]), near(vec![end, end.wrapping_add(3_000)]), window, near(vec![5_000, 1_000]))
-        .prop_map(|(end, max_end, max_window, max_ack)| Peer { end, max_end, max_window, max_ack })
+    (near(vec![end]), near(vec![end, end.wrapping_add(3_000)]), window, near(vec![5_000, 1_000])).prop_map(
+        |(end, max_end, max_window, max_ack)| Peer {
+            end: Seq(end),
+            max_end: Seq(max_end),
+            max_window,
+            max_ack: Seq(max_ack),
+        },
+    )
 }
 
 fn case() -> impl Strategy<Value = Case> {
@@ -66,8 +73,8 @@ fn case() -> impl Strategy<Value = Case> {
                 tunnel: 1,
                 expires: NOW.plus(Ticks { ticks: 5 }),
                 peers: [device, server],
-                last_ack,
-                last_end,
+                last_ack: Seq(last_ack),
+                last_end: Seq(last_end),
                 last_length: length,
                 last_window: window,
                 generation: 1,
@@ -85,9 +92,8 @@ fn case() -> impl Strategy<Value = Case> {
             Direction::ToServer => flow.peers,
             Direction::ToSite => [flow.peers[1], flow.peers[0]],
         };
-        let sequence =
-            near(vec![own.end, own.max_end, own.end.wrapping_sub(other.max_window), flow.last_end]);
-        let ack = near(vec![other.end, own.max_ack, flow.last_ack, other.end.wrapping_sub(66_000)]);
+        let sequence = near(vec![own.end.0, own.max_end.0, (own.end - other.max_window).0, flow.last_end.0]);
+        let ack = near(vec![other.end.0, own.max_ack.0, flow.last_ack.0, (other.end - 66_000).0]);
         let window = prop::sample::select(vec![0_u16, 1, flow.last_window, 1_000, 64_000]);
         let length = prop::sample::select(vec![0_u16, 1, flow.last_length, 1_000]);
         (sequence, ack, window, length).prop_map(move |(sequence, ack, window, length)| {

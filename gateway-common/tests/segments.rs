@@ -172,7 +172,7 @@ proptest! {
         prop_assert_eq!(parsed.window_scale(), last_scale(&options));
         let permitted = list(&options).iter().any(|(kind, _, content)| *kind == 4 && content.is_empty());
         prop_assert_eq!(parsed.sack_permitted, permitted);
-        prop_assert_eq!(parsed.highest_sack, highest_sack(&options, ack));
+        prop_assert_eq!(parsed.highest_sack.0, highest_sack(&options, ack));
         prop_assert_eq!(parsed.present, !options.is_empty());
     }
 
@@ -182,7 +182,7 @@ proptest! {
         let before_data = parse(&tcp(&options, &data, 1, 50, ACK, 1)).options;
         let padded = parse_before(&tcp(&options, &[], 1, 50, ACK, 1), &data);
         prop_assert_eq!(alone, before_data);
-        prop_assert_eq!((alone, 1), (padded.options, padded.end));
+        prop_assert_eq!((alone, 1), (padded.options, padded.end.0));
     }
 
     #[test]
@@ -195,8 +195,8 @@ proptest! {
     ) {
         let segment = parse(&tcp(&options, &vec![0; data], sequence, ack, flags, window));
         let taken = data as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-        prop_assert_eq!((segment.sequence, segment.end), (sequence, sequence.wrapping_add(taken)));
-        prop_assert_eq!((segment.acknowledgment, segment.window), (ack, window));
+        prop_assert_eq!((segment.sequence.0, segment.end.0), (sequence, sequence.wrapping_add(taken)));
+        prop_assert_eq!((segment.acknowledgment.0, segment.window), (ack, window));
         prop_assert_eq!((segment.kind, segment.has_ack), (kind(flags), flags & ACK != 0));
     }
 }

@@ -123,7 +123,11 @@ fn every_state_in_the_statement_exists() {
 fn no_segment_of_a_server_leads_to_a_new_connection() {
     for state in State::ALL {
         for kind in [Kind::Syn, Kind::SynAck, Kind::Fin, Kind::Ack, Kind::Rst] {
-            assert_ne!(transition(*state, Direction::ToSite, kind), Transition::To(State::SynSent), "{state:?} {kind:?}");
+            assert_ne!(
+                transition(*state, Direction::ToSite, kind),
+                Transition::To(State::SynSent),
+                "{state:?} {kind:?}"
+            );
         }
     }
 }

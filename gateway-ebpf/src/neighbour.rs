@@ -52,9 +52,9 @@ pub fn redirect<A: FamilyNextHop>(
     let Some(headers) = A::headers(skb) else { return Err(Reason::InnerMalformed) };
     A::lower_hop_limit(&headers);
     let server = A::destination(&headers);
-    let cached = A::cached(counters);
-    if !cached.is_valid_for(server, now) {
-        return Ok(resolve::<A>(skb, settings.lan_ifindex, server, cached, now));
+    let known = A::known(counters);
+    if !known.is_valid_for(server, now) {
+        return ask::<A>(skb, settings.lan_ifindex, server, known, now);
     }
     // SAFETY: within bounds; 16 bits at a time, as neither a frame nor a NextHop aligns MAC addresses to more.
     unsafe {

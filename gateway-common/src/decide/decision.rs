@@ -1,4 +1,4 @@
-//! What becomes of a packet.
+//! The decision about an inner packet.
 use crate::{
     family::Family,
     packet::{
@@ -10,25 +10,25 @@ use crate::{
     wire::Ipv6,
 };
 
-/// What becomes of a packet, and whom it is counted for.
+/// The verdict on a packet, and the customer and tunnel it is counted for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
-    /// It goes on, to its server or into the tunnel; or why it ends here.
+    /// Ok: the packet passes to its server or into the tunnel. Err: why it is dropped.
     pub verdict: Result<(), Reason>,
-    /// Customer number, 0 if not known.
+    /// Customer id, 0 if unknown.
     pub customer: u32,
-    /// Tunnel number, 0 if not known; of a packet that passes the one it came from or goes into.
+    /// Tunnel id, 0 if unknown. For a packet that passes, the tunnel it came from or goes into.
     pub tunnel: u32,
-    /// See [`Decision::syn`]; all zero for none. An Option's payload would be undefined, and LLVM reads it all the
-    /// same, which the verifier does not allow.
+    /// See [`Decision::syn`]; all zero for none. Not an `Option`: LLVM reads the uninitialised payload of a
+    /// `None`, which the verifier rejects.
     pub(super) syn: Syn,
     /// The packet opened a flow.
     pub opened: bool,
-    /// It is IPv6.
+    /// The packet is IPv6.
     pub v6: bool,
-    /// Bytes of its IP and TCP headers, which each of the segments has that GRO merged.
+    /// Bytes of the IP and TCP headers, which every segment that GRO merged had.
     pub header_bytes: u16,
-    /// Bytes of a packet that passes, from the IP header on.
+    /// Bytes from the IP header on, of a packet that passes.
     pub bytes: u32,
 }
 
@@ -50,14 +50,14 @@ impl Decision {
         }
     }
 
-    /// A SYN or SYN-ACK that passes and whose MSS option is to be lowered.
+    /// Returns how to lower the MSS option of a SYN or SYN-ACK that passes, if needed.
     #[inline(always)]
     pub fn syn(&self) -> Option<Syn> {
         (self.syn.offered.at != 0).then_some(self.syn)
     }
 
     #[inline(always)]
-    pub(super) fn passes<A: Family>(&mut self, bytes: u32, tcp_header_bytes: u32) {
+    pub(super) fn pass<A: Family>(&mut self, bytes: u32, tcp_header_bytes: u32) {
         self.verdict = Ok(());
         self.v6 = A::HEADER_BYTES == Ipv6::HEADER_BYTES;
         self.header_bytes = A::HEADER_BYTES as u16 + tcp_header_bytes as u16;
@@ -65,25 +65,25 @@ impl Decision {
     }
 }
 
-/// What lowering a SYN's MSS needs.
+/// How to lower the MSS option of a SYN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Syn {
     /// The largest segment that fits the tunnel, in bytes.
     pub mss: u16,
-    /// The option that asks for more.
+    /// The option that offers more.
     pub offered: Mss,
-    /// Where the TCP header begins, in bytes from the frame's start.
+    /// Offset of the TCP header in the frame, in bytes.
     pub transport: u8,
 }
 
 impl Syn {
-    /// The MSS option is never at 0, where the kind of the first option stands.
+    /// No SYN to change. An MSS value is never at 0, the offset of the first option's kind.
     const NONE: Self = Self { mss: 0, offered: Mss { at: 0, bytes: 0 }, transport: 0 };
 
     #[inline(always)]
     pub(super) fn of<A: Family>(segment: &Segment, packet: &Inner<A>, most: u16) -> Self {
         match segment.options.mss() {
-            Some(offered) if segment.kind as u8 <= Kind::SynAck as u8 && offered.bytes > most => {
+            Some(offered) if matches!(segment.kind, Kind::Syn | Kind::SynAck) && offered.bytes > most => {
                 Self { mss: most, offered, transport: packet.header.transport }
             }
             _ => Self::NONE,

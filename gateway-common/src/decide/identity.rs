@@ -1,4 +1,4 @@
-//! Who sent a decapsulated packet.
+//! The sender of a decapsulated packet.
 use super::tables::Tables;
 use crate::{
     ids::TunnelId,
@@ -6,8 +6,8 @@ use crate::{
     reason::Reason,
 };
 
-/// Who sent a decapsulated packet, from two independent sources of the kernel: the SA that
-/// decrypted it, and the mark that this SA's policy set (FACTS 6).
+/// The sender of a decapsulated packet, from two independent sources of the kernel: the SA that decrypted
+/// the packet, and the mark that this SA's policy set (docs/facts.md: set-mark-in-is-visible).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// reqid of the SA.
@@ -18,21 +18,21 @@ pub struct Identity {
     pub mark: u32,
 }
 
-/// Where a packet out of a tunnel comes from.
+/// The tunnel that a packet came out of.
 pub(super) struct Site<'a> {
-    pub(super) settings: &'a Settings,
-    pub(super) id: TunnelId,
-    pub(super) tunnel: &'a Tunnel,
+    pub settings: &'a Settings,
+    pub id: TunnelId,
+    pub tunnel: &'a Tunnel,
 }
 
 impl Site<'_> {
     #[inline(always)]
-    pub(super) fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         self.tunnel.up == 1
     }
 }
 
-/// The tunnel that the kernel decrypted the packet with; every source must agree.
+/// Returns the tunnel whose SA decrypted the packet. Fails unless all sources agree.
 #[inline(always)]
 pub(super) fn identify<'a, T: Tables>(
     tables: &'a T,
@@ -47,7 +47,7 @@ pub(super) fn identify<'a, T: Tables>(
     if identity.mark != id.get() {
         return Err(Reason::MarkContradictsTunnel);
     }
-    // The same table's, nearer at hand.
+    // The copy of INBOUND_SPIS in the tunnel itself saves the lookup.
     if identity.spi == tunnel.inbound_spis[0] || identity.spi == tunnel.inbound_spis[1] {
         return Ok(Site { settings, id, tunnel });
     }

@@ -1,11 +1,12 @@
-//! The decision about an inner packet: pure, so that the eBPF programs and the tests run this
-//! very code. parse → identify the tunnel → look up the flow → decide.
+//! The decision about an inner packet. Pure code, so the eBPF programs and the tests run the same: parse,
+//! identify the tunnel, look up the flow, decide.
 //!
-//! In two steps, which are programs of their own in eBPF: what can be decided at once, which is nearly every
-//! packet, since it is the next one of its connection or never allowed; and all the rest, from the beginning.
+//! In eBPF the decision runs as two programs. The fast path (`*_fast`) decides nearly every packet: the
+//! expected next segment of its connection, or one that is never allowed. The full path (`*_full`) decides
+//! all others from the start.
 //!
-//! What is allowed is asked of every packet, not of a connection's first: a policy that changes, or a
-//! tunnel that goes, holds for the very next packet.
+//! Every packet is checked against the policy, not only a connection's first: a policy change or a lost
+//! tunnel takes effect with the very next packet.
 mod decision;
 mod identity;
 mod opening;

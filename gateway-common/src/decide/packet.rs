@@ -1,4 +1,4 @@
-//! What both rules ask of a packet.
+//! The packet properties that both rules check.
 use crate::{
     family::Family,
     packet::{
@@ -8,14 +8,15 @@ use crate::{
     wire::Words,
 };
 
-/// What both rules ask of a packet, whether they decide at once or look at all of it.
+/// The packet properties that both rules check, on the fast path and on the full one.
 pub(super) trait InnerPacket<A> {
-    /// Its addresses.
+    /// Source address.
     fn source(&self) -> A;
+    /// Destination address.
     fn destination(&self) -> A;
     /// TTL or hop limit.
     fn hop_limit(&self) -> u32;
-    /// From the IP header on.
+    /// Bytes from the IP header on.
     fn bytes(&self) -> u32;
 }
 

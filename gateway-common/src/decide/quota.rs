@@ -1,20 +1,20 @@
-//! What a customer's flows take of its quota.
+//! Charging flows to their customer's quota.
 use super::tables::{Tables, UsageCell};
 use crate::{
     layout::{tunnel::Tunnel, usage::Quota},
     reason::Reason,
 };
 
-/// What a new flow takes of its customer's quota.
+/// The cost of a new flow, out of its customer's quota.
 #[derive(Clone, Copy)]
 pub struct Charge {
     /// Flows.
     pub flows: u32,
-    /// Those of them that are half-open.
+    /// Half-open flows.
     pub half_open: u32,
 }
 
-/// Takes it, if there is room.
+/// Charges the quota, or fails if it has no room.
 #[inline(always)]
 pub fn take<T: Tables>(tables: &T, tunnel: &Tunnel, charge: Charge, now_ns: u64) -> Result<(), Reason> {
     let Quota { flows, half_open, new_flow_interval_ns, new_flow_burst } = tunnel.quota;
@@ -35,7 +35,7 @@ pub fn take<T: Tables>(tables: &T, tunnel: &Tunnel, charge: Charge, now_ns: u64)
     })
 }
 
-/// The opposite.
+/// Undoes a charge.
 #[inline(always)]
 pub fn give_back<T: Tables>(tables: &T, customer: u32, charge: Charge) {
     if let Some(cell) = tables.usage(customer) {
@@ -43,7 +43,7 @@ pub fn give_back<T: Tables>(tables: &T, customer: u32, charge: Charge) {
     }
 }
 
-/// A handshake is complete.
+/// Releases the half-open charge of a flow whose handshake is complete.
 #[inline(always)]
 pub fn confirm<T: Tables>(tables: &T, customer: u32) {
     give_back(tables, customer, Charge { flows: 0, half_open: 1 });

@@ -1,8 +1,9 @@
-//! Rule one: a packet out of a tunnel.
+//! Rule one: a packet out of a tunnel. The site's LAN may reach its customer's server and port, and only
+//! this side opens connections.
 use super::{
     decision::{Decision, Syn},
     identity::{Identity, Site, identify},
-    opening::{Met, Opening, meet, open},
+    opening::{Lookup, Opening, look_up, open_flow},
     packet::InnerPacket,
     quota,
     tables::{FamilyTables, FlowCell, Scratch, Tables, ready},
@@ -21,8 +22,7 @@ use crate::{
     wire::{Frame, Ipv4, Ipv6, TcpHeader, Words, ethertype, ethertype_of},
 };
 
-/// Rule one: a packet out of a tunnel. The site's LAN → its customer's server and port, and new
-/// connections from this side only.
+/// Decides about a packet out of a tunnel, of either family.
 #[inline(always)]
 pub fn from_site<F, T>(frame: &F, tables: &T, identity: Identity, now_ns: u64) -> Decision
 where
@@ -38,7 +38,8 @@ where
     }
 }
 
-/// Rule one for one address family, if it can be decided at once; a packet of another family cannot.
+/// Decides about a packet of one family on the fast path. Returns `None` for a packet that needs the full
+/// path, or of another family.
 #[inline(always)]
 pub fn from_site_fast<A, F, T>(
     frame: &F,
@@ -55,7 +56,7 @@ where
     let site = identify(tables, settings, identity).ok().filter(Site::is_up)?;
     let tcp = A::tcp(frame)?;
     let mut decision = Decision::of(site.tunnel.customer, site.id.get());
-    decision.verdict = allowed(frame, &site, &tcp);
+    decision.verdict = check_access(frame, &site, &tcp);
     if decision.verdict.is_err() {
         return Some(decision);
     }
@@ -64,16 +65,16 @@ where
         return tcp.is_segment().then_some(decision);
     }
     let next = FastSegment::of(frame, &tcp)?;
-    if !goes_on(tables, &site, &tcp, &next, Ticks::from_ns(now_ns)) {
+    if !predict_flow(tables, &site, &tcp, &next, Ticks::from_ns(now_ns)) {
         return None;
     }
-    decision.passes::<A>(tcp.bytes(), next.header_bytes);
+    decision.pass::<A>(tcp.bytes(), next.header_bytes);
     Some(decision)
 }
 
-/// True for the next segment of one of the site's connections, which is done with then.
+/// Returns true for the expected next segment of one of the site's connections, and updates its flow.
 #[inline(always)]
-fn goes_on<A, T, W>(
+fn predict_flow<A, T, W>(
     tables: &T,
     site: &Site,
     tcp: &FastPacket<A, W>,
@@ -96,7 +97,7 @@ where
     })
 }
 
-/// Rule one for one address family; a packet of another one is dropped.
+/// Decides about a packet of one family on the full path. Drops packets of another family.
 #[inline(always)]
 pub fn from_site_full<A, F, T>(
     frame: &F,
@@ -115,6 +116,7 @@ where
     decision
 }
 
+/// Runs the checks in order and fills in the decision on the way.
 #[inline(always)]
 fn admit<A, F, T>(
     frame: &F,
@@ -135,40 +137,40 @@ where
     if !site.is_up() {
         return Err(Reason::TunnelDown);
     }
-    let mut place = tables.inner_scratch().ok_or(Reason::NotConfigured)?;
-    let packet = &*place.put(Inner::<A>::parse(frame)?);
-    allowed(frame, site, packet)?;
+    let mut scratch = tables.inner_scratch().ok_or(Reason::NotConfigured)?;
+    let packet = &*scratch.put(Inner::<A>::parse(frame)?);
+    check_access(frame, site, packet)?;
     let now = Ticks::from_ns(now_ns);
     if packet.header.protocol == A::ICMP {
         path_mtu_to_server::<A, F, T>(frame, tables, site, now)?;
-        decision.passes::<A>(packet.total_bytes(), 0);
+        decision.pass::<A>(packet.total_bytes(), 0);
         return Ok(());
     }
-    let mut place = tables.segment_scratch().ok_or(Reason::NotConfigured)?;
-    let segment = &*place.put(Segment::parse(frame, packet)?);
+    let mut scratch = tables.segment_scratch().ok_or(Reason::NotConfigured)?;
+    let segment = &*scratch.put(Segment::parse(frame, packet)?);
     if segment.destination != tunnel.port {
         return Err(Reason::PortNotAllowed);
     }
     let key = FlowKey::new(tunnel.customer, packet.header.source, segment.source);
-    let met = match tables.flow(&key) {
-        None => Met::None,
-        Some(cell) => cell.locked(|flow| meet(flow, segment, site, now))?,
+    let lookup = match tables.flow(&key) {
+        None => Lookup::Nothing,
+        Some(cell) => cell.locked(|flow| look_up(flow, segment, site, now))?,
     };
-    let met = met as u8;
-    if met == Met::Confirmed as u8 {
+    let lookup = lookup as u8;
+    if Lookup::Confirmed.is(lookup) {
         quota::confirm(tables, tunnel.customer);
-    } else if met != Met::GoesOn as u8 {
-        open(tables, site, &key, segment, Opening { met, now_ns })?;
+    } else if !Lookup::Continues.is(lookup) {
+        open_flow(tables, site, &key, segment, Opening { lookup, now_ns })?;
         decision.opened = true;
     }
-    decision.passes::<A>(packet.total_bytes(), segment.options.header_bytes.into());
+    decision.pass::<A>(packet.total_bytes(), segment.options.header_bytes.into());
     decision.syn = Syn::of(segment, packet, A::access(tunnel).mss);
     Ok(())
 }
 
-/// What is asked of every packet of a site.
+/// Checks the addresses and the size of a packet from a site.
 #[inline(always)]
-fn allowed<A, F, P>(frame: &F, site: &Site, packet: &P) -> Result<(), Reason>
+fn check_access<A, F, P>(frame: &F, site: &Site, packet: &P) -> Result<(), Reason>
 where
     A: LayoutFamily,
     F: Frame + ?Sized,
@@ -191,7 +193,7 @@ where
     Ok(())
 }
 
-/// Bytes of the largest packet that a frame is sent as: GRO may have merged several.
+/// Returns the bytes of the largest packet that the frame will be sent as: GRO may have merged several.
 #[inline(always)]
 fn largest_bytes<A: LayoutFamily, F: Frame + ?Sized>(frame: &F, bytes: u32) -> u32 {
     const TCP_HEADER_BYTES: u32 = size_of::<TcpHeader>() as u32;
@@ -201,9 +203,8 @@ fn largest_bytes<A: LayoutFamily, F: Frame + ?Sized>(frame: &F, bytes: u32) -> u
     }
 }
 
-/// A message that a packet of the server's was too big, on its way back: only about a connection that
-/// there is. In eBPF a function of its own, so that it takes no room on the caller's stack; for the same reason
-/// it parses the packet once more.
+/// Allows a "too big" message to the server if it is about one of the site's connections. Out of line:
+/// keeps its locals off the caller's 512-byte stack. For the same reason it parses the packet again.
 #[inline(never)]
 fn path_mtu_to_server<A, F, T>(frame: &F, tables: &T, site: &Site, now: Ticks) -> Result<(), Reason>
 where
@@ -213,9 +214,9 @@ where
 {
     let Site { id, tunnel, .. } = *site;
     let quote = Quote::parse(frame, &Inner::<A>::parse(frame)?)?;
-    let asked = quote.source == A::access(tunnel).server && quote.source_port == tunnel.port;
+    let is_from_server = quote.source == A::access(tunnel).server && quote.source_port == tunnel.port;
     let key = FlowKey::new(tunnel.customer, quote.destination, quote.destination_port);
-    let cell = tables.flow(&key).filter(|_| asked).ok_or(Reason::NoConnection)?;
+    let cell = tables.flow(&key).filter(|_| is_from_server).ok_or(Reason::NoConnection)?;
     let ours = cell.locked(|flow| flow.tunnel == id.get() && flow.is_live(tunnel.generation, now));
     if ours { Ok(()) } else { Err(Reason::NoConnection) }
 }

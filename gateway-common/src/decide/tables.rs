@@ -1,4 +1,4 @@
-//! What the decision looks things up in.
+//! The tables that the decision looks things up in: eBPF maps, or ordinary ones on the host.
 use crate::{
     layout::{settings::Settings, tunnel::Tunnel, usage::Usage},
     packet::{inner::Inner, segment::Segment},
@@ -6,54 +6,54 @@ use crate::{
     time::Ticks,
 };
 
-/// What holds for the whole gateway, once it is filled in; before, every packet is dropped.
+/// Returns the settings once they are complete. Until then every packet is dropped.
 #[inline(always)]
 pub fn ready<T: Tables>(tables: &T) -> Option<&Settings> {
     tables.settings().filter(|settings| settings.ready == 1)
 }
 
-/// What the decision looks things up in: eBPF maps, or ordinary ones on the host.
+/// The tables that do not depend on the address family.
 pub trait Tables {
-    /// What holds for the whole gateway.
+    /// Returns the settings of the whole gateway.
     fn settings(&self) -> Option<&Settings>;
-    /// The tunnel of this number.
+    /// Returns the tunnel of this id.
     fn tunnel(&self, number: u32) -> Option<&Tunnel>;
-    /// The tunnel that an inbound SPI is known to belong to.
+    /// Returns the tunnel that is known to own an inbound SPI.
     fn inbound_spi(&self, spi: u32) -> Option<u32>;
-    /// What the customer of this number has taken.
+    /// Returns the usage of the customer of this id.
     fn usage(&self, customer: u32) -> Option<impl UsageCell>;
-    /// Where a segment is kept while it is judged. In eBPF that is a map: the verifier follows every
-    /// combination of what parsing found out, and forgets them all where a value comes from memory.
+    /// Returns storage for a segment. In eBPF this is a map: the verifier explores every combination of
+    /// what parsing found out, and forgets it for a value read from memory.
     #[inline(always)]
     fn segment_scratch(&self) -> Option<impl Scratch<Segment>> {
         Some(Local(None))
     }
-    /// Where a new flow is kept on its way into its table. In eBPF that is a map, since the stack has
-    /// little room.
+    /// Returns storage for a new flow before it is inserted. In eBPF this is a map, because the stack is
+    /// small.
     #[inline(always)]
     fn flow_scratch(&self) -> Option<impl Scratch<Flow>> {
         Some(Local(None))
     }
 }
 
-/// What the decision looks up for one address family.
+/// The tables of one address family.
 pub trait FamilyTables<A> {
-    /// The number of the customer whose server has this address.
+    /// Returns the id of the customer whose server has this address.
     fn customer(&self, server: A) -> Option<u32>;
-    /// The flow of this key.
+    /// Returns the flow of this key.
     fn flow(&self, key: &FlowKey<A>) -> Option<impl FlowCell>;
-    /// Where a packet's header is kept while it is judged, as [`Tables::flow_scratch`].
+    /// Returns storage for a packet's header, as [`Tables::segment_scratch`].
     #[inline(always)]
     fn inner_scratch(&self) -> Option<impl Scratch<Inner<A>>> {
         Some(Local(None))
     }
-    /// Adds a flow, and sees to it that it is removed after its end.
+    /// Inserts a flow and schedules its removal after its end.
     fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, now: Ticks) -> Result<(), NotInserted>;
 }
 
-/// Where a value is kept.
+/// Storage for one value.
 pub trait Scratch<T> {
-    /// Keeps it.
+    /// Stores a value and returns it in place.
     fn put(&mut self, value: T) -> &mut T;
 }
 
@@ -65,26 +65,26 @@ impl<T> Scratch<T> for Local<T> {
     }
 }
 
-/// A flow in its table, where others may be changing it.
+/// A flow in its table, which others may be changing.
 pub trait FlowCell {
-    /// Its tunnel, as of now.
+    /// Returns the flow's current tunnel.
     fn tunnel(&self) -> u32;
-    /// Runs `change` with nobody else changing the flow.
+    /// Runs `change` with exclusive access to the flow.
     fn locked<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R;
 }
 
-/// A customer's usage in its table, where others may be changing it.
+/// A customer's usage in its table, which others may be changing.
 pub trait UsageCell {
-    /// Runs `change` with nobody else changing it.
+    /// Runs `change` with exclusive access to the usage.
     fn locked<R>(&self, change: impl FnOnce(&mut Usage) -> R) -> R;
 }
 
-/// Why a flow was not added.
+/// Why a flow was not inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum NotInserted {
     /// The table is full.
     Full = 0,
-    /// There is one of this key: another CPU has just opened it.
+    /// Another CPU has just inserted a flow of this key.
     Exists = 1,
 }

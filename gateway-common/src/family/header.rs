@@ -1,7 +1,7 @@
-//! What an IP header says of its packet.
+//! The parts of an IP header that both families have.
 use crate::wire::{Frame, Wire};
 
-/// What a packet's header says, extension headers left behind.
+/// A packet's IP header, extension headers skipped.
 #[derive(Clone, Copy, Debug)]
 pub struct Header<A> {
     /// Source address.
@@ -12,17 +12,17 @@ pub struct Header<A> {
     pub hop_limit: u8,
     /// See [`protocol`].
     pub protocol: u8,
-    /// Whether the packet is whole.
+    /// The packet is whole, or the fragment's place in it.
     pub fragment: Fragment,
-    /// Where the transport header begins, in bytes from the frame's start.
+    /// Offset of the transport header in the frame, in bytes.
     pub transport: u8,
-    /// Bytes from there to the packet's end.
+    /// Bytes from the transport header to the packet's end.
     pub payload_bytes: u16,
 }
 
 impl<A> Header<A> {
-    /// A header this many bytes into the payload, where the IP header says there is one: what
-    /// follows in the frame may be padding.
+    /// Reads a header at this offset of the payload. Fails beyond the end that the IP header gives: the
+    /// rest of the frame may be padding.
     #[inline(always)]
     pub fn payload<F: Frame + ?Sized, T: Wire>(&self, frame: &F, offset: usize) -> Result<T, Fault> {
         if (self.payload_bytes as usize) < offset + size_of::<T>() {
@@ -31,32 +31,32 @@ impl<A> Header<A> {
         frame.read(self.transport as usize + offset).ok_or(Fault::Malformed)
     }
 
-    /// True for the first or a later fragment.
+    /// Returns true for the first or a later fragment.
     #[inline(always)]
     pub fn is_fragment(&self) -> bool {
-        self.fragment as u8 != Fragment::No as u8
+        self.fragment != Fragment::No
     }
 
-    /// True for a later fragment.
+    /// Returns true for a later fragment.
     #[inline(always)]
     pub fn is_later_fragment(&self) -> bool {
-        self.fragment as u8 == Fragment::Later as u8
+        self.fragment == Fragment::Later
     }
 }
 
-/// Whether a packet is whole.
+/// A packet's place in a fragmented packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Fragment {
-    /// It is.
+    /// The packet is whole.
     No = 0,
-    /// It begins with the transport header, and others follow.
+    /// The first fragment: begins with the transport header.
     First = 1,
-    /// It holds no transport header.
+    /// A later fragment: has no transport header.
     Later = 2,
 }
 
-/// What a header says of a packet that is not there.
+/// The IP header that an ICMP error quotes.
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted<A> {
     /// Source address.
@@ -67,12 +67,12 @@ pub struct Quoted<A> {
     pub protocol: u8,
 }
 
-/// What is wrong with a header.
+/// A fault in an IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// It is longer than the frame, or contradicts itself.
+    /// The packet is longer than the frame, or the header contradicts itself.
     Malformed,
-    /// It has IPv4 options, or IPv6 extension headers other than one fragment header.
+    /// The header has IPv4 options, or IPv6 extension headers other than one fragment header.
     Options,
 }
 

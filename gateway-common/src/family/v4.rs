@@ -1,8 +1,8 @@
-//! IPv4.
+//! IPv4 (RFC 791).
 use super::{Family, Fault, Fragment, Header, IcmpHead, Quoted};
 use crate::wire::{Frame, Ipv4, Ipv4Header, Ipv6, NETWORK_OFFSET, ethertype, protocol};
 
-/// RFC 791 section 3.1.
+/// RFC 791 section 3.1. Options are refused.
 impl Family for Ipv4 {
     const HEADER_BYTES: usize = size_of::<Ipv4Header>();
     const ETHERTYPE: u16 = ethertype::IPV4;

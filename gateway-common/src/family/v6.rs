@@ -1,9 +1,9 @@
-//! IPv6.
+//! IPv6 (RFC 8200).
 use super::{Family, Fault, Fragment, Header, IcmpHead, Quoted};
 use crate::wire::{Frame, Ipv6, Ipv6Header, NETWORK_OFFSET, ethertype, protocol};
 
-/// RFC 8200 section 3. Of extension headers only a fragment header may follow: nothing that belongs
-/// here has others, and a chain of them is a way past filters (RFC 7045, RFC 9098).
+/// RFC 8200 section 3. The only extension header allowed is one fragment header: legitimate traffic has no
+/// others here, and a chain of them is a way past filters (RFC 7045, RFC 9098).
 impl Family for Ipv6 {
     const HEADER_BYTES: usize = size_of::<Ipv6Header>();
     const ETHERTYPE: u16 = ethertype::IPV6;
@@ -45,7 +45,8 @@ impl Family for Ipv6 {
         }
         Ok(Header {
             protocol,
-            // Also an atomic fragment (RFC 6946), which is whole: it begins with the transport header.
+            // An atomic fragment (RFC 6946) is whole, but counts as a first fragment: it begins with the
+            // transport header.
             fragment: Fragment::new(offset & 0xfff8 != 0, true),
             transport: header.transport + FRAGMENT_HEADER_BYTES as u8,
             payload_bytes: payload - FRAGMENT_HEADER_BYTES,
@@ -107,7 +108,7 @@ impl Family for Ipv6 {
     }
 }
 
-/// Extension headers but the fragment header; IANA, "IPv6 Extension Header Types".
+/// Returns true for extension headers other than the fragment header (IANA, "IPv6 Extension Header Types").
 #[inline(always)]
 const fn is_extension(next_header: u8) -> bool {
     matches!(next_header, 0 | 43 | 51 | 60 | 135 | 139 | 140 | 253 | 254)

@@ -1,4 +1,4 @@
-//! What is counted.
+//! Counters per customer, and the cached next hop of its server.
 use crate::{
     family::Family,
     rate::Bucket,
@@ -7,26 +7,26 @@ use crate::{
     wire::{Ipv4, Ipv6},
 };
 
-/// What was counted for one customer on one CPU.
+/// Counters of one customer on one CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Counters {
-    /// Packets passed on to servers and to sites, by direction number; of what GRO merged, the segments.
+    /// Packets passed to servers and to sites, by direction number. GRO packets count as their segments.
     pub passed: [u64; 2],
-    /// Bytes of them, from the IP header on.
+    /// Bytes passed from the IP header on, by direction number.
     pub passed_bytes: [u64; 2],
-    /// The customer's server in IPv4. It is no counter, and stands in their first cache line as that is touched
-    /// anyway.
+    /// Next hop of the customer's server in IPv4. Not a counter; it shares the first cache line, which
+    /// every packet touches anyway.
     pub next_hop_v4: NextHop<Ipv4>,
-    /// The same in IPv6.
+    /// Next hop of the customer's server in IPv6.
     pub next_hop_v6: NextHop<Ipv6>,
     #[doc(hidden)]
     pub _reserved: u32,
-    /// ESP packets of an SPI that is not in INBOUND_SPIS (yet); the kernel decides on those.
+    /// ESP packets whose SPI is not in INBOUND_SPIS (yet); the kernel decides on them.
     pub unknown_spi: u64,
     /// Flows opened.
     pub opened: u64,
-    /// Drop events that were not written: over budget, or the ring full.
+    /// Drop events not written: over budget, or the ring was full.
     pub events_lost: u64,
     /// The budget for events.
     pub events: Bucket,
@@ -34,30 +34,31 @@ pub struct Counters {
     pub dropped: [u64; REASON_SLOTS],
 }
 
-/// Where a server is on the LAN, as the kernel's neighbour table had it.
+/// A server's MAC address, cached from the kernel's neighbour table.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct NextHop<A> {
-    /// The server's address. The customer's may have become another one, or its number another customer's.
+    /// The server's IP address. The customer may have changed it, or the customer id may have been
+    /// reassigned.
     pub address: A,
-    /// When it was asked for; 0: never. An age, unlike a time to come, cannot be taken for another one when
-    /// a customer is silent on this CPU for weeks, and [`Ticks`] wrap.
+    /// Time of the lookup; 0: never. A start time, unlike an expiry, stays unambiguous when [`Ticks`] wrap
+    /// while a customer is silent on this CPU for weeks.
     pub asked: Ticks,
     /// The server's MAC address.
     pub destination: [u8; 6],
-    /// The LAN interface's.
+    /// The LAN interface's MAC address.
     pub source: [u8; 6],
 }
 
 impl<A: Family> NextHop<A> {
-    /// How long an answer holds.
-    pub const HOLDS: Ticks = Ticks::from_seconds(1);
+    /// How long an entry is valid.
+    pub const VALIDITY: Ticks = Ticks::from_seconds(1);
 
-    /// True if it says where this server is, and still holds.
+    /// Returns true if the entry is for this server and still valid.
     #[inline(always)]
-    pub fn holds(&self, server: A, now: Ticks) -> bool {
+    pub fn is_valid_for(&self, server: A, now: Ticks) -> bool {
         self.asked.ticks != 0
-            && now.ticks.wrapping_sub(self.asked.ticks) < Self::HOLDS.ticks
+            && now.ticks.wrapping_sub(self.asked.ticks) < Self::VALIDITY.ticks
             && self.address == server
     }
 }

@@ -1,19 +1,19 @@
 //! Drop events.
 use crate::wire::Ipv6;
 
-/// A dropped packet, for people.
+/// A dropped packet, reported to user space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct DropEvent {
-    /// When, on CLOCK_MONOTONIC.
+    /// Time of the drop, CLOCK_MONOTONIC.
     pub time_ns: u64,
-    /// Whose, 0 if unknown.
+    /// Customer id, 0 if unknown.
     pub customer: u32,
-    /// By which tunnel, 0 if unknown.
+    /// Tunnel id, 0 if unknown.
     pub tunnel: u32,
-    /// Source address, IPv4 mapped into IPv6; zero if neither.
+    /// Source address, IPv4 mapped into IPv6; zero if the packet is neither.
     pub source: Ipv6,
-    /// Destination address, likewise.
+    /// Destination address, as `source`.
     pub destination: Ipv6,
     /// Source port of TCP and UDP.
     pub source_port: u16,

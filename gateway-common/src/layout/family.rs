@@ -1,4 +1,4 @@
-//! Where the maps keep what belongs to one family.
+//! The fields of map values that belong to one address family.
 use super::{
     settings::{Addresses, Settings},
     tunnel::{Access, Tunnel},
@@ -9,14 +9,14 @@ use crate::{
     wire::{Ipv4, Ipv6},
 };
 
-/// A family, and where the maps keep what is its own.
+/// A family whose fields in map values can be selected by type.
 pub trait LayoutFamily: Family {
-    /// What a site of this tunnel may do in this family.
+    /// Returns the access of this tunnel's site in this family.
     fn access(tunnel: &Tunnel) -> &Access<Self>;
-    /// The gateway's own addresses, and how many of them count.
+    /// Returns an interface's address slots of this family, and how many of them are used.
     fn own(addresses: &Addresses) -> (&[Self; OWN_ADDRESSES], u32);
 
-    /// True if it is one of these addresses.
+    /// Returns true if the address is one of these.
     #[inline(always)]
     fn is_in(self, addresses: &Addresses) -> bool {
         let (addresses, count) = Self::own(addresses);
@@ -30,7 +30,7 @@ pub trait LayoutFamily: Family {
         false
     }
 
-    /// True for an address of the gateway, on either side.
+    /// Returns true for an address of the gateway on either interface.
     #[inline(always)]
     fn is_own(self, settings: &Settings) -> bool {
         self.is_in(&settings.internet) || self.is_in(&settings.lan)

@@ -1,8 +1,25 @@
-//! What stands in the eBPF maps: keys and values, byte for byte. No padding that is not named, no
-//! Rust enums (user space may write any byte), addresses as octets so that `bpftool map dump`
-//! shows them as people write them. Ports and numbers are in host byte order.
+//! Keys and values of the eBPF maps, byte for byte. Padding is named, Rust enums are absent (user space may
+//! write any byte), addresses are octets so that `bpftool map dump` shows the usual order. Ports and
+//! numbers are in host byte order.
 //!
-//! [`map_list`] lists the maps with their types, bounds, writers and readers.
+//! | map | key | value | written by | read by |
+//! |---|---|---|---|---|
+//! | SETTINGS | 0 | [`Settings`] | gatewayd | all programs |
+//! | TUNNELS | tunnel id | [`Tunnel`] | gatewayd | ingress programs |
+//! | CUSTOMERS, CUSTOMERS6 | server address | [`Customer`] | gatewayd | LAN ingress |
+//! | INBOUND_SPIS | SPI | tunnel id | gatewayd | internet XDP and ingress |
+//! | OUTBOUND_SPIS | [`OutboundSpi`] | tunnel id | gatewayd | internet egress |
+//! | PEERS | outer address | [`crate::outer::PeerBudgets`] | gatewayd (keys), outer filter (budgets) | outer filter |
+//! | SOURCES | outer address or /64 | [`crate::outer::Budgets`] | outer filter | outer filter |
+//! | STRANGERS | 0, per CPU | [`crate::outer::Budgets`] of all sources together | outer filter | outer filter |
+//! | FLOWS, FLOWS6 | [`crate::tcp::FlowKey`] | [`crate::tcp::Flow`] | ingress programs, expiry | ingress programs, gatewayctl |
+//! | NODES, NODES6 | half the node's number | [`crate::wheel::Pair`] | ingress programs, expiry | expiry |
+//! | WHEEL | slot | [`crate::wheel::Slot`] | ingress programs, expiry | expiry |
+//! | EXPIRY | 0 | [`crate::wheel::Expiry`] | ingress programs, expiry | gatewayctl |
+//! | PROGRAMS | [`NextProgram`] | program | gatewayd | ingress programs |
+//! | USAGE | customer id | [`Usage`] | ingress programs, expiry | ingress programs, gatewayctl |
+//! | COUNTERS | customer id, 0 for none | [`Counters`] | all programs | all programs, gatewayctl |
+//! | EVENTS | | [`DropEvent`] | all programs | gatewayd |
 mod counters;
 mod event;
 pub mod map_list;
@@ -35,7 +52,7 @@ mod pod {
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {
-            // SAFETY: repr(C), integers only, every byte named (see the sizes above).
+            // SAFETY: repr(C), integers only, every byte named (the sizes are asserted beside the types).
             $(unsafe impl aya::Pod for $type {})+
         };
     }

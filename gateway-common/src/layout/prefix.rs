@@ -1,7 +1,7 @@
-//! A prefix of addresses.
+//! Address prefixes.
 use crate::family::Family;
 
-/// A prefix.
+/// An address prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Prefix<A> {
@@ -12,13 +12,13 @@ pub struct Prefix<A> {
 }
 
 impl<A: Family> Prefix<A> {
-    /// A prefix of this many bits, at most as many as an address has; host bits are cleared.
+    /// Builds a prefix of this many bits, capped at the bits of an address. Clears host bits.
     pub fn new(address: A, bits: u8) -> Self {
         let mask = A::netmask(bits);
         Self { network: address.masked(mask), mask }
     }
 
-    /// True if the address lies in it.
+    /// Returns true if the address is in the prefix.
     #[inline(always)]
     pub fn contains(&self, address: A) -> bool {
         address.masked(self.mask) == self.network

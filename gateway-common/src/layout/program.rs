@@ -1,6 +1,6 @@
-//! Programs, and where they are attached.
+//! The programs and their hooks.
 
-/// Where a program is attached.
+/// A hook that a program is attached to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Hook {
@@ -17,11 +17,11 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// All of them, in the packet's order.
+    /// All hooks, in the order that a packet passes them.
     pub const ALL: [Self; 5] =
         [Self::InternetXdp, Self::InternetIngress, Self::LanIngress, Self::InternetEgress, Self::LanEgress];
 
-    /// The program's name, which is the hook's.
+    /// Returns the name of the hook, which is the program's.
     pub const fn name(self) -> &'static str {
         match self {
             Self::InternetXdp => "internet_xdp",
@@ -33,27 +33,27 @@ impl Hook {
     }
 }
 
-/// A program that another one goes on in, by its index in PROGRAMS.
+/// A program that another one tail-calls, by its index in PROGRAMS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum NextProgram {
-    /// Of `internet_ingress`, for IPv4 out of a tunnel.
+    /// After `internet_ingress`, for IPv4 out of a tunnel.
     SiteV4 = 0,
-    /// Of `internet_ingress`, for IPv6 out of a tunnel.
+    /// After `internet_ingress`, for IPv6 out of a tunnel.
     SiteV6 = 1,
-    /// Of `lan_ingress`, for IPv4.
+    /// After `lan_ingress`, for IPv4.
     ServerV4 = 2,
-    /// Of `lan_ingress`, for IPv6.
+    /// After `lan_ingress`, for IPv6.
     ServerV6 = 3,
-    /// Of `internet_ingress`, for what came out of no tunnel.
+    /// After `internet_ingress`, for packets that came out of no tunnel.
     Outer = 4,
 }
 
 impl NextProgram {
-    /// All of them, in the order of their indices.
+    /// All programs, in the order of their indices.
     pub const ALL: [Self; 5] = [Self::SiteV4, Self::SiteV6, Self::ServerV4, Self::ServerV6, Self::Outer];
 
-    /// The program's name.
+    /// Returns the program's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::SiteV4 => "site_v4",
@@ -65,6 +65,6 @@ impl NextProgram {
     }
 }
 
-/// Set in skb->mark, beside the tunnel id, by `internet_ingress` alone: `lan_egress` lets only
-/// such packets through.
+/// Bit of skb->mark that only `internet_ingress` sets, beside the tunnel id. `lan_egress` lets only
+/// approved packets through.
 pub const APPROVED_MARK: u32 = 1 << 31;

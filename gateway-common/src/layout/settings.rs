@@ -1,4 +1,4 @@
-//! What holds for the whole gateway.
+//! Settings of the whole gateway.
 use super::prefix::Prefix;
 use crate::{
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
@@ -7,23 +7,23 @@ use crate::{
     wire::{Ipv4, Ipv6},
 };
 
-/// What holds for the whole gateway.
+/// Settings of the whole gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Settings {
-    /// 1 once all of it is filled in; programs drop everything before.
+    /// 1 once every field is set; until then programs drop everything.
     pub ready: u32,
     /// Interface index of the internet interface.
     pub internet_ifindex: u32,
-    /// Interface index of the LAN interface, where `bpf_redirect_neigh` sends to.
+    /// Interface index of the LAN interface, the target of `bpf_redirect_neigh`.
     pub lan_ifindex: u32,
-    /// The largest IP packet that the LAN takes, in bytes.
+    /// The LAN's MTU in bytes.
     pub lan_mtu: u32,
     /// 1: the outer filter runs at the XDP hook, so TCX ingress need not charge its budgets again.
     pub xdp: u32,
-    /// 1: a connection in mid-stream is taken up, from the LAN side only.
+    /// 1: a packet from the site adopts a connection in mid-stream.
     pub adopt_midstream: u32,
-    /// How many of `management` count.
+    /// Number of used entries of `management`.
     pub management_count: u32,
     #[doc(hidden)]
     pub _reserved: u32,
@@ -31,23 +31,23 @@ pub struct Settings {
     pub internet: Addresses,
     /// The gateway's own addresses on the LAN interface.
     pub lan: Addresses,
-    /// What else may reach the gateway on the internet interface.
+    /// Management traffic that may reach the gateway on the internet interface.
     pub management: [ManagementRule; MANAGEMENT_RULES],
-    /// How long a flow stays without a packet, by TCP state number and the slots after those.
+    /// How long a flow may stay silent, by TCP state number and by the slots after those.
     pub timeouts: [Ticks; STATE_SLOTS],
 }
 
-/// An interface's addresses.
+/// The gateway's own addresses on an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Addresses {
-    /// How many of `v4` count.
+    /// Number of used entries of `v4`.
     pub v4_count: u32,
-    /// How many of `v6` count.
+    /// Number of used entries of `v6`.
     pub v6_count: u32,
     /// IPv4 addresses.
     pub v4: [Ipv4; OWN_ADDRESSES],
-    /// IPv6 addresses, the link-local one too.
+    /// IPv6 addresses, including the link-local one.
     pub v6: [Ipv6; OWN_ADDRESSES],
 }
 
@@ -55,7 +55,7 @@ pub struct Addresses {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct ManagementRule {
-    /// Who may reach it; IPv4 mapped into IPv6.
+    /// Allowed peers, IPv4 mapped into IPv6.
     pub from: Prefix<Ipv6>,
     /// The gateway's port.
     pub port: u16,

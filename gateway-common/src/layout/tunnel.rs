@@ -1,4 +1,4 @@
-//! A tunnel.
+//! Tunnels and the SPIs that peers chose.
 use super::{prefix::Prefix, usage::Quota};
 use crate::{
     family::Family,
@@ -6,33 +6,32 @@ use crate::{
     wire::{Ipv4, Ipv6},
 };
 
-/// One tunnel; its key is its id. All zero: no such tunnel. What IPv4 needs comes first.
+/// One tunnel, keyed by its id. All zero: no such tunnel. The fields that IPv4 needs come first.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Tunnel {
-    /// Whose it is; 0: no such tunnel.
+    /// The customer's id; 0: no such tunnel.
     pub customer: u32,
-    /// Which server and port this is the customer's: another number after each change of them. A
-    /// flow of another one is over.
+    /// Changes whenever the customer's server or port changes. A flow of an earlier generation is over.
     pub generation: u16,
-    /// The port that the server offers.
+    /// The server's port.
     pub port: u16,
-    /// 1 while it is up with the site's authenticated identity.
+    /// 1 while the tunnel is up with the site's authenticated identity.
     pub up: u8,
     #[doc(hidden)]
     pub _reserved: [u8; 3],
-    /// Of INBOUND_SPIS, so that nearly every packet needs no look there: SPIs of its SAs, two of them, as
-    /// there are during a rekeying; 0 for none.
+    /// Two inbound SPIs of the tunnel, as many as a rekeying has; 0 for none. A copy from INBOUND_SPIS that
+    /// saves nearly every packet the lookup there.
     pub inbound_spis: [u32; 2],
-    /// In IPv4.
+    /// Access in IPv4.
     pub v4: Access<Ipv4>,
-    /// What the customer may take; the same in each of its tunnels.
+    /// The customer's quota, the same in each of its tunnels.
     pub quota: Quota,
-    /// In IPv6.
+    /// Access in IPv6.
     pub v6: Access<Ipv6>,
 }
 
-/// What a site may do in one address family.
+/// The server and LAN of a site in one address family.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Access<A> {
@@ -40,16 +39,16 @@ pub struct Access<A> {
     pub server: A,
     /// The largest TCP segment that fits the tunnel and the LAN, in bytes.
     pub mss: u16,
-    /// How many of `lan` count; 0: nothing is allowed in this family.
+    /// Number of used entries of `lan`; 0: nothing is allowed in this family.
     pub prefix_count: u8,
     #[doc(hidden)]
     pub _reserved: u8,
-    /// The site's LAN.
+    /// The prefixes of the site's LAN.
     pub lan: [Prefix<A>; PREFIXES_PER_SITE],
 }
 
 impl<A: Family> Access<A> {
-    /// True if the address is in the site's LAN.
+    /// Returns true if the address is in the site's LAN.
     #[inline(always)]
     pub fn has(&self, address: A) -> bool {
         let mut i = 0;
@@ -63,13 +62,13 @@ impl<A: Family> Access<A> {
     }
 }
 
-/// Who owns an outbound SPI: the peer chose it, so another peer may have chosen the same.
+/// Identifies an outbound SA. The peer chose the SPI, so another peer may have chosen the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 #[repr(C)]
 pub struct OutboundSpi {
     /// The peer's outer address; IPv4 mapped into IPv6.
     pub peer: Ipv6,
-    /// The SPI.
+    /// The SPI, host byte order.
     pub spi: u32,
 }
 

@@ -1,7 +1,7 @@
-//! Customers, and what they take of their quota.
+//! Customers, their quotas, and what they use of them.
 use crate::{lock::bpf_spin_lock, rate::Bucket};
 
-/// One customer; its key is its server's address.
+/// One customer, keyed by its server's address.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Customer {
@@ -9,29 +9,29 @@ pub struct Customer {
     pub id: u32,
 }
 
-/// What one customer may take of what all share.
+/// One customer's share of the resources that all customers use.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Quota {
-    /// Flows at once.
+    /// Most concurrent flows.
     pub flows: u32,
-    /// Flows at once whose handshake is not complete.
+    /// Most concurrent flows whose handshake is not complete.
     pub half_open: u32,
-    /// One new flow in this many nanoseconds...
+    /// Nanoseconds between new flows at the sustained rate.
     pub new_flow_interval_ns: u32,
-    /// ...and so many at once.
+    /// Largest burst of new flows.
     pub new_flow_burst: u32,
 }
 
-/// What one customer has taken.
+/// One customer's use of its quota.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Usage {
-    /// Held while a program changes it.
+    /// Held while a program changes the usage.
     pub lock: bpf_spin_lock,
     /// Flows in the table.
     pub flows: u32,
-    /// Those of them whose handshake is not complete.
+    /// Flows in the table whose handshake is not complete.
     pub half_open: u32,
     #[doc(hidden)]
     pub _reserved: u32,
@@ -40,7 +40,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// So many flows are gone, or half-open no more.
+    /// Returns flows to the quota that are gone, or no longer half-open.
     #[inline(always)]
     pub fn give_back(&mut self, flows: u32, half_open: u32) {
         self.flows -= if flows < self.flows { flows } else { self.flows };

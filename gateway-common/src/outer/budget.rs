@@ -1,40 +1,42 @@
-//! What one source of outer packets may send: budgets that keep charon and the kernel's SA lookup
-//! reachable for the peers that are there, whoever else sends.
+//! Budgets for sources of outer packets. They keep charon and the kernel's SA lookup reachable for
+//! connected peers, whoever else sends.
 //!
-//! A source that has an IKE_SA (a peer) has a budget of its own, which no other source can use up.
+//! A source with an IKE_SA (a peer) has a budget that no other source can use up. Every other source (a
+//! stranger) has its own budget and shares a second one with all strangers: a million of them together get
+//! no more than that.
 use super::arrival::Outer;
 use crate::{
     lock::bpf_spin_lock,
     rate::{Bucket, Rate},
 };
 
-/// What was taken of the budgets for outer packets.
+/// The budgets of one source, one bucket per class.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Budgets {
-    /// By [`Class`] number.
+    /// Indexed by [`Class`] number.
     pub classes: [Bucket; CLASSES],
 }
 
-/// What one peer has taken.
+/// The budgets of one peer.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct PeerBudgets {
-    /// Held while a program changes it.
+    /// Held while a program changes the budgets.
     pub lock: bpf_spin_lock,
     #[doc(hidden)]
     pub _reserved: u32,
-    /// What it has taken.
+    /// The budgets.
     pub budgets: Budgets,
 }
 
-/// What a packet is charged to.
+/// The class of a budget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Class {
     /// IKE, for charon.
     Ike = 0,
-    /// ESP of an SPI that no tunnel is known to have: for the kernel, which knows.
+    /// ESP with an SPI of no known tunnel, for the kernel, which knows every SA.
     UnknownSpi = 1,
     /// A later fragment, for the kernel to reassemble.
     Fragment = 2,
@@ -42,14 +44,15 @@ pub enum Class {
     Icmp = 3,
 }
 
-/// How many there are.
+/// Number of classes.
 pub const CLASSES: usize = 4;
 
 impl Class {
-    /// All of them.
+    /// All classes.
     pub const ALL: [Self; CLASSES] = [Self::Ike, Self::UnknownSpi, Self::Fragment, Self::Icmp];
 
-    /// What an outer packet is charged to, if anything. `known`: its SPI is that of a tunnel.
+    /// Returns the class that an outer packet is charged to, if any. `known`: its SPI belongs to a known
+    /// tunnel.
     #[inline(always)]
     pub fn of(outer: Outer, known: bool) -> Option<Self> {
         match outer {
@@ -61,10 +64,11 @@ impl Class {
         }
     }
 
-    /// What a peer may send. An SPI may be unknown for long (a rekey while gatewayd is dead), so that
-    /// is a line's rate; it is there for those who send in a peer's name.
+    /// Returns the rate limit of a peer. An SPI may stay unknown for long (a rekey while gatewayd is down),
+    /// so unknown SPIs are limited at line rate only; that limit is for senders that spoof a peer's
+    /// address.
     #[inline(always)]
-    pub const fn of_peer(self) -> Rate {
+    pub const fn peer_rate(self) -> Rate {
         match self {
             Self::Ike => Rate::new(100, 200),
             Self::UnknownSpi => Rate::new(200_000, 200_000),
@@ -73,9 +77,9 @@ impl Class {
         }
     }
 
-    /// What any other source may send.
+    /// Returns the rate limit of a stranger.
     #[inline(always)]
-    pub const fn of_stranger(self) -> Rate {
+    pub const fn stranger_rate(self) -> Rate {
         match self {
             Self::Ike => Rate::new(10, 30),
             Self::UnknownSpi => Rate::new(1_000, 1_000),
@@ -84,9 +88,9 @@ impl Class {
         }
     }
 
-    /// What all others may send together, on one CPU.
+    /// Returns the rate limit that all strangers share on one CPU.
     #[inline(always)]
-    pub const fn of_strangers(self) -> Rate {
+    pub const fn shared_rate(self) -> Rate {
         match self {
             Self::Ike => Rate::new(500, 1_000),
             Self::UnknownSpi => Rate::new(20_000, 20_000),

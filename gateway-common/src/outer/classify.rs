@@ -1,4 +1,4 @@
-//! What may reach the gateway from the internet, and what may leave.
+//! The allow-lists for packets from the internet, to the internet and to the LAN.
 use super::{
     arrival::{Arrival, Outer},
     icmp::icmp,
@@ -17,16 +17,17 @@ use crate::{
     wire::{Be32, Frame, Ipv4, Ipv6, TcpHeader, UdpHeader, Wire, ethertype, ethertype_of, ike, protocol},
 };
 
-/// What arrives on the internet interface, before decapsulation.
+/// Classifies a packet that arrives on the internet interface, before decapsulation. The XDP program and
+/// the first pass of TCX ingress run the same function.
 #[inline(always)]
 pub fn classify_incoming<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Arrival, Reason> {
-    let mut arrival = Arrival::of_nobody();
+    let mut arrival = Arrival::uncharged();
     classify_incoming_into(frame, settings, &mut arrival)?;
     Ok(arrival)
 }
 
-/// As [`classify_incoming`], into an arrival that is whole whatever comes out: of the rest of a result that is
-/// none LLVM makes whatever there is, which the verifier of 6.12 does not accept.
+/// Like [`classify_incoming`], but writes to an arrival that is initialised whatever the result. LLVM leaves
+/// the payload of an `Err` result uninitialised, which the verifier of Linux 6.12 rejects.
 #[inline(always)]
 pub fn classify_incoming_into<F: Frame + ?Sized>(
     frame: &F,
@@ -94,9 +95,9 @@ fn to_gateway<A: LayoutFamily, F: Frame + ?Sized>(
     })
 }
 
-/// What is about to leave on the internet interface: nothing but ESP of the tunnel that its mark
-/// names, IKE and the gateway's own answers to management. `owner_of` tells which tunnel is known
-/// to own an outbound SPI; an unknown one may be newer than what we know (a rekey).
+/// Classifies a packet about to leave on the internet interface. Allows ESP of the tunnel that the mark
+/// names, IKE, and the gateway's own answers to management. `owner_of` returns the tunnel known to own an
+/// outbound SPI; an unknown SPI may be newer than the map (a rekey).
 #[inline(always)]
 pub fn classify_outgoing<F: Frame + ?Sized>(
     frame: &F,
@@ -122,7 +123,7 @@ fn classify_outgoing_family<A: LayoutFamily, F: Frame + ?Sized>(
 ) -> Result<Outer, Reason> {
     let header = header::<A, F>(frame)?;
     if !header.source.is_in(&settings.internet) {
-        // Before it has an address it asks whether somebody else does (RFC 4862 section 5.4.2).
+        // Duplicate address detection (RFC 4862 section 5.4.2) runs before the interface has an address.
         return neighbour(frame, &header, &[icmpv6::NEIGHBOUR_SOLICITATION])
             .filter(|_| header.source == A::default())
             .ok_or(Reason::PlaintextToInternet);
@@ -141,7 +142,7 @@ fn classify_outgoing_family<A: LayoutFamily, F: Frame + ?Sized>(
         }
         protocol::TCP if !header.is_fragment() => {
             let tcp: TcpHeader = payload(frame, &header, 0)?;
-            // An answer, and no connection of the gateway's own.
+            // Answers only: no connection that the gateway itself opens.
             let answer = tcp.flags & (flag::SYN | flag::ACK) != flag::SYN;
             if !answer || !manages(settings, protocol::TCP, header.destination, tcp.source.get()) {
                 return Err(Reason::GatewayTrafficNotAllowed);
@@ -162,8 +163,9 @@ fn classify_outgoing_family<A: LayoutFamily, F: Frame + ?Sized>(
     Ok(outer)
 }
 
-/// What is about to leave on the LAN interface without approval of `internet_ingress`: ARP, neighbour
-/// discovery, and the gateway's word to a server that its packets are too big for the tunnel.
+/// Classifies a packet about to leave on the LAN interface without approval of `internet_ingress`. Allows
+/// ARP, neighbour discovery, and the gateway's message to a server that its packets are too big for the
+/// tunnel.
 #[inline(always)]
 pub fn classify_to_lan<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Outer, Reason> {
     match ethertype_of(frame) {
@@ -192,7 +194,8 @@ fn classify_to_lan_family<A: LayoutFamily, F: Frame + ?Sized>(
 #[inline(always)]
 fn header<A: LayoutFamily, F: Frame + ?Sized>(frame: &F) -> Result<Header<A>, Reason> {
     match A::header(frame) {
-        // Linux drops it too (ip6_rcv_core), but only after budgets and allow-lists took it for another.
+        // Linux drops this too (ip6_rcv_core), but only after budgets and allow-lists took it for the IPv4
+        // address.
         Ok(header) if header.source.is_mapped() => Err(Reason::OuterMalformed),
         Ok(header) => Ok(header),
         Err(Fault::Malformed) => Err(Reason::OuterMalformed),
@@ -209,7 +212,7 @@ fn payload<A: LayoutFamily, F: Frame + ?Sized, T: Wire>(
     header.payload(frame, offset).map_err(|_| Reason::OuterMalformed)
 }
 
-/// RFC 4303 section 2.1: SPI 0 is for local use and must not be on the wire.
+/// Reads the SPI. RFC 4303 section 2.1: SPI 0 is for local use and must not be on the wire.
 #[inline(always)]
 fn esp<A: LayoutFamily, F: Frame + ?Sized>(frame: &F, header: &Header<A>) -> Result<Outer, Reason> {
     match payload::<A, F, Be32>(frame, header, 0)?.get() {
@@ -218,7 +221,7 @@ fn esp<A: LayoutFamily, F: Frame + ?Sized>(frame: &F, header: &Header<A>) -> Res
     }
 }
 
-/// A UDP header that agrees with the IP header about its length; of a first fragment it says more.
+/// Reads a UDP header whose length agrees with the IP header; in a first fragment it is larger.
 #[inline(always)]
 fn udp<A: LayoutFamily, F: Frame + ?Sized>(frame: &F, header: &Header<A>) -> Result<UdpHeader, Reason> {
     let udp: UdpHeader = payload(frame, header, 0)?;
@@ -229,8 +232,8 @@ fn udp<A: LayoutFamily, F: Frame + ?Sized>(frame: &F, header: &Header<A>) -> Res
     Err(Reason::OuterMalformed)
 }
 
-/// RFC 3948 section 2: behind the UDP header stands an SPI, or four zero bytes and IKE, or 0xff
-/// alone as a keepalive.
+/// Classifies UDP port 4500 (RFC 3948 section 2): the UDP header is followed by an SPI, by four zero bytes
+/// and IKE, or by 0xff alone as a keepalive.
 #[inline(always)]
 fn nat_traversal<A: LayoutFamily, F: Frame + ?Sized>(frame: &F, header: &Header<A>) -> Result<Outer, Reason> {
     const HEADER_BYTES: usize = size_of::<UdpHeader>();
@@ -243,7 +246,7 @@ fn nat_traversal<A: LayoutFamily, F: Frame + ?Sized>(frame: &F, header: &Header<
     }
 }
 
-/// Whether `peer` may talk to the gateway's `port`.
+/// Returns true if the policy lets `peer` manage the gateway on `port`.
 #[inline(always)]
 fn manages<A: LayoutFamily>(settings: &Settings, protocol: u8, peer: A, port: u16) -> bool {
     let peer = peer.mapped();

@@ -1,4 +1,4 @@
-//! ICMP errors about path MTU.
+//! ICMP errors that path-MTU discovery needs.
 use super::{arrival::Outer, neighbour::neighbour};
 use crate::{
     family::{Family, Header},
@@ -6,8 +6,8 @@ use crate::{
     wire::{Be32, Frame, Ipv4, Ipv6, ethertype, ethertype_of, protocol},
 };
 
-/// Which outbound SA a path-MTU message is about, if it quotes an ESP packet: the kernel looks that SA up
-/// by the message's own mark (esp4_err in net/ipv4/esp4.c), which has to be the tunnel's.
+/// Returns the outbound SA whose ESP packet a path-MTU message quotes. The kernel looks that SA up by the
+/// message's own mark (esp4_err in net/ipv4/esp4.c), so the mark must be set to the tunnel's.
 #[inline(always)]
 pub fn quoted_esp<F: Frame + ?Sized>(frame: &F) -> Option<OutboundSpi> {
     match ethertype_of(frame)? {
@@ -27,7 +27,7 @@ fn quoted_esp_in<A: Family, F: Frame + ?Sized>(frame: &F) -> Option<OutboundSpi>
     (quoted.protocol == protocol::ESP).then_some(OutboundSpi { peer, spi: spi.get() })
 }
 
-/// ICMP that is allowed: about path MTU, or neighbour discovery of these types.
+/// Accepts ICMP errors about path MTU, and neighbour discovery of these types.
 #[inline(always)]
 pub(super) fn icmp<A: Family, F: Frame + ?Sized>(
     frame: &F,

@@ -1,4 +1,5 @@
-//! The internet side: what may reach the gateway from there, and what may leave to it.
+//! The outer filter: packets that may reach the gateway from the internet, packets that may leave to it,
+//! and the gateway's own packets on the LAN.
 mod arrival;
 mod budget;
 mod classify;

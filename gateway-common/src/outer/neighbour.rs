@@ -1,4 +1,4 @@
-//! Neighbour discovery.
+//! ARP, neighbour discovery and multicast listener messages.
 use super::arrival::Outer;
 use crate::{
     family::{Family, Header},
@@ -6,7 +6,8 @@ use crate::{
     wire::{Frame, Ipv6, Ipv6Header, NETWORK_OFFSET, ethertype, ethertype_of, protocol},
 };
 
-/// What servers send to the gateway itself: ARP and neighbour discovery, but no router's word.
+/// Returns true for ARP and neighbour discovery between servers and the gateway, router advertisements
+/// excluded.
 #[inline(always)]
 pub fn is_neighbour_on_lan<F: Frame + ?Sized>(frame: &F) -> bool {
     match ethertype_of(frame) {
@@ -19,8 +20,8 @@ pub fn is_neighbour_on_lan<F: Frame + ?Sized>(frame: &F) -> bool {
     }
 }
 
-/// Neighbour discovery of one of these types, from this very link: RFC 4861 section 7.1.1 and others
-/// demand a hop limit of 255, which no router passes on.
+/// Accepts neighbour discovery of these types from this link: RFC 4861 section 7.1.1 and others demand a
+/// hop limit of 255, which no router forwards.
 #[inline(always)]
 pub(super) fn neighbour<A: Family, F: Frame + ?Sized>(
     frame: &F,
@@ -48,16 +49,17 @@ pub(super) mod icmpv6 {
     pub const NEIGHBOUR_SOLICITATION: u8 = 135;
     const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
-    /// From the internet interface's link.
+    /// Accepted from the internet interface's link.
     pub const TO_US: [u8; 3] = [ROUTER_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
-    /// To it.
+    /// Allowed to the internet interface's link.
     pub const FROM_US: [u8; 3] = [ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
-    /// On the LAN, whose routers say nothing to us.
+    /// Allowed on the LAN, whose routers do not configure the gateway.
     pub const AMONG_HOSTS: [u8; 2] = [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];
 }
 
-/// The source of a multicast listener message (RFC 3810 section 5), without which switches that snoop do
-/// not deliver neighbour discovery. It has a router alert in a hop-by-hop header, and stays on its link.
+/// Returns the source of a multicast listener message (RFC 3810 section 5). Snooping switches need these
+/// messages to deliver neighbour discovery. They carry a router alert in a hop-by-hop header and stay on
+/// their link.
 #[inline(always)]
 pub(super) fn listener_message<F: Frame + ?Sized>(frame: &F) -> Option<Ipv6> {
     const LEAST_BYTES: u16 = 16;
@@ -81,7 +83,7 @@ pub(super) fn listener_message<F: Frame + ?Sized>(frame: &F) -> Option<Ipv6> {
     wanted.then_some(header.source)
 }
 
-/// Such a message of the gateway's own, which may not have an address yet.
+/// Returns true for a listener message of the gateway itself, which may not have an address yet.
 #[inline(always)]
 pub(super) fn is_own_listener_message<F: Frame + ?Sized>(frame: &F, own: &Addresses) -> bool {
     listener_message(frame).is_some_and(|source| source == Ipv6::default() || source.is_in(own))

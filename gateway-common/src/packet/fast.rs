@@ -1,4 +1,4 @@
-//! Whole TCP packets without IP options, read word by word: what nearly every packet is.
+//! The fast path's view of a packet: plain TCP, which nearly every packet is, read in place word by word.
 use core::marker::PhantomData;
 
 use super::{
@@ -7,27 +7,29 @@ use super::{
 };
 use crate::{
     family::Family,
+    seq::Seq,
     wire::{Frame, Ipv4, Ipv6, NETWORK_OFFSET, TcpHeader, Words, protocol},
 };
 
-/// A family whose TCP packets can be read word by word.
+/// A family whose plain TCP packets can be read word by word.
 pub trait FastFamily: Family {
-    /// The TCP packet in a frame, if it is of this family, whole and its header right, and all of that can be
-    /// read directly. None says nothing: [`Family::header`] does.
+    /// Returns the frame's TCP packet if it is of this family, whole, without IP options, with a correct
+    /// header, and directly readable. `None` does not mean that the packet is malformed: [`Family::header`]
+    /// decides that.
     fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<FastPacket<Self, impl Words>>;
-    /// Reads such a packet's header.
+    /// Reads the IP header of such a packet.
     fn tcp_header<W: Words>(words: &W) -> FastHeader<Self>;
 }
 
-/// A whole TCP packet without options or extension headers, in its frame.
+/// A whole TCP packet without IP options or extension headers, in its frame.
 #[derive(Clone, Copy, Debug)]
 pub struct FastPacket<A, W> {
-    /// From the EtherType, which is the second half of the first one, to the TCP header.
+    /// From the EtherType, which is the second half of the first word, to the TCP header.
     words: W,
     family: PhantomData<A>,
 }
 
-/// What the header of such a packet says. Most who ask want a part of it, and only that is read.
+/// The IP header of a [`FastPacket`]. Most callers use a part of it, and only that part is read.
 #[derive(Clone, Copy, Debug)]
 pub struct FastHeader<A> {
     /// Source address.
@@ -36,31 +38,17 @@ pub struct FastHeader<A> {
     pub destination: A,
     /// TTL or hop limit.
     pub hop_limit: u32,
-    /// Bytes of the TCP header and what it carries.
+    /// Bytes of the TCP header and its data.
     pub payload_bytes: u32,
 }
 
 impl<A: FastFamily, W: Words> FastPacket<A, W> {
-    /// What the IP header says.
+    /// Returns the IP header.
     #[inline(always)]
     pub fn head(&self) -> FastHeader<A> {
         A::tcp_header(&self.words)
     }
 
-    /// A word of the TCP header, in host byte order.
-    #[inline(always)]
-    fn word(&self, index: usize) -> u32 {
-        self.words.get(IP + A::HEADER_BYTES / 4 + index)
-    }
-}
-
-/// Of the words that a [`Tcp`] is read from, the first one of the IP header.
-const IP: usize = 1;
-
-/// Where they begin in a frame.
-const WORDS_OFFSET: usize = NETWORK_OFFSET - 4 * IP;
-
-impl<A: FastFamily, W: Words> FastPacket<A, W> {
     /// Source port.
     #[inline(always)]
     pub fn source_port(&self) -> u32 {
@@ -75,14 +63,14 @@ impl<A: FastFamily, W: Words> FastPacket<A, W> {
 
     /// Sequence number.
     #[inline(always)]
-    pub fn sequence(&self) -> u32 {
-        self.word(SEQUENCE)
+    pub fn sequence(&self) -> Seq {
+        Seq(self.word(SEQUENCE))
     }
 
     /// Acknowledgment number.
     #[inline(always)]
-    pub fn acknowledgment(&self) -> u32 {
-        self.word(ACKNOWLEDGMENT)
+    pub fn acknowledgment(&self) -> Seq {
+        Seq(self.word(ACKNOWLEDGMENT))
     }
 
     /// Window, unscaled.
@@ -91,7 +79,7 @@ impl<A: FastFamily, W: Words> FastPacket<A, W> {
         self.word(HEAD) & 0xffff
     }
 
-    /// True if [`crate::packet::Segment::parse`] says that it is a segment.
+    /// Returns true if [`crate::packet::Segment::parse`] accepts the TCP header.
     #[inline(always)]
     pub fn is_segment(&self) -> bool {
         let head = self.word(HEAD);
@@ -100,18 +88,24 @@ impl<A: FastFamily, W: Words> FastPacket<A, W> {
             && header_bytes <= self.head().payload_bytes
             && Kind::of((head >> 16) as u8).is_some()
     }
+
+    /// Returns a word of the TCP header, host byte order.
+    #[inline(always)]
+    fn word(&self, index: usize) -> u32 {
+        self.words.get(IP + A::HEADER_BYTES / 4 + index)
+    }
 }
 
-/// A segment without SYN, FIN, RST, URG and without options but a timestamp.
+/// A segment with ACK but without SYN, FIN, RST, URG, and without options other than a timestamp.
 #[derive(Clone, Copy, Debug)]
 pub struct FastSegment<'a, A, W> {
-    /// Bytes of its header.
+    /// Bytes of its TCP header.
     pub header_bytes: u32,
     pub(crate) tcp: &'a FastPacket<A, W>,
 }
 
 impl<'a, A: FastFamily, W: Words> FastSegment<'a, A, W> {
-    /// None for every other segment, also for a malformed one.
+    /// Returns the packet's segment; `None` for every other kind of segment and for malformed ones.
     #[inline(always)]
     pub fn of<F: Frame + ?Sized>(frame: &F, tcp: &'a FastPacket<A, W>) -> Option<Self> {
         const TIMESTAMP_BYTES: u32 = 12;
@@ -140,16 +134,18 @@ impl<'a, A: FastFamily, W: Words> FastSegment<'a, A, W> {
 
 const TCP_HEADER_BYTES: u32 = size_of::<TcpHeader>() as u32;
 
-/// Words of a TCP header, RFC 9293 section 3.1: both ports.
+/// Index of the IP header's first word in a [`FastPacket`].
+const IP: usize = 1;
+/// Offset of those words in a frame.
+const WORDS_OFFSET: usize = NETWORK_OFFSET - 4 * IP;
+
+/// Word of the TCP header (RFC 9293 section 3.1): both ports.
 const PORTS: usize = 0;
-
-/// Sequence number.
+/// Word of the TCP header: sequence number.
 const SEQUENCE: usize = 1;
-
-/// Acknowledgment number.
+/// Word of the TCP header: acknowledgment number.
 const ACKNOWLEDGMENT: usize = 2;
-
-/// Data offset, flags and window.
+/// Word of the TCP header: data offset, flags and window.
 const HEAD: usize = 3;
 
 impl FastFamily for Ipv4 {
@@ -206,13 +202,13 @@ impl FastFamily for Ipv6 {
     }
 }
 
-/// True if the checksum of the IPv4 header among these words is right: their one's complement sum is 0xffff (RFC
-/// 1071). Byte order does not matter to it.
+/// Returns true if the checksum of the IPv4 header among these words is correct: the one's complement sum
+/// of the header is then 0xffff (RFC 1071). Byte order does not matter.
 #[inline(always)]
 fn sum_fits<W: Words>(words: &W) -> bool {
     let sum: u64 = [0, 1, 2, 3, 4].map(|word: usize| u64::from(words.raw(IP + word))).iter().sum();
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    // At most 17 bits, of which the carry is left to add.
+    // At most 17 bits; the carry is still to be added.
     let sum = (sum & 0xffff) + (sum >> 16);
     sum == 0xffff || sum == 0x1_fffe
 }

@@ -5,16 +5,16 @@ use crate::{
     wire::{Frame, ethertype_of},
 };
 
-/// A whole packet without options or extension headers, as long as it says.
+/// A whole packet without options or extension headers, whose length agrees with its frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Inner<A> {
-    /// What its header says.
+    /// The IP header.
     pub header: Header<A>,
 }
 
 impl<A: Family> Inner<A> {
-    /// RFC 791 section 3.1, RFC 8200 section 3; RFC 1812 section 5.2.2 for what a router must check,
-    /// the checksum too: `bpf_redirect_neigh` goes past the kernel's ip_rcv.
+    /// Parses the packet (RFC 791 section 3.1, RFC 8200 section 3). Checks everything a router must check
+    /// (RFC 1812 section 5.2.2), the checksum too: `bpf_redirect_neigh` bypasses the kernel's ip_rcv.
     #[inline(always)]
     pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Self, Reason> {
         if ethertype_of(frame) != Some(A::ETHERTYPE) {
@@ -34,7 +34,7 @@ impl<A: Family> Inner<A> {
         Ok(Self { header })
     }
 
-    /// Bytes of the whole packet.
+    /// Returns the bytes of the whole packet.
     #[inline(always)]
     pub fn total_bytes(&self) -> u32 {
         u32::from(self.header.payload_bytes) + A::HEADER_BYTES as u32

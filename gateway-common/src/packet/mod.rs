@@ -1,4 +1,4 @@
-//! The inner packet: what was decapsulated, or what a server sends.
+//! The inner packet: decapsulated from a tunnel, or sent by a server. Parsed once, checked here.
 pub(crate) mod fast;
 pub(crate) mod inner;
 pub(crate) mod options;

@@ -1,32 +1,35 @@
 //! TCP options.
-use crate::wire::{Frame, LoopBody, TcpHeader};
+use crate::{
+    seq::Seq,
+    wire::{Frame, LoopBody, TcpHeader},
+};
 
-/// How the options of nearly every segment of most connections begin: two of padding, and a timestamp,
-/// which takes the rest of 12 bytes (RFC 7323 appendix A).
+/// The first bytes of the options of nearly every segment of most connections: two of padding, then a
+/// timestamp that fills the rest of 12 bytes (RFC 7323 appendix A).
 pub const TIMESTAMP_ALONE: [u8; 4] = [1, 1, 8, 10];
 
-/// Bytes that TCP options can take: 60 of header less 20 of it.
+/// Most bytes of TCP options: 60 of header less 20.
 pub const MOST_OPTIONS_BYTES: usize = 40;
 
-/// Room for them: the next power of two.
+/// Bytes of a buffer for them: the next power of two.
 const OPTIONS_BUFFER_BYTES: usize = 64;
 
-/// What a segment's options say; RFC 9293 section 3.2, RFC 7323 section 2.2, RFC 2018.
+/// The options of a segment (RFC 9293 section 3.2, RFC 7323 section 2.2, RFC 2018).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Options {
     /// The highest right edge of the first SACK option's blocks, or the acknowledgment number.
-    pub highest_sack: u32,
+    pub highest_sack: Seq,
     mss: u16,
-    /// 0: no MSS option. No option's value stands at 0.
+    /// 0: no MSS option. No option's value is at 0.
     mss_at: u8,
     /// [`NO_SCALE`] or at most 14.
     scale: u8,
-    /// There are any.
+    /// There are options.
     pub present: bool,
     /// SACK is permitted.
     pub sack_permitted: bool,
-    /// Bytes of the TCP header, options included.
+    /// Bytes of the TCP header including options.
     pub header_bytes: u8,
     _reserved: u8,
 }
@@ -34,33 +37,33 @@ pub struct Options {
 /// An MSS option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mss {
-    /// Where its value stands, in bytes from the first option.
+    /// Offset of its value, in bytes from the first option.
     pub at: u8,
-    /// Its value in bytes.
+    /// The MSS in bytes.
     pub bytes: u16,
 }
 
 impl Options {
-    /// The first MSS option.
+    /// Returns the first MSS option.
     #[inline(always)]
     pub fn mss(&self) -> Option<Mss> {
         (self.mss_at != 0).then_some(Mss { at: self.mss_at, bytes: self.mss })
     }
 
-    /// The last window scale option, at most 14.
+    /// Returns the last window scale option, at most 14.
     #[inline(always)]
     pub fn window_scale(&self) -> Option<u8> {
         (self.scale != NO_SCALE as u8).then_some(self.scale)
     }
 
-    /// Of a segment whose TCP header begins at `transport` and has this many bytes; None if the frame is
-    /// shorter.
+    /// Parses the options of a TCP header that begins at `transport` and has `header_bytes` bytes. Returns
+    /// `None` if the frame is shorter.
     #[inline(always)]
     pub fn parse<F: Frame + ?Sized>(
         frame: &F,
         transport: usize,
         header_bytes: u16,
-        acknowledgment: u32,
+        acknowledgment: Seq,
     ) -> Option<Self> {
         let options = transport + size_of::<TcpHeader>();
         let none = Self {
@@ -84,8 +87,8 @@ impl Options {
         read.scan(frame, options, length).then_some(read)
     }
 
-    /// Reads options of so many bytes at this offset one by one; false if the frame is shorter. In eBPF a
-    /// function of its own, so that it takes no room on the caller's stack.
+    /// Reads `length` bytes of options at this offset one by one; returns false if the frame is shorter.
+    /// Out of line: keeps its locals off the caller's 512-byte stack.
     #[inline(never)]
     fn scan<F: Frame + ?Sized>(&mut self, frame: &F, options: usize, length: usize) -> bool {
         let mut scan = Scan {
@@ -121,21 +124,21 @@ impl Options {
     }
 }
 
-/// No window scale option.
+/// [`Options::scale`]: no window scale option.
 const NO_SCALE: u32 = 255;
 
-/// Reading options one by one; plain words, which the eBPF verifier follows best.
+/// Reads options one by one. Plain words, which the eBPF verifier follows best.
 struct Scan {
     bytes: [u8; OPTIONS_BUFFER_BYTES],
     length: u32,
     at: u32,
-    /// 0: none yet. No option's value stands at 0.
+    /// 0: none yet. No option's value is at 0.
     mss_at: u32,
     mss: u32,
     scale: u32,
     sack_permitted: u32,
     sack_seen: u32,
-    highest_sack: u32,
+    highest_sack: Seq,
 }
 
 impl Scan {
@@ -149,7 +152,7 @@ impl Scan {
         self.byte(at) << 8 | self.byte(at + 1)
     }
 
-    /// The highest right edge of a SACK option's blocks counts if it is above what there is.
+    /// Raises the highest SACK edge to the highest right edge of a SACK option's blocks.
     #[inline(always)]
     fn sack(&mut self, size: u32) {
         const MOST_BLOCKS: u32 = 4;
@@ -158,8 +161,8 @@ impl Scan {
         while block < MOST_BLOCKS {
             if 2 + (block + 1) * 8 <= size {
                 let edge = self.at + 2 + block * 8 + 4;
-                let right = self.be16(edge) << 16 | self.be16(edge + 2);
-                if (self.highest_sack.wrapping_sub(right) as i32) < 0 {
+                let right = Seq(self.be16(edge) << 16 | self.be16(edge + 2));
+                if self.highest_sack.before(right) {
                     self.highest_sack = right;
                 }
             }
@@ -169,8 +172,7 @@ impl Scan {
 }
 
 impl LoopBody for Scan {
-    /// One option, as nf_conntrack reads them (`tcp_options`, `tcp_sack`): a nonsensical length
-    /// ends it.
+    /// Reads one option as nf_conntrack does (`tcp_options`, `tcp_sack`): a nonsensical length ends the list.
     #[inline(always)]
     fn step(&mut self) -> bool {
         const END: u32 = 0;

@@ -1,4 +1,4 @@
-//! The packet that an ICMP error quotes.
+//! The packet that a path-MTU message quotes.
 use super::inner::Inner;
 use crate::{
     family::Family,
@@ -6,13 +6,12 @@ use crate::{
     wire::{Frame, protocol},
 };
 
-/// What a message that a packet was too big quotes of that packet (RFC 1191 section 4, RFC 4443
-/// section 3.2).
+/// The TCP packet that an ICMP "too big" message quotes (RFC 1191 section 4, RFC 4443 section 3.2).
 #[derive(Clone, Copy, Debug)]
 pub struct Quote<A> {
-    /// Whose packet it was.
+    /// The packet's source.
     pub source: A,
-    /// Where it was to go.
+    /// The packet's destination.
     pub destination: A,
     /// TCP source port.
     pub source_port: u16,
@@ -21,7 +20,7 @@ pub struct Quote<A> {
 }
 
 impl<A: Family> Quote<A> {
-    /// The quote of a TCP packet; no other message of ICMP is allowed.
+    /// Parses the quote. Refuses every other ICMP message and quotes of other protocols.
     #[inline(always)]
     pub fn parse<F: Frame + ?Sized>(frame: &F, inner: &Inner<A>) -> Result<Self, Reason> {
         const QUOTE_OFFSET: usize = 8;
@@ -29,7 +28,7 @@ impl<A: Family> Quote<A> {
         if !A::is_too_big(icmp) {
             return Err(Reason::ProtocolNotAllowed);
         }
-        // The quote may be cut short, so its header's length is not compared with anything.
+        // The quote may be cut short, so the length in its header is not checked.
         let quoted =
             A::quoted(frame, inner.header.transport as usize + QUOTE_OFFSET).ok_or(Reason::InnerMalformed)?;
         let ports_at = QUOTE_OFFSET + A::HEADER_BYTES;

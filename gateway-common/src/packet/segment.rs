@@ -1,12 +1,13 @@
-//! A TCP segment.
+//! TCP segments.
 use super::{inner::Inner, options::Options};
 use crate::{
     family::Family,
     reason::Reason,
+    seq::Seq,
     wire::{Frame, TcpHeader, protocol},
 };
 
-/// A TCP segment with flags that a TCP sends. Laid out without padding, see
+/// A TCP segment with a combination of flags that a TCP sends. Laid out without padding, see
 /// [`crate::decide::Tables::segment_scratch`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -16,25 +17,25 @@ pub struct Segment {
     /// Destination port.
     pub destination: u16,
     /// Sequence number.
-    pub sequence: u32,
-    /// The sequence number after it: SYN and FIN take one each.
-    pub end: u32,
-    /// Acknowledgment number, whatever the flag says.
-    pub acknowledgment: u32,
+    pub sequence: Seq,
+    /// Sequence number after the segment: SYN and FIN take one each.
+    pub end: Seq,
+    /// Acknowledgment number, whether or not the ACK flag is set.
+    pub acknowledgment: Seq,
     /// Window, unscaled.
     pub window: u16,
-    /// The kind of segment by its flags.
+    /// The segment's kind, by its flags.
     pub kind: Kind,
     /// The ACK flag is set.
     pub has_ack: bool,
-    /// What its options say.
+    /// The options.
     pub options: Options,
 }
 
 const _: () = assert!(size_of::<Segment>() == 32);
 
 impl Segment {
-    /// The segment in this packet; RFC 9293 section 3.1.
+    /// Parses the segment in this packet (RFC 9293 section 3.1).
     #[inline(always)]
     pub fn parse<A: Family, F: Frame + ?Sized>(frame: &F, inner: &Inner<A>) -> Result<Self, Reason> {
         let ip = &inner.header;
@@ -47,8 +48,8 @@ impl Segment {
             return Err(Reason::TcpMalformed);
         }
         let kind = Kind::of(header.flags).ok_or(Reason::TcpFlagsInvalid)?;
-        let sequence = header.sequence.get();
-        let acknowledgment = header.acknowledgment.get();
+        let sequence = Seq(header.sequence.get());
+        let acknowledgment = Seq(header.acknowledgment.get());
         let data = u32::from(ip.payload_bytes - header_bytes);
         let counted = u32::from(header.flags & flag::SYN != 0) + u32::from(header.flags & flag::FIN != 0);
         Ok(Self {
@@ -57,7 +58,7 @@ impl Segment {
             kind,
             has_ack: header.flags & flag::ACK != 0,
             sequence,
-            end: sequence.wrapping_add(data).wrapping_add(counted),
+            end: sequence + data + counted,
             acknowledgment,
             window: header.window.get(),
             options: Options::parse(frame, ip.transport as usize, header_bytes, acknowledgment)
@@ -66,7 +67,7 @@ impl Segment {
     }
 }
 
-/// A segment's kind; what nf_conntrack distinguishes (nf_conntrack_proto_tcp.c, `get_conntrack_index`).
+/// The kinds of segments that nf_conntrack distinguishes (nf_conntrack_proto_tcp.c, `get_conntrack_index`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
@@ -83,8 +84,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The combinations nf_conntrack takes for valid (`tcp_valid_flags`; PSH, ECE and CWR go with
-    /// any): SYN, SYN URG, SYN ACK, RST, RST ACK, FIN ACK, FIN ACK URG, ACK, ACK URG.
+    /// Returns the kind of these flags, `None` for combinations that nf_conntrack takes for invalid. Valid
+    /// are (`tcp_valid_flags`; PSH, ECE and CWR combine with any): SYN, SYN URG, SYN ACK, RST, RST ACK, FIN
+    /// ACK, FIN ACK URG, ACK, ACK URG.
     #[inline(always)]
     pub const fn of(flags: u8) -> Option<Self> {
         const FIN_ACK: u8 = flag::FIN | flag::ACK;

@@ -1,10 +1,11 @@
-//! TCP connections as nf_conntrack tracks them.
+//! TCP connections as nf_conntrack tracks them: states, sequence windows, timeouts.
 pub(crate) mod flow;
 pub(crate) mod predict;
 pub(crate) mod state;
-pub(crate) mod timeout;
+mod step;
+mod timeout;
 pub(crate) mod track;
-pub(crate) mod window;
+mod window;
 
 pub use self::{
     flow::{Flow, FlowKey, Peer, ignored, peer_flag, status},

@@ -1,8 +1,10 @@
-//! Header prediction (V. Jacobson, "4BSD Header Prediction", 1990): nearly every segment is the next one of
+//! Header prediction (V. Jacobson, "4BSD Header Prediction", 1990): nearly every segment is the expected
+//! next one of a well-behaved connection. What [`crate::tcp::track`] would do with it is known in advance,
+//! and is done here at a fraction of the cost. A test compares both.
 use super::{
     flow::{Flow, peer_flag, status},
     state::{Direction, State, UNACKNOWLEDGED_SLOT},
-    window::{ACK_WINDOW, after, before},
+    window::ACK_WINDOW,
 };
 use crate::{
     layout::settings::Settings,
@@ -14,8 +16,8 @@ use crate::{
     wire::Words,
 };
 
-/// True if the segment is as expected, and then the flow is as [`crate::track::track`] leaves it. Else
-/// nothing has changed.
+/// Updates the flow exactly as [`crate::tcp::track`] would and returns true, or returns false and leaves it
+/// unchanged.
 #[inline(always)]
 pub fn predict<A: FastFamily, W: Words>(
     flow: &mut Flow,
@@ -29,11 +31,11 @@ pub fn predict<A: FastFamily, W: Words>(
     let FastSegment { header_bytes, tcp } = *next;
     let (sequence, ack, offered) = (tcp.sequence(), tcp.acknowledgment(), tcp.window());
     let length = tcp.head().payload_bytes - header_bytes;
-    let end = sequence.wrapping_add(length);
+    let end = sequence + length;
     let length = length as u16;
 
-    // Both ends have spoken, and nothing is open about the connection.
-    let certain = flow.state & 15 == State::Established as u8
+    // Both ends have spoken, and nothing about the connection is open.
+    let certain = State::Established.is(flow.state & 15)
         && flow.last & 0xf0 == status::REPLY_SEEN | status::ASSURED
         && flow.flags[0] & flow.flags[1] & peer_flag::ACK_SEEN != 0
         && sender.max_window != 0
@@ -42,42 +44,42 @@ pub fn predict<A: FastFamily, W: Words>(
     if !certain {
         return false;
     }
-    // What `misfit` asks.
+    // The conditions of `window_violation`.
     let ack_window = if sender.max_window > ACK_WINDOW { sender.max_window } else { ACK_WINDOW };
-    let fits = !after(sequence, sender.max_end)
-        && !after(ack, receiver.end)
-        && !before(end, sender.end.wrapping_sub(receiver.max_window))
-        && !before(ack, receiver.end.wrapping_sub(ack_window));
+    let fits = !sequence.after(sender.max_end)
+        && !ack.after(receiver.end)
+        && !end.before(sender.end - receiver.max_window)
+        && !ack.before(receiver.end - ack_window);
     if !fits {
         return false;
     }
-    let again = flow.last_end == end
+    let is_repeated = flow.last_end == end
         && flow.last_ack == ack
         && flow.last_length == length
         && u32::from(flow.last_window) == offered
-        && flow.last_direction() == direction as u8;
-    if again {
+        && direction.is(flow.last_direction());
+    if is_repeated {
         return false;
     }
 
-    // What `learn` learns.
+    // The updates of `learn`.
     let window = offered << flow.scale(own);
     let mut unacknowledged = [flow.flags[own], flow.flags[other]];
     if sender.max_window < window {
         flow.peers[own].max_window = window;
     }
-    if after(end, sender.end) {
+    if end.after(sender.end) {
         flow.peers[own].end = end;
         unacknowledged[0] |= peer_flag::UNACKNOWLEDGED;
     }
-    if after(ack, sender.max_ack) {
+    if ack.after(sender.max_ack) {
         flow.peers[own].max_ack = ack;
     }
-    if after(end, sender.max_end) {
-        flow.peers[other].max_window = receiver.max_window.wrapping_add(end.wrapping_sub(sender.max_end));
+    if end.after(sender.max_end) {
+        flow.peers[other].max_window = receiver.max_window.wrapping_add(end - sender.max_end);
     }
-    let allowed = ack.wrapping_add(window);
-    if !before(allowed, receiver.max_end) {
+    let allowed = ack + window;
+    if !allowed.before(receiver.max_end) {
         flow.peers[other].max_end = allowed;
     }
     if ack == receiver.end {
@@ -87,7 +89,7 @@ pub fn predict<A: FastFamily, W: Words>(
     (flow.last_ack, flow.last_end) = (ack, end);
     (flow.last_length, flow.last_window) = (length, offered as u16);
 
-    // What `accept` accepts: no retransmission.
+    // The updates of `accept` for a segment that is no retransmission.
     flow.state = State::Established as u8;
     flow.last = status::REPLY_SEEN | status::ASSURED | (direction as u8 & 1) << 3 | Kind::Ack as u8;
     let mut silence = settings.timeouts[State::Established as usize];

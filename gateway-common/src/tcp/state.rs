@@ -1,10 +1,10 @@
-//! TCP connections as a middlebox sees them: states by flags and direction.
+//! TCP connection states as a middlebox sees them, by flags and direction.
 //!
-//! The states, what leads from one to the next and the default timeouts are nf_conntrack's
-//! (Linux 6.12, net/netfilter/nf_conntrack_proto_tcp.c, `tcp_conntracks` and `tcp_timeouts`).
-use crate::{index::slot, packet::segment::Kind};
+//! States, transitions and default timeouts are those of nf_conntrack (Linux 6.12,
+//! net/netfilter/nf_conntrack_proto_tcp.c, `tcp_conntracks` and `tcp_timeouts`).
+use crate::{index::masked_index, packet::segment::Kind};
 
-/// Where a connection stands.
+/// A connection's state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum State {
@@ -16,7 +16,7 @@ pub enum State {
     Established = 3,
     /// One side sent a FIN.
     FinWait = 4,
-    /// That FIN was acknowledged.
+    /// The FIN was acknowledged.
     CloseWait = 5,
     /// Both sides sent a FIN.
     LastAck = 6,
@@ -29,7 +29,7 @@ pub enum State {
 }
 
 impl State {
-    /// All of them, in the order of their numbers.
+    /// All states, in the order of their numbers.
     pub const ALL: &[Self] = &[
         Self::SynSent,
         Self::SynRecv,
@@ -42,7 +42,7 @@ impl State {
         Self::SynSent2,
     ];
 
-    /// The state of this number, as maps hold it.
+    /// Returns the state of this number, as maps hold it.
     #[inline(always)]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -59,7 +59,15 @@ impl State {
         }
     }
 
-    /// Its name, as tools print it.
+    /// Returns true if a state number, as flows hold it, is this state's. Flows hold numbers and not states
+    /// because user space may write any byte, and because [`crate::index::forget_range`] hides numbers from
+    /// the verifier.
+    #[inline(always)]
+    pub const fn is(self, number: u8) -> bool {
+        number == self as u8
+    }
+
+    /// Returns the name that tools print.
     pub const fn name(self) -> &'static str {
         match self {
             Self::SynSent => "syn-sent",
@@ -74,8 +82,9 @@ impl State {
         }
     }
 
-    /// How long a connection stays in this state without a packet, unless configured: nf_conntrack's
-    /// defaults, but for established ones the 2 hours and 4 minutes of RFC 5382 REQ-5.
+    /// Returns how long a connection may stay silent in this state unless configured otherwise. The
+    /// defaults are nf_conntrack's, except for established connections: 2 hours and 4 minutes (RFC 5382
+    /// REQ-5).
     pub const fn default_timeout_seconds(self) -> u32 {
         match self {
             Self::SynSent | Self::SynSent2 => 120,
@@ -90,19 +99,19 @@ impl State {
     }
 }
 
-/// Slots for something by [`State`] number: a power of two.
+/// Slots of an array indexed by [`State`] number: a power of two.
 pub const STATE_SLOTS: usize = 16;
 
-/// The slot for connections whose last segment comes again and again, or whose window is closed.
+/// The timeout slot of connections whose last segment is repeated or whose window is closed.
 pub const RETRANSMISSION_SLOT: u8 = 10;
 
-/// The slot for connections with data that is not acknowledged.
+/// The timeout slot of connections with unacknowledged data.
 pub const UNACKNOWLEDGED_SLOT: u8 = 11;
 
-/// What both are unless configured, as in nf_conntrack.
+/// The default of both timeouts, as in nf_conntrack.
 pub const DOUBTFUL_TIMEOUT_SECONDS: u32 = 300;
 
-/// Which way a packet goes.
+/// The direction of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Direction {
@@ -113,7 +122,13 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The other one.
+    /// Returns true if a direction number, as flows hold it, is this direction's.
+    #[inline(always)]
+    pub const fn is(self, number: u8) -> bool {
+        number == self as u8
+    }
+
+    /// Returns the opposite direction.
     #[inline(always)]
     pub const fn opposite(self) -> Self {
         match self {
@@ -123,22 +138,22 @@ impl Direction {
     }
 }
 
-/// What a segment does to its connection.
+/// The effect of a segment on its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transition {
-    /// It goes on, in this state.
+    /// The connection enters or keeps this state.
     To(State),
-    /// The segment passes and the state stays: the other end decides whether it means anything.
+    /// The segment passes and the state stays: only the other end knows whether the segment is valid.
     Ignore,
     /// The segment cannot belong to the connection.
     Invalid,
 }
 
-/// What a segment of this kind and direction does to a connection in this state.
+/// Returns the effect of a segment of this kind and direction on a connection in this state.
 #[inline(always)]
 pub fn transition(state: State, direction: Direction, kind: Kind) -> Transition {
     let row = (direction as u8) << 7 | (kind as u8) << 4;
-    match TABLE[slot::<{ TABLE.len() }>(row | state as u8)] {
+    match TABLE[masked_index::<{ TABLE.len() }>(row | state as u8)] {
         IG => Transition::Ignore,
         next => match State::from_number(next) {
             Some(next) => Transition::To(next),
@@ -181,7 +196,7 @@ static TABLE: [u8; 256] = {
             /* RST     */ [CL, CL, CL, CL, CL, CL, CL, CL, CL],
         ],
         [
-            // A server reopens nothing: nf_conntrack lets its SYN turn TIME_WAIT into a connection
+            // A server reopens nothing. nf_conntrack lets a server's SYN turn TIME_WAIT into a connection
             // of its own, which is a new connection from the server's side.
             /* SYN     */
             [S2, IV, IV, IV, IV, IV, IV, IV, S2],

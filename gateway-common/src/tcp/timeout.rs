@@ -1,47 +1,39 @@
-//! How long a connection may be silent.
+//! How long a connection may stay silent.
 use super::{
-    flow::{Flow, status},
-    state::{Direction, STATE_SLOTS, UNACKNOWLEDGED_SLOT},
+    flow::status,
+    state::{STATE_SLOTS, UNACKNOWLEDGED_SLOT},
+    step::Step,
 };
-use crate::{
-    index::slot,
-    layout::settings::Settings,
-    packet::segment::{Kind, Segment},
-    time::Ticks,
-};
+use crate::{index::masked_index, layout::settings::Settings, packet::segment::Kind, time::Ticks};
 
 const FIN: u8 = Kind::Fin as u8;
 const RST: u8 = Kind::Rst as u8;
 
-/// `nf_tcp_handle_invalid`: a connection that ends sooner than this is left to end.
-const SOON: Ticks = Ticks::from_seconds(120);
+/// A connection with less time left than this keeps it (`nf_tcp_handle_invalid`).
+const LEAST_SHORTENED: Ticks = Ticks::from_seconds(120);
 
+/// Returns the timeout of this state number or slot.
 #[inline(always)]
 pub(super) fn timeout(settings: &Settings, number: u8) -> Ticks {
-    settings.timeouts[slot::<STATE_SLOTS>(number)]
+    settings.timeouts[masked_index::<STATE_SLOTS>(number)]
 }
 
-/// `nf_tcp_handle_invalid`: FINs or RSTs outside the windows from both ends say that the connection
-/// is over for them: do not keep it for hours.
+/// Shortens the timeout after out-of-window FINs or RSTs from both ends: for them the connection is over,
+/// so the flow is not kept for hours (`nf_tcp_handle_invalid`).
 #[inline(always)]
-pub(super) fn doubt(
-    flow: &mut Flow,
-    segment: &Segment,
-    direction: Direction,
-    settings: &Settings,
-    now: Ticks,
-) {
+pub(super) fn shorten_timeout(step: Step) {
+    let Step { flow, segment, direction, settings, now } = step;
     let ends = |kind: u8| kind == FIN || kind == RST;
     if !flow.has(status::ASSURED) || !ends(segment.kind as u8) {
         return;
     }
-    if flow.last_direction() == direction as u8 || !ends(flow.last_kind()) {
+    if direction.is(flow.last_direction()) || !ends(flow.last_kind()) {
         flow.set_last(segment.kind as u8, direction as u8);
         return;
     }
     let left = flow.expires.since(now);
     let unacknowledged = timeout(settings, UNACKNOWLEDGED_SLOT);
-    if left >= SOON && left > unacknowledged {
+    if left >= LEAST_SHORTENED && left > unacknowledged {
         flow.expires = now.plus(unacknowledged);
     }
 }

@@ -3,34 +3,34 @@ use core::fmt;
 
 use super::frame::Wire;
 
-/// An IPv4 address; bytes, so that `bpftool map dump` shows it as people read it.
+/// An IPv4 address. Stored as bytes, so that `bpftool map dump` shows the usual order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(C, align(4))]
 pub struct Ipv4 {
-    /// As on the wire.
+    /// The address in network byte order.
     pub octets: [u8; 4],
 }
 
 impl Ipv4 {
-    /// As a number, most significant octet first.
+    /// Returns the address as a number, most significant octet first.
     #[inline(always)]
     pub const fn bits(self) -> u32 {
         u32::from_be_bytes(self.octets)
     }
 
-    /// From a word as it lies in memory.
+    /// Converts from a word in memory order.
     #[inline(always)]
     pub const fn from_word(word: u32) -> Self {
         Self { octets: word.to_ne_bytes() }
     }
 
-    /// A word as it lies in memory.
+    /// Returns the address as a word in memory order.
     #[inline(always)]
     pub const fn word(self) -> u32 {
         u32::from_ne_bytes(self.octets)
     }
 
-    /// From a number, most significant octet first.
+    /// Converts from a number, most significant octet first.
     #[inline(always)]
     pub const fn from_bits(bits: u32) -> Self {
         Self { octets: bits.to_be_bytes() }
@@ -55,23 +55,23 @@ impl fmt::Debug for Ipv4 {
     }
 }
 
-/// An IPv6 address; bytes, so that `bpftool map dump` shows it in the order that people write.
+/// An IPv6 address. Stored as bytes, so that `bpftool map dump` shows the usual order.
 #[derive(Clone, Copy, Eq, PartialOrd, Ord, Default)]
 #[repr(C, align(4))]
 pub struct Ipv6 {
-    /// As on the wire.
+    /// The address in network byte order.
     pub octets: [u8; 16],
 }
 
 impl Ipv6 {
-    /// Four words as they lie in memory.
+    /// Returns the address as four words in memory order.
     #[inline(always)]
     pub const fn words(self) -> [u32; 4] {
         // SAFETY: same size, and any bytes are words.
         unsafe { core::mem::transmute(self.octets) }
     }
 
-    /// From four words as they lie in memory.
+    /// Converts from four words in memory order.
     #[inline(always)]
     pub const fn from_words(words: [u32; 4]) -> Self {
         // SAFETY: same size, and any words are bytes.
@@ -80,7 +80,7 @@ impl Ipv6 {
 }
 
 impl PartialEq for Ipv6 {
-    /// Word by word: eBPF has no memcmp to call.
+    /// Compares word by word: eBPF has no memcmp to call.
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (self.words(), other.words());
@@ -106,7 +106,7 @@ impl From<Ipv6> for core::net::Ipv6Addr {
     }
 }
 
-/// As an address of either family is kept in maps that hold both: IPv4 as ::ffff:a.b.c.d.
+/// Maps an address of either family as maps that hold both store it: IPv4 as ::ffff:a.b.c.d.
 impl From<core::net::IpAddr> for Ipv6 {
     fn from(address: core::net::IpAddr) -> Self {
         match address {
@@ -116,7 +116,7 @@ impl From<core::net::IpAddr> for Ipv6 {
     }
 }
 
-/// The other way round.
+/// Unmaps such an address.
 impl From<Ipv6> for core::net::IpAddr {
     fn from(address: Ipv6) -> Self {
         core::net::Ipv6Addr::from(address).to_canonical()

@@ -1,21 +1,21 @@
-//! Reading a frame.
+//! Frames, and the values that can be read from them.
 
 /// A frame to read headers from: a packet in eBPF, a slice on the host.
 pub trait Frame {
-    /// The header at this offset in bytes, if the frame holds all of it.
+    /// Reads a header at this offset in bytes, if the frame holds all of it.
     fn read<T: Wire>(&self, offset: usize) -> Option<T>;
-    /// So many words from this offset on, if the frame holds all of them.
+    /// Returns `N` words from this offset on, if the frame holds all of them.
     fn words<const N: usize>(&self, offset: usize) -> Option<impl Words>;
-    /// Bytes of the whole frame, also of those that cannot be read directly.
+    /// Returns the bytes of the whole frame, including those that cannot be read directly.
     fn length(&self) -> usize;
-    /// Bytes of payload in each of the segments that GRO merged into it; 0 if it did not.
+    /// Returns the payload bytes of each segment that GRO merged into the frame; 0 if it merged none.
     #[inline(always)]
     fn segment_bytes(&self) -> u32 {
         0
     }
 
-    /// Takes steps until one is the last, at most so many. In eBPF by `bpf_loop`, whose body the
-    /// verifier looks at once and not once for each round.
+    /// Runs a loop body until it ends the loop, at most `most` times. In eBPF this is `bpf_loop`, whose
+    /// body the verifier checks once and not once for each round.
     #[inline(always)]
     fn repeat<S: LoopBody>(most: u32, state: &mut S) {
         for _ in 0..most {
@@ -26,26 +26,26 @@ pub trait Frame {
     }
 }
 
-/// Words of a frame. Each is read when it is asked for: eBPF has registers for few, and a word that was put
-/// aside costs as much as one that is read again.
+/// Words of a frame. Each call reads the frame again: eBPF has few registers, and a spilled word costs as
+/// much as a second read.
 pub trait Words: Copy {
-    /// This one of them, as it lies in memory.
+    /// Returns a word in memory order.
     fn raw(&self, index: usize) -> u32;
 
-    /// This one of them, in host byte order.
+    /// Returns a word in host byte order.
     #[inline(always)]
     fn get(&self, index: usize) -> u32 {
         u32::from_be(self.raw(index))
     }
 }
 
-/// What [`Frame::repeat`] repeats.
+/// The body of a [`Frame::repeat`] loop, with its state.
 pub trait LoopBody {
-    /// False if this was the last step.
+    /// Runs one round; returns false to end the loop.
     fn step(&mut self) -> bool;
 }
 
-/// A type that any bytes of its size are a value of.
+/// A type for which any bytes of its size are a valid value.
 ///
 /// # Safety
 /// No padding, no invalid bit patterns.
@@ -83,13 +83,13 @@ impl Words for &[[u8; 4]] {
 pub struct Be16(u16);
 
 impl Be16 {
-    /// In host byte order.
+    /// Returns the number in host byte order.
     #[inline(always)]
     pub const fn get(self) -> u16 {
         u16::from_be(self.0)
     }
 
-    /// As it lies in memory.
+    /// Returns the number in memory order.
     #[inline(always)]
     pub(super) const fn raw(self) -> u16 {
         self.0
@@ -102,7 +102,7 @@ impl Be16 {
 pub struct Be32(u32);
 
 impl Be32 {
-    /// In host byte order.
+    /// Returns the number in host byte order.
     #[inline(always)]
     pub const fn get(self) -> u32 {
         u32::from_be(self.0)

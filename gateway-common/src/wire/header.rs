@@ -1,5 +1,7 @@
 //! Headers as they are on the wire.
 //!
+//! The structures are naturally aligned from an IP header's first byte on, which the kernel keeps 4-aligned
+//! (NET_IP_ALIGN), so every field is one load in eBPF.
 use super::{
     address::{Ipv4, Ipv6},
     frame::{Be16, Be32, Frame, Wire},
@@ -11,13 +13,13 @@ pub const ETHERNET_BYTES: usize = network_types::eth::EthHdr::LEN;
 /// Offset of the network header in a frame.
 pub const NETWORK_OFFSET: usize = ETHERNET_BYTES;
 
-/// The frame's EtherType in host byte order.
+/// Returns the frame's EtherType in host byte order.
 #[inline(always)]
 pub fn ethertype_of<F: Frame + ?Sized>(frame: &F) -> Option<u16> {
     frame.read::<Be16>(12).map(Be16::get)
 }
 
-/// RFC 791 section 3.1, without options.
+/// IPv4 header without options, RFC 791 section 3.1.
 #[derive(Clone, Copy)]
 #[repr(C, align(4))]
 pub struct Ipv4Header {
@@ -33,7 +35,7 @@ pub struct Ipv4Header {
     pub fragment: Be16,
     /// Time to live.
     pub ttl: u8,
-    /// See [`protocol`].
+    /// See [`super::protocol`].
     pub protocol: u8,
     /// One's complement sum of the header.
     pub checksum: Be16,
@@ -44,8 +46,8 @@ pub struct Ipv4Header {
 }
 
 impl Ipv4Header {
-    /// One's complement sum of a header without options, checksum included: 0xffff if that is right
-    /// (RFC 1071). Byte order does not matter to it.
+    /// Returns the one's complement sum of a header without options, checksum included: 0xffff if the
+    /// checksum is correct (RFC 1071). Byte order does not matter.
     #[inline(always)]
     pub const fn sum(&self) -> u32 {
         let words = [
@@ -65,7 +67,7 @@ impl Ipv4Header {
     }
 }
 
-/// RFC 8200 section 3.
+/// IPv6 header, RFC 8200 section 3.
 #[derive(Clone, Copy)]
 #[repr(C, align(4))]
 pub struct Ipv6Header {
@@ -73,9 +75,9 @@ pub struct Ipv6Header {
     pub version: u8,
     /// The rest of the traffic class, and the flow label.
     pub flow_label: [u8; 3],
-    /// Bytes behind this header.
+    /// Bytes after this header.
     pub payload_length: Be16,
-    /// See [`protocol`].
+    /// See [`super::protocol`].
     pub next_header: u8,
     /// Hop limit.
     pub hop_limit: u8,
@@ -85,7 +87,7 @@ pub struct Ipv6Header {
     pub destination: Ipv6,
 }
 
-/// RFC 9293 section 3.1, without options.
+/// TCP header without options, RFC 9293 section 3.1.
 #[derive(Clone, Copy)]
 #[repr(C, align(4))]
 pub struct TcpHeader {
@@ -109,7 +111,7 @@ pub struct TcpHeader {
     pub urgent: Be16,
 }
 
-/// RFC 768.
+/// UDP header, RFC 768.
 #[derive(Clone, Copy)]
 #[repr(C, align(2))]
 pub struct UdpHeader {

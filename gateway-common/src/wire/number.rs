@@ -1,4 +1,4 @@
-//! Numbers that IEEE and IANA assign.
+//! Protocol numbers assigned by IEEE and IANA.
 
 /// EtherType numbers (IEEE 802), host byte order.
 pub mod ethertype {

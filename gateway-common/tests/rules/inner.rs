@@ -135,7 +135,7 @@ fn options_are_read_to_the_byte() {
     assert_eq!(options(&[3, 4, 7, 0]).window_scale(), None);
     assert!(options(&[4, 2, 0, 0]).sack_permitted && !options(&[4, 3, 0, 0]).sack_permitted);
     let block = |left: u8, right: u8| [0, 0, 0, left, 0, 0, 0, right];
-    let sack = |options_: &[&[u8]]| options(&options_.concat()).highest_sack;
+    let sack = |options_: &[&[u8]]| options(&options_.concat()).highest_sack.0;
     assert_eq!(sack(&[&[1, 1, 5, 10], &block(60, 70)]), 70);
     assert_eq!(sack(&[&[1, 1, 5, 10], &block(60, 40)]), 50, "below the acknowledgment");
     assert_eq!(sack(&[&[1, 1, 5, 18], &block(60, 70), &block(80, 90)]), 90);

@@ -154,6 +154,7 @@ impl Connection {
         let own = self.flow.peers[direction as usize];
         let other = self.flow.peers[direction.opposite() as usize];
         [own.end, own.max_end, other.max_ack, other.end, self.flow.last_end, self.flow.last_ack]
+            .map(|number| number.0)
     }
 }
 
