@@ -27,7 +27,7 @@ use crate::{
     server::{Requests, Server},
     site::{CONNECTION, GATEWAY_IDENTITY, SITES, Spec, connection},
     static_keys::StaticKeys,
-    topology::{Topology, customers, router_wan},
+    topology::{Topology, customers, gateway_address, router_wan},
 };
 
 /// Where all files of the lab are; a tmpfs of its own.
@@ -306,7 +306,8 @@ impl Lab {
         let identity = site.spec.identity.to_owned();
         let local = Local { identity, certificate: issued.certificate_pem.as_bytes().into() };
         let authority = self.authority.certificate_pem();
-        site.charon.load(&connection(local, authority, router_wan(index), site.spec)?, &issued.key_pem)
+        let way = (router_wan(index), gateway_address(site.spec));
+        site.charon.load(&connection(local, authority, way, site.spec)?, &issued.key_pem)
     }
 }
 
