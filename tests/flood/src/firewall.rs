@@ -29,7 +29,10 @@ use gateway_common::{
     track::status,
     wire::{Ipv4, Ipv6},
 };
-use gateway_tests_kit::{settings::settings_of, world::{MSS_BYTES, access}};
+use gateway_tests_kit::{
+    settings::settings_of,
+    world::{MSS_BYTES, access},
+};
 
 use super::{
     ground::Ground,
