@@ -141,7 +141,7 @@ fn host(filter: Option<&str>) -> Result<Outcome> {
     let pinned = Pinned::read()?;
     let mut all = Counter::default();
     let mut status = 0;
-    // Only the libraries of the test tools and the kit's test of its certificates: the tools are stages of their own.
+    // Of the test tools only their libraries: the tools themselves are stages of their own.
     let crates: [&[&str]; 2] = [
         &["-p", "gateway-common", "-p", "gateway", "-p", "gateway-fuzz", "-p", "xtask"],
         &["-p", "gateway-tests-*", "--lib", "--test", "pki"],

@@ -1,8 +1,8 @@
 //! The decision's tables in ordinary maps: three customers, two of them with the same LANs, in IPv4 and IPv6.
 //!
-//! Independent of the kit's `World` (`tests/kit/src/world.rs`) on purpose: that one needs the `gateway` crate and the
-//! built programs, and the tests of this crate, which also run in the copies that `cargo xtask mutate` breaks, need
-//! neither. Frames are built with etherparse directly for the same reason.
+//! Independent of the kit's `World` (`tests/kit/src/world.rs`) on purpose: that one needs the `gateway` crate
+//! and the built programs, and the tests of this crate, which also run in the copies that `cargo xtask
+//! mutate` breaks, need neither. Frames are built with etherparse directly for the same reason.
 use std::{
     cell::RefCell,
     collections::HashMap,

@@ -1,5 +1,5 @@
-//! `bench`: the benchmark's measurements; `cargo xtask bench` runs them. Writes figures to stdout, a line of JSON
-//! each, and progress for people to stderr. Needs root, iproute2, nft and iptables.
+//! `bench`: the benchmark's measurements; `cargo xtask bench` runs them. Writes figures to stdout, a line of
+//! JSON each, and progress for people to stderr. Needs root, iproute2, nft and iptables.
 use std::process::ExitCode;
 
 use anyhow::Result;

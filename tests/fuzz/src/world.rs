@@ -1,8 +1,9 @@
-//! A small fixed world for the decision, in both families: two customers with the same LANs, one of them with a
-//! second site, and a tunnel that is down. Only this file knows the tables' types.
+//! A small fixed world for the decision, in both families: two customers with the same LANs, one of them with
+//! a second site, and a tunnel that is down. Only this file knows the tables' types.
 //!
-//! Independent of the kit's `World` and of that of gateway-common's tests on purpose: the committed corpus is tuned to
-//! these addresses and small quotas, and a change to another test's world must not make it worthless.
+//! Independent of the kit's `World` and of that of gateway-common's tests on purpose: the committed corpus is
+//! tuned to these addresses and small quotas, and a change to another test's world must not make it
+//! worthless.
 use std::{
     cell::RefCell,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

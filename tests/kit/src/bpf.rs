@@ -1,5 +1,5 @@
-//! Hand-written programs of a few instructions, and the system call bpf to load them: the tests attach them to
-//! interfaces beside the gateway's own programs.
+//! Hand-written programs of a few instructions, and the system call bpf to load them: the tests attach them
+//! to interfaces beside the gateway's own programs.
 use std::{
     ffi::{c_int, c_long},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -268,8 +268,8 @@ struct TestRun {
 
 /// Makes the system call, for commands that return a descriptor.
 fn bpf<T>(command: c_int, attributes: &T) -> Result<OwnedFd> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes of `attributes`, whose pointers point at data that lives until
-    // it returns. It writes nothing.
+    // SAFETY: the kernel reads `size_of::<T>()` bytes of `attributes`, whose pointers point at data that
+    // lives until it returns. It writes nothing.
     let descriptor: c_long =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
     let descriptor = c_int::try_from(Errno::result(descriptor)?)?;

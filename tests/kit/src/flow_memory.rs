@@ -1,5 +1,5 @@
-//! Kernel memory of one flow: what a table and its nodes take by the kernel's own count, all overhead included,
-//! divided by the flows that the table has room for.
+//! Kernel memory of one flow: what a table and its nodes take by the kernel's own count, all overhead
+//! included, divided by the flows that the table has room for.
 use std::{
     fs,
     os::fd::{AsFd as _, AsRawFd as _},

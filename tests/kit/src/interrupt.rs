@@ -16,8 +16,8 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Blocks SIGINT and SIGTERM in this thread and those started later, and handles them on a thread of its own.
-    /// They end the process, and its children die with it, unless a thread is in [`Interrupt::wait`].
+    /// Blocks SIGINT and SIGTERM in this thread and those started later, and handles them on a thread of its
+    /// own. They end the process, and its children die with it, unless a thread is in [`Interrupt::wait`].
     pub fn install() -> Result<Self> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);

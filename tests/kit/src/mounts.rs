@@ -16,8 +16,8 @@ const GATEWAY_ETC: &str = "/etc/gateway";
 
 static MADE_GATEWAY_ETC: AtomicBool = AtomicBool::new(false);
 
-/// Moves the process, which must still be single-threaded, into a mount namespace where `/run` is empty and its
-/// own. It is gone when the process has ended.
+/// Moves the process, which must still be single-threaded, into a mount namespace where `/run` is empty and
+/// its own. It is gone when the process has ended.
 pub fn private_run() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace: is this root?")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
@@ -25,7 +25,7 @@ pub fn private_run() -> Result<()> {
     mount_fresh("tmpfs", Path::new("/run"))
 }
 
-/// Does the same as [`private_run`], and also gives the process an empty `/etc/gateway` and a `/run/netns` for
+/// Does the same as [`private_run`], and also gives the process an empty `/etc/gateway`, and a `/run/netns` for
 /// `ip netns`. Call [`clean_up`] before the process ends.
 pub fn isolate() -> Result<()> {
     private_run()?;

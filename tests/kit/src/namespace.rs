@@ -18,8 +18,8 @@ use nix::{
 /// Prefix of every namespace's name, so that a shared machine's users recognise them.
 pub const PREFIX: &str = "gwlab-";
 
-/// First and last ephemeral port. Forged packets of the lab's attacks use ports below, a different one in each
-/// attack, so that none ever belongs to a connection.
+/// First and last ephemeral port. Forged packets of the lab's attacks use ports below, a different one in
+/// each attack, so that none ever belongs to a connection.
 const EPHEMERAL_PORTS: &str = "32768 60999";
 
 /// The folder in which `ip netns` keeps names.
@@ -37,8 +37,8 @@ pub struct Namespace {
 
 impl Namespace {
     /// Makes the namespace `gwlab-<name>` without IPv6 and without source address checks, with the usual
-    /// ephemeral ports, and with forwarding if `forwards`. It sets all of these because a new namespace inherits
-    /// the machine's settings.
+    /// ephemeral ports, and with forwarding if `forwards`. It sets all of these because a new namespace
+    /// inherits the machine's settings.
     pub fn create(name: &str, forwards: bool) -> Result<Self> {
         let name = format!("{PREFIX}{name}");
         let path = Path::new(NAMES).join(&name);
@@ -62,8 +62,8 @@ impl Namespace {
         Ok(Self { name, net, mounts: None })
     }
 
-    /// Turns IPv6 on for interfaces that are added later. Addresses are usable at once, without duplicate address
-    /// detection; router solicitation and advertisements are off.
+    /// Turns IPv6 on for interfaces that are added later. Addresses are usable at once, without duplicate
+    /// address detection; router solicitation and advertisements are off.
     pub fn with_ipv6(self, forwards: bool) -> Result<Self> {
         for (key, value) in [
             ("ipv6/conf/default/accept_dad", "0"),
@@ -77,8 +77,8 @@ impl Namespace {
         Ok(self)
     }
 
-    /// Gives the namespace a `/run` of its own: the directory `run` of the other namespaces. Mounts that exist
-    /// below `run`, and the names of existing namespaces, stay visible in it.
+    /// Gives the namespace a `/run` of its own: the directory `run` of the other namespaces. Mounts that
+    /// exist below `run`, and the names of existing namespaces, stay visible in it.
     pub fn with_private_run(mut self, run: &Path) -> Result<Self> {
         let names = run.join("netns");
         fs::create_dir_all(&names)?;
@@ -105,8 +105,9 @@ impl Namespace {
         let mut command = Command::new(program.into());
         let net = self.net.as_raw_fd();
         let mounts = self.mounts.as_ref().map(AsRawFd::as_raw_fd);
-        // SAFETY: the closure only makes setns system calls, which is allowed between fork and exec. The child has
-        // copies of both descriptors, which `self` keeps open until the spawn; a closed one fails with EBADF.
+        // SAFETY: the closure only makes setns system calls, which is allowed between fork and exec. The
+        // child has copies of both descriptors, which `self` keeps open until the spawn; a closed one fails
+        // with EBADF.
         unsafe {
             command.pre_exec(move || {
                 setns(BorrowedFd::borrow_raw(net), CloneFlags::CLONE_NEWNET)?;
@@ -119,13 +120,14 @@ impl Namespace {
         command
     }
 
-    /// Runs `work` on a thread inside the namespace, with its `/run`. Sockets that it opens stay in the namespace.
+    /// Runs `work` on a thread inside the namespace, with its `/run`. Sockets that it opens stay in the
+    /// namespace.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         on_new_thread(|| {
             setns(&self.net, CloneFlags::CLONE_NEWNET)?;
             if let Some(mounts) = &self.mounts {
-                // Threads share root and working directory, and setns refuses another mount namespace to a thread
-                // that does.
+                // Threads share root and working directory, and setns refuses another mount namespace to a
+                // thread that does.
                 unshare(CloneFlags::CLONE_FS)?;
                 setns(mounts, CloneFlags::CLONE_NEWNS)?;
             }

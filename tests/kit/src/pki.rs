@@ -1,4 +1,5 @@
-//! A certificate authority for site-to-site tunnels, for tests: certificates, keys and CRLs in strongSwan's formats.
+//! A certificate authority for site-to-site tunnels, for tests: certificates, keys and CRLs in strongSwan's
+//! formats.
 //!
 //! The authority's key is ECDSA P-384, all others are P-256. Keys are not encrypted: write them with
 //! [`write_private`]. Functions take the time as an argument.
@@ -130,8 +131,8 @@ impl Authority {
         Ok(Issued { certificate_pem, key_pem: key.serialize_pem(), serial: serial.to_bytes() })
     }
 
-    /// Issues a CRL in PEM. `revoked` is *all* revoked certificates, not only new ones. `number` must grow with each
-    /// CRL: charon keeps the one with the higher number.
+    /// Issues a CRL in PEM. `revoked` is *all* revoked certificates, not only new ones. `number` must grow
+    /// with each CRL: charon keeps the one with the higher number.
     pub fn revoke(&self, revoked: &[Revoked], number: u64, validity: Validity) -> Result<String, Error> {
         if validity.until <= validity.from {
             return Err(Error::Validity);
@@ -203,8 +204,8 @@ fn with_certificate<T>(pem: &str, read: impl FnOnce(&X509Certificate<'_>) -> T) 
     Ok(read(&certificate))
 }
 
-/// Returns a serial number that is as unique as the key: 16 bytes of the hash of its public half. The top bits are 01
-/// so that the DER integer has exactly these bytes.
+/// Returns a serial number that is as unique as the key: 16 bytes of the hash of its public half. The top
+/// bits are 01 so that the DER integer has exactly these bytes.
 fn serial(key: &KeyPair) -> SerialNumber {
     let mut bytes = CertificateParams::default().key_identifier(key);
     bytes.truncate(16);

@@ -23,8 +23,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` in a process group of its own, so that Ctrl-C in a terminal reaches only this process. The
-    /// child dies with the calling thread: call this on a thread that outlives it.
+    /// Starts `command` in a process group of its own, so that Ctrl-C in a terminal reaches only this
+    /// process. The child dies with the calling thread: call this on a thread that outlives it.
     pub fn start(mut command: Command, log: &Path) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);

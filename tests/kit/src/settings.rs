@@ -1,8 +1,9 @@
 //! Settings of the programs in the usual world.
 //!
-//! On the internet the gateway is 203.0.113.1, 2001:db8:113::1 and fe80::113. On the LAN, whose MTU is 1500, it is
-//! 10.200.0.1, fd00:200::1 and fe80::200. 198.51.100.0/24 and 2001:db8:51::/48 may reach its TCP port 22. The outer
-//! filter runs in XDP. Timeouts are the default ones, and connections in mid-stream are not adopted.
+//! On the internet the gateway is 203.0.113.1, 2001:db8:113::1 and fe80::113. On the LAN, whose MTU is 1500,
+//! it is 10.200.0.1, fd00:200::1 and fe80::200. 198.51.100.0/24 and 2001:db8:51::/48 may reach its TCP port
+//! 22. The outer filter runs in XDP. Timeouts are the default ones, and connections in mid-stream are not
+//! adopted.
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};

@@ -10,9 +10,10 @@
 //! All tunnels are up, have generation 1 and quotas that nobody reaches. Inbound SPIs are 0xc0de0001 to 4,
 //! outbound ones 0xbeef0001 to 4, by tunnel id. [`crate::settings`] describes the gateway itself.
 //!
-//! Two other `World`s exist on purpose: `gateway-common/tests/decision/world.rs` and `tests/fuzz/src/world.rs`
-//! implement the decision's tables in memory. This one is written into the kernel's maps, for which it needs
-//! the `gateway` crate and its programs; the tests of `gateway-common` build without either.
+//! Two other `World`s exist on purpose: `gateway-common/tests/decision/world.rs` and
+//! `tests/fuzz/src/world.rs` implement the decision's tables in memory. This one is written into the kernel's
+//! maps, for which it needs the `gateway` crate and its programs; the tests of `gateway-common` build without
+//! either.
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

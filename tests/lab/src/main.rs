@@ -1,5 +1,5 @@
-//! `lab`: the whole system in network namespaces, shown (`run`) or tested (`test`). Needs root and a kernel with
-//! ESP; `cargo xtask run` and `cargo xtask test` provide one.
+//! `lab`: the whole system in network namespaces, shown (`run`) or tested (`test`). Needs root and a kernel
+//! with ESP; `cargo xtask run` and `cargo xtask test` provide one.
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
