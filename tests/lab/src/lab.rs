@@ -1,4 +1,4 @@
-//! The lab as a whole: brought up, put back to its normal state, asked.
+//! The running lab: brings it up, restores its normal state, answers questions about it.
 use std::{
     collections::BTreeMap,
     fs, io,
