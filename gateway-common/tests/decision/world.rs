@@ -1,5 +1,8 @@
-//! The decision's tables in ordinary maps: three customers, two of them with the same LANs, in IPv4 and
-//! IPv6.
+//! The decision's tables in ordinary maps: three customers, two of them with the same LANs, in IPv4 and IPv6.
+//!
+//! Independent of the kit's `World` (`tests/kit/src/world.rs`) on purpose: that one needs the `gateway` crate
+//! and the built programs, and the tests of this crate, which also run in the copies that `cargo xtask
+//! mutate` breaks, need neither. Frames are built with etherparse directly for the same reason.
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -23,15 +26,15 @@ use gateway_common::{
 #[derive(Clone)]
 pub struct World {
     pub settings: Settings,
-    /// By tunnel id; index 0 is no tunnel.
+    /// Tunnels by id; index 0 is no tunnel.
     pub tunnels: Vec<Tunnel>,
     /// Customers by their servers' addresses.
     pub customers: HashMap<IpAddr, u32>,
     pub inbound_spis: HashMap<u32, u32>,
     pub flows: RefCell<HashMap<Key, Flow>>,
-    /// What each customer has taken.
+    /// Usage by customer.
     pub usage: RefCell<HashMap<u32, Usage>>,
-    /// How many flows of each family there is room for.
+    /// Room for flows of each family.
     pub flow_limit: usize,
 }
 
@@ -43,7 +46,7 @@ pub struct Key {
     pub port: u16,
 }
 
-/// A site's tunnel: whose it is, and its LANs.
+/// A site's customer and LANs.
 pub struct Site {
     pub customer: u32,
     pub v4: (Ipv4Addr, u8),
@@ -56,7 +59,7 @@ const fn site(customer: u32, v4: ([u8; 4], u8), v6: ([u16; 8], u8)) -> Site {
     Site { customer, v4: (Ipv4Addr::new(a, b, c, d), v4.1), v6 }
 }
 
-/// All of them; tunnel ids begin at 1.
+/// All sites, in the order of their tunnels' ids, which begin at 1.
 pub const SITES: [Site; 4] = [
     site(1, ([192, 168, 0, 0], 16), ([0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0], 48)),
     site(1, ([10, 20, 0, 0], 16), ([0xfd00, 0x10, 0x20, 0, 0, 0, 0, 0], 48)),
@@ -64,7 +67,7 @@ pub const SITES: [Site; 4] = [
     site(3, ([10, 30, 7, 0], 24), ([0xfd00, 0x10, 0x30, 7, 0, 0, 0, 0], 64)),
 ];
 
-/// A customer's server.
+/// Returns a customer's server.
 pub const fn server(customer: u32, v6: bool) -> IpAddr {
     let host = 10 + customer as u8;
     match v6 {
@@ -73,16 +76,16 @@ pub const fn server(customer: u32, v6: bool) -> IpAddr {
     }
 }
 
-/// The SPI that a tunnel's peer sends with.
+/// Returns the SPI that a tunnel's peer sends with.
 pub const fn spi(tunnel: u32) -> u32 {
     0xc0de_0000 + tunnel
 }
 
-/// Quotas that are never reached.
+/// A quota that no test reaches.
 pub const PLENTY: Quota =
     Quota { flows: u32::MAX / 2, half_open: u32::MAX / 2, new_flow_interval_ns: 0, new_flow_burst: 1 };
 
-/// The largest TCP segment in each family.
+/// Largest TCP segment in each family, in bytes.
 const MSS: [u16; 2] = [1356, 1336];
 
 impl World {
@@ -121,7 +124,7 @@ impl World {
     }
 }
 
-/// What is decided about a packet of a site. Whether at once or not must make no difference.
+/// Decides about a packet of a site. Asserts that the fast and the full path decide the same.
 pub fn from_site<F: Frame + ?Sized>(frame: &F, world: &World, identity: Identity, now_ns: u64) -> Decision {
     let other = world.clone();
     let decision = decide::from_site(frame, world, identity, now_ns);
@@ -135,7 +138,7 @@ pub fn from_site<F: Frame + ?Sized>(frame: &F, world: &World, identity: Identity
     decision
 }
 
-/// What is decided about a packet of a server, likewise.
+/// Decides about a packet of a server. Asserts that the fast and the full path decide the same.
 pub fn from_server<F: Frame + ?Sized>(frame: &F, world: &World, now_ns: u64) -> Decision {
     let other = world.clone();
     let decision = decide::from_server(frame, world, now_ns);
@@ -180,7 +183,7 @@ fn access<A: LayoutFamily>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> 
     Access { server, mss, prefix_count: 1, _reserved: 0, lan }
 }
 
-/// Ethernet and an IP header without options, of the addresses' family.
+/// Starts a frame with Ethernet and an IP header without options, of the addresses' family.
 pub fn ip(from: IpAddr, to: IpAddr, hop_limit: u8) -> PacketBuilderStep<IpHeaders> {
     let headers = match (from, to) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -207,7 +210,7 @@ pub fn ip(from: IpAddr, to: IpAddr, hop_limit: u8) -> PacketBuilderStep<IpHeader
     PacketBuilder::ethernet2([2; 6], [4; 6]).ip(headers)
 }
 
-/// Where the TCP header begins in a frame with these addresses.
+/// Returns the offset of the TCP header in a frame of the address's family.
 pub fn transport(address: IpAddr) -> usize {
     if address.is_ipv4() { 34 } else { 54 }
 }
@@ -244,7 +247,7 @@ impl<A: LayoutFamily> FamilyTables<A> for World {
     fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, _: Ticks) -> Result<(), NotInserted> {
         let mut flows = self.flows.borrow_mut();
         let key = key_of(key);
-        // As BPF_NOEXIST does.
+        // Like BPF_NOEXIST.
         if flows.contains_key(&key) {
             return Err(NotInserted::Exists);
         }
@@ -262,7 +265,7 @@ fn address<A: LayoutFamily>(address: A) -> IpAddr {
     let mapped = address.mapped();
     match A::HEADER_BYTES {
         20 => mapped.into(),
-        // Not as IpAddr::from, which takes a mapped one for IPv4.
+        // IpAddr::from would take a mapped address for IPv4.
         _ => IpAddr::V6(mapped.into()),
     }
 }
@@ -283,7 +286,7 @@ impl FlowCell for Cell<'_> {
 
     fn locked<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
         let mut flows = self.flows.borrow_mut();
-        change(flows.get_mut(&self.key).expect("flows are not removed meanwhile"))
+        change(flows.get_mut(&self.key).expect("no flow is removed during a decision"))
     }
 }
 
@@ -294,6 +297,6 @@ struct CustomersUsage<'a> {
 
 impl UsageCell for CustomersUsage<'_> {
     fn locked<R>(&self, change: impl FnOnce(&mut Usage) -> R) -> R {
-        change(self.usage.borrow_mut().get_mut(&self.customer).expect("customers stay"))
+        change(self.usage.borrow_mut().get_mut(&self.customer).expect("no customer is removed"))
     }
 }

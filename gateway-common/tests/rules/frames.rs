@@ -1,4 +1,4 @@
-//! The packets of one connection between a device of tunnel 1 and its server, in either family.
+//! Packets of one connection between a device of tunnel 1 and its server, in either family.
 use std::net::IpAddr;
 
 use gateway_common::{
@@ -9,7 +9,7 @@ use gateway_common::{
 use crate::world::{World, from_server, from_site, ip, server, spi, transport};
 
 pub const NOW_NS: u64 = 1_000_000_000_000;
-/// The ports of the device and of the server.
+/// The device's and the server's port.
 pub const PORTS: (u16, u16) = (40_000, 80);
 /// Offset of the IP header in a frame.
 pub const IP: usize = 14;
@@ -24,7 +24,7 @@ pub fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// The fields of a TCP header besides its ports.
+/// A TCP header without its ports.
 #[derive(Clone, Copy)]
 pub struct Tcp<'a> {
     pub flags: u8,
@@ -52,12 +52,12 @@ pub fn segment(from: (IpAddr, u16), to: (IpAddr, u16), tcp: Tcp) -> Vec<u8> {
     frame
 }
 
-/// Returns a packet of the connection from its device.
+/// Builds a segment of the connection from its device.
 pub fn request(v6: bool, tcp: Tcp) -> Vec<u8> {
     segment((device(v6), PORTS.0), (server(1, v6), PORTS.1), tcp)
 }
 
-/// Returns a packet of the connection from its server.
+/// Builds a segment of the connection from its server.
 pub fn answer(v6: bool, tcp: Tcp) -> Vec<u8> {
     segment((server(1, v6), PORTS.1), (device(v6), PORTS.0), tcp)
 }
@@ -70,12 +70,12 @@ pub fn syn_ack(v6: bool) -> Vec<u8> {
     answer(v6, tcp(0x12, 5000, 1001))
 }
 
-/// Returns the ACK that completes the handshake.
+/// Builds the ACK that completes the handshake.
 pub fn ack(v6: bool) -> Vec<u8> {
     request(v6, tcp(0x10, 1001, 5001))
 }
 
-/// Returns the frame with this byte replaced and a correct IPv4 checksum.
+/// Replaces a byte of the frame and sets the IPv4 checksum.
 pub fn with(mut frame: Vec<u8>, at: usize, byte: u8) -> Vec<u8> {
     frame[at] = byte;
     if frame[12..14] != [8, 0] {
@@ -93,22 +93,22 @@ pub fn tunnel(number: u32) -> Identity {
     Identity { reqid: number, spi: spi(number), mark: number }
 }
 
-/// Decides on a packet of tunnel 1.
+/// Decides about a packet of tunnel 1.
 pub fn from_device(world: &World, frame: &[u8]) -> Decision {
     from_site(frame, world, tunnel(1), NOW_NS)
 }
 
-/// Decides on a packet of the cloud LAN.
+/// Decides about a packet of the cloud LAN.
 pub fn from_lan(world: &World, frame: &[u8]) -> Decision {
     from_server(frame, world, NOW_NS)
 }
 
-/// Returns the reason of a drop, or `None` if the packet passes.
+/// Returns the reason of a drop, or None if the packet passes.
 pub fn reason(decision: Decision) -> Option<Reason> {
     decision.verdict.err()
 }
 
-/// Returns the reason why a packet of tunnel 1 is dropped in a new world, or `None` if it passes.
+/// Returns why a new world drops a packet of tunnel 1, or None if the packet passes.
 pub fn refused(frame: &[u8]) -> Option<Reason> {
     reason(from_device(&World::new(), frame))
 }

@@ -8,7 +8,8 @@ use super::{
     figure::{Contender, Figure, Unit},
     figures::{Figures, Query},
     grid::Grid,
-    report::{self, number},
+    label::{self, number},
+    report,
     store::Store,
 };
 
@@ -46,8 +47,8 @@ pub fn check(committed: &Figures, now: &Figures) -> Result<bool> {
         let worse = new > old * MOST && new - old > NOISE * figure.value;
         passed &= !worse;
         table.add([
-            report::contender(figure.contender).to_owned(),
-            report::workload(figure.workload).to_owned(),
+            label::contender(figure.contender).to_owned(),
+            label::workload(figure.workload).to_owned(),
             number(f64::from(figure.customers)),
             number(old),
             number(new),

@@ -25,7 +25,8 @@ use gateway_common::{
 use gateway_tests_kit::{
     bpf,
     namespace::Namespace,
-    world::{MSS_BYTES, access, settings_of},
+    settings::settings_of,
+    world::{MSS_BYTES, access},
 };
 use gateway_tests_programs::{TestProgram, TestPrograms};
 

@@ -178,7 +178,7 @@ pub fn markdown() -> String {
         "# Where we differ from nf_conntrack\n\n\
          Verdicts are those of Linux nf_conntrack with `nf_conntrack_tcp_be_liberal=0` and the original iptables \
          rules, packet by packet, but for these differences on purpose. `cargo xtask diff` compares both sides \
-         and knows this table, `tests/src/diff/purpose.rs`; `cargo xtask diff --differences` prints it.\n\n\
+         and knows this table, `tests/diff/src/purpose.rs`; `cargo xtask diff --differences` prints it.\n\n\
          | what | why |\n|---|---|\n",
     );
     for purpose in PURPOSES {

@@ -29,8 +29,10 @@ use gateway_common::{
     time::Ticks,
     wire::{Ipv4, Ipv6},
 };
-use gateway_tests_kit::world::{MSS_BYTES, access, settings_of};
-use gateway_tests_programs::{TestProgram, TestPrograms};
+use gateway_tests_kit::{
+    settings::settings_of,
+    world::{MSS_BYTES, access},
+};
 
 use super::{
     ground::Ground,

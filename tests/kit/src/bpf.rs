@@ -1,5 +1,5 @@
-//! Programs of a few instructions, written by hand, and the system call bpf for them: what the tests put
-//! on interfaces beside the gateway's own programs.
+//! Hand-written programs of a few instructions, and the system call bpf to load them: the tests attach them
+//! to interfaces beside the gateway's own programs.
 use std::{
     ffi::{c_int, c_long},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -20,7 +20,7 @@ pub struct Driver(OwnedFd);
 #[derive(Debug)]
 pub struct Link(#[expect(dead_code, reason = "held, not read")] OwnedFd);
 
-/// Which way packets go that a program sees.
+/// The direction of the packets that a program sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
     /// From the wire.
@@ -29,11 +29,11 @@ pub enum Way {
     Egress,
 }
 
-/// A number in the kernel that programs add to.
+/// A number in the kernel that programs increment.
 #[derive(Debug)]
 pub struct Counter(OwnedFd);
 
-/// What [`Classifier::working`] did in one go, in nanoseconds, beside what entering it costs.
+/// The average duration of a run, in nanoseconds.
 pub type Nanoseconds = u32;
 
 // linux/bpf.h: commands and types.
@@ -55,7 +55,7 @@ const LEAVE: u64 = instruction(0xb7, 0, 0, 0, -1);
 const DROP: u64 = instruction(0xb7, 0, 0, 0, 2);
 const EXIT: u64 = 0x95;
 
-/// One instruction, as `struct bpf_insn` lies in memory on a little-endian machine.
+/// Encodes one instruction as `struct bpf_insn` on a little-endian machine.
 const fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> u64 {
     code as u64
         | (destination as u64) << 8
@@ -65,22 +65,22 @@ const fn instruction(code: u8, destination: u8, source: u8, offset: i16, immedia
 }
 
 impl Classifier {
-    /// Leaves each packet to the next program.
+    /// Loads a program that leaves each packet to the next one.
     pub fn nothing() -> Result<Self> {
         Self::load(&[LEAVE, EXIT])
     }
 
-    /// Counts each packet and drops it.
+    /// Loads a program that counts each packet and drops it.
     pub fn counting_drop(counter: &Counter) -> Result<Self> {
         Self::load(&[&counter.add_1()[..], &[DROP, EXIT]].concat())
     }
 
-    /// The same with IPv4 packets that are not ESP; the others it leaves to the next program.
+    /// Loads a program that counts and drops IPv4 packets that are not ESP, and leaves ESP to the next one.
     pub fn counting_drop_of_decrypted(counter: &Counter) -> Result<Self> {
         const PROTOCOL_OFFSET: i32 = 14 + 9;
         const ESP: i32 = 50;
-        // r6 = the context, r0 = the byte there, which ends the program with 0 if there is none;
-        // if r0 != ESP skip what leaves the packet to the next one.
+        // r6 = the context; r0 = the protocol byte, or the program ends with 0 if the packet is too short;
+        // if r0 != ESP skip the two instructions that leave the packet to the next program.
         let is_esp = [
             instruction(0xbf, 6, 1, 0, 0),
             instruction(0x30, 0, 0, 0, PROTOCOL_OFFSET),
@@ -91,7 +91,7 @@ impl Classifier {
         Self::load(&[&is_esp[..], &counter.add_1(), &[DROP, EXIT]].concat())
     }
 
-    /// Works so many rounds of a loop, then leaves the packet to the next program.
+    /// Loads a program that spins for this many rounds, then leaves the packet to the next one.
     pub fn working(rounds: i32) -> Result<Self> {
         Self::load(&[
             instruction(0xb7, 1, 0, 0, rounds.max(1)),
@@ -103,8 +103,7 @@ impl Classifier {
         ])
     }
 
-    /// Runs it so often on a packet of zeroes, and returns how long one run takes on average, as the kernel
-    /// measures.
+    /// Runs the program `repeat` times on a packet of zeroes and returns the kernel's average for one run.
     pub fn time(&self, repeat: u32) -> Result<Nanoseconds> {
         let packet = [0u8; 64];
         let mut run = TestRun {
@@ -114,15 +113,15 @@ impl Classifier {
             repeat,
             ..TestRun::default()
         };
-        // SAFETY: the kernel reads the packet, whose size is given, and writes into `run`, which both live
-        // until it returns.
+        // SAFETY: the kernel reads the packet, whose size is given, and writes into `run`. Both live until it
+        // returns.
         let result =
             unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut run, size_of::<TestRun>()) };
         Errno::result(result).context("BPF_PROG_TEST_RUN")?;
         Ok(run.duration)
     }
 
-    /// Puts it on an interface of this thread's network namespace, after what is there.
+    /// Attaches it to an interface of this thread's network namespace, behind the programs there.
     pub fn attach(&self, interface: &str, way: Way) -> Result<Link> {
         let attributes = LinkCreate {
             program: self.0.as_raw_fd().cast_unsigned(),
@@ -142,19 +141,19 @@ impl Classifier {
 }
 
 impl Driver {
-    /// Lets each packet pass.
+    /// Loads a program that lets each packet pass.
     pub fn pass() -> Result<Self> {
         const XDP_PASS: u64 = instruction(0xb7, 0, 0, 0, 2);
         load(BPF_PROG_TYPE_XDP, &[XDP_PASS, EXIT]).map(Self)
     }
 
-    /// Counts each packet and drops it.
+    /// Loads a program that counts each packet and drops it.
     pub fn counting_drop(counter: &Counter) -> Result<Self> {
         const XDP_DROP: u64 = instruction(0xb7, 0, 0, 0, 1);
         load(BPF_PROG_TYPE_XDP, &[&counter.add_1()[..], &[XDP_DROP, EXIT]].concat()).map(Self)
     }
 
-    /// Puts it on an interface of this thread's network namespace, in its driver.
+    /// Attaches it to the driver of an interface of this thread's network namespace.
     pub fn attach(&self, interface: &str) -> Result<Link> {
         // linux/if_link.h.
         const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
@@ -179,17 +178,17 @@ fn load(program_type: u32, instructions: &[u64]) -> Result<OwnedFd> {
 }
 
 impl Counter {
-    /// Of 0.
+    /// Makes a counter that starts at 0.
     pub fn new() -> Result<Self> {
         let attributes = MapCreate { map_type: BPF_MAP_TYPE_ARRAY, key_bytes: 4, value_bytes: 8, entries: 1 };
         bpf(BPF_MAP_CREATE, &attributes).context("BPF_MAP_CREATE").map(Self)
     }
 
-    /// Instructions that add 1 to it, with r1 and r2.
+    /// Returns instructions that add 1 to it. They overwrite r1 and r2.
     fn add_1(&self) -> [u64; 4] {
         const PSEUDO_MAP_VALUE: u8 = 2;
         [
-            // r1 = its address, in two instructions; r2 = 1; lock *(u64 *)r1 += r2.
+            // r1 = the counter's address, in two instructions; r2 = 1; lock *(u64 *)r1 += r2.
             instruction(0x18, 1, PSEUDO_MAP_VALUE, 0, self.0.as_raw_fd()),
             0,
             instruction(0xb7, 2, 0, 0, 1),
@@ -197,7 +196,7 @@ impl Counter {
         ]
     }
 
-    /// The number.
+    /// Reads the counter.
     pub fn get(&self) -> Result<u64> {
         let (key, mut value) = (0u32, 0u64);
         let attributes = MapElement {
@@ -216,7 +215,7 @@ impl Counter {
     }
 }
 
-/// The beginning of `union bpf_attr` for BPF_PROG_LOAD; the rest counts as zero.
+/// The beginning of `union bpf_attr` for BPF_PROG_LOAD; the kernel takes the rest as zero.
 #[repr(C)]
 struct ProgramLoad {
     program_type: u32,
@@ -225,7 +224,7 @@ struct ProgramLoad {
     license: u64,
 }
 
-/// The same for BPF_LINK_CREATE.
+/// The beginning of `union bpf_attr` for BPF_LINK_CREATE.
 #[repr(C)]
 struct LinkCreate {
     program: u32,
@@ -234,7 +233,7 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// The same for BPF_MAP_CREATE.
+/// The beginning of `union bpf_attr` for BPF_MAP_CREATE.
 #[repr(C)]
 struct MapCreate {
     map_type: u32,
@@ -243,7 +242,7 @@ struct MapCreate {
     entries: u32,
 }
 
-/// The same for BPF_MAP_LOOKUP_ELEM.
+/// The beginning of `union bpf_attr` for BPF_MAP_LOOKUP_ELEM.
 #[repr(C)]
 struct MapElement {
     map: u32,
@@ -253,7 +252,7 @@ struct MapElement {
     flags: u64,
 }
 
-/// The same for BPF_PROG_TEST_RUN.
+/// The beginning of `union bpf_attr` for BPF_PROG_TEST_RUN.
 #[repr(C)]
 #[derive(Default)]
 struct TestRun {
@@ -267,13 +266,13 @@ struct TestRun {
     duration: u32,
 }
 
-/// The system call, for commands that return a descriptor.
+/// Makes the system call, for commands that return a descriptor.
 fn bpf<T>(command: c_int, attributes: &T) -> Result<OwnedFd> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes of `attributes`, and what its pointers point at lives
-    // until it returns; it writes nothing.
+    // SAFETY: the kernel reads `size_of::<T>()` bytes of `attributes`, whose pointers point at data that
+    // lives until it returns. It writes nothing.
     let descriptor: c_long =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
     let descriptor = c_int::try_from(Errno::result(descriptor)?)?;
-    // SAFETY: it is a new descriptor that nobody else has.
+    // SAFETY: the descriptor is new, so nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

@@ -1,4 +1,4 @@
-//! What names a flow, whatever its family.
+//! Names of flows of either family.
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -6,19 +6,19 @@ use gateway_common::{family::Family, layout::LayoutFamily, tcp::FlowKey, wire::I
 
 use crate::{text::endpoint, world::customer_id};
 
-/// What names a flow, whatever its family.
+/// The key of a flow, whatever its family.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowId {
-    /// Whose it is.
+    /// The customer's id.
     pub customer: u32,
     /// The device.
     pub device: IpAddr,
-    /// Its port.
+    /// The device's port.
     pub port: u16,
 }
 
 impl FlowId {
-    /// Of `acme` and `192.168.1.2:40000`.
+    /// Parses a customer and a device: `acme` and `192.168.1.2:40000`.
     pub fn parse(customer: &str, device: &str) -> Result<Self> {
         let (device, port) = endpoint(device)?;
         let port = port.context("the device's port is missing")?;
@@ -26,8 +26,8 @@ impl FlowId {
     }
 }
 
-/// A flow's key of either family.
-pub fn flow_id<A: LayoutFamily>(key: &FlowKey<A>) -> FlowId {
+/// Converts a key of either family.
+pub fn flow_id<A: Kept>(key: &FlowKey<A>) -> FlowId {
     let mapped = key.lan_address.mapped();
     let device = match A::HEADER_BYTES == Ipv4::HEADER_BYTES {
         true => mapped.into(),

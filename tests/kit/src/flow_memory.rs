@@ -1,5 +1,5 @@
-//! Kernel memory for one flow: the kernel's figure for a table and its nodes, all overhead included, divided
-//! by the table's capacity.
+//! Kernel memory of one flow: what a table and its nodes take by the kernel's own count, all overhead
+//! included, divided by the flows that the table has room for.
 use std::{
     fs,
     os::fd::{AsFd as _, AsRawFd as _},
@@ -15,24 +15,24 @@ use gateway::kernel::{
 
 /// Capacity of each family's table.
 pub const FLOWS: u32 = 1 << 20;
-/// Largest allowed size of one IPv4 flow.
+/// Limit for one IPv4 flow.
 pub const MOST_BYTES_V4: f64 = 160.0;
 
 /// Memory of one family's maps.
 pub struct Memory {
-    /// Bytes for [`FLOWS`] flows.
+    /// Bytes of maps for [`FLOWS`] flows.
     all: u64,
-    /// Bytes for each additional flow.
+    /// Bytes that each additional flow takes.
     pub each: f64,
 }
 
 impl Memory {
-    /// Returns all bytes divided by the capacity.
+    /// Returns bytes divided by the flows there is room for.
     pub fn per_flow(&self) -> f64 {
         self.all as f64 / f64::from(FLOWS)
     }
 
-    /// Returns the bytes of the maps' own structures, independent of the capacity.
+    /// Returns the bytes of the maps' own structures, which do not grow with flows.
     pub fn fixed(&self) -> f64 {
         self.all as f64 - self.each * f64::from(FLOWS)
     }
@@ -48,7 +48,7 @@ pub fn measure() -> Result<[Memory; 2]> {
     Ok([memory(0), memory(1)])
 }
 
-/// Returns the bytes of tables with the given capacity, for IPv4 and IPv6.
+/// Returns the bytes of tables for this many flows, in IPv4 and in IPv6.
 fn tables(flows: u32) -> Result<[u64; 2]> {
     let pins = Pins::new(PathBuf::from("/run/gateway-flood/memory"));
     pins.prepare()?;
@@ -63,7 +63,7 @@ fn tables(flows: u32) -> Result<[u64; 2]> {
     measured
 }
 
-/// Returns the bytes of one pinned map, as counted by the kernel's `map_mem_usage`.
+/// Returns the bytes of one pinned map, as the kernel's `map_mem_usage` counts them.
 fn memory(pins: &Pins, name: &str) -> Result<u64> {
     let map = MapData::from_pin(pins.map(name)).with_context(|| format!("open {name}"))?;
     let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());

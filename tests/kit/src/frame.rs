@@ -1,5 +1,5 @@
-//! Frames for sending and for replay: the one builder of all test tools. Builds a described [`Packet`], or its
-//! parts: [`Ethernet::around`], [`Ip::around`], [`Tcp::segment`], [`udp`], [`icmp`], [`esp`].
+//! Frames for sending and for replay: the one builder of all test tools. Builds a described [`Packet`], or
+//! its parts: [`Ethernet::around`], [`Ip::around`], [`Tcp::segment`], [`udp`], [`icmp`], [`esp`].
 //!
 //! Headers and checksums come from etherparse, which shares no code with the programs under test.
 use std::net::{IpAddr, Ipv4Addr};
@@ -292,8 +292,8 @@ pub fn esp_header(spi: u32) -> [u8; 8] {
     [a, b, c, d, 0, 0, 0, 1]
 }
 
-/// Returns the header of an IKE_SA_INIT request from this initiator's SPI (RFC 7296 section 3.1), with nothing
-/// behind it.
+/// Returns the header of an IKE_SA_INIT request from this initiator's SPI (RFC 7296 section 3.1), with
+/// nothing behind it.
 pub fn ike_sa_init(initiator_spi: u64) -> [u8; 28] {
     const VERSION_2: u8 = 0x20;
     const IKE_SA_INIT: u8 = 34;
@@ -314,8 +314,8 @@ pub fn ike(ip: &Ip, message: &[u8]) -> Result<Vec<u8>> {
     ip.around(IpNumber::UDP.0, &datagram)
 }
 
-/// Replaces the source address of an IPv4 frame and sets the header checksum. Transport checksums are left: the
-/// frame carries none that covers the address.
+/// Replaces the source address of an IPv4 frame and sets the header checksum. Transport checksums are left:
+/// the frame carries none that covers the address.
 pub fn spoof(frame: &mut [u8], source: Ipv4Addr) {
     let header = &mut frame[ETHERNET_BYTES..ETHERNET_BYTES + IPV4_BYTES];
     header[12..16].copy_from_slice(&source.octets());

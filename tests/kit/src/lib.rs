@@ -3,8 +3,8 @@
 //!
 //! - Machine: [`namespace`], [`process`], [`mounts`], [`interrupt`], [`cpu`], [`test_run`], [`flow_memory`].
 //! - Packets: [`packet`] describes one, [`frame`] builds it, [`raw`] sends it; [`text`] and [`random`].
-//! - Programs and maps: [`bpf`] holds small programs of the tests' own, [`world`] the contents of the gateway's
-//!   maps, [`flow`] the names of flows.
+//! - Programs and maps: [`bpf`] holds small programs of the tests' own, [`world`] and [`settings`] the
+//!   contents of the gateway's maps, [`flow`] the names of flows.
 //! - Certificates: [`pki`].
 pub mod bpf;
 pub mod cpu;
@@ -19,6 +19,7 @@ pub mod pki;
 pub mod process;
 pub mod random;
 pub mod raw;
+pub mod settings;
 pub mod test_run;
 pub mod text;
 pub mod world;

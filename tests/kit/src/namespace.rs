@@ -1,4 +1,4 @@
-//! Network namespaces with a name, and, where a daemon needs one, a private `/run`.
+//! Named network namespaces, with a private `/run` for those in which daemons run.
 use std::{
     fs::{self, File},
     os::{
@@ -15,17 +15,17 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 
-/// What every namespace of the lab is called with, so that they are recognised on a shared machine.
+/// Prefix of every namespace's name, so that a shared machine's users recognise them.
 pub const PREFIX: &str = "gwlab-";
 
-/// The ports that connections get by themselves, first and last. A packet that an attack makes up comes
-/// from or goes to one below them, each attack's its own, so that it belongs to no connection there ever was.
+/// First and last ephemeral port. Forged packets of the lab's attacks use ports below, a different one in
+/// each attack, so that none ever belongs to a connection.
 const EPHEMERAL_PORTS: &str = "32768 60999";
 
-/// Where `ip netns` looks for names.
+/// The folder in which `ip netns` keeps names.
 const NAMES: &str = "/run/netns";
 
-/// A network namespace, and optionally a mount namespace whose `/run` is a directory of its own.
+/// A network namespace, optionally with a mount namespace that has a `/run` of its own.
 ///
 /// It lives as long as this value, its name in `/run/netns`, or a process in it.
 #[derive(Debug)]
@@ -36,8 +36,9 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes the namespace `gwlab-<name>`: no IPv6, no source address check, the usual ephemeral
-    /// ports, and forwarding only where `forwards`. New namespaces would take these settings over from the machine.
+    /// Makes the namespace `gwlab-<name>` without IPv6 and without source address checks, with the usual
+    /// ephemeral ports, and with forwarding if `forwards`. It sets all of these because a new namespace
+    /// inherits the machine's settings.
     pub fn create(name: &str, forwards: bool) -> Result<Self> {
         let name = format!("{PREFIX}{name}");
         let path = Path::new(NAMES).join(&name);
@@ -61,8 +62,8 @@ impl Namespace {
         Ok(Self { name, net, mounts: None })
     }
 
-    /// Turns IPv6 on, for interfaces to come. Addresses are usable at once, without duplicate address
-    /// detection, and routers are neither asked nor listened to.
+    /// Turns IPv6 on for interfaces that are added later. Addresses are usable at once, without duplicate
+    /// address detection; router solicitation and advertisements are off.
     pub fn with_ipv6(self, forwards: bool) -> Result<Self> {
         for (key, value) in [
             ("ipv6/conf/default/accept_dad", "0"),
@@ -76,9 +77,8 @@ impl Namespace {
         Ok(self)
     }
 
-    /// Gives the namespace a `/run` of its own, which is the directory `run` seen from outside.
-    /// What is already mounted below `run` stays visible in it, and so do the names of the namespaces
-    /// made until now.
+    /// Gives the namespace a `/run` of its own: the directory `run` of the other namespaces. Mounts that
+    /// exist below `run`, and the names of existing namespaces, stay visible in it.
     pub fn with_private_run(mut self, run: &Path) -> Result<Self> {
         let names = run.join("netns");
         fs::create_dir_all(&names)?;
@@ -95,19 +95,19 @@ impl Namespace {
         Ok(self)
     }
 
-    /// The full name, as `ip netns exec` takes it.
+    /// Returns the full name, as `ip netns exec` takes it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A command that will run in this namespace.
+    /// Returns a command that runs in this namespace.
     pub fn command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = Command::new(program.into());
         let net = self.net.as_raw_fd();
         let mounts = self.mounts.as_ref().map(AsRawFd::as_raw_fd);
-        // SAFETY: the closure only makes setns system calls, which is allowed between fork and exec,
-        // and the child has copies of both descriptors, which `self` keeps open until it is spawned
-        // (a closed one would fail with EBADF).
+        // SAFETY: the closure only makes setns system calls, which is allowed between fork and exec. The
+        // child has copies of both descriptors, which `self` keeps open until the spawn; a closed one fails
+        // with EBADF.
         unsafe {
             command.pre_exec(move || {
                 setns(BorrowedFd::borrow_raw(net), CloneFlags::CLONE_NEWNET)?;
@@ -120,13 +120,14 @@ impl Namespace {
         command
     }
 
-    /// Runs `work` on a thread inside the namespace, with its `/run`. A socket made there stays there.
+    /// Runs `work` on a thread inside the namespace, with its `/run`. Sockets that it opens stay in the
+    /// namespace.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         on_new_thread(|| {
             setns(&self.net, CloneFlags::CLONE_NEWNET)?;
             if let Some(mounts) = &self.mounts {
-                // The threads of a process share root and working directory, which bars them from
-                // another mount namespace.
+                // Threads share root and working directory, and setns refuses another mount namespace to a
+                // thread that does.
                 unshare(CloneFlags::CLONE_FS)?;
                 setns(mounts, CloneFlags::CLONE_NEWNS)?;
             }
@@ -135,7 +136,7 @@ impl Namespace {
         .with_context(|| format!("in the namespace {}", self.name))
     }
 
-    /// Ends it, unless a process is in it.
+    /// Removes the name, and with it the namespace unless a process is in it.
     pub fn remove(self) -> Result<()> {
         let path = Path::new(NAMES).join(&self.name);
         let context = || format!("cannot remove {}", path.display());
@@ -149,21 +150,21 @@ impl Namespace {
     }
 }
 
-/// Mounts `from` on `to`, which must exist.
+/// Bind-mounts `from` on `to`, which must exist.
 pub fn bind(from: &Path, to: &Path) -> Result<()> {
     mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .with_context(|| format!("cannot bind {} to {}", from.display(), to.display()))
 }
 
-/// setns and unshare change the calling thread for good, so each runs on a thread that then ends.
+/// Runs `work` on a thread that then ends, because setns and unshare change the calling thread for good.
 fn on_new_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| scope.spawn(work).join())
-        .unwrap_or_else(|_| Err(anyhow!("a thread of the lab panicked")))
+        .unwrap_or_else(|_| Err(anyhow!("a thread in a namespace panicked")))
 }
 
 fn write_sysctl(key: &str, value: &str) -> Result<()> {
     let path = Path::new("/proc/sys/net").join(key);
-    // A kernel without IPv6 has nothing to turn off.
+    // A kernel without IPv6 has nothing to set.
     if key.starts_with("ipv6") && !path.exists() {
         return Ok(());
     }

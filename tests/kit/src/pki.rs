@@ -1,7 +1,8 @@
-//! A certificate authority for site-to-site tunnels: certificates, keys and CRLs as strongSwan reads them.
+//! A certificate authority for site-to-site tunnels, for tests: certificates, keys and CRLs in strongSwan's
+//! formats.
 //!
-//! Keys are ECDSA P-384 for the authority and P-256 below it. They come unencrypted: write them with
-//! [`write_private`]. Time is an argument everywhere.
+//! The authority's key is ECDSA P-384, all others are P-256. Keys are not encrypted: write them with
+//! [`write_private`]. Functions take the time as an argument.
 
 use std::{
     fs::OpenOptions,
@@ -21,7 +22,7 @@ use x509_parser::{certificate::X509Certificate, pem::parse_x509_pem};
 /// id-kp-ipsecIKE (RFC 4945, 5.1.3.12).
 const IPSEC_IKE: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 17];
 
-/// A certificate authority that issues for gateways directly: no intermediate ones below it.
+/// A root that issues for gateways directly, without intermediate authorities.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -35,11 +36,11 @@ pub struct Issued {
     pub certificate_pem: String,
     /// Its private key, PKCS #8, not encrypted.
     pub key_pem: String,
-    /// Its serial number, big-endian; [`Authority::revoke`] takes it.
+    /// Its serial number, big-endian, as [`Authority::revoke`] takes it.
     pub serial: Vec<u8>,
 }
 
-/// From when to when, both inclusive.
+/// A period, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     /// First moment.
@@ -48,37 +49,37 @@ pub struct Validity {
     pub until: OffsetDateTime,
 }
 
-/// A certificate that must not be accepted any more.
+/// An entry of a CRL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revoked {
     /// Its serial number, big-endian.
     pub serial: Vec<u8>,
-    /// Since when.
+    /// The time of revocation.
     pub at: OffsetDateTime,
 }
 
-/// Why there is no certificate.
+/// The reason why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A name that cannot be put in a certificate.
+    /// The name cannot be put in a certificate.
     #[error("{0:?} cannot be an identity: expected a host name such as berlin.acme.example")]
     Identity(String),
     /// The validity ends before it begins, or a CRL's next update comes before this one.
-    #[error("it would end before it begins")]
+    #[error("the validity ends before it begins")]
     Validity,
-    /// Not a CA's certificate, or the key is another certificate's.
+    /// The certificate is not a CA's, or the key is another certificate's.
     #[error("the certificate is not a CA's, or the private key does not belong to it")]
     Authority,
-    /// Not a certificate in PEM.
+    /// The text is not a certificate in PEM.
     #[error("not an X.509 certificate in PEM")]
     Certificate,
-    /// rcgen cannot read the key, or making something failed.
+    /// rcgen failed, or cannot read the key.
     #[error(transparent)]
     Rcgen(#[from] rcgen::Error),
 }
 
 impl Authority {
-    /// A new root with a new key.
+    /// Makes a new root with a new key.
     pub fn new(common_name: &str, validity: Validity) -> Result<Self, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
         let mut params = params(common_name, validity)?;
@@ -89,7 +90,7 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), certificate_pem })
     }
 
-    /// One made before. Fails if the certificate is not a CA's or the key is not the certificate's.
+    /// Reads an authority back. Fails if the certificate is not a CA's or the key is not the certificate's.
     pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, Error> {
         let key = KeyPair::from_pem(key_pem)?;
         let fits = with_certificate(certificate_pem, |certificate| {
@@ -102,19 +103,19 @@ impl Authority {
         Ok(Self { issuer, certificate_pem: certificate_pem.to_owned() })
     }
 
-    /// The authority's certificate.
+    /// Returns the authority's certificate.
     #[must_use]
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
 
-    /// The authority's private key, PKCS #8, not encrypted.
+    /// Returns the authority's private key, PKCS #8, not encrypted.
     #[must_use]
     pub fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 
-    /// A certificate and a new key for a gateway whose IKE identity is this host name.
+    /// Issues a certificate with a new key for a gateway whose IKE identity is this host name.
     pub fn issue(&self, identity: &str, validity: Validity) -> Result<Issued, Error> {
         check_identity(identity)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -130,8 +131,8 @@ impl Authority {
         Ok(Issued { certificate_pem, key_pem: key.serialize_pem(), serial: serial.to_bytes() })
     }
 
-    /// A CRL in PEM with *all* that are revoked, not only new ones. `number` must grow from one to the
-    /// next: charon keeps the higher.
+    /// Issues a CRL in PEM. `revoked` is *all* revoked certificates, not only new ones. `number` must grow
+    /// with each CRL: charon keeps the one with the higher number.
     pub fn revoke(&self, revoked: &[Revoked], number: u64, validity: Validity) -> Result<String, Error> {
         if validity.until <= validity.from {
             return Err(Error::Validity);
@@ -155,7 +156,7 @@ impl Authority {
 }
 
 impl std::fmt::Debug for Issued {
-    /// Without the key.
+    /// Leaves out the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Issued")
             .field("certificate_pem", &self.certificate_pem)
@@ -164,18 +165,18 @@ impl std::fmt::Debug for Issued {
     }
 }
 
-/// The serial number of a certificate in PEM, big-endian, as [`Revoked`] takes it.
+/// Returns the serial number of a certificate in PEM, big-endian, as [`Revoked`] takes it.
 pub fn serial_of(certificate_pem: &str) -> Result<Vec<u8>, Error> {
     with_certificate(certificate_pem, |certificate| certificate.raw_serial().to_vec())
 }
 
-/// Writes a new file that only its owner can read (mode 0600) and syncs it. An existing file is an error:
+/// Writes a new file with mode 0600, for the owner only, and syncs it. Fails if the file exists, because
 /// overwriting a key loses it.
 pub fn write_private(path: &Path, contents: &str) -> io::Result<()> {
     write_new(path, contents, 0o600)
 }
 
-/// Writes a new file that everybody can read (mode 0644), e.g. a certificate.
+/// Writes a new file with mode 0644, readable for all, such as a certificate.
 pub fn write_public(path: &Path, contents: &str) -> io::Result<()> {
     write_new(path, contents, 0o644)
 }
@@ -203,8 +204,8 @@ fn with_certificate<T>(pem: &str, read: impl FnOnce(&X509Certificate<'_>) -> T) 
     Ok(read(&certificate))
 }
 
-/// Unique because the key is: 16 bytes of the hash of its public half, the top bit clear so that the DER
-/// integer is as long as these bytes.
+/// Returns a serial number that is as unique as the key: 16 bytes of the hash of its public half. The top
+/// bits are 01 so that the DER integer has exactly these bytes.
 fn serial(key: &KeyPair) -> SerialNumber {
     let mut bytes = CertificateParams::default().key_identifier(key);
     bytes.truncate(16);
@@ -214,7 +215,7 @@ fn serial(key: &KeyPair) -> SerialNumber {
     SerialNumber::from(bytes)
 }
 
-/// A host name as IKE identity: no wildcards, since one certificate is one gateway.
+/// Fails unless the identity is a host name. Wildcards are refused because a certificate is for one gateway.
 fn check_identity(identity: &str) -> Result<(), Error> {
     let label = |label: &str| {
         !label.is_empty()

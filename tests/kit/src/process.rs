@@ -1,4 +1,4 @@
-//! Processes the lab starts: short ones whose output matters, long ones that end with the lab.
+//! Child processes: short ones whose output matters, and long ones that end with this process.
 use std::{
     fs::File,
     io::Write,
@@ -23,8 +23,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` in a process group of its own, so that Ctrl-C in a terminal reaches the lab
-    /// alone. It dies with the calling thread, so call this on a thread that lives as long as the lab.
+    /// Starts `command` in a process group of its own, so that Ctrl-C in a terminal reaches only this
+    /// process. The child dies with the calling thread: call this on a thread that outlives it.
     pub fn start(mut command: Command, log: &Path) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
@@ -34,21 +34,21 @@ impl Process {
         Ok(Self { child, log: log.to_path_buf() })
     }
 
-    /// The file its output goes to.
+    /// Returns the file that its output goes to.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Its process id in the lab's pid namespace.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Fails, with the end of the log, if the process has ended.
+    /// Fails, with the end of its log, if the process has ended.
     pub fn ensure_running(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!(
-                "it ended with {}; {} ends with:\n{}",
+                "the process ended with {}; {} ends with:\n{}",
                 describe(status),
                 self.log.display(),
                 tail(&self.log)
@@ -68,7 +68,7 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
-    /// Kills it as the kernel's OOM killer would, if it has not ended by itself.
+    /// Kills it with SIGKILL, as the kernel's OOM killer would. Does nothing if it has ended.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -78,18 +78,18 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Already ended is as good.
+        // These fail if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Runs a command to its end and returns what it printed; fails with what it printed if it failed.
+/// Runs a command to its end and returns its standard output. Fails, with all output, if the command fails.
 pub fn output(command: &mut Command) -> Result<String> {
     run_with_input(command, "")
 }
 
-/// As [`output`], with `input` on its standard input.
+/// Does the same as [`output`], with `input` on the standard input.
 pub fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
     let name = || {
         let args: Vec<_> = command_line(command);
@@ -115,19 +115,19 @@ pub fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Asks `ready` every 20 ms until it gives a value; `what` completes "waited … for".
+/// Calls `ready` every 20 ms until it returns a value. Fails after `timeout`, naming `what`.
 pub fn wait_for<T>(what: &str, timeout: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(value) = ready()? {
             return Ok(value);
         }
-        ensure!(start.elapsed() < timeout, "waited {timeout:?} in vain for {what}");
+        ensure!(start.elapsed() < timeout, "timed out after {timeout:?} waiting for {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// The last lines of a log, indented.
+/// Returns the last 15 lines of a log, indented.
 pub fn tail(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();

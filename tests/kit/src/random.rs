@@ -1,4 +1,4 @@
-//! Random numbers that are the same for the same seed, on every machine and for good: seeds are kept.
+//! Random numbers that a seed determines, on every machine and for good: failing seeds are committed.
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Clone, Debug)]
@@ -7,12 +7,12 @@ pub struct Random {
 }
 
 impl Random {
-    /// The numbers of this seed.
+    /// Starts the sequence of this seed.
     pub fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
-    /// Any number.
+    /// Returns any number.
     pub fn any(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = self.state;
@@ -21,22 +21,22 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     pub fn below(&mut self, end: u64) -> u64 {
         self.any() % end
     }
 
-    /// True so many times out of a thousand.
+    /// Returns true `chance` times out of a thousand.
     pub fn per_mille(&mut self, chance: u64) -> bool {
         self.below(1000) < chance
     }
 
-    /// One of these.
+    /// Returns one of these values.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 
-    /// Any 32 bits.
+    /// Returns any 32 bits.
     pub fn word(&mut self) -> u32 {
         self.any() as u32
     }

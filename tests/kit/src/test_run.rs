@@ -15,7 +15,8 @@ pub fn prepare() -> Result<()> {
 }
 
 /// Fails, with the reason, if this kernel lacks what the programs need: BTF, BPF_PROG_TEST_RUN and TCX, which
-/// came with Linux 6.6. A kernel that has all of it and refuses our programs is a failure of the test instead.
+/// came with Linux 6.6. A kernel that has all of it and refuses our programs is a failure of the test
+/// instead.
 pub fn supported() -> Result<()> {
     let release = uname().context("read the kernel's release")?;
     let release = release.release().to_string_lossy().into_owned();

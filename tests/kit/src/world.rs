@@ -1,4 +1,4 @@
-//! The world that packets meet: what stands in the maps.
+//! Contents of the gateway's maps: the world that packets of the tests meet.
 //!
 //! | customer | servers, port 80 | tunnel | LANs | peers |
 //! |---|---|---|---|---|
@@ -7,31 +7,29 @@
 //! | globex (2) | 10.200.0.12, fd00:200::12 | paris (3) | 192.168.0.0/16, fd00:1::/48 | 198.18.0.3, 2001:db8:18::3 |
 //! | initech (3) | 10.200.0.13 | oslo (4) | 10.30.0.0/16 | 198.18.0.4, 2001:db8:18::4 |
 //!
-//! All tunnels are up, generation 1, and have quotas that nobody reaches. Inbound SPIs are 0xc0de0001 to
-//! 4, outbound ones 0xbeef0001 to 4, by tunnel id. On the internet the gateway is 203.0.113.1,
-//! 2001:db8:113::1 and fe80::113, on the LAN, whose MTU is 1500, 10.200.0.1, fd00:200::1 and fe80::200.
-//! 198.51.100.0/24 and 2001:db8:51::/48 may reach its TCP port 22. The outer filter runs in XDP. Timeouts
-//! are the default ones, and connections in mid-stream are not taken up.
+//! All tunnels are up, have generation 1 and quotas that nobody reaches. Inbound SPIs are 0xc0de0001 to 4,
+//! outbound ones 0xbeef0001 to 4, by tunnel id. [`crate::settings`] describes the gateway itself.
+//!
+//! Two other `World`s exist on purpose: `gateway-common/tests/decision/world.rs` and
+//! `tests/fuzz/src/world.rs` implement the decision's tables in memory. This one is written into the kernel's
+//! maps, for which it needs the `gateway` crate and its programs; the tests of `gateway-common` build without
+//! either.
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use anyhow::{Context, Result, bail};
-use gateway::kernel::interface::Interface;
 use gateway_common::{
     family::Family,
-    layout::{Access, Addresses, Customer, ManagementRule, OutboundSpi, Prefix, Quota, Settings, Tunnel},
-    limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
-    tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
-    time::Ticks,
-    wire::{Ipv6, protocol},
+    layout::{Access, Customer, OutboundSpi, Prefix, Quota, Settings, Tunnel},
+    limits::PREFIXES_PER_SITE,
+    wire::Ipv6,
 };
-use ipnet::IpNet;
 
-use crate::text::number;
+use crate::{settings::settings, text::number};
 
-/// The largest TCP segments through a tunnel in bytes, in IPv4 and IPv6.
+/// Largest TCP segment through a tunnel in bytes, in IPv4 and IPv6.
 pub const MSS_BYTES: [u16; 2] = [1356, 1336];
 /// A quota that nobody reaches.
 pub const PLENTY: Quota =
@@ -51,9 +49,9 @@ pub struct KnownTunnel {
     pub outbound_spi: u32,
     /// The peer's outer addresses.
     pub peers: [IpAddr; 2],
-    /// Network and bits.
+    /// The LAN: network and bits.
     pub lan: (Ipv4Addr, u8),
-    /// The same of IPv6.
+    /// The LAN in IPv6.
     pub lan6: Option<(Ipv6Addr, u8)>,
 }
 
@@ -93,7 +91,7 @@ pub struct KnownCustomer {
     pub id: u32,
     /// Its server.
     pub server: Ipv4Addr,
-    /// The same in IPv6.
+    /// Its server in IPv6.
     pub server6: Option<Ipv6Addr>,
 }
 
@@ -114,7 +112,7 @@ pub const CUSTOMERS: [KnownCustomer; 3] =
     [customer("acme", 1, true), customer("globex", 2, true), customer("initech", 3, false)];
 
 impl KnownTunnel {
-    /// Whose it is.
+    /// Returns the customer.
     pub fn owner(&self) -> &'static KnownCustomer {
         &CUSTOMERS[self.customer as usize - 1]
     }
@@ -123,7 +121,7 @@ impl KnownTunnel {
 /// The port that servers offer.
 const PORT: u16 = 80;
 
-/// A tunnel's id by its name or number.
+/// Returns a tunnel's id by its name or number.
 pub fn tunnel_id(name: &str) -> Result<u32> {
     match TUNNELS.iter().find(|tunnel| tunnel.name == name.trim()) {
         Some(tunnel) => Ok(tunnel.id),
@@ -131,12 +129,12 @@ pub fn tunnel_id(name: &str) -> Result<u32> {
     }
 }
 
-/// A tunnel's name by its id.
+/// Returns a tunnel's name, or the id if it has none.
 pub fn tunnel_name(id: u32) -> String {
     TUNNELS.iter().find(|tunnel| tunnel.id == id).map_or(id.to_string(), |tunnel| tunnel.name.to_owned())
 }
 
-/// A customer's id by its name, 0 for nobody.
+/// Returns a customer's id by its name, 0 for `nobody`.
 pub fn customer_id(name: &str) -> Result<u32> {
     match CUSTOMERS.iter().find(|customer| customer.name == name.trim()) {
         Some(customer) => Ok(customer.id),
@@ -145,7 +143,7 @@ pub fn customer_id(name: &str) -> Result<u32> {
     }
 }
 
-/// A customer's name by its id.
+/// Returns a customer's name, as [`customer_id`] reads it.
 pub fn customer_name(id: u32) -> String {
     match CUSTOMERS.iter().find(|customer| customer.id == id) {
         Some(customer) => customer.name.to_owned(),
@@ -154,7 +152,7 @@ pub fn customer_name(id: u32) -> String {
     }
 }
 
-/// What stands in the maps.
+/// The contents of the maps.
 #[derive(Clone, PartialEq, Debug)]
 pub struct World {
     /// SETTINGS.
@@ -163,18 +161,18 @@ pub struct World {
     pub tunnels: BTreeMap<u32, Tunnel>,
     /// CUSTOMERS and CUSTOMERS6.
     pub customers: BTreeMap<IpAddr, Customer>,
-    /// PEERS: who is one.
+    /// PEERS.
     pub peers: BTreeSet<Ipv6>,
     /// INBOUND_SPIS.
     pub inbound_spis: BTreeMap<u32, u32>,
     /// OUTBOUND_SPIS.
     pub outbound_spis: BTreeMap<OutboundSpi, u32>,
-    /// PROGRAMS: whether it is filled.
+    /// True if PROGRAMS, the array of tail calls, is filled.
     pub continuations: bool,
 }
 
 impl World {
-    /// The usual one.
+    /// Returns the usual world.
     pub fn usual() -> Self {
         let customers = CUSTOMERS.iter().flat_map(|customer| {
             let servers = [Some(IpAddr::V4(customer.server)), customer.server6.map(IpAddr::V6)];
@@ -211,7 +209,7 @@ fn tunnel(known: &KnownTunnel) -> Tunnel {
     }
 }
 
-/// Returns what a site may reach in one family: the server, and from which prefixes.
+/// Returns a site's access in one family: its server and its LAN's prefixes.
 pub fn access<A: Family>(server: A, mss: u16, prefixes: &[Prefix<A>]) -> Access<A> {
     let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
     lan[..prefixes.len()].copy_from_slice(prefixes);
@@ -220,99 +218,4 @@ pub fn access<A: Family>(server: A, mss: u16, prefixes: &[Prefix<A>]) -> Access<
 
 fn outbound(known: &KnownTunnel, peer: IpAddr) -> OutboundSpi {
     OutboundSpi { peer: peer.into(), spi: known.outbound_spi }
-}
-
-fn settings() -> Settings {
-    let (mut internet, mut lan) = (Addresses::default(), Addresses::default());
-    for (addresses, texts) in [
-        (&mut internet, ["203.0.113.1", "2001:db8:113::1", "fe80::113"]),
-        (&mut lan, ["10.200.0.1", "fd00:200::1", "fe80::200"]),
-    ] {
-        for text in texts {
-            add_address(addresses, text.parse().expect("an address")).expect("room for it");
-        }
-    }
-    let mut management = [ManagementRule::default(); MANAGEMENT_RULES];
-    for (rule, text) in management.iter_mut().zip(["tcp 22 198.51.100.0/24", "tcp 22 2001:db8:51::/48"]) {
-        *rule = management_rule(text).expect("a rule");
-    }
-    let mut timeouts = [Ticks::default(); STATE_SLOTS];
-    for state in State::ALL {
-        timeouts[*state as usize] = Ticks::from_seconds(state.default_timeout_seconds());
-    }
-    for slot in [RETRANSMISSION_SLOT, UNACKNOWLEDGED_SLOT] {
-        timeouts[usize::from(slot)] = Ticks::from_seconds(DOUBTFUL_TIMEOUT_SECONDS);
-    }
-    Settings {
-        ready: 1,
-        internet_ifindex: 2,
-        lan_ifindex: 1,
-        lan_mtu: 1500,
-        xdp: 1,
-        adopt_midstream: 0,
-        management_count: 2,
-        _reserved: 0,
-        internet,
-        lan,
-        management,
-        timeouts,
-    }
-}
-
-/// Adds an address of the gateway.
-pub fn add_address(addresses: &mut Addresses, address: IpAddr) -> Result<()> {
-    const FULL: &str = "the gateway has no room for more addresses";
-    match address {
-        IpAddr::V4(address) => {
-            *addresses.v4.get_mut(addresses.v4_count as usize).context(FULL)? = address.into();
-            addresses.v4_count += 1;
-        }
-        IpAddr::V6(address) => {
-            *addresses.v6.get_mut(addresses.v6_count as usize).context(FULL)? = address.into();
-            addresses.v6_count += 1;
-        }
-    }
-    Ok(())
-}
-
-/// Parses a rule of the management allow-list: `udp 161 198.51.100.0/24`.
-pub fn management_rule(text: &str) -> Result<ManagementRule> {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let [name, port, from] = words[..] else { bail!("{text:?} is not `PROTOCOL PORT PREFIX`") };
-    let protocol = match name {
-        "tcp" => protocol::TCP,
-        "udp" => protocol::UDP,
-        _ => bail!("{name:?} is neither tcp nor udp"),
-    };
-    let from = match from.parse::<IpNet>()? {
-        IpNet::V4(net) => Prefix::new(Ipv6::from(IpAddr::V4(net.network())), 96 + net.prefix_len()),
-        IpNet::V6(net) => Prefix::new(Ipv6::from(net.network()), net.prefix_len()),
-    };
-    Ok(ManagementRule { from, port: number(port)?, protocol, _reserved: 0 })
-}
-
-/// Returns the usual settings for a gateway with these interfaces.
-pub fn settings_of(internet: &Interface, lan: &Interface) -> Result<Settings> {
-    Ok(Settings {
-        internet: addresses_of(internet)?,
-        lan: addresses_of(lan)?,
-        internet_ifindex: internet.index,
-        lan_ifindex: lan.index,
-        lan_mtu: lan.mtu,
-        ..settings()
-    })
-}
-
-/// Returns the addresses of an interface as the maps hold them.
-fn addresses_of(interface: &Interface) -> Result<Addresses> {
-    let mut addresses = Addresses::default();
-    for (slot, address) in addresses.v4.iter_mut().zip(&interface.v4) {
-        *slot = (*address).into();
-    }
-    for (slot, address) in addresses.v6.iter_mut().zip(&interface.v6) {
-        *slot = (*address).into();
-    }
-    addresses.v4_count = interface.v4.len().try_into()?;
-    addresses.v6_count = interface.v6.len().try_into()?;
-    Ok(addresses)
 }

@@ -1,4 +1,4 @@
-//! `pki` against strongSwan's own verifier.
+//! Checks the kit's certificates and CRLs with strongSwan's own verifier.
 
 use std::{fs, path::Path, process::Command};
 
@@ -32,7 +32,7 @@ fn verify_in(directory: &Path) -> Result<()> {
     let path = |name: &str| directory.join(name);
     let authority = Authority::new("test root", days(-10, 30))?;
     let other = Authority::new("test root", days(-10, 30))?;
-    // Made again from what was stored, as gatewayctl will.
+    // Read back from its PEM files.
     let authority = Authority::from_pem(authority.certificate_pem(), &authority.key_pem())?;
     ensure!(Authority::from_pem(authority.certificate_pem(), &other.key_pem()).is_err());
     let good = authority.issue(SITE, days(-1, 1))?;
@@ -65,7 +65,7 @@ fn verify_in(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// From so many days from now to so many.
+/// Returns the period between two numbers of days from now.
 fn days(from: i64, until: i64) -> Validity {
     let now = OffsetDateTime::now_utc();
     Validity { from: now + time::Duration::days(from), until: now + time::Duration::days(until) }

@@ -89,8 +89,8 @@ pub fn esp<A: Into<IpAddr>>(source: A, destination: A, spi: u32) -> Packet {
     protocol(ip_number::ENCAP_SEC, source, destination, &frame::esp(spi, &[0xa5; 96]))
 }
 
-/// Inserts an extension header of 8 bytes behind the IPv6 header of a packet: `body` is all but its "next header"
-/// (RFC 8200 section 4).
+/// Inserts an extension header of 8 bytes behind the IPv6 header of a packet: `body` is all but its "next
+/// header" (RFC 8200 section 4).
 pub fn with_extension(mut packet: Packet, number: IpNumber, body: [u8; 7]) -> Packet {
     let next = std::mem::replace(&mut packet[6], number.0);
     let length = u16::from_be_bytes([packet[4], packet[5]]) + 8;
@@ -124,8 +124,8 @@ fn destination(packet: &Packet) -> Option<IpAddr> {
     }
 }
 
-/// Puts IP packets on the wire to the gateway's eth_internet, past all routing and filtering of the sender, as
-/// anyone on the same segment could.
+/// Puts IP packets on the wire to the gateway's eth_internet, past all routing and filtering of the sender,
+/// as anyone on the same segment could.
 pub fn send_on_gateway_wire(internet: &Namespace, packets: &[Packet]) -> Result<()> {
     send_frames(internet, "gateway", &Ethernet::new(INTERNET_MAC, GATEWAY_MAC), packets)
 }

@@ -1,32 +1,4 @@
-//! The lab: a cloud gateway, its customers' sites and servers, and the internet between them, in
-//! network namespaces, with real IKE, ESP and HTTP.
-pub mod attack;
-pub mod attacks;
-pub mod capture;
-pub mod charon;
-pub mod content;
-pub mod conversation;
-pub mod device;
-pub mod frame;
-pub mod gateway;
-pub mod interrupt;
-pub mod mounts;
-pub mod namespace;
-pub mod open_gateway;
-pub mod pki;
-pub mod policies;
-pub mod process;
-pub mod report;
-pub mod run;
-pub mod scenario;
-pub mod server;
-pub mod site;
-pub mod static_keys;
-pub mod suite;
-pub mod topology;
-pub mod traffic;
-pub mod watch;
-
+//! The running lab: brings it up, restores its normal state, answers questions about it.
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -55,7 +27,7 @@ use crate::{
     server::{Requests, Server},
     site::{CONNECTION, GATEWAY_IDENTITY, SITES, Spec, connection},
     static_keys::StaticKeys,
-    topology::{Topology, customers, router_wan},
+    topology::{Topology, customers, gateway_address, router_wan},
 };
 
 /// Folder of all files of the lab, a tmpfs of its own.
@@ -337,7 +309,8 @@ impl Lab {
         let identity = site.spec.identity.to_owned();
         let local = Local { identity, certificate: issued.certificate_pem.as_bytes().into() };
         let authority = self.authority.certificate_pem();
-        site.charon.load(&connection(local, authority, router_wan(index), site.spec)?, &issued.key_pem)
+        let way = (router_wan(index), gateway_address(site.spec));
+        site.charon.load(&connection(local, authority, way, site.spec)?, &issued.key_pem)
     }
 }
 

@@ -16,6 +16,7 @@ pub mod policies;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod scenarios;
 pub mod server;
 pub mod site;
 pub mod static_keys;

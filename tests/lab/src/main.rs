@@ -1,5 +1,5 @@
-//! `lab`: the whole system in network namespaces, as a demonstration (`run`) or a test suite (`test`).
-//! Needs root and a kernel with ESP; `cargo xtask run` and `cargo xtask test` provide both.
+//! `lab`: the whole system in network namespaces, shown (`run`) or tested (`test`). Needs root and a kernel
+//! with ESP; `cargo xtask run` and `cargo xtask test` provide one.
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
@@ -22,22 +22,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Demonstrate tunnels, requests and attacks; exit status 0 only if everything held
+    /// Show tunnels, requests and attacks; exits with status 0 only if all held
     Run {
         #[command(flatten)]
         programs: ProgramArgs,
         /// Open a shell on the gateway afterwards
         #[arg(long, conflicts_with = "stay")]
         shell: bool,
-        /// Keep the lab up until Ctrl-C afterwards
+        /// Stay up until Ctrl-C
         #[arg(long)]
         stay: bool,
     },
-    /// Run every attack and every scenario as a named test
+    /// Run each attack and each scenario as a test
     Test {
         #[command(flatten)]
         programs: ProgramArgs,
-        /// Filter and options of a Rust test harness
+        /// A filter and options, as for `cargo test`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -45,13 +45,13 @@ enum Command {
 
 #[derive(Args)]
 struct ProgramArgs {
-    /// Folder that holds gatewayd and gatewayctl
+    /// Folder of gatewayd and gatewayctl
     #[arg(long)]
     bin_dir: PathBuf,
     /// Folder of policies
     #[arg(long)]
     policy: PathBuf,
-    /// Replace gatewayd with a gateway that forwards everything, to show what the attacks achieve without it
+    /// Use a gateway that forwards everything in place of gatewayd, to show what the attacks do unhindered
     #[arg(long)]
     without_gatewayd: bool,
 }
@@ -89,7 +89,7 @@ fn start(cli: Cli) -> Result<ExitCode> {
 }
 
 impl ProgramArgs {
-    /// Makes the paths absolute: processes in namespaces have other working directories.
+    /// Makes paths absolute, because processes in namespaces have other working directories.
     fn resolve(self) -> Result<Programs> {
         let absolute = |path: PathBuf| {
             fs::canonicalize(&path).with_context(|| format!("cannot find {}", path.display()))

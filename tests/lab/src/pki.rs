@@ -1,4 +1,4 @@
-//! The lab's certificates: valid from an hour ago for a day, as no lab lives longer.
+//! Certificates of the lab. They are valid for a day from an hour ago; no lab lives longer.
 use anyhow::{Context, Result};
 use gateway_tests_kit::pki::{self, Validity};
 use rcgen::{CertificateParams, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
@@ -6,7 +6,7 @@ use time::{Duration, OffsetDateTime};
 
 pub use gateway_tests_kit::pki::Issued;
 
-/// In a large certificate, of about 30 bytes each.
+/// Number of additional names in a large certificate, about 30 bytes each.
 const OTHER_NAMES: usize = 100;
 
 /// A root certificate authority.
@@ -14,22 +14,22 @@ const OTHER_NAMES: usize = 100;
 pub struct Authority(pki::Authority);
 
 impl Authority {
-    /// A new root.
+    /// Makes a new root.
     pub fn new(common_name: &str) -> Result<Self> {
         Ok(Self(pki::Authority::new(common_name, validity())?))
     }
 
-    /// Its certificate.
+    /// Returns the root's certificate.
     pub fn certificate_pem(&self) -> &str {
         self.0.certificate_pem()
     }
 
-    /// A certificate and a key for `identity`, a host name.
+    /// Issues a certificate and a key for `identity`, a host name.
     pub fn issue(&self, identity: &str) -> Result<Issued> {
         self.0.issue(identity, validity()).with_context(|| format!("no certificate for {identity}"))
     }
 
-    /// The same with so many other names in the certificate that no packet holds it.
+    /// Issues a certificate with so many names that it does not fit one packet.
     pub fn issue_large(&self, identity: &str) -> Result<Issued> {
         let issue = || -> Result<_> {
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;

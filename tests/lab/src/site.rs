@@ -5,8 +5,6 @@ use ::gateway::strongswan::{Child, Connection, Local, Remote, Revocation};
 use anyhow::Result;
 use ipnet::IpNet;
 
-use super::topology::gateway_address;
-
 /// The cipher suite a site's router insists on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
@@ -224,9 +222,9 @@ pub const GATEWAY_IDENTITY: &str = "gateway.example";
 /// tunnel.
 pub const ROUTER_REQID: u32 = 1;
 
-/// Returns the connection of a router at `wan`, which tunnels the site's LAN to its server through the cloud
-/// gateway. Connection and child are both named [`CONNECTION`].
-pub fn connection(local: Local, authority: &str, wan: IpAddr, spec: &Spec) -> Result<Connection> {
+/// Returns how a site's router tunnels its LANs to its servers through the cloud gateway. `way` is the outer
+/// addresses of router and gateway. The only child has the connection's name, [`CONNECTION`].
+pub fn connection(local: Local, authority: &str, way: (IpAddr, IpAddr), spec: &Spec) -> Result<Connection> {
     let remote = Remote {
         identity: GATEWAY_IDENTITY.to_owned(),
         authority: authority.as_bytes().into(),
@@ -236,8 +234,8 @@ pub fn connection(local: Local, authority: &str, wan: IpAddr, spec: &Spec) -> Re
     child.esp_proposals = vec![spec.suite.esp().into()];
     child.reqid = Some(ROUTER_REQID);
     let mut connection = Connection::new(CONNECTION, local, remote);
-    connection.local_addrs = vec![wan];
-    connection.remote_addrs = vec![gateway_address(spec)];
+    connection.local_addrs = vec![way.0];
+    connection.remote_addrs = vec![way.1];
     connection.proposals = vec![spec.suite.ike().into()];
     connection.children = vec![child];
     Ok(connection)

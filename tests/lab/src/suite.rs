@@ -7,7 +7,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Trial};
 
-use crate::{attack::judge, attacks, gateway::Programs, lab::Lab, report::Report, scenario};
+use crate::{attack::judge, attacks, gateway::Programs, lab::Lab, report::Report, scenarios};
 
 /// The lab, once it is up.
 type Shared = Arc<Mutex<Option<Lab>>>;
@@ -32,7 +32,7 @@ pub fn test(programs: Programs, args: Vec<String>) -> Result<ExitCode> {
 }
 
 fn trials(shared: &Shared) -> Vec<Trial> {
-    let scenarios = scenario::all().map(|scenario| trial(scenario.name, "scenario", shared, scenario.run));
+    let scenarios = scenarios::all().map(|scenario| trial(scenario.name, "works", shared, scenario.run));
     let attacks = attacks::all().map(|attack| {
         trial(attack.name, "attack", shared, |lab| {
             let outcome = judge(attack, lab, &mut lab.drops()?)?;

@@ -9,49 +9,50 @@ use gateway_common::{
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{
+    settings::{add_address, management_rule},
     text::number,
-    world::{World, access, add_address, customer_id, management_rule, tunnel_id},
+    world::{World, access, customer_id, tunnel_id},
 };
 use ipnet::IpNet;
 use serde::Deserialize;
 
-/// How a world changes: only what is named.
+/// Changes to a world. Fields that a case does not name change nothing.
 #[derive(Clone, Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct Change {
-    /// Whether the settings are filled in.
+    /// The settings are filled in.
     pub ready: Option<bool>,
-    /// Whether the programs are there that others go on in.
+    /// The programs that others tail-call are there.
     pub continuations: Option<bool>,
-    /// Whether connections in mid-stream are taken up.
+    /// Connections in mid-stream are adopted.
     pub adopt_midstream: Option<bool>,
-    /// Whether the outer filter runs in XDP, so that TCX charges no budgets.
+    /// The outer filter runs in XDP, so that TCX charges no budgets.
     pub xdp: Option<bool>,
     /// The LAN's MTU in bytes.
     pub lan_mtu: Option<u32>,
-    /// What customers may take.
+    /// Quotas, by customer.
     pub quota: BTreeMap<String, QuotaChange>,
     /// Timeouts in seconds, by the state's name, `retransmission` or `unacknowledged`.
     pub timeout_seconds: BTreeMap<String, u32>,
     /// Tunnels by name or number.
     pub tunnel: BTreeMap<String, TunnelChange>,
-    /// Customers that are removed from the table of servers.
+    /// Customers to remove from the table of servers.
     pub remove_customers: Vec<String>,
-    /// Inbound SPIs (0x...) and the tunnels they belong to from now on; "" for none.
+    /// Inbound SPIs (0x...) and the tunnels that own them from now on; "" removes an SPI.
     pub inbound_spis: BTreeMap<String, String>,
-    /// Outbound SPIs of a peer (`198.18.0.1 0x...`), likewise.
+    /// Outbound SPIs of a peer (`198.18.0.1 0x...`) and their tunnels, likewise.
     pub outbound_spis: BTreeMap<String, String>,
     /// More addresses of the gateway on the internet.
     pub internet_addresses: Vec<IpAddr>,
-    /// The gateway has no addresses on the internet but those.
+    /// Removes all other addresses of the gateway on the internet.
     pub no_internet_addresses: bool,
     /// More peers.
     pub peers: Vec<IpAddr>,
-    /// More of the management allow-list: `udp 161 198.51.100.0/24`.
+    /// More rules of the management allow-list: `udp 161 198.51.100.0/24`.
     pub management: Vec<String>,
 }
 
-/// How a tunnel changes.
+/// Changes to a tunnel.
 #[derive(Clone, Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct TunnelChange {
@@ -63,19 +64,19 @@ pub struct TunnelChange {
     pub port: Option<u16>,
     /// The server.
     pub server: Option<IpAddr>,
-    /// The site's LAN, in the family of these prefixes.
+    /// The site's LAN. All prefixes are of one family; the other family's do not change.
     pub lan: Option<Vec<String>>,
-    /// The largest segment in IPv4.
+    /// Largest TCP segment in IPv4.
     pub mss: Option<u16>,
-    /// The largest segment in IPv6.
+    /// Largest TCP segment in IPv6.
     pub mss6: Option<u16>,
-    /// Whose it is.
+    /// The customer.
     pub customer: Option<String>,
-    /// There is no such tunnel any more.
+    /// Removes the tunnel.
     pub removed: bool,
 }
 
-/// How a quota changes.
+/// Changes to a quota.
 #[derive(Clone, Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuotaChange {

@@ -5,7 +5,7 @@ use etherparse::{IpNumber, ip_number};
 use gateway_common::reason::Reason;
 use gateway_tests_kit::packet::Ethernet;
 
-use super::watched;
+use super::watched::watched;
 use crate::{
     attack::{Attack, Expected, Seen},
     frame::{Packet, esp, ping, protocol, send_frames, send_on_gateway_wire, tcp, udp, with_extension},

@@ -5,7 +5,7 @@ use anyhow::Result;
 use gateway_common::reason::Reason;
 use gateway_tests_kit::{packet::Ethernet, process::output};
 
-use super::{send_from_server, watched};
+use super::watched::{send_from_server, watched};
 
 use crate::{
     attack::{Attack, Expected, Seen},

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use etherparse::ip_number;
 use gateway_common::reason::Reason;
 
-use super::send_from_device;
+use super::watched::send_from_device;
 use crate::{
     attack::{Attack, Expected},
     frame::{ping, tcp, udp, with_extension},

@@ -9,10 +9,9 @@ use ::gateway::strongswan::Local;
 use anyhow::{Result, ensure};
 use gateway_common::reason::Reason;
 
-use super::{send_from_server, watched};
-use crate::lab::{
-    Lab,
-    attack::{Attack, DropCount, Expected, Seen},
+use super::watched::{send_from_server, watched};
+use crate::{
+    attack::{AtLeast, Attack, Expected, Seen},
     charon::Charon,
     conversation::Conversation,
     device::Connection,
@@ -20,7 +19,7 @@ use crate::lab::{
     lab::Lab,
     pki::Authority,
     site::{ACME_SERVER, CONNECTION, SITES, connection},
-    topology::STRANGER,
+    topology::{STRANGER, gateway_address},
     watch::Watch,
 };
 
@@ -119,7 +118,8 @@ fn intrude(lab: &Lab, identity: &str, issuer: &Authority) -> Result<Seen> {
     let issued = issuer.issue(identity)?;
     let local =
         Local { identity: identity.to_owned(), certificate: issued.certificate_pem.as_bytes().into() };
-    let like_berlin = connection(local, lab.authority.certificate_pem(), STRANGER.into(), &SITES[0])?;
+    let way = (STRANGER.into(), gateway_address(&SITES[0]));
+    let like_berlin = connection(local, lab.authority.certificate_pem(), way, &SITES[0])?;
     charon.load(&like_berlin, &issued.key_pem)?;
 
     let mut seen = watched(lab, 1, || {

@@ -1,20 +1,26 @@
-//! Scenarios of packet sizes: data gets through even if packets do not fit the tunnel or a link on the path.
-use std::{fs, net::IpAddr};
+//! Packets of every size: what does not fit a tunnel, or a link on its way, still gets through.
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
+use anyhow::{Context, Result, ensure};
 use etherparse::TcpOptionElement;
 use gateway_common::reason::Reason;
-use gateway_tests_kit::{namespace::Namespace, process::output};
+use gateway_tests_kit::{
+    namespace::Namespace,
+    process::{output, wait_for},
+};
 use ipnet::IpNet;
 
-use super::*;
-
+use super::tunnels::{PATIENCE, requests_arrive};
 use crate::{
-    capture::Segment,
+    capture::{Capture, Frame, Segment},
     charon::IKE_FRAGMENT_BYTES,
-    lab::{Site, place_gateway_keys},
+    device::{self, Connection},
+    gateway::{Drops, increase},
+    lab::{Lab, Site, in_parallel, place_gateway_keys},
     pki::Issued,
-    site::{GATEWAY_IDENTITY, Spec},
-    topology::{GATEWAY_LAN, GATEWAY_LAN_V6, next_hop},
+    scenario::Scenario,
+    site::{Ends, GATEWAY_IDENTITY, SITES, Spec, Suite},
+    topology::{GATEWAY_LAN, GATEWAY_LAN_V6, next_hop, seen_address},
 };
 
 pub const SCENARIOS: &[Scenario] = &[

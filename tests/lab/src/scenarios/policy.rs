@@ -1,12 +1,22 @@
-//! Scenarios of policy changes under traffic: a valid policy takes effect, a faulty one changes nothing.
-use std::{collections::BTreeMap, time::Instant};
+//! Policies that change while traffic goes on: a good one takes effect, a bad one takes none.
+use std::{collections::BTreeMap, thread, time::Instant};
 
 use ::gateway::control::observed::Observed;
+use anyhow::{Context, Result, ensure};
 use gateway_common::{ids::TunnelId, reason::Reason};
+use gateway_tests_kit::process::wait_for;
 
-use super::*;
+use super::tunnels::{PATIENCE, WHILE, requests_arrive, without_loss};
 use crate::{
-    conversation::Conversation, frame::send_packets, gateway::POLICIES, policies::Policies, site::Spec,
+    capture::Capture,
+    conversation::Conversation,
+    frame::send_packets,
+    gateway::{POLICIES, increase},
+    lab::Lab,
+    policies::Policies,
+    scenario::Scenario,
+    site::{SITES, Spec},
+    traffic::Traffic,
 };
 
 pub const SCENARIOS: &[Scenario] = &[

@@ -2,18 +2,27 @@
 //! and no verdict in between is wrong.
 use std::{
     fs,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
 };
 
+use anyhow::{Context, Result, ensure};
 use gateway_common::reason::Reason;
-use gateway_tests_kit::namespace::Namespace;
+use gateway_tests_kit::{namespace::Namespace, process::wait_for};
 
-use super::*;
-
+use super::tunnels::{PATIENCE, WHILE, requests_arrive, tunnels_come_up};
 use crate::{
     conversation::Conversation,
+    device::Connection,
     frame::{Packet, send_packets},
-    gateway::PINS,
+    gateway::{PINS, increase},
+    lab::{Lab, in_parallel},
+    scenario::Scenario,
+    site::SITES,
+    topology::customers,
+    traffic::Traffic,
     watch::Watch,
 };
 

@@ -3,8 +3,11 @@ use std::{
     net::Ipv4Addr,
     os::fd::OwnedFd,
     sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
 };
 
+use anyhow::{Result, ensure};
 use gateway_common::reason::Reason;
 use gateway_tests_kit::{
     frame::{ike, ike_sa_init, spoof},
@@ -12,9 +15,13 @@ use gateway_tests_kit::{
     raw::{packet_socket, put_if_room},
 };
 
-use super::*;
-
-use crate::topology::{GATEWAY, GATEWAY_MAC, INTERNET_HOST, INTERNET_MAC};
+use super::tunnels::{Trigger, child_by_gateway, child_by_site, ike_by_site, refused_in_rekey};
+use crate::{
+    gateway::increase,
+    lab::Lab,
+    scenario::Scenario,
+    topology::{GATEWAY, GATEWAY_MAC, INTERNET_HOST, INTERNET_MAC},
+};
 
 pub const SCENARIOS: &[Scenario] =
     &[Scenario { name: "rekeys_succeed_while_a_million_sources_send_ike", run: rekeys_under_flood }];
