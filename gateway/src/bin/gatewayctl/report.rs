@@ -2,6 +2,7 @@
 use std::{env, io};
 
 use anyhow::Result;
+use rustix::termios::tcgetwinsize;
 use serde_json::{Value, json};
 
 use crate::table::Table;
@@ -63,7 +64,7 @@ impl Format {
             return Self::Json;
         }
         let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-        let terminal = || terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0.into());
-        Self::Text(columns.filter(|width| *width > 0).or_else(terminal))
+        let terminal = || tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col.into());
+        Self::Text(columns.or_else(terminal).filter(|width| *width > 0))
     }
 }
