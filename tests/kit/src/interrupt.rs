@@ -3,6 +3,10 @@ use std::{process::exit, sync::mpsc::Receiver, thread};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::mounts;
 
@@ -16,22 +20,34 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Blocks SIGINT and SIGTERM in this thread and those started later, and handles them on a thread of its
-    /// own. They end the process, and its children die with it, unless a thread is in [`Interrupt::wait`].
+    /// Handles SIGINT and SIGTERM. Until [`Interrupt::wait`] is called they end the process; its children die
+    /// with it.
+    ///
+    /// Handlers instead of a blocked mask: children would inherit the mask, whereas execve(2) resets handlers, so
+    /// that the lab's shell and its programs can be interrupted.
     pub fn install() -> Result<Self> {
-        let mut signals = SigSet::empty();
-        signals.add(Signal::SIGINT);
-        signals.add(Signal::SIGTERM);
-        signals.thread_block()?;
-        // No buffer: sending fails unless a thread waits.
+        // The process that started us may have left them blocked.
+        SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_unblock()?;
+        let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+        let (mut interrupt, mut terminate) = {
+            let _context = runtime.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
+        // A rendezvous: sending fails unless `wait` is waiting.
         let (sender, signalled) = std::sync::mpsc::sync_channel(0);
         thread::spawn(move || {
-            while signals.wait().is_ok() {
-                if sender.try_send(()).is_err() {
-                    mounts::clean_up();
-                    exit(INTERRUPTED);
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                    }
+                    if sender.try_send(()).is_err() {
+                        mounts::clean_up();
+                        exit(INTERRUPTED);
+                    }
                 }
-            }
+            });
         });
         Ok(Self { signalled })
     }
@@ -39,5 +55,24 @@ impl Interrupt {
     /// Waits for a signal.
     pub fn wait(&self) -> Result<()> {
         self.signalled.recv().context("the thread that handles signals has ended")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::ExitStatusExt as _, process::Command};
+
+    use super::*;
+
+    #[test]
+    fn children_start_with_no_signal_blocked_and_can_be_interrupted() {
+        SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_block().unwrap();
+        let _interrupt = Interrupt::install().unwrap();
+        let child = |words: &[&str]| Command::new(words[0]).args(&words[1..]).output().unwrap();
+        let status = String::from_utf8(child(&["cat", "/proc/self/status"]).stdout).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        assert_eq!(u64::from_str_radix(blocked.trim(), 16), Ok(0), "{status}");
+        let killed = child(&["sh", "-c", "kill -INT $$; exit 7"]).status;
+        assert_eq!(killed.signal(), Some(Signal::SIGINT as i32));
     }
 }
