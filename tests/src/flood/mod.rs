@@ -10,6 +10,7 @@ pub mod frames;
 mod ground;
 mod judge;
 pub mod memory;
+mod outcome;
 pub(crate) mod party;
 mod peer;
 pub mod run;

@@ -12,8 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use gateway::kernel::maps::Counted;
-use gateway_common::{layout::Quota, reason::Reason};
+use gateway_common::layout::Quota;
 
 use super::{
     attack,
@@ -22,9 +21,9 @@ use super::{
     ground::Ground,
     judge::{self, Criterion},
     memory,
+    outcome::Outcome,
     party::{ATTACKER, Party},
-    peer, server, victim,
-    watch::{self, Seen},
+    peer, server, victim, watch,
 };
 
 /// Frames of the site's flood. 5 in 16 open IPv4 flows and 3 in 16 open IPv6 flows, more than the tables
@@ -39,38 +38,6 @@ const CALM: Duration = Duration::from_secs(1);
 const READING: Duration = Duration::from_millis(300);
 /// Duration of the flood without quotas.
 const CONTROL: Duration = Duration::from_secs(4);
-
-/// The outcome of one round.
-pub struct Outcome {
-    /// Duration of the flood.
-    pub lasted: Duration,
-    /// Frames sent by the attacker's site.
-    pub site_frames: u64,
-    /// Frames sent by the internet.
-    pub internet_frames: u64,
-    /// Each victim's connections.
-    pub victims: BTreeMap<Party, victim::Tally>,
-    /// IKE packets.
-    pub ike: peer::Tally,
-    /// Observations during the round.
-    pub seen: Seen,
-    /// Final counters of the customers, and of packets without a customer (0).
-    pub counted: BTreeMap<u32, Counted>,
-    /// Each customer's flows after the half-open ones expired, if the round waited for that: as counted in
-    /// the tables, and as counted by the programs.
-    pub held: Option<BTreeMap<Party, [Held; 2]>>,
-}
-
-impl Outcome {
-    /// Returns the dropped packets of the given customers by reason.
-    pub fn dropped(&self, customers: &[u32]) -> BTreeMap<Reason, u64> {
-        let mut sum = BTreeMap::new();
-        for (reason, count) in customers.iter().flat_map(|id| &self.counted[id].dropped) {
-            *sum.entry(*reason).or_default() += count;
-        }
-        sum
-    }
-}
 
 /// Runs and prints the whole test. Returns true if all criteria held. Without `quotas` it runs the control
 /// only, judged by the same criteria.
