@@ -132,7 +132,11 @@ fn esp_leaves_with_its_own_tunnels_mark_only() {
 #[test]
 fn ike_passes_on_its_ports() {
     assert_eq!(arrives(&udp((PEER, 1024), (OURS, 500), &[1; 28])), Ok(Outer::Ike));
-    assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0; 32])), Ok(Outer::Ike), "behind the non-ESP marker");
+    assert_eq!(
+        arrives(&udp((PEER, 1024), (OURS, 4500), &[0; 32])),
+        Ok(Outer::Ike),
+        "behind the non-ESP marker"
+    );
     assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0xff])), Ok(Outer::Ike), "a keepalive");
     assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0xff, 0])), Err(OuterMalformed));
     assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0xff, 0, 0])), Err(OuterMalformed));
@@ -186,7 +190,11 @@ fn management_passes_by_its_rules() {
     assert_eq!(arrives(&with(syn(), &[MORE])), Err(OuterProtocolNotAllowed), "fragmented");
     assert_eq!(leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x12)), Ok(Outer::Management));
     assert_eq!(leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x10)), Ok(Outer::Management));
-    assert_eq!(leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x02)), Err(GatewayTrafficNotAllowed), "the gateway opens a connection");
+    assert_eq!(
+        leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x02)),
+        Err(GatewayTrafficNotAllowed),
+        "the gateway opens a connection"
+    );
     assert_eq!(leaves(&tcp((OURS, 22), (PEER, 1024), 0x12)), Err(GatewayTrafficNotAllowed));
     assert_eq!(leaves(&tcp((OURS, 1024), (MANAGER, 22), 0x12)), Err(GatewayTrafficNotAllowed));
 }
