@@ -1,11 +1,11 @@
-//! Lines as packets.
+//! Parser of the packet language.
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Ethernet, FLAG_LETTERS, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp};
 
-/// A line as a packet.
+/// Parses a line.
 pub fn parse(line: &str) -> Result<Packet> {
     read(line).with_context(|| format!("packet {line:?}"))
 }
@@ -36,7 +36,7 @@ fn read(line: &str) -> Result<Packet> {
                 }
                 _ => false,
             };
-        ensure!(known, "{word:?} does not belong here");
+        ensure!(known, "{word:?} is not a word for this packet");
     }
     Ok(packet)
 }
@@ -50,7 +50,7 @@ impl<'a> Words<'a> {
         self.words.next().context("the line ends too early")
     }
 
-    /// A number, decimal or with 0x.
+    /// Parses the next word as a number, decimal or hexadecimal with 0x.
     fn number<T: TryFrom<u64>>(&mut self) -> Result<T> {
         number(self.next()?)
     }
@@ -61,18 +61,18 @@ impl<'a> Words<'a> {
 
     fn expect(&mut self, word: &str) -> Result<()> {
         let found = self.next()?;
-        ensure!(found == word, "{found:?} stands where {word:?} should");
+        ensure!(found == word, "expected {word:?}, found {found:?}");
         Ok(())
     }
 }
 
-/// A number that fits `T`, decimal or with 0x.
+/// Parses a number that fits `T`, decimal or hexadecimal with 0x.
 pub fn number<T: TryFrom<u64>>(text: &str) -> Result<T> {
     let value = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    let value = value.with_context(|| format!("{text:?} is no number"))?;
+    let value = value.with_context(|| format!("{text:?} is not a number"))?;
     T::try_from(value).ok().with_context(|| format!("{text} is too large here"))
 }
 
@@ -85,7 +85,7 @@ fn hex(text: &str) -> Result<Vec<u8>> {
 }
 
 fn mac(text: &str) -> Result<[u8; 6]> {
-    hex(&text.replace(':', ""))?.try_into().ok().with_context(|| format!("{text:?} is no MAC address"))
+    hex(&text.replace(':', ""))?.try_into().ok().with_context(|| format!("{text:?} is not a MAC address"))
 }
 
 fn network(words: &mut Words) -> Result<Network> {
@@ -110,14 +110,14 @@ fn network(words: &mut Words) -> Result<Network> {
     }
 }
 
-/// An address, with a port or without: `192.168.1.2:80`, `[fd00::2]:80`.
+/// Parses an address with or without a port: `192.168.1.2:80`, `[fd00::2]:80`, `fd00::2`.
 pub fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>)> {
     if let Ok(address) = text.parse() {
         return Ok((address, None));
     }
-    let (address, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is no address"))?;
+    let (address, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is not an address"))?;
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-    Ok((bare.parse().with_context(|| format!("{address:?} is no IP address"))?, Some(number(port)?)))
+    Ok((bare.parse().with_context(|| format!("{address:?} is not an IP address"))?, Some(number(port)?)))
 }
 
 fn transport(words: &mut Words, ports: Option<(u16, u16)>, v6: bool) -> Result<Transport> {
@@ -145,7 +145,7 @@ fn transport(words: &mut Words, ports: Option<(u16, u16)>, v6: bool) -> Result<T
                     words.expect("code")?;
                     (kind, words.number()?)
                 }
-                other => bail!("{other:?} is no ICMP message; say type N code N"),
+                other => bail!("{other:?} is not an ICMP message; use `type N code N`"),
             };
             Transport::Icmp { kind, code, about: None, length: 0 }
         }
@@ -169,7 +169,7 @@ fn tcp_flags(text: &str) -> Result<u8> {
         return Ok(0);
     }
     text.chars().try_fold(0, |flags, letter| {
-        let bit = FLAG_LETTERS.find(letter).with_context(|| format!("{letter:?} is no TCP flag"))?;
+        let bit = FLAG_LETTERS.find(letter).with_context(|| format!("{letter:?} is not a TCP flag"))?;
         Ok(flags | 1 << bit)
     })
 }
