@@ -1,4 +1,4 @@
-//! `diff`: the differential test; `cargo xtask diff` runs it. Needs root, iptables and nf_conntrack.
+//! `diff`: the differential test, which `cargo xtask diff` runs. Needs root, iptables and nf_conntrack.
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
@@ -11,36 +11,36 @@ use gateway_tests_diff::{
 };
 
 #[derive(Parser)]
-#[command(about = "The same packets through the original iptables rules and through our programs")]
+#[command(about = "Sends the same packets through the original iptables rules and through our programs")]
 struct Cli {
-    /// Number of packets, at least
+    /// Send at least this many packets
     #[arg(long, default_value_t = 100_000)]
     packets: usize,
     /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// nf_conntrack_tcp_loose, with our adoption of mid-stream connections set to match
+    /// Value of nf_conntrack_tcp_loose; our programs adopt mid-stream connections if it is 1
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     loose: u8,
-    /// Test IPv4 only; without --ipv4 and --ipv6 both families
+    /// Send IPv4 only; without --ipv4 or --ipv6, both families
     #[arg(long)]
     ipv4: bool,
-    /// Test IPv6 only
+    /// Send IPv6 only
     #[arg(long)]
     ipv6: bool,
-    /// Only print the table of intended differences, as in docs/differences.md
+    /// Only print docs/differences.md, the table of intended differences
     #[arg(long)]
     differences: bool,
-    /// File of all seeds that ever failed
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/seeds.txt"))]
+    /// File of the seeds that ever failed, which run first
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/diff/seeds.txt"))]
     seeds: PathBuf,
-    /// Folder to write each finding to, as a file
+    /// Write each finding to a file in this folder, too
     #[arg(long)]
     findings: Option<PathBuf>,
-    /// Only run the sequence of this seed, alone, and show its verdicts
+    /// Only run the sequence of this seed and print the verdicts of both sides
     #[arg(long, value_parser = number::<u64>)]
     trace: Option<u64>,
-    /// Only shrink the sequence of this seed, which must end in different states, and show it
+    /// Only shrink the sequence of this seed, which ends in different states, and print it
     #[arg(long, value_parser = number::<u64>)]
     trace_states: Option<u64>,
 }

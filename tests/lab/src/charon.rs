@@ -156,7 +156,7 @@ impl Charon {
     fn command<T>(&self, work: impl AsyncFnOnce(Client) -> Result<T, Error>) -> Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let result = runtime.block_on(async { work(Client::connect(&self.vici()).await?).await });
-        result.map_err(|error| anyhow!(error).context(format!("charon of {}", self.dir.display())))
+        result.map_err(|error| anyhow!(error).context(format!("command to charon in {}", self.dir.display())))
     }
 }
 

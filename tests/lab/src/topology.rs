@@ -292,7 +292,8 @@ addr add {INTERNET_V6}/64 dev gateway
             true => format!("{}/64", uplink_v6(index).0),
             false => format!("{}/30", uplink(index).0),
         };
-        write!(commands, "link set {name} up\naddr add {address} dev {name}\n").expect("a String takes all");
+        write!(commands, "link set {name} up\naddr add {address} dev {name}\n")
+            .expect("writing to a String cannot fail");
     }
     commands
 }
@@ -309,7 +310,7 @@ fn cloud_commands() -> String {
             commands,
             "link set {customer} master lan\nlink set {customer} type bridge_slave isolated on\nlink set {customer} up\n"
         )
-        .expect("a String takes all");
+        .expect("writing to a String cannot fail");
     }
     commands
 }
@@ -355,7 +356,7 @@ fn router_commands(index: usize, site: &Spec) -> String {
 xfrm policy add src {any} dst {cloud_lan} dir out priority {LAST_PRIORITY} tmpl src {wan} dst {gateway} proto esp reqid {ROUTER_REQID} mode tunnel
 "
         )
-        .expect("a String takes all");
+        .expect("writing to a String cannot fail");
     }
     commands
 }
@@ -367,7 +368,7 @@ fn device_commands(site: &Spec) -> String {
     );
     if let Some(v6) = site.v6 {
         write!(commands, "addr add {}/64 dev eth0\nroute add default via {}\n", v6.device, v6.router)
-            .expect("a String takes all");
+            .expect("writing to a String cannot fail");
     }
     commands
 }
@@ -381,7 +382,7 @@ fn server_commands(addresses: &[IpAddr]) -> String {
             commands,
             "addr add {address} dev eth0\nroute add {gateway} dev eth0\nroute add default via {gateway}\n"
         )
-        .expect("a String takes all");
+        .expect("writing to a String cannot fail");
     }
     commands
 }

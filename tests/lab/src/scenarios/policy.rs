@@ -21,8 +21,8 @@ use crate::{
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "customer_added_by_a_file_under_traffic_disturbs_nobody",
-        run: customer_added_by_a_file_under_traffic_disturbs_nobody,
+        name: "adding_a_customer_under_traffic_disturbs_nobody",
+        run: adding_a_customer_under_traffic_disturbs_nobody,
     },
     Scenario {
         name: "faulty_file_keeps_the_last_good_version",
@@ -58,7 +58,7 @@ lan = ["192.168.0.0/16"]
 /// Packets sent in each direction of a connection that is no longer allowed.
 const PROBES: usize = 5;
 
-fn customer_added_by_a_file_under_traffic_disturbs_nobody(lab: &mut Lab) -> Result<()> {
+fn adding_a_customer_under_traffic_disturbs_nobody(lab: &mut Lab) -> Result<()> {
     let (sas, before) = (lab.gateway_sas()?, lab.settled_maps()?);
     without_loss(lab, |lab| {
         let old = lab.status()?.tunnels;

@@ -138,7 +138,7 @@ fn reconnect_sites(lab: &Lab) -> Result<()> {
 /// attaches everything again.
 fn detached_gateway_forwards_nothing(lab: &mut Lab) -> Result<()> {
     let attached = lab.attached()?;
-    ensure!(attached.len() == 5, "these programs are attached: {attached:?}");
+    ensure!(attached.len() == 5, "expected 5 attached programs, got {attached:?}");
     let held = under_packets(lab, |lab| {
         let watch = Watch::start(lab)?;
         lab.gateway().detach(&lab.topology.gateway)?;

@@ -42,8 +42,8 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "path_mtu_of_the_ipv6_internet_reaches_the_server",
         run: |lab| server_learns_path_mtu(lab, "london"),
     },
-    Scenario { name: "esp_in_fragments_from_a_small_uplink_works", run: fragmented_esp },
-    Scenario { name: "ike_messages_in_ip_fragments_make_a_tunnel", run: fragmented_ike },
+    Scenario { name: "fragmented_esp_from_a_small_uplink_arrives", run: fragmented_esp },
+    Scenario { name: "ike_in_ip_fragments_brings_a_tunnel_up", run: fragmented_ike },
 ];
 
 /// MTU of every link of the lab, in bytes.

@@ -38,7 +38,10 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "server_with_another_mac_address_is_reached_again",
         run: server_with_another_mac_address_is_reached_again,
     },
-    Scenario { name: "kill_and_restart_of_gatewayd_lose_no_packet", run: kill_and_restart_lose_no_packet },
+    Scenario {
+        name: "killing_and_restarting_gatewayd_loses_no_packet",
+        run: kill_and_restart_lose_no_packet,
+    },
     Scenario { name: "child_rekey_by_site_loses_no_request", run: |lab| rekey(lab, "austin", child_by_site) },
     Scenario {
         name: "child_rekey_by_gateway_loses_no_request",
