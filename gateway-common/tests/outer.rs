@@ -296,7 +296,7 @@ proptest! {
 
     #[test]
     fn arriving_frames_are_for_the_gateway_and_of_known_kinds(frame in frame()) {
-        if let Ok(arrival) = arriving(&frame[..], &settings()) && !is_arp(&frame) {
+        if let Ok(arrival) = classify_incoming(&frame[..], &settings()) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some());
             let seen = seen.unwrap();
@@ -329,7 +329,7 @@ proptest! {
 
     #[test]
     fn frames_to_the_lan_are_neighbour_discovery_or_the_gateways_path_mtu_errors(frame in frame()) {
-        if let Ok(outer) = to_lan(&frame[..], &settings()) && !is_arp(&frame) {
+        if let Ok(outer) = classify_to_lan(&frame[..], &settings()) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some());
             let seen = seen.unwrap();

@@ -45,8 +45,8 @@ pub fn charge(arrival: &Arrival) -> Result<(), Reason> {
 fn charge_peer(peer: *mut PeerBudgets, class: Class, now_ns: u64) -> bool {
     // SAFETY: a live map value, and its lock.
     unsafe {
-        locked(peer, &raw mut (*peer).lock, |peer: &mut PeerBudgets| {
-            pay(&mut peer.budgets, class, class.peer_rate(), now_ns)
+        with_lock(peer, &raw mut (*peer).lock, |peer: &mut PeerBudgets| {
+            take(&mut peer.budgets, class, class.peer_rate(), now_ns)
         })
     }
 }
@@ -59,19 +59,19 @@ fn charge_stranger(subscriber: &Ipv6, class: Class, now_ns: u64) -> bool {
         let _ = SOURCES.insert(subscriber, &Budgets::default(), u64::from(BPF_NOEXIST));
     }
     if let Some(budgets) = SOURCES.get_ptr_mut(subscriber) {
-        // SAFETY: a live map value. Another CPU may change it at the same time, in which case one packet
-        // more passes here; what all strangers share is this CPU's own.
-        if !pay(unsafe { &mut *budgets }, class, class.stranger_rate(), now_ns) {
+        // SAFETY: a live map value. If another CPU changes it at the same time, one packet more passes
+        // here; the budget that all strangers share is this CPU's own.
+        if !take(unsafe { &mut *budgets }, class, class.stranger_rate(), now_ns) {
             return false;
         }
     }
     let Some(budgets) = STRANGERS.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's own slot.
-    pay(unsafe { &mut *budgets }, class, class.shared_rate(), now_ns)
+    take(unsafe { &mut *budgets }, class, class.shared_rate(), now_ns)
 }
 
 #[inline(always)]
-fn pay(budgets: &mut Budgets, class: Class, rate: Rate, now_ns: u64) -> bool {
+fn take(budgets: &mut Budgets, class: Class, rate: Rate, now_ns: u64) -> bool {
     let bucket: &mut Bucket = &mut budgets.classes[masked_index::<CLASSES>(class as u8)];
     bucket.take(rate.interval_ns(), rate.burst, now_ns)
 }

@@ -39,8 +39,14 @@ impl Attribution {
 
 /// Counts a drop, and writes an event if the budget allows one. Returns true if it wrote an event.
 #[inline(always)]
-pub fn drop<F: Direct>(frame: F, hook: Hook, whose: Attribution, reason: Reason, now_ns: u64) -> bool {
-    let Some(counters) = of(whose.customer()) else { return false };
+pub fn drop<P: DirectPacket>(
+    packet: P,
+    hook: Hook,
+    attribution: Attribution,
+    reason: Reason,
+    now_ns: u64,
+) -> bool {
+    let Some(counters) = counters(attribution.customer()) else { return false };
     let slot = masked_index::<REASON_SLOTS>(reason as u8);
     counters.dropped[slot] = counters.dropped[slot].wrapping_add(1);
     let reported = counters.events.take(EVENT_INTERVAL_NS, EVENTS_BURST, now_ns)

@@ -2,7 +2,7 @@
 use aya_ebpf::{bindings::bpf_spin_lock, helpers};
 use gateway_common::{
     decide::{FlowCell, UsageCell},
-    layout::{self, Usage},
+    layout::Usage,
     tcp::Flow,
 };
 
@@ -13,7 +13,7 @@ use gateway_common::{
 #[inline(always)]
 pub unsafe fn with_lock<T, R>(
     value: *mut T,
-    lock: *mut layout::bpf_spin_lock,
+    lock: *mut gateway_common::lock::bpf_spin_lock,
     change: impl FnOnce(&mut T) -> R,
 ) -> R {
     let lock = lock.cast::<bpf_spin_lock>();
