@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide::Identity,
-    packet::MOST_OPTIONS_BYTES,
+    packet::MAX_OPTIONS_BYTES,
     wire::{Frame, Ipv6Header, LoopBody, NETWORK_OFFSET, TcpHeader, Wire, Words, ethertype, ethertype_of},
 };
 
@@ -18,7 +18,7 @@ use crate::maps::REPLAY;
 /// Bytes of a frame that the programs read directly: Ethernet, IPv6, and TCP with all options. The
 /// kernel's drivers put at least this much into the linear part; if one does not, the bytes are pulled there.
 const HEADERS_BYTES: usize =
-    NETWORK_OFFSET + size_of::<Ipv6Header>() + size_of::<TcpHeader>() + MOST_OPTIONS_BYTES;
+    NETWORK_OFFSET + size_of::<Ipv6Header>() + size_of::<TcpHeader>() + MAX_OPTIONS_BYTES;
 
 /// A packet whose linear part can be read directly. Reloads the packet bounds on every read: there are no
 /// registers to cache them, and a helper may have moved the data.

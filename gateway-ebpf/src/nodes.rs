@@ -2,7 +2,7 @@
 use gateway_common::{
     tcp::FlowKey,
     time::Ticks,
-    wheel::{Expiry, MOST_NODES, Node, Number, Slot, slot_for},
+    wheel::{Expiry, MAX_NODES, Node, Number, Slot, slot_for},
 };
 
 use crate::{
@@ -43,13 +43,13 @@ pub fn allocate<A: FamilyMaps>() -> Option<Number> {
     let number = unsafe {
         with_lock(expiry, &raw mut (*expiry).lock, |expiry: &mut Expiry| {
             let next = expiry.highest[A::LIST] + 1;
-            if next <= MOST_NODES {
+            if next <= MAX_NODES {
                 expiry.highest[A::LIST] = next;
             }
             next
         })
     };
-    if number <= MOST_NODES && node::<A>(number).is_some() {
+    if number <= MAX_NODES && node::<A>(number).is_some() {
         return Some(number);
     }
     // SAFETY: as above.

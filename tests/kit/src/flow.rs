@@ -27,7 +27,7 @@ impl FlowId {
 }
 
 /// Converts a key of either family.
-pub fn flow_id<A: Kept>(key: &FlowKey<A>) -> FlowId {
+pub fn flow_id<A: LayoutFamily>(key: &FlowKey<A>) -> FlowId {
     let mapped = key.lan_address.mapped();
     let device = match A::HEADER_BYTES == Ipv4::HEADER_BYTES {
         true => mapped.into(),

@@ -15,7 +15,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use gateway_common::{
-    packet::MOST_OPTIONS_BYTES,
+    packet::MAX_OPTIONS_BYTES,
     tcp::{Flow, FlowKey},
     time::Ticks,
     wire::{Ipv4, Ipv6Header, NETWORK_OFFSET, TcpHeader},
@@ -96,7 +96,7 @@ fn source_and_ports(ctx: &TcContext) -> Option<(u32, u32)> {
 #[inline(always)]
 fn pull_headers(ctx: &TcContext) {
     const HEADERS_BYTES: u32 =
-        (NETWORK_OFFSET + size_of::<Ipv6Header>() + size_of::<TcpHeader>() + MOST_OPTIONS_BYTES) as u32;
+        (NETWORK_OFFSET + size_of::<Ipv6Header>() + size_of::<TcpHeader>() + MAX_OPTIONS_BYTES) as u32;
     let wanted = if ctx.len() < HEADERS_BYTES { ctx.len() } else { HEADERS_BYTES };
     if ctx.data_end() - ctx.data() < wanted as usize {
         let _ = ctx.pull_data(wanted);
