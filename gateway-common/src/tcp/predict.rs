@@ -1,5 +1,5 @@
 //! Header prediction (V. Jacobson, "4BSD Header Prediction", 1990): nearly every segment is the expected
-//! next one of a well-behaved connection. What [`crate::tcp::track`] would do with it is known in advance,
+//! next one of a well-behaved connection. What [`crate::tcp::track()`] would do with it is known in advance,
 //! and is done here at a fraction of the cost. A test compares both.
 use super::{
     flow::{Flow, peer_flag, status},
@@ -16,7 +16,7 @@ use crate::{
     wire::Words,
 };
 
-/// Updates the flow exactly as [`crate::tcp::track`] would and returns true, or returns false and leaves it
+/// Updates the flow exactly as [`crate::tcp::track()`] would and returns true, or returns false and leaves it
 /// unchanged.
 #[inline(always)]
 pub fn predict<A: FastFamily, W: Words>(
