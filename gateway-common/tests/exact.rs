@@ -4,7 +4,7 @@ use gateway_common::{
     rate::{Bucket, Rate},
     tcp::FlowKey,
     time::Ticks,
-    wheel::{MOST_NODES, Node, SLOTS, slot_at, slot_for, slots_between},
+    wheel::{MAX_NODES, Node, SLOTS, slot_at, slot_for, slots_between},
     wire::Ipv4,
 };
 
@@ -75,12 +75,12 @@ fn slots_are_counted_on_and_on() {
 #[test]
 fn node_keeps_flow_and_next_node() {
     let key = FlowKey {
-        customer: MOST_NODES - 1,
+        customer: MAX_NODES - 1,
         lan_address: Ipv4 { octets: [192, 168, 1, 2] },
         lan_port: 0xabcd,
         _reserved: 0,
     };
-    for next in [0, 1, 0xffff, 0x1_0000, 0x12_3456, MOST_NODES] {
+    for next in [0, 1, 0xffff, 0x1_0000, 0x12_3456, MAX_NODES] {
         let node = Node::new(&key, next);
         assert_eq!((node.key(), node.next()), (key, next));
     }

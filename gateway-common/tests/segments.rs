@@ -2,7 +2,7 @@
 use etherparse::PacketBuilder;
 use gateway_common::{
     family::Family,
-    packet::{Inner, Kind, MOST_OPTIONS_BYTES, Segment},
+    packet::{Inner, Kind, MAX_OPTIONS_BYTES, Segment},
     wire::{Ipv4, Ipv6},
 };
 use proptest::{prelude::*, test_runner::FileFailurePersistence::Direct};
@@ -117,7 +117,7 @@ fn options() -> impl Strategy<Value = Vec<u8>> {
     ];
     (proptest::collection::vec(option, 0..8), any::<u8>()).prop_map(|(options, padding)| {
         let mut options = options.concat();
-        options.truncate(MOST_OPTIONS_BYTES);
+        options.truncate(MAX_OPTIONS_BYTES);
         options.resize(options.len().next_multiple_of(4), padding);
         options
     })

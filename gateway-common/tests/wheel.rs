@@ -2,7 +2,7 @@
 use gateway_common::{
     tcp::FlowKey,
     time::Ticks,
-    wheel::{MOST_NODES, Node, SLOTS, TURN_SECONDS, slot_at, slot_for, slots_between},
+    wheel::{MAX_NODES, Node, SLOTS, TURN_SECONDS, slot_at, slot_for, slots_between},
     wire::{Ipv4, Ipv6},
 };
 use proptest::prelude::*;
@@ -56,10 +56,10 @@ proptest! {
 
     #[test]
     fn nodes_keep_what_is_put_in(
-        customer in 0..=MOST_NODES,
+        customer in 0..=MAX_NODES,
         address in any::<[u8; 16]>(),
         lan_port in any::<u16>(),
-        next in 0..=MOST_NODES,
+        next in 0..=MAX_NODES,
     ) {
         let v4 = Ipv4 { octets: [address[0], address[1], address[2], address[3]] };
         let key = FlowKey { customer, lan_address: v4, lan_port, _reserved: 0 };

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide::Identity,
-    packet::MOST_OPTIONS_BYTES,
+    packet::MAX_OPTIONS_BYTES,
     wire::{Frame, Ipv6Header, LoopBody, NETWORK_OFFSET, TcpHeader, Wire, Words},
 };
 
@@ -18,7 +18,7 @@ use crate::maps::{INBOUND_SPIS, REPLAY};
 /// Bytes of a frame that the programs read directly: Ethernet, IPv6, and TCP with all options. The
 /// kernel's drivers put at least this much into the linear part; for others it is pulled there.
 const HEADERS_BYTES: usize =
-    NETWORK_OFFSET + size_of::<Ipv6Header>() + size_of::<TcpHeader>() + MOST_OPTIONS_BYTES;
+    NETWORK_OFFSET + size_of::<Ipv6Header>() + size_of::<TcpHeader>() + MAX_OPTIONS_BYTES;
 
 /// A packet whose linear part can be read directly. Where that is, is asked again for each read: what is kept
 /// from one to the next would not fit into registers, and a helper may have moved the data.

@@ -9,7 +9,7 @@ use gateway_common::{
     decide::UsageCell,
     tcp::{Flow, FlowKey, status},
     time::Ticks,
-    wheel::{Expiry, MOST_NODES, Node, Number, SLOTS, Slot, slot_at, slot_for, slots_between},
+    wheel::{Expiry, MAX_NODES, Node, Number, SLOTS, Slot, slot_at, slot_for, slots_between},
     wire::{Ipv4, Ipv6},
 };
 
@@ -56,13 +56,13 @@ pub fn allocate<A: Stored>() -> Option<Number> {
     let number = unsafe {
         locked(expiry, &raw mut (*expiry).lock, |expiry: &mut Expiry| {
             let next = expiry.highest[A::LIST] + 1;
-            if next <= MOST_NODES {
+            if next <= MAX_NODES {
                 expiry.highest[A::LIST] = next;
             }
             next
         })
     };
-    if number <= MOST_NODES && node::<A>(number).is_some() {
+    if number <= MAX_NODES && node::<A>(number).is_some() {
         return Some(number);
     }
     // SAFETY: as above.

@@ -1,7 +1,7 @@
 //! Sizes of tables, what one customer may take of them, and lifetimes of flows.
 use std::time::Duration;
 
-use gateway_common::{layout, tcp::DOUBTFUL_TIMEOUT_SECONDS, wheel::MOST_NODES};
+use gateway_common::{layout, tcp::DOUBTFUL_TIMEOUT_SECONDS, wheel::MAX_NODES};
 
 /// Sizes of the maps. Memory for them is taken when they are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl Limits {
     /// The most that `tunnels` and `customers` may be.
     pub const MAX_TUNNELS: u32 = 1_000_000;
     /// The most that `flows` and `flows6` may be: 2.5 GiB each at 160 bytes a flow.
-    pub const MAX_FLOWS: u32 = MOST_NODES;
+    pub const MAX_FLOWS: u32 = MAX_NODES;
 
     /// IPv6 flows of all customers. What is not written down follows from whether any has an IPv6
     /// server.
