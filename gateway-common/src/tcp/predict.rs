@@ -53,8 +53,9 @@ pub fn predict<A: FastFamily, W: Words>(
     if !fits {
         return false;
     }
-    let is_repeated = flow.last_end == end
-        && flow.last_ack == ack
+    // Plain numbers: a derived `==` takes references, which cost spilled registers here.
+    let is_repeated = flow.last_end.0 == end.0
+        && flow.last_ack.0 == ack.0
         && flow.last_length == length
         && u32::from(flow.last_window) == offered
         && direction.is(flow.last_direction());
@@ -82,7 +83,7 @@ pub fn predict<A: FastFamily, W: Words>(
     if !allowed.before(receiver.max_end) {
         flow.peers[other].max_end = allowed;
     }
-    if ack == receiver.end {
+    if ack.0 == receiver.end.0 {
         unacknowledged[1] &= !peer_flag::UNACKNOWLEDGED;
     }
     (flow.flags[own], flow.flags[other]) = (unacknowledged[0], unacknowledged[1]);
