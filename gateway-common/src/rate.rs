@@ -26,7 +26,7 @@ impl Rate {
 #[repr(C)]
 pub struct Bucket {
     /// When the bucket is full again, CLOCK_MONOTONIC.
-    pub whole_at_ns: u64,
+    pub full_at_ns: u64,
 }
 
 impl Bucket {
@@ -34,11 +34,11 @@ impl Bucket {
     /// `interval_ns`; the bucket holds `burst` tokens.
     #[inline(always)]
     pub fn take(&mut self, interval_ns: u64, burst: u32, now_ns: u64) -> bool {
-        let arrival = if self.whole_at_ns > now_ns { self.whole_at_ns } else { now_ns };
+        let arrival = if self.full_at_ns > now_ns { self.full_at_ns } else { now_ns };
         if arrival - now_ns > interval_ns * (burst as u64).saturating_sub(1) {
             return false;
         }
-        self.whole_at_ns = arrival + interval_ns;
+        self.full_at_ns = arrival + interval_ns;
         true
     }
 }

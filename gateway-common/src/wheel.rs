@@ -22,7 +22,7 @@ pub const TURN_SECONDS: u32 = 35;
 /// The number of a flow's node, 24 bits; 0 for none.
 pub type Number = u32;
 /// The highest node number.
-pub const MOST_NODES: Number = (1 << 24) - 1;
+pub const MAX_NODES: Number = (1 << 24) - 1;
 
 /// Returns the running count of the slot of a time.
 #[inline(always)]
@@ -40,9 +40,9 @@ pub const fn slots_between(from: u32, to: u32) -> u32 {
 /// sooner.
 #[inline(always)]
 pub const fn slot_for(expires: Ticks, now: Ticks) -> u32 {
-    const MOST_AHEAD: u32 = (SLOTS as u32 - 2) << SLOT_SHIFT;
+    const MAX_AHEAD: u32 = (SLOTS as u32 - 2) << SLOT_SHIFT;
     let left = expires.since(now).ticks;
-    let ahead = if left < MOST_AHEAD { left } else { MOST_AHEAD };
+    let ahead = if left < MAX_AHEAD { left } else { MAX_AHEAD };
     slot_at(now.plus(Ticks { ticks: ahead })) & (SLOTS as u32 - 1)
 }
 
@@ -64,7 +64,7 @@ impl<A: Copy> Node<A> {
     pub fn new(key: &FlowKey<A>, next: Number) -> Self {
         Self {
             lan_address: key.lan_address,
-            customer_next: (key.customer & MOST_NODES) | (next >> 16) << 24,
+            customer_next: (key.customer & MAX_NODES) | (next >> 16) << 24,
             port_next: u32::from(key.lan_port) << 16 | (next & 0xffff),
         }
     }
@@ -73,7 +73,7 @@ impl<A: Copy> Node<A> {
     #[inline(always)]
     pub fn key(&self) -> FlowKey<A> {
         FlowKey {
-            customer: self.customer_next & MOST_NODES,
+            customer: self.customer_next & MAX_NODES,
             lan_address: self.lan_address,
             lan_port: (self.port_next >> 16) as u16,
             _reserved: 0,

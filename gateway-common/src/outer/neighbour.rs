@@ -62,7 +62,7 @@ pub(super) mod icmpv6 {
 /// their link.
 #[inline(always)]
 pub(super) fn listener_message<F: Frame + ?Sized>(frame: &F) -> Option<Ipv6> {
-    const LEAST_BYTES: u16 = 16;
+    const MIN_BYTES: u16 = 16;
     // Next header ICMPv6, 8 bytes long, router alert (RFC 2711) for MLD, two bytes of padding.
     const HOP_BY_HOP: [u8; 8] = [protocol::ICMPV6, 0, 5, 2, 0, 0, 1, 0];
     const QUERY: u8 = 130;
@@ -78,7 +78,7 @@ pub(super) fn listener_message<F: Frame + ?Sized>(frame: &F) -> Option<Ipv6> {
     let options: [u8; 8] = frame.read(options_at)?;
     let kind: u8 = frame.read(options_at + size_of_val(&options))?;
     let wanted = u64::from_ne_bytes(options) == u64::from_ne_bytes(HOP_BY_HOP)
-        && header.payload_length.get() >= LEAST_BYTES
+        && header.payload_length.get() >= MIN_BYTES
         && matches!(kind, QUERY..=DONE | REPORT_V2);
     wanted.then_some(header.source)
 }

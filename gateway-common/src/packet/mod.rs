@@ -8,7 +8,7 @@ pub(crate) mod segment;
 pub use self::{
     fast::{FastFamily, FastHeader, FastPacket, FastSegment},
     inner::Inner,
-    options::{MOST_OPTIONS_BYTES, Mss, Options, TIMESTAMP_ALONE},
+    options::{MAX_OPTIONS_BYTES, Mss, Options, TIMESTAMP_ALONE},
     quote::Quote,
     segment::{Kind, Segment, flag},
 };

@@ -9,7 +9,7 @@ use crate::{
 pub const TIMESTAMP_ALONE: [u8; 4] = [1, 1, 8, 10];
 
 /// Most bytes of TCP options: 60 of header less 20.
-pub const MOST_OPTIONS_BYTES: usize = 40;
+pub const MAX_OPTIONS_BYTES: usize = 40;
 
 /// Bytes of a buffer for them: the next power of two.
 const OPTIONS_BUFFER_BYTES: usize = 64;
@@ -103,7 +103,7 @@ impl Options {
             highest_sack: self.highest_sack,
         };
         let mut word = 0;
-        while word < MOST_OPTIONS_BYTES / 4 {
+        while word < MAX_OPTIONS_BYTES / 4 {
             if word * 4 < length {
                 let Some(read) = frame.read::<[u8; 4]>(options + word * 4) else { return false };
                 scan.bytes[word * 4] = read[0];
@@ -113,7 +113,7 @@ impl Options {
             }
             word += 1;
         }
-        F::repeat(MOST_OPTIONS_BYTES as u32, &mut scan);
+        F::repeat(MAX_OPTIONS_BYTES as u32, &mut scan);
         self.highest_sack = scan.highest_sack;
         self.mss = scan.mss as u16;
         self.mss_at = scan.mss_at as u8;
@@ -155,10 +155,10 @@ impl Scan {
     /// Raises the highest SACK edge to the highest right edge of a SACK option's blocks.
     #[inline(always)]
     fn sack(&mut self, size: u32) {
-        const MOST_BLOCKS: u32 = 4;
+        const MAX_BLOCKS: u32 = 4;
         self.sack_seen = 1;
         let mut block = 0;
-        while block < MOST_BLOCKS {
+        while block < MAX_BLOCKS {
             if 2 + (block + 1) * 8 <= size {
                 let edge = self.at + 2 + block * 8 + 4;
                 let right = Seq(self.be16(edge) << 16 | self.be16(edge + 2));
@@ -181,7 +181,7 @@ impl LoopBody for Scan {
         const WINDOW_SCALE: u32 = 3;
         const SACK_PERMITTED: u32 = 4;
         const SACK: u32 = 5;
-        const MOST_SCALE: u32 = 14;
+        const MAX_SCALE: u32 = 14;
         if self.at >= self.length {
             return false;
         }
@@ -199,7 +199,7 @@ impl LoopBody for Scan {
             self.mss = self.be16(self.at + 2);
         } else if kind == WINDOW_SCALE && size == 3 {
             let scale = self.byte(self.at + 2);
-            self.scale = if scale > MOST_SCALE { MOST_SCALE } else { scale };
+            self.scale = if scale > MAX_SCALE { MAX_SCALE } else { scale };
         } else if kind == SACK_PERMITTED && size == 2 {
             self.sack_permitted = 1;
         } else if kind == SACK && size >= 10 && (size - 2).is_multiple_of(8) && self.sack_seen == 0 {

@@ -1,5 +1,5 @@
 //! Header prediction (V. Jacobson, "4BSD Header Prediction", 1990): nearly every segment is the expected
-//! next one of a well-behaved connection. What [`crate::tcp::track`] would do with it is known in advance,
+//! next one of a well-behaved connection. What [`crate::tcp::track()`] would do with it is known in advance,
 //! and is done here at a fraction of the cost. A test compares both.
 use super::{
     flow::{Flow, peer_flag, status},
@@ -16,7 +16,7 @@ use crate::{
     wire::Words,
 };
 
-/// Updates the flow exactly as [`crate::tcp::track`] would and returns true, or returns false and leaves it
+/// Updates the flow exactly as [`crate::tcp::track()`] would and returns true, or returns false and leaves it
 /// unchanged.
 #[inline(always)]
 pub fn predict<A: FastFamily, W: Words>(
@@ -53,8 +53,9 @@ pub fn predict<A: FastFamily, W: Words>(
     if !fits {
         return false;
     }
-    let is_repeated = flow.last_end == end
-        && flow.last_ack == ack
+    // Plain numbers: a derived `==` takes references, which cost spilled registers here.
+    let is_repeated = flow.last_end.0 == end.0
+        && flow.last_ack.0 == ack.0
         && flow.last_length == length
         && u32::from(flow.last_window) == offered
         && direction.is(flow.last_direction());
@@ -82,7 +83,7 @@ pub fn predict<A: FastFamily, W: Words>(
     if !allowed.before(receiver.max_end) {
         flow.peers[other].max_end = allowed;
     }
-    if ack == receiver.end {
+    if ack.0 == receiver.end.0 {
         unacknowledged[1] &= !peer_flag::UNACKNOWLEDGED;
     }
     (flow.flags[own], flow.flags[other]) = (unacknowledged[0], unacknowledged[1]);

@@ -10,7 +10,7 @@ const FIN: u8 = Kind::Fin as u8;
 const RST: u8 = Kind::Rst as u8;
 
 /// A connection with less time left than this keeps it (`nf_tcp_handle_invalid`).
-const LEAST_SHORTENED: Ticks = Ticks::from_seconds(120);
+const MIN_SHORTENED: Ticks = Ticks::from_seconds(120);
 
 /// Returns the timeout of this state number or slot.
 #[inline(always)]
@@ -33,7 +33,7 @@ pub(super) fn shorten_timeout(step: Step) {
     }
     let left = flow.expires.since(now);
     let unacknowledged = timeout(settings, UNACKNOWLEDGED_SLOT);
-    if left >= LEAST_SHORTENED && left > unacknowledged {
+    if left >= MIN_SHORTENED && left > unacknowledged {
         flow.expires = now.plus(unacknowledged);
     }
 }

@@ -28,7 +28,7 @@ pub struct Limits {
 impl Limits {
     /// Upper bound of `tunnels` and of `customers`.
     pub const MAX_TUNNELS: u32 = 1_000_000;
-    /// Upper bound of `flows` and of `flows6`: 2.5 GiB each at 160 bytes per flow.
+    /// The most that `flows` and `flows6` may be: 2.5 GiB each at 160 bytes a flow.
     pub const MAX_FLOWS: u32 = MAX_NODES;
 
     /// Returns the size of the IPv6 flow table. If the policy states none, it equals `flows` when any
