@@ -27,9 +27,9 @@ pub trait DirectPacket: Frame + Copy {
     fn start(self) -> usize;
     /// Returns the address after the last byte of the linear part.
     fn end(self) -> usize;
-    /// As [`Frame::length`].
+    /// Implements [`Frame::length`].
     fn length(self) -> usize;
-    /// As [`Frame::segment_bytes`].
+    /// Implements [`Frame::segment_bytes`].
     fn segment_bytes(self) -> u32;
 
     /// Returns a pointer to `N` readable and writable bytes at an offset.

@@ -1,4 +1,4 @@
-//! What a verdict does to a packet. The only file with the kernel's action codes.
+//! Carries out verdicts on packets. The only file with the kernel's action codes.
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
     helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes},

@@ -14,7 +14,6 @@
 //! helpers are reserved for GPL-compatible programs.
 #![no_std]
 #![no_main]
-#![expect(clippy::not_unsafe_ptr_arg_deref, reason = "aya's program macros add such functions")]
 
 mod access;
 mod act;

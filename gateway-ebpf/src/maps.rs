@@ -1,7 +1,7 @@
-//! The maps' statics. `gateway_common::layout_maps` says what each map is for, who writes and reads it, and
-//! what its types and sizes are: [`maps`] checks the types here, `gateway/tests/maps.rs` the rest in the
-//! object. Sizes that depend on the policy's limits are the smallest possible here; the loader sets them.
-//! Pinned maps are pinned by name, so that links, programs and maps outlive the daemon.
+//! The maps' statics. `gateway_common::layout_maps` lists the purpose, users, types and sizes of each map. The
+//! macro [`maps`] checks the types here, `gateway/tests/maps` the rest in the compiled object. Sizes that depend
+//! on the policy's limits are the smallest possible here; the loader sets them. Maps are pinned by name, so that
+//! links, programs and maps outlive the daemon.
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
@@ -155,8 +155,8 @@ maps! {
     pub static NEW_FLOW: PerCpuArray<FlowWords, 1>;
 }
 
-/// Where identity and time come from. 0: from the kernel; the daemon never sets another value, and as the
-/// value is constant the verifier removes the code for the others. 1: packet-replay tests, which cannot give a
+/// The source of identity and time. 0: the kernel. The daemon never sets another value; the value is constant
+/// when the program is loaded, so the verifier removes the code for the others. 1: packet-replay tests, which cannot give a
 /// packet an XFRM state; the SA's reqid and SPI come from skb->cb[0] and cb[1], the time from `REPLAY_CLOCK`.
 /// 2: the flood test and benchmarks; the identity comes from skb->cb, while clock and timer are real.
 #[unsafe(no_mangle)]

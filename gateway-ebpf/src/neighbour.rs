@@ -114,7 +114,7 @@ impl FamilyNextHop for Ipv4 {
         Some(Headers(skb.bytes_mut::<BYTES>(0)?.cast()))
     }
 
-    /// As RFC 1812 section 5.3.1 demands; the checksum is updated by RFC 1624.
+    /// Follows RFC 1812 section 5.3.1, and RFC 1624 for the checksum.
     #[inline(always)]
     fn lower_hop_limit(headers: &Headers) {
         const TTL_OFFSET: usize = NETWORK_OFFSET + 8;
@@ -125,7 +125,7 @@ impl FamilyNextHop for Ipv4 {
             *ttl = (*ttl).wrapping_sub(1);
             let checksum = ttl.add(2).cast::<u16>();
             let sum = u32::from(u16::from_be(*checksum)) + 0x0100;
-            // As the kernel's ip_decrease_ttl: a sum of 0xffff is written as 0.
+            // Writes a sum of 0xffff as 0, like the kernel's ip_decrease_ttl.
             *checksum = ((sum + u32::from(sum >= 0xffff)) as u16).to_be();
         }
     }
@@ -170,7 +170,7 @@ impl FamilyNextHop for Ipv6 {
         Some(Headers(skb.bytes_mut::<BYTES>(0)?.cast()))
     }
 
-    /// As RFC 8200 section 3 demands; no checksum covers the hop limit.
+    /// Follows RFC 8200 section 3; no checksum covers the hop limit.
     #[inline(always)]
     fn lower_hop_limit(headers: &Headers) {
         const HOP_LIMIT_OFFSET: usize = NETWORK_OFFSET + 7;
