@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use gateway_common::{ids::TunnelId, layout::Tunnel};
+use gateway_common::{ids::TunnelId, layout::{Tunnel, map_list}};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
@@ -479,7 +479,7 @@ impl Daemon {
 /// as long as it holds the quotas: a restart must not fail because IPv6 servers came or went before.
 fn flows6(policy: &Policy, pins: &Pins) -> u32 {
     let (_, quotas) = policy.quotas();
-    let there = maps::pinned_size(pins, "FLOWS6").filter(|there| u64::from(*there) >= quotas);
+    let there = maps::pinned_size(pins, &map_list::FLOWS6).filter(|there| u64::from(*there) >= quotas);
     match (policy.gateway.limits.flows6, there) {
         (None, Some(there)) => there,
         _ => policy.flows6(),

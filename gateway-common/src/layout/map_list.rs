@@ -1,5 +1,5 @@
 //! The one list of the eBPF maps. The programs' statics are checked against it when they are compiled, the
-//! object when it is tested (`gateway/tests/maps/main.rs`); gatewayd takes names, types, sizes and pins from it;
+//! object when it is tested (`gateway/tests/maps`); gatewayd takes names, types, sizes and pins from it;
 //! the table in ARCHITECTURE.md must be its rendering.
 use core::{fmt, marker::PhantomData};
 
@@ -17,12 +17,12 @@ use crate::{
 
 /// One map, with the types of its keys and values.
 pub struct Map<K, V> {
-    /// Everything else about it.
+    /// Its entry in the list.
     pub description: Description,
     types: PhantomData<fn() -> (K, V)>,
 }
 
-/// What the list says about one map.
+/// The list's entry for one map.
 #[derive(Clone, Copy, Debug)]
 pub struct Description {
     /// Its name in the object, and that of its pin. The kernel keeps the first 15 characters.
@@ -39,13 +39,13 @@ pub struct Description {
     pub value: &'static str,
     /// Bytes of a value.
     pub value_bytes: usize,
-    /// How many entries it has room for; of a ring buffer, how many bytes.
+    /// Its size in entries; that of a ring buffer in bytes.
     pub bound: Bound,
-    /// Whether it outlives the daemon.
+    /// Its lifetime.
     pub lifetime: Lifetime,
-    /// Who writes it.
+    /// Its writers.
     pub writers: &'static [User],
-    /// Who reads it.
+    /// Its readers.
     pub readers: &'static [User],
 }
 
@@ -108,7 +108,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// How many tunnels, customers and flows the policy's limits allow.
+/// The policy's limits on tunnels, customers and flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
     /// Tunnel ids run from 1 to this.
@@ -121,10 +121,10 @@ pub struct Sizes {
     pub flows6: u32,
 }
 
-/// How many entries a map has room for, as a function of [`Sizes`].
+/// The size of a map in entries, as a function of [`Sizes`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bound {
-    /// This many, whatever the limits.
+    /// This many, independent of the limits.
     Fixed(u32),
     /// One for each tunnel id, and 0.
     TunnelIds,
@@ -132,9 +132,9 @@ pub enum Bound {
     CustomerIds,
     /// One for each customer.
     Customers,
-    /// [`PEERS_PER_TUNNEL`].
+    /// [`PEERS_PER_TUNNEL`] for each tunnel.
     Peers,
-    /// [`SPIS_PER_TUNNEL`].
+    /// [`SPIS_PER_TUNNEL`] for each tunnel.
     Spis,
     /// One for each IPv4 flow.
     Flows,
@@ -187,7 +187,7 @@ impl fmt::Display for Bound {
     }
 }
 
-/// Whether a map outlives the daemon.
+/// The lifetime of a map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lifetime {
     /// It is pinned by name, and a restarted daemon adopts it.
@@ -196,7 +196,7 @@ pub enum Lifetime {
     Programs,
 }
 
-/// Who reads or writes a map: a tool, or the programs of a hook together with those they tail-call.
+/// A reader or writer of a map: a tool, or the programs of a hook together with those they tail-call.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum User {
     /// The daemon.
@@ -364,7 +364,7 @@ pub type InnerWords = [u64; size_of::<Inner<Ipv6>>() / 8];
 /// Room for a [`Flow`]. Words, because the kernel allows no lock in a per-CPU map.
 pub type FlowWords = [u64; size_of::<Flow>() / 8];
 
-/// Returns the maps that are pinned.
+/// Returns the pinned maps.
 pub fn pinned() -> impl Iterator<Item = &'static Description> {
     ALL.iter().filter(|map| map.lifetime == Lifetime::Pinned)
 }

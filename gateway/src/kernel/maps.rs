@@ -367,9 +367,9 @@ pub fn events(pins: &Pins) -> Result<RingBuf<MapData>> {
     handle::ring_buffer(pins, &map_list::EVENTS)
 }
 
-/// Returns how many entries a pinned map has room for, or None if no such map is pinned.
-pub fn pinned_size(pins: &Pins, name: &str) -> Option<u32> {
-    let map = MapData::from_pin(pins.map(name)).ok()?;
+/// Returns how many entries a pinned map has room for, or None if it is not pinned.
+pub fn pinned_size<K, V>(pins: &Pins, map: &Map<K, V>) -> Option<u32> {
+    let map = MapData::from_pin(pins.map(map.description.name)).ok()?;
     Some(map.info().ok()?.max_entries())
 }
 

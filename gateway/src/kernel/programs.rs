@@ -28,7 +28,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ga
 /// The program that arms the timer that removes ended flows. It is attached nowhere.
 const EXPIRY: &str = "expiry";
 
-/// What the programs are loaded for.
+/// The purpose that the programs are loaded for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
     /// The gateway: the identity comes from the kernel's XFRM state.

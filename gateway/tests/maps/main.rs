@@ -16,7 +16,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ga
 const LOG: &str = "AYA_LOGS";
 const ARCHITECTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md");
 
-/// What the list and the object both say about a map.
+/// The properties of a map that both the list and the object state.
 #[derive(PartialEq, Debug)]
 struct Declared {
     kind: u32,

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow};
 use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
 use gateway::kernel::{maps, pins::Pins};
-use gateway_common::layout::map_list;
+use gateway_common::layout::map_list::{self, Map};
 
 /// The programs, as build.rs compiled them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gateway-tests-ebpf"));
@@ -38,12 +38,8 @@ impl TestPrograms {
     pub fn load(pins: &Pins) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(pins.directory());
-        for map in [map_list::INBOUND_SPIS.description, map_list::FLOWS.description] {
-            let entries = maps::pinned_size(pins, map.name).with_context(|| {
-                format!("no gateway's {} is pinned in {}", map.name, pins.directory().display())
-            })?;
-            loader.map_max_entries(map.name, entries);
-        }
+        share(&mut loader, pins, &map_list::INBOUND_SPIS)?;
+        share(&mut loader, pins, &map_list::FLOWS)?;
         let mut programs = Self(loader.load(OBJECT).context("load the tests' eBPF object")?);
         for program in TestProgram::ALL {
             programs.get(program)?.load().with_context(|| format!("load the program {}", program.name()))?;
@@ -58,4 +54,13 @@ impl TestPrograms {
             self.0.program_mut(name).ok_or_else(|| anyhow!("the tests' object has no program {name}"))?;
         program.try_into().with_context(|| format!("the tests' program {name} is no TC program"))
     }
+}
+
+/// Gives a map the size of the gateway's, without which aya does not open the gateway's by its pin.
+fn share<K, V>(loader: &mut EbpfLoader<'_>, pins: &Pins, map: &Map<K, V>) -> Result<()> {
+    let name = map.description.name;
+    let entries = maps::pinned_size(pins, map)
+        .with_context(|| format!("no gateway has pinned {name} in {}", pins.directory().display()))?;
+    loader.map_max_entries(name, entries);
+    Ok(())
 }
