@@ -2,12 +2,13 @@
 use std::io;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum as _, builder::RangedU64ValueParser};
+use clap::{Args, builder::RangedU64ValueParser};
 
-use super::figure::{Choice, Contender, Figure, Place, Unit, Workload};
-
-/// Ports that one device uses.
-pub const PORTS: u32 = 60_000;
+use super::{
+    contender,
+    figure::{Choice, Contender, Figure, Place, Unit, Workload},
+    traffic::PORTS,
+};
 
 /// What to measure.
 #[derive(Args, Clone, Debug)]
@@ -68,11 +69,7 @@ pub struct Measured {
 impl Selection {
     /// Contenders that are chosen.
     pub fn contenders(&self) -> Vec<Contender> {
-        if self.contenders.is_empty() {
-            Contender::value_variants().to_vec()
-        } else {
-            self.contenders.clone()
-        }
+        if self.contenders.is_empty() { contender::ALL.to_vec() } else { self.contenders.clone() }
     }
 
     /// Contenders that are chosen for ESP: it is beside the point how many ways there are to filter.

@@ -8,8 +8,7 @@ use super::{
     figure::{Contender, Figure, Unit},
     figures::{Figures, Query},
     grid::Grid,
-    label::{self, number},
-    report,
+    report::{self, number},
     store::Store,
 };
 
@@ -47,8 +46,8 @@ pub fn check(committed: &Figures, now: &Figures) -> Result<bool> {
         let worse = new > old * MOST && new - old > NOISE * figure.value;
         passed &= !worse;
         table.add([
-            label::contender(figure.contender).to_owned(),
-            label::workload(figure.workload).to_owned(),
+            report::contender(figure.contender).to_owned(),
+            report::workload(figure.workload).to_owned(),
             number(f64::from(figure.customers)),
             number(old),
             number(new),

@@ -13,6 +13,22 @@ use super::{
     rules::{self, Policy},
 };
 
+/// All of them, in the order of reports.
+pub const ALL: [Contender; 12] = [
+    Contender::IngressDrop,
+    Contender::Forwarding,
+    Contender::CallsOnly,
+    Contender::IptablesNft,
+    Contender::IptablesLegacy,
+    Contender::Nftables,
+    Contender::NftablesIntervals,
+    Contender::NftablesTuned,
+    Contender::NftablesFlowtable,
+    Contender::NftablesNetdevDrop,
+    Contender::Stack,
+    Contender::Redirect,
+];
+
 /// A contender at work.
 pub struct Working {
     /// What is around it.

@@ -14,7 +14,7 @@ use plotters::{
 use super::{
     figure::{Choice, Contender, Unit, Workload},
     figures::{Figures, Query},
-    label::{self, CONTENDERS, number},
+    report::{self, CONTENDERS, number},
     target,
 };
 
@@ -277,7 +277,7 @@ fn name(contender: Contender) -> &'static str {
         Contender::Forwarding => "no firewall (the floor)",
         Contender::NftablesFlowtable => "nftables flowtable*",
         Contender::NftablesNetdevDrop => "nftables netdev drop",
-        other => label::contender(other),
+        other => report::contender(other),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ctrl-C: ends the process at once, or in order while it waits for the signal.
+//! Ctrl-C: ends the lab at once, or, while it stays up on purpose, lets it end in order.
 use std::{process::exit, sync::mpsc::Receiver, thread};
 
 use anyhow::{Context, Result};
@@ -6,24 +6,24 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::mounts;
 
-/// Exit status of a process that SIGINT ended, as shells report it.
+/// The shell's way to say "ended by SIGINT".
 const INTERRUPTED: i32 = 130;
 
-/// The user's request to end.
+/// Resolves when the user wants the lab to end.
 #[derive(Debug)]
 pub struct Interrupt {
     signalled: Receiver<()>,
 }
 
 impl Interrupt {
-    /// Blocks SIGINT and SIGTERM in this thread and those started later, and handles them on a thread of its
-    /// own. They end the process, and its children die with it, unless a thread is in [`Interrupt::wait`].
+    /// Takes SIGINT and SIGTERM from all threads started later. Until [`Interrupt::wait`] is called
+    /// they end the process; its children die with it.
     pub fn install() -> Result<Self> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);
         signals.add(Signal::SIGTERM);
         signals.thread_block()?;
-        // No buffer: sending fails unless a thread waits.
+        // A rendezvous: sending fails unless somebody waits.
         let (sender, signalled) = std::sync::mpsc::sync_channel(0);
         thread::spawn(move || {
             while signals.wait().is_ok() {
@@ -36,8 +36,8 @@ impl Interrupt {
         Ok(Self { signalled })
     }
 
-    /// Waits for a signal.
+    /// Waits for the signal.
     pub fn wait(&self) -> Result<()> {
-        self.signalled.recv().context("the thread that handles signals has ended")
+        self.signalled.recv().context("nobody listens for signals")
     }
 }
