@@ -1,4 +1,4 @@
-//! The attacks. Adding one is adding an entry to one of the lists.
+//! The attacks. To add one, add an entry to one of the lists.
 mod from_internet;
 mod from_server;
 mod from_site;
@@ -8,7 +8,7 @@ mod watched;
 
 use crate::attack::Attack;
 
-/// All attacks, in the order in which they are shown.
+/// All attacks, in the order of the report.
 pub fn all() -> impl Iterator<Item = &'static Attack> {
     let lists =
         [from_site::ATTACKS, from_server::ATTACKS, from_internet::ATTACKS, tunnel::ATTACKS, gro::ATTACKS];
