@@ -18,7 +18,6 @@ pub mod frames;
 pub mod grid;
 pub mod ground;
 pub mod instructions;
-pub mod label;
 pub mod memory;
 pub mod number;
 pub mod plot;

@@ -9,7 +9,6 @@ pub(crate) mod firewall;
 pub mod frames;
 mod ground;
 mod judge;
-mod outcome;
 pub(crate) mod party;
 mod peer;
 pub mod run;

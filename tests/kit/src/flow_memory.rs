@@ -1,5 +1,5 @@
-//! Kernel memory of one flow: what a table and its nodes take by the kernel's own count, all overhead
-//! included, divided by the flows that the table has room for.
+//! Kernel memory for one flow: what the kernel says that a table and its nodes take, all overhead
+//! included, divided by the flows there is room for.
 use std::{
     fs,
     os::fd::{AsFd as _, AsRawFd as _},
@@ -15,30 +15,30 @@ use gateway::kernel::{
 
 /// Capacity of each family's table.
 pub const FLOWS: u32 = 1 << 20;
-/// Limit for one IPv4 flow.
+/// The most that one IPv4 flow may take.
 pub const MOST_BYTES_V4: f64 = 160.0;
 
-/// Memory of one family's maps.
+/// What one family's maps take.
 pub struct Memory {
-    /// Bytes of maps for [`FLOWS`] flows.
+    /// Bytes, for [`FLOWS`] flows.
     all: u64,
-    /// Bytes that each additional flow takes.
+    /// Bytes that each flow more takes.
     pub each: f64,
 }
 
 impl Memory {
-    /// Returns bytes divided by the flows there is room for.
+    /// Bytes divided by the flows there is room for.
     pub fn per_flow(&self) -> f64 {
         self.all as f64 / f64::from(FLOWS)
     }
 
-    /// Returns the bytes of the maps' own structures, which do not grow with flows.
+    /// Bytes that are taken for no flow: the maps' own structures.
     pub fn fixed(&self) -> f64 {
         self.all as f64 - self.each * f64::from(FLOWS)
     }
 }
 
-/// Measures the maps of IPv4 and of IPv6.
+/// Of IPv4 and of IPv6.
 pub fn measure() -> Result<[Memory; 2]> {
     let [half, all] = [tables(FLOWS / 2)?, tables(FLOWS)?];
     let memory = |family: usize| Memory {
@@ -48,7 +48,7 @@ pub fn measure() -> Result<[Memory; 2]> {
     Ok([memory(0), memory(1)])
 }
 
-/// Returns the bytes of tables for this many flows, in IPv4 and in IPv6.
+/// Bytes that tables of this many flows take, of IPv4 and of IPv6.
 fn tables(flows: u32) -> Result<[u64; 2]> {
     let pins = Pins::new(PathBuf::from("/run/gateway-flood/memory"));
     pins.prepare()?;
@@ -63,7 +63,7 @@ fn tables(flows: u32) -> Result<[u64; 2]> {
     measured
 }
 
-/// Returns the bytes of one pinned map, as the kernel's `map_mem_usage` counts them.
+/// Bytes of one pinned map, as `map_mem_usage` of the kernel counts them.
 fn memory(pins: &Pins, name: &str) -> Result<u64> {
     let map = MapData::from_pin(pins.map(name)).with_context(|| format!("open {name}"))?;
     let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());

@@ -1,4 +1,4 @@
-//! Ctrl-C: ends the process at once, or in order while it waits for the signal.
+//! Ctrl-C: ends the lab at once, or, while it stays up on purpose, lets it end in order.
 use std::{process::exit, sync::mpsc::Receiver, thread};
 
 use anyhow::{Context, Result};
@@ -10,30 +10,24 @@ use tokio::{
 
 use crate::mounts;
 
-/// Exit status of a process that SIGINT ended, as shells report it.
+/// The shell's way to say "ended by SIGINT".
 const INTERRUPTED: i32 = 130;
 
-/// The user's request to end.
+/// Resolves when the user wants the lab to end.
 #[derive(Debug)]
 pub struct Interrupt {
     signalled: Receiver<()>,
 }
 
 impl Interrupt {
-    /// Handles SIGINT and SIGTERM. Until [`Interrupt::wait`] is called they end the process; its children die
-    /// with it.
-    ///
-    /// Handlers instead of a blocked mask: children would inherit the mask, whereas execve(2) resets handlers, so
-    /// that the lab's shell and its programs can be interrupted.
+    /// Takes SIGINT and SIGTERM from all threads started later. Until [`Interrupt::wait`] is called
+    /// they end the process; its children die with it.
     pub fn install() -> Result<Self> {
-        // The process that started us may have left them blocked.
-        SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_unblock()?;
-        let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-        let (mut interrupt, mut terminate) = {
-            let _context = runtime.enter();
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-        };
-        // A rendezvous: sending fails unless `wait` is waiting.
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGINT);
+        signals.add(Signal::SIGTERM);
+        signals.thread_block()?;
+        // A rendezvous: sending fails unless somebody waits.
         let (sender, signalled) = std::sync::mpsc::sync_channel(0);
         thread::spawn(move || {
             runtime.block_on(async {
@@ -52,9 +46,9 @@ impl Interrupt {
         Ok(Self { signalled })
     }
 
-    /// Waits for a signal.
+    /// Waits for the signal.
     pub fn wait(&self) -> Result<()> {
-        self.signalled.recv().context("the thread that handles signals has ended")
+        self.signalled.recv().context("nobody listens for signals")
     }
 }
 

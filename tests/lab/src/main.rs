@@ -1,5 +1,5 @@
-//! `lab`: the whole system in network namespaces, shown (`run`) or tested (`test`). Needs root and a kernel
-//! with ESP; `cargo xtask run` and `cargo xtask test` provide one.
+//! `lab`: the whole system in network namespaces, shown (`run`) or tested (`test`). Needs root and a
+//! kernel with ESP; `cargo xtask run` and `cargo xtask test` find one.
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
@@ -22,22 +22,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show tunnels, requests and attacks; exits with status 0 only if all held
+    /// Show it: tunnels, requests, attacks; status 0 only if all held
     Run {
         #[command(flatten)]
         programs: ProgramArgs,
-        /// Open a shell on the gateway afterwards
+        /// Then open a shell on the gateway
         #[arg(long, conflicts_with = "stay")]
         shell: bool,
-        /// Stay up until Ctrl-C
+        /// Then stay up until Ctrl-C
         #[arg(long)]
         stay: bool,
     },
-    /// Run each attack and each scenario as a test
+    /// Test it: each attack and each scenario is a test with a name
     Test {
         #[command(flatten)]
         programs: ProgramArgs,
-        /// A filter and options, as for `cargo test`
+        /// A filter and options, as every Rust test takes them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -45,13 +45,13 @@ enum Command {
 
 #[derive(Args)]
 struct ProgramArgs {
-    /// Folder of gatewayd and gatewayctl
+    /// The folder of gatewayd and gatewayctl
     #[arg(long)]
     bin_dir: PathBuf,
-    /// Folder of policies
+    /// The folder of policies
     #[arg(long)]
     policy: PathBuf,
-    /// Use a gateway that forwards everything in place of gatewayd, to show what the attacks do unhindered
+    /// Put a gateway that forwards everything in gatewayd's place: shows what the attacks do unhindered
     #[arg(long)]
     without_gatewayd: bool,
 }
@@ -89,7 +89,7 @@ fn start(cli: Cli) -> Result<ExitCode> {
 }
 
 impl ProgramArgs {
-    /// Makes paths absolute, because processes in namespaces have other working directories.
+    /// Absolute paths: processes in namespaces have other working directories.
     fn resolve(self) -> Result<Programs> {
         let absolute = |path: PathBuf| {
             fs::canonicalize(&path).with_context(|| format!("cannot find {}", path.display()))

@@ -8,7 +8,7 @@ use crate::{
     watch::Watch,
 };
 
-/// Sends packets from a site's device. Its router tunnels all of them, whatever their addresses.
+/// Sends packets from a site's device. The router tunnels all of them, whatever their addresses.
 pub fn send_from_device(lab: &Lab, site: &str, packets: &[Packet]) -> Result<Seen> {
     let device = lab.site(site)?.device;
     watched(lab, packets.len(), || send_packets(device, packets))
@@ -20,7 +20,7 @@ pub fn send_from_server(lab: &Lab, customer: &str, packets: &[Packet]) -> Result
     watched(lab, packets.len(), || send_packets(server, packets))
 }
 
-/// Runs `send`, which sends `count` packets that must arrive nowhere.
+/// Runs `send`, which sends `count` packets, none of which may arrive anywhere.
 pub fn watched(lab: &Lab, count: usize, send: impl FnOnce() -> Result<()>) -> Result<Seen> {
     let watch = Watch::start(lab)?;
     send()?;
