@@ -144,7 +144,7 @@ fn host(filter: Option<&str>) -> Result<Outcome> {
     let mut status = 0;
     // The test tools are stages of their own; only their unit tests run here. gateway-fuzz replays its corpus.
     let of = |packages: &[&'static str]| packages.iter().flat_map(|name| ["-p", name]).collect::<Vec<_>>();
-    let tools = [of(&project::TOOL_PACKAGES), vec!["--lib"]].concat();
+    let tools = [of(&project::TOOL_PACKAGES), vec!["--lib", "--bins"]].concat();
     for packages in [of(&project::HOST_PACKAGES), tools] {
         build::tests(&packages)?;
         let mut cargo = pinned_command(&pinned, "cargo");
