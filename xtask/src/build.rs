@@ -9,19 +9,21 @@ use crate::{
     project::{self, GATEWAY, LAB, Pinned, REPLAY, Tool},
 };
 
-/// Builds gatewayd with its eBPF programs, gatewayctl and one tool that runs them. Returns their directory.
+/// Builds gatewayd with its eBPF programs, gatewayctl and the lab. Returns their directory.
 ///
 /// Nothing else is built, so that the lab can start before the benchmark and the tests are compiled.
-pub fn tool(tool: Tool) -> Result<PathBuf> {
-    let mut build = cargo(&["build", "-p", GATEWAY, "-p", tool.package])?;
-    build.args(["--bin", "gatewayd", "--bin", "gatewayctl", "--bin", tool.program]);
-    quietly(&format!("building gatewayd and {}", tool.program), &mut build)?;
+pub fn lab() -> Result<PathBuf> {
+    let mut build = cargo(&["build", "-p", GATEWAY, "-p", LAB.package])?;
+    build.args(["--bin", "gatewayd", "--bin", "gatewayctl", "--bin", LAB.program]);
+    quietly("building gatewayd and the lab", &mut build)?;
     Ok(project::target().join("debug"))
 }
 
-/// Builds gatewayd, gatewayctl and the lab. Returns their directory.
-pub fn lab() -> Result<PathBuf> {
-    tool(LAB)
+/// Builds a tool, which holds the eBPF programs itself. Returns its directory.
+pub fn tool(tool: Tool) -> Result<PathBuf> {
+    let mut build = cargo(&["build", "-p", tool.package, "--bin", tool.program])?;
+    quietly(&format!("building {}", tool.program), &mut build)?;
+    Ok(project::target().join("debug"))
 }
 
 /// Builds a tool optimised, as gatewayd is shipped. Returns its directory.

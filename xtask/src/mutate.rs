@@ -357,6 +357,20 @@ mod tests {
     }
 
     #[test]
+    fn slow_tests_exist() {
+        let tests = project::root().join(PACKAGE).join("tests");
+        let texts: Vec<_> =
+            MIXED.map(|name| fs::read_to_string(tests.join(format!("{name}.rs"))).unwrap()).into();
+        for prefix in SLOW {
+            let function = format!("fn {prefix}");
+            assert!(
+                texts.iter().any(|text| text.contains(&function)),
+                "no test begins with {prefix}: update SLOW"
+            );
+        }
+    }
+
+    #[test]
     fn first_failed_test_is_named() {
         let output =
             "running 2 tests\nF.\nfailures:\n\n---- it_holds stdout ----\nwhy\n\nfailures:\n    it_holds\n";

@@ -16,7 +16,7 @@ pub fn roots(tree: &Tree) -> BTreeSet<String> {
             let Some(path) = path.strip_prefix(package) else { return false };
             matches!(path, "src/lib.rs" | "src/main.rs" | "build.rs")
                 || is_target(path, "src/bin/")
-                || (is_tool && is_target(path, "tests/") && tree.has(&format!("{package}src")))
+                || (is_tool && is_target(path, "tests/"))
         };
         roots.extend(tree.paths().filter(|path| is_root(path)).map(str::to_owned));
         roots.extend(named(text, is_tool).into_iter().map(|path| format!("{package}{path}")));

@@ -4,6 +4,9 @@ use super::super::tree::Tree;
 /// The packages that test tools may use.
 const SHARED: [&str; 2] = ["gateway-tests-kit", "gateway-tests-programs"];
 
+/// The eBPF programs that gateway-tests-programs compiles and embeds.
+const EMBEDDED: (&str, &str) = ("gateway-tests-programs", "gateway-tests-ebpf");
+
 /// Returns a message for each test tool that depends on another one.
 pub fn faults(tree: &Tree) -> Vec<String> {
     let manifests: Vec<_> = tree
@@ -15,7 +18,9 @@ pub fn faults(tree: &Tree) -> Vec<String> {
         |package: &str| manifests.iter().any(|(_, name, _)| *name == package) && !SHARED.contains(&package);
     let mut faults = Vec::new();
     for (path, name, text) in &manifests {
-        for (line, dependency) in dependencies(text).into_iter().filter(|(_, dependency)| is_tool(dependency))
+        let is_fault = |dependency: &str| is_tool(dependency) && (*name, dependency) != EMBEDDED;
+        for (line, dependency) in
+            dependencies(text).into_iter().filter(|(_, dependency)| is_fault(dependency))
         {
             faults.push(format!(
                 "{path}:{line}: {name} depends on {dependency}: share code in gateway-tests-kit instead"
@@ -66,6 +71,16 @@ mod tests {
             ("tests/kit/Cargo.toml", "[package]\nname = \"gateway-tests-kit\"\n"),
             ("tests/lab/Cargo.toml", lab),
             ("tests/flood/Cargo.toml", flood),
+            (
+                "tests/programs/Cargo.toml",
+                "[package]\nname = \"gateway-tests-programs\"\n[build-dependencies]\n\
+                 gateway-tests-ebpf = { path = \"../ebpf\" }\n",
+            ),
+            ("tests/ebpf/Cargo.toml", "[package]\nname = \"gateway-tests-ebpf\"\n"),
+            (
+                "tests/replay/Cargo.toml",
+                "[package]\nname = \"r\"\n[dependencies]\ngateway-tests-ebpf = \"1\"\n",
+            ),
             ("tests/fuzz/Cargo.toml", "[package]\nname = \"gateway-fuzz\"\n"),
             (
                 "gateway/Cargo.toml",
@@ -74,9 +89,7 @@ mod tests {
         ]);
         let faults = faults(&tree);
         let lines: Vec<_> = faults.iter().map(|fault| fault.split(": ").next().unwrap()).collect();
-        assert_eq!(
-            lines,
-            ["tests/flood/Cargo.toml:4", "tests/flood/Cargo.toml:6", "tests/flood/Cargo.toml:7"]
-        );
+        let expected = ["tests/flood/Cargo.toml:4", "tests/flood/Cargo.toml:6", "tests/flood/Cargo.toml:7"];
+        assert_eq!(lines, [&expected[..], &["tests/replay/Cargo.toml:4"]].concat());
     }
 }
