@@ -8,8 +8,8 @@ use super::{
     figure::{Figure, Unit},
     figures::{Figures, Query},
     grid::Grid,
-    report::{self, number},
-    store::Store,
+    number::number,
+    store::{self, Store},
 };
 
 /// Largest allowed ratio of new cost to committed cost.
@@ -46,8 +46,8 @@ pub fn check(committed: &Figures, now: &Figures) -> Result<bool> {
         let worse = new > old * MOST && new - old > NOISE * figure.value;
         passed &= !worse;
         table.add([
-            report::contender(figure.contender).to_owned(),
-            report::workload(figure.workload).to_owned(),
+            figure.contender.label().to_owned(),
+            figure.workload.label().to_owned(),
             number(f64::from(figure.customers)),
             number(old),
             number(new),

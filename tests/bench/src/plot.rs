@@ -15,8 +15,9 @@ use super::{
     contender::{Contender, Line},
     figure::{Figure, Unit},
     figures::{Figures, Query},
-    report::{self, CONTENDERS, number},
-    target,
+    number::number,
+    tables, target,
+    workload::{Choice, Workload},
 };
 
 const SIZE: (u32, u32) = (940, 520);
@@ -273,35 +274,9 @@ impl Ranged for Decades {
     }
 }
 
-fn is_ours(contender: Contender) -> bool {
-    matches!(contender, Contender::Redirect | Contender::Stack)
-}
-
-fn name(contender: Contender) -> &'static str {
-    match contender {
-        Contender::Forwarding => "no firewall (the floor)",
-        Contender::NftablesFlowtable => "nftables flowtable*",
-        Contender::NftablesNetdevDrop => "nftables netdev drop",
-        other => report::contender(other),
-    }
-}
-
-/// Colour and width of the line. Colours that differ in lightness too (Okabe and Ito), ours the strongest.
-fn style(contender: Contender) -> (RGBColor, u32) {
-    match contender {
-        Contender::Redirect => (RGBColor(0x00, 0x5a, 0xb5), 4),
-        Contender::Stack => (RGBColor(0x2e, 0x9b, 0xe0), 3),
-        Contender::Forwarding | Contender::CallsOnly | Contender::IngressDrop => {
-            (RGBColor(0x66, 0x66, 0x66), 2)
-        }
-        Contender::Nftables => (RGBColor(0x00, 0x80, 0x5c), 2),
-        Contender::NftablesTuned => (RGBColor(0x5a, 0xa8, 0x2e), 2),
-        Contender::NftablesIntervals => (RGBColor(0x8c, 0x6d, 0x00), 2),
-        Contender::NftablesFlowtable => (RGBColor(0x9b, 0x4d, 0xa8), 2),
-        Contender::NftablesNetdevDrop => (RGBColor(0x55, 0x55, 0x99), 2),
-        Contender::IptablesLegacy => (RGBColor(0xe0, 0x7b, 0x00), 2),
-        Contender::IptablesNft => (RGBColor(0xc6, 0x28, 0x28), 2),
-    }
+fn colour(contender: Contender) -> RGBColor {
+    let Line { colour: (red, green, blue), .. } = contender.row().line;
+    RGBColor(red, green, blue)
 }
 
 #[cfg(test)]

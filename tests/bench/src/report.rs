@@ -12,26 +12,15 @@ use super::{
     contender::Contender,
     figures::Figures,
     grid::Grid,
+    number::number,
     plot,
     store::{Explanations, Origin, Part, Store, read_figures},
     tables,
     target::{self, Bound},
 };
 
-/// Rows of tables, in this order. A drop at ingress is in none: it is what all costs are without.
-pub const CONTENDERS: [Contender; 11] = [
-    Contender::Forwarding,
-    Contender::CallsOnly,
-    Contender::Redirect,
-    Contender::Stack,
-    Contender::Nftables,
-    Contender::NftablesTuned,
-    Contender::NftablesIntervals,
-    Contender::NftablesFlowtable,
-    Contender::NftablesNetdevDrop,
-    Contender::IptablesLegacy,
-    Contender::IptablesNft,
-];
+/// Longest line of the report, in characters.
+const WIDTH: usize = 120;
 
 /// What to report.
 #[derive(Args, Clone, Debug)]
@@ -177,140 +166,16 @@ fn wrap(text: &str, indent: &str) -> String {
             _ => lines.push(format!("{indent}{word}")),
         }
     }
-    let cell: Cell = |figures, query| match query.unit {
-        Unit::Instructions => figures.cost(query).map(number),
-        _ => figures.value(query).map(number),
-    };
-    matrix("The whole path with real ESP: cost", figures, &columns, cell)
-}
-
-/// One column of a table.
-struct Column {
-    title: String,
-    query: Box<dyn Fn(Contender) -> Query>,
-}
-
-impl Column {
-    fn new(title: impl Into<String>, query: impl Fn(Contender) -> Query + 'static) -> Self {
-        Self { title: title.into(), query: Box::new(query) }
-    }
-}
-
-type Cell = fn(&Figures, Query) -> Option<String>;
-
-const COST: Cell = |figures, query| figures.cost(query).map(number);
-const TAX: Cell = |figures, query| figures.tax(query).map(number);
-const VALUE: Cell = |figures, query| figures.value(query).map(number);
-const INTERVAL: Cell = |figures, query| {
-    let Figure { value, low, high, .. } = figures.find(query)?;
-    Some(format!("{value:.3} ({low:.3}–{high:.3})"))
-};
-
-/// A table of contenders, with a heading; empty if nothing of it was measured. Contenders and columns
-/// without a figure are left out.
-fn matrix(title: &str, figures: &Figures, columns: &[Column], cell: Cell) -> String {
-    let rows: Vec<(Contender, Vec<Option<String>>)> = CONTENDERS
-        .iter()
-        .map(|contender| {
-            (*contender, columns.iter().map(|column| cell(figures, (column.query)(*contender))).collect())
-        })
-        .filter(|(_, cells): &(_, Vec<_>)| cells.iter().any(Option::is_some))
-        .collect();
-    let used: Vec<usize> =
-        (0..columns.len()).filter(|&column| rows.iter().any(|(_, cells)| cells[column].is_some())).collect();
-    if used.is_empty() {
-        return String::new();
-    }
-    let titles = used.iter().map(|&column| columns[column].title.clone());
-    let mut table = Grid::new(std::iter::once("contender".to_owned()).chain(titles), 1..used.len() + 1);
-    for (contender, cells) in &rows {
-        let cells = used.iter().map(|&column| cells[column].clone().unwrap_or_else(|| "–".to_owned()));
-        table.add(std::iter::once(self::contender(*contender).to_owned()).chain(cells));
-    }
-    format!("\n### {title}\n\n{table}")
-}
-
-/// A number with three digits that count, thousands apart.
-pub fn number(number: f64) -> String {
-    let decimals = match number.abs() {
-        0.0 => 0,
-        small if small < 1.0 => 3,
-        small if small < 10.0 => 2,
-        small if small < 100.0 => 1,
-        _ => 0,
-    };
-    let text = format!("{number:.decimals$}");
-    let (sign, text) = text.strip_prefix('-').map_or(("", text.as_str()), |text| ("−", text));
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let fraction = fraction.trim_end_matches('0');
-    let mut grouped = String::from(sign);
-    for (place, digit) in whole.chars().enumerate() {
-        if place > 0 && (whole.len() - place) % 3 == 0 {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    if fraction.is_empty() { grouped } else { format!("{grouped}.{fraction}") }
-}
-
-fn part(part: Part) -> &'static str {
-    match part {
-        Part::Instructions => "instructions",
-        Part::Time => "time",
-        Part::Control => "control",
-        Part::Memory => "memory",
-    }
-}
-
-/// A contender's name for people.
-pub fn contender(contender: Contender) -> &'static str {
-    match contender {
-        Contender::IngressDrop => "drop at ingress",
-        Contender::Forwarding => "forwarding, no firewall",
-        Contender::CallsOnly => "the least: two hooks, clock, flow, lock",
-        Contender::IptablesNft => "iptables-nft",
-        Contender::IptablesLegacy => "iptables-legacy",
-        Contender::Nftables => "nftables",
-        Contender::NftablesIntervals => "nftables, interval sets",
-        Contender::NftablesTuned => "nftables, tuned buckets",
-        Contender::NftablesFlowtable => "nftables flowtable (not policy-equivalent)",
-        Contender::NftablesNetdevDrop => "nftables netdev drop (forwards nothing)",
-        Contender::Stack => "this project, to the stack",
-        Contender::Redirect => "this project",
-    }
-}
-
-/// A workload's name for people.
-pub fn workload(workload: Workload) -> &'static str {
-    match workload {
-        Workload::Established => "established",
-        Workload::Reply => "reply",
-        Workload::NewConnection => "new connection",
-        Workload::DeniedSyn => "denied SYN",
-        Workload::FloodOfNewTuples => "flood of new tuples",
-        Workload::Mixed => "mixed",
-        Workload::BulkGro => "bulk upload, GRO on",
-        Workload::BulkNoGro => "bulk upload, GRO off",
-        Workload::Decapsulation => "decapsulation",
-        Workload::FirewallAndForwarding => "firewall and forwarding",
-        Workload::LoadAll => "load all",
-        Workload::ChangeOne => "change one",
-        Workload::MemoryPerFlow => "memory for a flow",
-        Workload::MemoryPerCustomer => "memory for a customer",
-        Workload::ControlAA => "against itself",
-        Workload::Control50Ns => "against itself with 50 ns more",
-    }
+    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Finds the committed report from the package's directory, which cargo sets, upwards.
     fn committed() -> PathBuf {
-        let package = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap());
-        let mut above = package.ancestors().map(|directory| directory.join("docs/benchmarks"));
-        above.find(|directory| directory.is_dir()).unwrap()
+        let mut ancestors = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+        ancestors.find_map(|above| Some(above.join("docs/benchmarks")).filter(|path| path.is_dir())).unwrap()
     }
 
     #[test]

@@ -4,14 +4,12 @@ use gateway_common::packet::flag;
 use gateway_tests_kit::random::Random;
 
 use super::{
-    case::Case,
-    figure::{Choice, Workload},
+    case::{Case, PORTS},
     frames::{Batch, Flow, SERVER_PORTS, Side},
     workload::{Choice, Workload},
 };
 
-/// Ports of one device that are used, from [`FIRST_PORT`] on.
-pub const PORTS: u32 = 60_000;
+/// The lowest client port of a device; it uses [`PORTS`] of them.
 const FIRST_PORT: u16 = 1024;
 /// An end acknowledges before the other has this much in flight; windows are 1 GiB.
 const UNACKNOWLEDGED_BYTES: u32 = 1 << 29;

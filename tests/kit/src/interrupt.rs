@@ -20,14 +20,20 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Takes SIGINT and SIGTERM from all threads started later. Until [`Interrupt::wait`] is called
-    /// they end the process; its children die with it.
+    /// Handles SIGINT and SIGTERM. Until [`Interrupt::wait`] is called they end the process; its children die
+    /// with it.
+    ///
+    /// Handlers instead of a blocked mask: children would inherit the mask, whereas execve(2) resets handlers, so
+    /// that the lab's shell and its programs can be interrupted.
     pub fn install() -> Result<Self> {
-        let mut signals = SigSet::empty();
-        signals.add(Signal::SIGINT);
-        signals.add(Signal::SIGTERM);
-        signals.thread_block()?;
-        // A rendezvous: sending fails unless somebody waits.
+        // The process that started us may have left them blocked.
+        SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_unblock()?;
+        let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+        let (mut interrupt, mut terminate) = {
+            let _context = runtime.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
+        // A rendezvous: sending fails unless `wait` is waiting.
         let (sender, signalled) = std::sync::mpsc::sync_channel(0);
         thread::spawn(move || {
             runtime.block_on(async {

@@ -31,26 +31,22 @@
 //! - payload: `len N` bytes; for UDP and ESP, `spi N` puts an ESP header before the payload.
 //!
 //! Checksums are always right, unless `patch` changes them or their packet.
-use std::{net::IpAddr, str::FromStr};
+use std::net::IpAddr;
 
-use anyhow::Error;
-
-pub use parse::{endpoint, number};
-
-/// The description of a frame.
+/// A frame, described.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packet {
     /// Ethernet.
     pub ethernet: Ethernet,
-    /// The packet in the frame.
+    /// What it carries.
     pub network: Network,
-    /// Changes of the finished bytes, in order: offset and new bytes.
+    /// Changes to the finished bytes, in order: offset and new bytes.
     pub patches: Vec<(usize, Vec<u8>)>,
-    /// Overrides the length of the frame.
+    /// Where the frame ends instead.
     pub cut: Option<usize>,
 }
 
-/// The Ethernet header, and padding after the packet.
+/// The Ethernet header, and what is behind the packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ethernet {
     /// Source MAC address.
@@ -59,27 +55,27 @@ pub struct Ethernet {
     pub destination: [u8; 6],
     /// VLAN id of an 802.1Q tag.
     pub vlan: Option<u16>,
-    /// Overrides the EtherType.
+    /// Instead of the right EtherType.
     pub ether_type: Option<u16>,
-    /// Number of zero bytes after the packet.
+    /// Zero bytes behind the packet.
     pub padding: usize,
 }
 
-/// The payload of a frame.
+/// What a frame carries.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Network {
-    /// An IPv4 or IPv6 packet, according to its addresses.
+    /// IPv4 or IPv6, as the addresses are.
     Ip(Ip, Transport),
     /// An ARP request.
     Arp {
-        /// Address of the sender.
+        /// Who asks.
         sender: std::net::Ipv4Addr,
-        /// Address that the sender looks for.
+        /// For whom.
         target: std::net::Ipv4Addr,
     },
-    /// Another EtherType, with this many bytes.
+    /// So many bytes of another EtherType.
     Other(u16, usize),
-    /// The bytes of the whole frame.
+    /// These bytes are the whole frame.
     Raw(Vec<u8>),
 }
 
@@ -94,7 +90,7 @@ pub struct Ip {
     pub ttl: u8,
     /// DSCP and ECN, or traffic class.
     pub tos: u8,
-    /// Identification; in IPv6 that of the fragment header, and the flow label.
+    /// Identification. In IPv6 of the fragment header, and the flow label.
     pub id: u16,
     /// Don't fragment.
     pub df: bool,
@@ -102,21 +98,21 @@ pub struct Ip {
     pub mf: bool,
     /// Fragment offset, in 8-byte units.
     pub fragment: u16,
-    /// IPv6: adds a fragment header even to the only fragment (RFC 6946).
+    /// IPv6: a fragment header also if it is the only fragment (RFC 6946).
     pub atomic: bool,
-    /// IPv6: adds an extension header of this kind.
+    /// IPv6: an extension header of this kind.
     pub extension: Option<u8>,
     /// IPv4: options, a multiple of 4 bytes.
     pub options: Vec<u8>,
-    /// Overrides the total length (IPv4) or the payload length (IPv6).
+    /// Instead of the right total length (IPv4), or payload length (IPv6).
     pub total: Option<u16>,
-    /// IPv4: overrides the header length, in 32-bit words.
+    /// IPv4: instead of the right header length, in words.
     pub ihl: Option<u8>,
-    /// Overrides the version.
+    /// Instead of 4 or 6.
     pub version: Option<u8>,
 }
 
-/// The payload of an IP packet.
+/// What an IP packet carries.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Transport {
     /// TCP.
@@ -129,7 +125,7 @@ pub enum Transport {
         kind: u8,
         /// Code.
         code: u8,
-        /// Source and destination of the TCP packet that the message quotes.
+        /// Source and destination of the TCP packet that it is about.
         about: Option<[(IpAddr, u16); 2]>,
         /// Bytes of payload.
         length: usize,
@@ -138,10 +134,10 @@ pub enum Transport {
     Esp {
         /// SPI.
         spi: u32,
-        /// Bytes after SPI and sequence number.
+        /// Bytes behind SPI and sequence number.
         length: usize,
     },
-    /// Another protocol, with this many bytes.
+    /// So many bytes of another protocol.
     Other(u8, usize),
 }
 
@@ -152,15 +148,15 @@ pub struct Tcp {
     pub ports: [u16; 2],
     /// Flags, as on the wire.
     pub flags: u8,
-    /// Sequence number, if stated.
+    /// Sequence number, if it is said.
     pub seq: Option<u32>,
-    /// Acknowledgment number, if stated.
+    /// Acknowledgment number, if it is said.
     pub ack: Option<u32>,
     /// Window.
     pub window: u16,
     /// Options, in order.
     pub options: Vec<TcpOption>,
-    /// Overrides the data offset, in 32-bit words.
+    /// Instead of the right data offset, in words.
     pub data_offset: Option<u8>,
     /// Bytes of payload.
     pub length: usize,
@@ -171,7 +167,7 @@ pub struct Tcp {
 pub enum TcpOption {
     /// Maximum segment size.
     Mss(u16),
-    /// The bytes of any other option, perhaps a malformed one.
+    /// Any other, or a malformed one: its bytes.
     Bytes(Vec<u8>),
 }
 
@@ -180,19 +176,19 @@ pub enum TcpOption {
 pub struct Udp {
     /// Source and destination port.
     pub ports: [u16; 2],
-    /// Overrides the length.
+    /// Instead of the right length.
     pub udp_length: Option<u16>,
-    /// First bytes of the payload.
+    /// What the payload begins with.
     pub head: Vec<u8>,
-    /// Bytes of payload after those.
+    /// Bytes of payload behind that.
     pub length: usize,
 }
 
-/// Letters of the TCP flags, from bit 0.
+/// Flag letters, from bit 0.
 pub const FLAG_LETTERS: &str = "FSRPAUEC";
 
 impl Ip {
-    /// Returns a header with default fields.
+    /// A header with nothing special.
     pub fn new(source: IpAddr, destination: IpAddr) -> Self {
         Self {
             source,

@@ -1,5 +1,5 @@
-//! Parser of the packet language.
-use std::net::IpAddr;
+//! The parser of the packet language.
+use std::{net::IpAddr, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
@@ -9,9 +9,12 @@ use crate::{
     text::{endpoint, hex, mac, number, tcp_flags},
 };
 
-/// Parses a line.
-pub fn parse(line: &str) -> Result<Packet> {
-    read(line).with_context(|| format!("packet {line:?}"))
+impl FromStr for Packet {
+    type Err = Error;
+
+    fn from_str(line: &str) -> Result<Self> {
+        read(line).with_context(|| format!("packet {line:?}"))
+    }
 }
 
 fn read(line: &str) -> Result<Packet> {
@@ -34,7 +37,7 @@ fn read(line: &str) -> Result<Packet> {
                 }
                 _ => false,
             };
-        ensure!(known, "{word:?} is not a word for this packet");
+        ensure!(known, "{word:?} does not belong here");
     }
     Ok(packet)
 }
@@ -48,7 +51,7 @@ impl<'a> Words<'a> {
         self.words.next().context("the line ends too early")
     }
 
-    /// Parses the next word as a number, decimal or hexadecimal with 0x.
+    /// A number, decimal or with 0x.
     fn number<T: TryFrom<u64>>(&mut self) -> Result<T> {
         number(self.next()?)
     }
@@ -59,31 +62,9 @@ impl<'a> Words<'a> {
 
     fn expect(&mut self, word: &str) -> Result<()> {
         let found = self.next()?;
-        ensure!(found == word, "expected {word:?}, found {found:?}");
+        ensure!(found == word, "{found:?} stands where {word:?} should");
         Ok(())
     }
-}
-
-/// Parses a number that fits `T`, decimal or hexadecimal with 0x.
-pub fn number<T: TryFrom<u64>>(text: &str) -> Result<T> {
-    let value = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    let value = value.with_context(|| format!("{text:?} is not a number"))?;
-    T::try_from(value).ok().with_context(|| format!("{text} is too large here"))
-}
-
-fn hex(text: &str) -> Result<Vec<u8>> {
-    ensure!(text.len().is_multiple_of(2) && text.is_ascii(), "{text:?} is not an even number of hex digits");
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).with_context(|| format!("{text:?} is not hex")))
-        .collect()
-}
-
-fn mac(text: &str) -> Result<[u8; 6]> {
-    hex(&text.replace(':', ""))?.try_into().ok().with_context(|| format!("{text:?} is not a MAC address"))
 }
 
 fn network(words: &mut Words) -> Result<Network> {
@@ -106,16 +87,6 @@ fn network(words: &mut Words) -> Result<Network> {
             Ok(Network::Ip(Ip::new(source, destination), transport))
         }
     }
-}
-
-/// Parses an address with or without a port: `192.168.1.2:80`, `[fd00::2]:80`, `fd00::2`.
-pub fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>)> {
-    if let Ok(address) = text.parse() {
-        return Ok((address, None));
-    }
-    let (address, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is not an address"))?;
-    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-    Ok((bare.parse().with_context(|| format!("{address:?} is not an IP address"))?, Some(number(port)?)))
 }
 
 fn transport(words: &mut Words, ports: Option<(u16, u16)>, v6: bool) -> Result<Transport> {
@@ -143,32 +114,16 @@ fn transport(words: &mut Words, ports: Option<(u16, u16)>, v6: bool) -> Result<T
                     words.expect("code")?;
                     (kind, words.number()?)
                 }
-                other => bail!("{other:?} is not an ICMP message; use `type N code N`"),
+                other => bail!("{other:?} is no ICMP message; say type N code N"),
             };
             Transport::Icmp { kind, code, about: None, length: 0 }
         }
         "ESP" => Transport::Esp { spi: 0xc0de_0001, length: 0 },
         "PROTO" => Transport::Other(words.number()?, 0),
-        flags => Transport::Tcp(Tcp {
-            flags: tcp_flags(flags)?,
-            ports: with_ports()?,
-            seq: None,
-            ack: None,
-            window: 64240,
-            options: Vec::new(),
-            data_offset: None,
-            length: 0,
-        }),
-    })
-}
-
-fn tcp_flags(text: &str) -> Result<u8> {
-    if text == "-" {
-        return Ok(0);
-    }
-    text.chars().try_fold(0, |flags, letter| {
-        let bit = FLAG_LETTERS.find(letter).with_context(|| format!("{letter:?} is not a TCP flag"))?;
-        Ok(flags | 1 << bit)
+        flags => {
+            let flags = tcp_flags(flags)?;
+            Transport::Tcp(Tcp::new(with_ports()?, flags))
+        }
     })
 }
 
