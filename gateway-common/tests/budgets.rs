@@ -1,4 +1,4 @@
-//! Rates that are kept to exactly, and whose they are.
+//! Budgets: exact rates, and the sources charged for them.
 use std::collections::HashMap;
 
 use gateway_common::{
@@ -10,8 +10,8 @@ use gateway_common::{
 };
 use proptest::{collection::vec, prelude::*};
 
-/// The continuous-state leaky bucket that GCRA is another form of (ITU-T I.371 annex A): what was taken
-/// leaks away, and there is room for `burst`.
+/// The continuous-state leaky bucket, an equivalent form of GCRA (ITU-T I.371 annex A): taken tokens leak
+/// away, and there is room for `burst` of them.
 struct Leaky {
     level_ns: i128,
     at_ns: u64,
@@ -82,7 +82,7 @@ proptest! {
     }
 }
 
-/// As the outer filter does it: a peer's own budget; else the source's own and the one that all share.
+/// Charges packets like the outer filter: a peer's own budget, or else both the source's and the shared one.
 #[derive(Default)]
 struct Filter {
     peers: HashMap<Ipv6, Budgets>,
@@ -119,7 +119,7 @@ fn a_million_strangers_leave_a_peers_budget_untouched() {
         let now_ns = (1 << 40) + u64::from(number) * 1_000;
         let stranger = std::net::IpAddr::from((0x0b00_0000 + number).to_be_bytes());
         admitted += u32::from(filter.admits(Class::Ike, stranger, now_ns));
-        // A rekey's worth of IKE: ten packets in a tenth of a second.
+        // As much IKE as a rekey: ten packets in a tenth of a second.
         if number % 10_000 == 0 {
             assert!(filter.admits(Class::Ike, peer, now_ns));
             peers += 1;
@@ -160,7 +160,7 @@ fn subscribers_are_ipv4_addresses_and_ipv6_64s() {
 }
 
 #[test]
-fn classes_are_what_they_are_charged_to() {
+fn packets_are_charged_to_their_class() {
     assert_eq!(Class::ALL.map(|class| class as usize), [0, 1, 2, 3]);
     assert_eq!(Class::ALL.len(), CLASSES);
     for (outer, known, class) in [
@@ -175,7 +175,7 @@ fn classes_are_what_they_are_charged_to() {
     ] {
         assert_eq!(Class::of(outer, known), class, "{outer:?} known {known}");
     }
-    // Whoever is no peer has less than one, and all of them together leave charon its breath.
+    // A stranger gets less than a peer, and all strangers together leave charon room to work.
     for class in Class::ALL {
         let (peer, stranger, all) = (class.of_peer(), class.of_stranger(), class.of_strangers());
         assert!(stranger.per_second <= peer.per_second && stranger.burst <= peer.burst, "{class:?}");

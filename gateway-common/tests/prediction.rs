@@ -1,5 +1,5 @@
-//! What is predicted is what tracking would have done: on flows and segments made up around one another, so
-//! that every comparison comes out both ways.
+//! Header prediction does exactly what tracking does, on flows and segments built around one another so that
+//! every comparison comes out both ways.
 use etherparse::PacketBuilder;
 use gateway_common::{
     family::Family,
@@ -19,7 +19,7 @@ use proptest::{
 const CASES: u32 = 20_000;
 const NOW: Ticks = Ticks { ticks: 1_000_000 };
 
-/// What one case is made of.
+/// The parts of one case.
 #[derive(Clone, Debug)]
 struct Case {
     flow: Flow,
@@ -32,7 +32,7 @@ struct Case {
     timeouts: [Ticks; STATE_SLOTS],
 }
 
-/// A number at, just beside or far from one of these.
+/// Generates a number at, near or far from one of the anchors.
 fn near(anchors: Vec<u32>) -> impl Strategy<Value = u32> {
     let off = prop_oneof![
         6 => -2_i64..=2,
@@ -117,14 +117,14 @@ impl Case {
     }
 
     fn settings(&self) -> Settings {
-        // SAFETY: integers only.
+        // SAFETY: `Settings` consists of integers only, so all zeroes are valid.
         let mut settings: Settings = unsafe { std::mem::zeroed() };
         settings.timeouts = self.timeouts;
         settings
     }
 }
 
-/// Whether the case was predicted, if tracking agrees.
+/// Returns whether the case was predicted; fails if tracking disagrees.
 fn agrees(case: &Case) -> Result<bool, TestCaseError> {
     let (frame, settings) = (case.frame(), case.settings());
     let inner = Inner::<Ipv4>::parse(&frame[..]).expect("a packet");
@@ -133,7 +133,7 @@ fn agrees(case: &Case) -> Result<bool, TestCaseError> {
     let next = Next::of(&frame[..], &tcp).expect("such a segment");
     let mut predicted = case.flow;
     if !predict(&mut predicted, &next, case.direction, &settings, NOW) {
-        prop_assert_eq!(predicted, case.flow, "changed, and not predicted");
+        prop_assert_eq!(predicted, case.flow, "changed without a prediction");
         return Ok(false);
     }
     let mut tracked = case.flow;

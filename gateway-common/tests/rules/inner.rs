@@ -1,4 +1,4 @@
-//! Packets that are not what they should be.
+//! Malformed and unsupported packets.
 use gateway_common::{
     packet::{Inner, Mss, Options, Segment},
     reason::Reason::*,
@@ -58,7 +58,7 @@ fn inner_packet_is_plain_and_whole_ipv6() {
     for protocol in [17, 1, 4, 41, 47, 50, 59] {
         assert_eq!(edited(&[(IP + 6, protocol)]), Some(ProtocolNotAllowed), "{protocol}");
     }
-    // A fragment header: TCP, the offset.
+    // A fragment header: TCP, then the offset.
     let fragment = |high: u8, low: u8| edited(&[(IP + 6, 44), (IP + 40, 6), (IP + 42, high), (IP + 43, low)]);
     for (high, low) in [(0, 0), (0, 1), (0, 8), (0, 9), (1, 0)] {
         assert_eq!(fragment(high, low), Some(InnerFragment), "{high:#x} {low:#x}");

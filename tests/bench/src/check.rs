@@ -1,41 +1,41 @@
-//! Compares instructions with the committed ones: CI's guard.
+//! Compares new instruction counts with the committed ones, as a guard in CI.
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::{
-    figure::{Contender, Figure, Unit},
+    figure::{Figure, Unit},
     figures::{Figures, Query},
     grid::Grid,
-    report::{self, number},
-    store::Store,
+    number::number,
+    store::{self, Store},
 };
 
-/// How much more a packet may cost, of what it costs.
+/// Largest allowed ratio of new cost to committed cost.
 const MOST: f64 = 1.03;
-/// How well whole runs repeat: of a denied packet that is more than 3 % of what the gateway does for it.
+/// Relative difference between repeated whole runs. For a denied packet that is more than 3 % of the
+/// gateway's cost.
 const NOISE: f64 = 0.005;
 
-/// What to compare.
+/// The files to compare.
 #[derive(Args, Clone, Debug)]
 pub struct Choices {
-    /// Where the committed figures are
+    /// The directory of the committed figures
     #[arg(long, value_name = "DIRECTORY")]
     directory: PathBuf,
-    /// Figures of now, a line of JSON each
+    /// The new figures, one line of JSON each
     #[arg(long, value_name = "FILE")]
     figures: PathBuf,
 }
 
-/// Reads both and compares them.
+/// Reads both sets of figures and compares them.
 pub fn run(choices: &Choices) -> Result<bool> {
-    check(&Store::read(&choices.directory)?.figures(), &Figures::new(report::read(&choices.figures)?))
+    check(&Store::read(&choices.directory)?.figures(), &Figures::new(store::read_figures(&choices.figures)?))
 }
 
-/// Prints what ours costs now beside what it cost when figures were committed; whether nothing costs more
-/// than it may. Costs are compared, and not whole runs, so that what stands around the gateway does not
-/// hide a difference.
+/// Prints this project's new costs beside the committed ones, and returns true if all are within bounds.
+/// Compares costs instead of whole runs, so that the gateway's surroundings do not hide a difference.
 pub fn check(committed: &Figures, now: &Figures) -> Result<bool> {
     let mut table = Grid::new(["contender", "workload", "customers", "committed", "now", "change", ""], 2..6);
     let (mut compared, mut passed) = (0, true);
@@ -46,8 +46,8 @@ pub fn check(committed: &Figures, now: &Figures) -> Result<bool> {
         let worse = new > old * MOST && new - old > NOISE * figure.value;
         passed &= !worse;
         table.add([
-            report::contender(figure.contender).to_owned(),
-            report::workload(figure.workload).to_owned(),
+            figure.contender.label().to_owned(),
+            figure.workload.label().to_owned(),
             number(f64::from(figure.customers)),
             number(old),
             number(new),
@@ -56,27 +56,24 @@ pub fn check(committed: &Figures, now: &Figures) -> Result<bool> {
         ]);
     }
     print!("{table}");
-    ensure!(
-        compared > 0,
-        "there are no committed figures to compare with: run `cargo xtask bench instructions`"
-    );
+    ensure!(compared > 0, "no committed figures to compare with; run `cargo xtask bench instructions`");
     if !passed {
         println!(
-            "A packet costs more than 3 % more than it did, and more than runs differ by. If that is what you want, say why, and commit what \
-             `cargo xtask bench instructions` writes."
+            "A packet's cost rose by more than 3 %, and by more than runs differ. If the rise is intended, explain it \
+             and commit the output of `cargo xtask bench instructions`."
         );
     }
     Ok(passed)
 }
 
 fn is_ours(figure: &Figure) -> bool {
-    figure.unit == Unit::Instructions && matches!(figure.contender, Contender::Stack | Contender::Redirect)
+    figure.unit == Unit::Instructions && figure.contender.is_ours()
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{figure::Workload, figures::tests::figure},
+        super::{contender::Contender, figures::tests::figure, workload::Workload},
         *,
     };
 
@@ -91,19 +88,19 @@ mod tests {
         assert!(check(&committed, &figures(5000.0, 6030.0)).unwrap());
         assert!(!check(&committed, &figures(5000.0, 6031.0)).unwrap());
         assert!(check(&committed, &figures(5000.0, 5000.0)).unwrap());
-        // The generator's own cost says nothing.
+        // The generator's own cost does not count.
         assert!(check(&committed, &figures(7000.0, 8000.0)).unwrap());
         assert!(!check(&committed, &figures(4000.0, 6000.0)).unwrap());
     }
 
     #[test]
-    fn whole_run_may_be_off_by_as_much_as_runs_differ() {
+    fn difference_within_the_noise_of_whole_runs_passes() {
         assert!(check(&figures(5000.0, 5100.0), &figures(5000.0, 5125.0)).unwrap());
         assert!(!check(&figures(5000.0, 5100.0), &figures(5000.0, 5127.0)).unwrap());
     }
 
     #[test]
-    fn nothing_to_compare_is_no_success() {
+    fn nothing_to_compare_is_an_error() {
         assert!(check(&Figures::default(), &figures(1.0, 2.0)).is_err());
         assert!(check(&figures(1.0, 2.0), &Figures::default()).is_err());
     }

@@ -1,4 +1,4 @@
-//! The kernel's connection tracking: its table is one for all network namespaces.
+//! The table of the kernel's connection tracking, shared by all network namespaces.
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -6,14 +6,14 @@ use anyhow::{Context, Result};
 const BUCKETS: &str = "/proc/sys/net/netfilter/nf_conntrack_buckets";
 const MOST: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
-/// Its sizes as they are for a measurement; dropping it puts back what was.
+/// The table's sizes during a measurement. Drop restores the previous ones.
 #[derive(Debug)]
 pub struct Table {
     before: Vec<(&'static str, u32)>,
 }
 
 impl Table {
-    /// Room for so many connections; `tuned`: and buckets for their tuples, two for each.
+    /// Makes room for `flows` connections, and if `tuned` also for a bucket for each of their two tuples.
     pub fn with_room(flows: u32, tuned: bool) -> Result<Self> {
         let mut table = Self { before: Vec::new() };
         table.raise(MOST, flows.saturating_mul(2))?;
@@ -24,7 +24,7 @@ impl Table {
     }
 
     fn raise(&mut self, path: &'static str, least: u32) -> Result<()> {
-        let context = || format!("{path} (is nf_conntrack there, and is this the machine's own namespace?)");
+        let context = || format!("{path} (needs the nf_conntrack module and the initial network namespace)");
         let text = fs::read_to_string(path).with_context(context)?;
         let now: u32 = text.trim().parse().with_context(context)?;
         if now < least {
@@ -39,7 +39,7 @@ impl Drop for Table {
     fn drop(&mut self) {
         for (path, value) in self.before.drain(..).rev() {
             if let Err(error) = fs::write(path, value.to_string()) {
-                eprintln!("cannot set {path} to {value} again: {error}");
+                eprintln!("cannot reset {path} to {value}: {error}");
             }
         }
     }

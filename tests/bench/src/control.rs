@@ -1,11 +1,11 @@
-//! What control costs, in wall-clock milliseconds: all customers from nothing, and one more among them, for
-//! this project and for its contenders' own tools.
+//! The cost of control in wall-clock milliseconds: loading all customers, and adding one, with this project
+//! and with the contenders' own tools.
 //!
-//! Ours is what gatewayd runs. It begins at the parsed policy with its ids, as contenders begin at the text
-//! of a ruleset, and ends when the maps are filled. What has no counterpart with them, reading policy files
-//! and keeping ids on disk, is told apart on stderr.
+//! This project runs gatewayd's code. It starts at the parsed policy with its ids, as contenders start at the
+//! text of a ruleset, and ends when the maps are filled. Reading policy files and keeping ids on disk have no
+//! counterpart in the contenders' tools; their times are printed separately to stderr.
 use std::{
-    fs, io,
+    fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -38,26 +38,25 @@ use gateway_tests_kit::{
 use tokio::runtime::Runtime;
 
 use super::{
-    figure::{Choice, Contender, Figure, Place, Unit, Workload},
-    rules::{self, LAN, PORT, SERVERS},
+    contender::{Contender, Setup},
+    figure::{Figure, Measured, Unit},
+    rules::{self, LAN, PORT, Ruleset, SERVERS},
     statistics::{extremes, median},
+    workload::Workload,
 };
 
-/// Where policies, ids and pins are, in a `/run` of the process's own.
+/// The directory of policies, ids and pins, in the process's own `/run`.
 const DIRECTORY: &str = "/run/gateway-bench";
-/// The contenders, the fastest first.
-const CONTENDERS: [Contender; 4] =
-    [Contender::Nftables, Contender::NftablesIntervals, Contender::IptablesLegacy, Contender::IptablesNft];
-/// A contender whose change took longer than this makes no more of them.
+/// A contender stops after a change that takes longer than this.
 const LONG: Duration = Duration::from_secs(2);
 
 /// What to measure.
 #[derive(Args, Clone, Debug)]
 pub struct Choices {
-    /// At most 10,000 customers, and fewer rounds
+    /// At most 10,000 customers and fewer rounds
     #[arg(long)]
     pub quick: bool,
-    /// Without the contenders
+    /// Only this project
     #[arg(long)]
     pub ours: bool,
     /// Numbers of customers
@@ -75,20 +74,24 @@ impl Choices {
     }
 }
 
-/// Measures all that is chosen, and prints a figure for each.
+/// Measures everything selected and prints a figure for each measurement.
 pub fn run(choices: &Choices) -> Result<()> {
     for customers in choices.customers() {
         eprintln!("{customers} customers:");
-        ours(customers, choices.quick).with_context(|| format!("ours with {customers} customers"))?;
-        for contender in CONTENDERS.into_iter().filter(|_| !choices.ours) {
-            theirs(contender, customers, choices.quick)
-                .with_context(|| format!("{contender:?} with {customers} customers"))?;
+        for &contender in Contender::ALL.iter().filter(|contender| contender.row().control) {
+            let result = match contender.row().setup {
+                Setup::Gateway(_) => ours(contender, customers, choices.quick),
+                Setup::Ruleset(_) if choices.ours => Ok(()),
+                Setup::Ruleset(ruleset) => theirs(contender, ruleset, customers, choices.quick),
+                Setup::DropAtIngress | Setup::Nothing | Setup::CallsOnly => Err(anyhow!("it has no control")),
+            };
+            result.with_context(|| format!("{contender} with {customers} customers"))?;
         }
     }
     Ok(())
 }
 
-/// gatewayd's own code.
+/// The state of gatewayd that loading and changing customers works on.
 struct Ours {
     policy: Policy,
     ids: Assignment,
@@ -100,8 +103,8 @@ struct Ours {
     runtime: Runtime,
 }
 
-fn ours(customers: u32, quick: bool) -> Result<()> {
-    // One more, which is the change.
+fn ours(contender: Contender, customers: u32, quick: bool) -> Result<()> {
+    // The additional customer is the change.
     let mut ours = Ours::new(customers + 1)?;
     let last = ours.policy.customers.keys().next_back().cloned().context("no customer")?;
     let late = ours.policy.customers.remove(&last).context("no customer")?;
@@ -110,7 +113,7 @@ fn ours(customers: u32, quick: bool) -> Result<()> {
         loads.push(ours.load()?);
         ours.clear()?;
     }
-    report(Contender::Redirect, Workload::LoadAll, customers, &loads)?;
+    report(contender, Workload::LoadAll, customers, &loads)?;
 
     ours.load()?;
     let older = ours.policy.clone();
@@ -119,16 +122,16 @@ fn ours(customers: u32, quick: bool) -> Result<()> {
     let mut changes = Vec::new();
     for _ in 0..if quick { 200 } else { 1000 } {
         let (lasted, actions) = ours.change()?;
-        ensure!(!actions.is_empty(), "a change that changes nothing");
+        ensure!(!actions.is_empty(), "the change has no actions");
         changes.push(lasted);
         ours.undo(&actions)?;
     }
-    report(Contender::Redirect, Workload::ChangeOne, customers, &changes)?;
+    report(contender, Workload::ChangeOne, customers, &changes)?;
     ours.pins.remove()
 }
 
 impl Ours {
-    /// Writes policies, reads them, and makes maps with room for them.
+    /// Writes policies, reads them, and creates maps large enough for them.
     fn new(customers: u32) -> Result<Self> {
         let directory = Path::new(DIRECTORY);
         if directory.exists() {
@@ -144,7 +147,7 @@ impl Ours {
         let pins = Pins::new(directory.join("bpf"));
         pins.prepare()?;
         let sizes = Sizes { tunnels: customers, customers, flows: 1024, flows6: 1 };
-        // Maps stay, pinned; programs need not.
+        // The pinned maps remain; the programs are not needed.
         drop(programs::load(&pins, sizes, Purpose::Gateway)?);
         let interface = |name: &str, index, v4| Interface {
             name: name.to_owned(),
@@ -158,7 +161,7 @@ impl Ours {
             ids,
             internet: interface("internet", 1, Ipv4Addr::new(203, 0, 113, 1)),
             lan: interface("lan", 2, SERVERS.0),
-            // As large as such files are.
+            // Typical sizes of such files.
             credentials: Credentials {
                 certificate: vec![1; 900].into(),
                 private_key: vec![2; 300],
@@ -174,7 +177,7 @@ impl Ours {
         Links { internet: &self.internet, lan: &self.lan, xdp: true }
     }
 
-    /// As gatewayd at its start.
+    /// Loads all customers, as gatewayd does at its start.
     fn load(&mut self) -> Result<Duration> {
         let begun = Instant::now();
         let desired = desired(&self.policy, &self.ids, self.links(), &self.credentials)?;
@@ -193,14 +196,11 @@ impl Ours {
             actions.len(),
             milliseconds(lasted - planned)
         );
-        ensure!(
-            plan(&desired, &observe(&self.maps)?, None).is_empty(),
-            "the maps are not as the policy says"
-        );
+        ensure!(plan(&desired, &observe(&self.maps)?, None).is_empty(), "the maps differ from the policy");
         Ok(lasted)
     }
 
-    /// As gatewayd after a reload with one customer more.
+    /// Adds one customer, as gatewayd does after a reload.
     fn change(&mut self) -> Result<(Duration, Vec<Action>)> {
         let begun = Instant::now();
         let changed = self.policy.customers.values().next_back();
@@ -244,7 +244,7 @@ fn apply(actions: &[Action], maps: &mut Maps, runtime: &Runtime) -> Result<()> {
     result
 }
 
-/// A file for each customer, the same as the contenders' rulesets say.
+/// Writes a policy file for each customer, equivalent to the contenders' rulesets.
 fn write_policies(directory: &Path, customers: u32) -> Result<()> {
     let folder: PathBuf = directory.join("customers");
     fs::create_dir_all(&folder)?;
@@ -271,24 +271,16 @@ fn write_policies(directory: &Path, customers: u32) -> Result<()> {
     Ok(())
 }
 
-/// A contender's own tools, in a namespace of its own.
-fn theirs(contender: Contender, customers: u32, quick: bool) -> Result<()> {
-    let policy = rules::Policy::of(customers);
-    let (program, arguments, text) = match contender {
-        Contender::IptablesNft => ("iptables-nft-restore", &[][..], rules::iptables(&policy)),
-        Contender::IptablesLegacy => ("iptables-legacy-restore", &[][..], rules::iptables(&policy)),
-        contender => {
-            let text = rules::nftables(contender, &policy).context("no ruleset")?;
-            ("nft", &["-f", "-"][..], text)
-        }
-    };
+/// Measures a contender's own tools in a new namespace.
+fn theirs(contender: Contender, ruleset: Ruleset, customers: u32, quick: bool) -> Result<()> {
+    let (loader, text) = (ruleset.loader(), ruleset.text(&rules::Policy::of(customers)));
     let mut loads: Vec<Duration> = Vec::new();
     let namespace = loop {
         let namespace = Namespace::create(&format!("rules{}", loads.len()), false)?;
         let begun = Instant::now();
-        run_with_input(namespace.command(program).args(arguments), &text)?;
+        run_with_input(namespace.command(loader.program).args(loader.arguments), &text)?;
         loads.push(begun.elapsed());
-        eprintln!("  {contender:?} loaded in {:.1} ms", milliseconds(begun.elapsed()));
+        eprintln!("  {contender} loaded in {:.1} ms", milliseconds(begun.elapsed()));
         let spent: Duration = loads.iter().sum();
         if loads.len() >= if quick { 2 } else { 5 } || spent > 3 * LONG {
             break namespace;
@@ -297,10 +289,10 @@ fn theirs(contender: Contender, customers: u32, quick: bool) -> Result<()> {
     };
     report(contender, Workload::LoadAll, customers, &loads)?;
 
-    // Each time the next customer: taking one away again would take iptables-nft minutes.
+    // Each change adds the next customer: removing one again would take iptables-nft minutes.
     let mut changes: Vec<Duration> = Vec::new();
     for more in 0..if quick { 5 } else { 21 } {
-        let Some(add) = rules::change(contender, &rules::Policy::of(customers + more), true) else {
+        let Some(add) = ruleset.change(&rules::Policy::of(customers + more), true) else {
             return remove(&namespace);
         };
         let begun = Instant::now();
@@ -316,7 +308,7 @@ fn theirs(contender: Contender, customers: u32, quick: bool) -> Result<()> {
     remove(&namespace)
 }
 
-/// The kernel frees a namespace's tables some time later; removing its name begins it.
+/// Removes the namespace's name. The kernel frees its tables some time later.
 fn remove(namespace: &Namespace) -> Result<()> {
     output(std::process::Command::new("ip").args(["netns", "del", namespace.name()])).map(drop)
 }
@@ -324,25 +316,11 @@ fn remove(namespace: &Namespace) -> Result<()> {
 fn report(contender: Contender, workload: Workload, customers: u32, rounds: &[Duration]) -> Result<()> {
     let rounds: Vec<f64> = rounds.iter().copied().map(milliseconds).collect();
     let (low, high) = confidence(&rounds);
-    let figure = Figure {
-        contender,
-        workload,
-        customers,
-        place: Place::Last,
-        flows: 0,
-        choice: Choice::Uniform,
-        frame_bytes: 0,
-        unit: Unit::Milliseconds,
-        value: median(&rounds),
-        low,
-        high,
-        rounds: rounds.len() as u32,
-    };
-    eprintln!("  {contender:?}, {workload:?}: {:.3} ms ({low:.3} to {high:.3})", figure.value);
-    figure.write(&mut io::stdout())
+    let measured = Measured { value: median(&rounds), low, high, rounds: rounds.len() as u32 };
+    Figure::without_packets(contender, workload, customers, Unit::Milliseconds, measured).report()
 }
 
-/// Of few rounds all of them.
+/// Returns a confidence interval, or the extremes if there are only a few rounds.
 fn confidence(rounds: &[f64]) -> (f64, f64) {
     const FEW: usize = 10;
     if rounds.len() < FEW {

@@ -1,36 +1,38 @@
-//! Instructions through real ESP: what decapsulation costs, and what firewall and forwarding do after it; and
-//! of bulk upload, where packets of a stream are merged before the firewall sees them.
+//! Instructions through real ESP: the cost of decapsulation, the cost of firewall and forwarding after it,
+//! and the cost of bulk upload, whose packets are merged before the firewall sees them.
 //!
-//! | workload | `ingress-drop`, which is subtracted | others |
+//! | workload | `ingress-drop`, the part to subtract | others |
 //! |---|---|---|
 //! | `decapsulation` | dropped in the gateway's driver | dropped at the first hook after decryption |
 //! | `firewall-and-forwarding`, `bulk-…` | dropped at the first hook after decryption | at the server |
 use std::{thread, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use gateway::kernel::programs::Purpose;
 use gateway_common::packet::flag;
 use gateway_tests_kit::process;
 
 use super::{
-    case::{Case, Measured},
-    contender,
-    figure::{Choice, Contender, Place, Unit, Workload},
+    case::Case,
+    contender::{Contender, Setup},
+    figure::{Figure, Measured, Unit},
     firewall::Firewall,
     frames::{Flow, Segment, Side},
     rules::Policy,
     statistics::{extremes, median},
     traffic::Traffic,
     tunnel::{CUSTOMER, End, SEGMENT_BYTES, SEGMENTS, Tunnel},
+    working,
+    workload::Workload,
 };
 
-/// All that these measurements answer.
+/// The workloads measured here.
 pub const WORKLOADS: [Workload; 4] =
     [Workload::Decapsulation, Workload::FirewallAndForwarding, Workload::BulkGro, Workload::BulkNoGro];
-/// AES-GCM keys, as the proposals that are offered first have them.
+/// Size of the AES-GCM keys, as in the preferred proposals.
 const KEY_BITS: u32 = 256;
 
-/// What a measurement of a workload came to.
+/// The rounds of one workload.
 #[derive(Default)]
 struct Rounds {
     /// Instructions for each segment.
@@ -39,7 +41,7 @@ struct Rounds {
     merged: Vec<f64>,
 }
 
-/// Measures these workloads of these contenders, those that there are for ESP.
+/// Measures the given contenders at the given workloads.
 pub fn run(contenders: &[Contender], workloads: &[Workload], rounds: u32, seed: u64) -> Result<()> {
     for (module, why) in [
         ("esp4", "ESP"),
@@ -49,23 +51,18 @@ pub fn run(contenders: &[Contender], workloads: &[Workload], rounds: u32, seed: 
         process::output(std::process::Command::new("modprobe").arg(module))
             .with_context(|| format!("the kernel's {module}: {why}"))?;
     }
-    // The first forwards nothing, the second says nothing here, and for the third the gateway has no mode: it
-    // redirects.
-    let contenders = contenders.iter().filter(|one| {
-        !matches!(one, Contender::NftablesNetdevDrop | Contender::CallsOnly | Contender::Stack)
-    });
     let mut ours: Option<Firewall> = None;
     for contender in contenders {
         for workload in WORKLOADS.into_iter().filter(|workload| workloads.contains(workload)) {
             let rounds = measure(*contender, workload, rounds, seed, &mut ours)
-                .with_context(|| format!("{contender:?}, {workload:?}"))?;
+                .with_context(|| format!("{contender}, {workload:?}"))?;
             report(*contender, workload, &rounds)?;
         }
     }
     Ok(())
 }
 
-/// `ours` is loaded when it is needed for the first time.
+/// Measures one contender at one workload. Loads `ours` on first use.
 fn measure(
     contender: Contender,
     workload: Workload,
@@ -73,28 +70,34 @@ fn measure(
     seed: u64,
     ours: &mut Option<Firewall>,
 ) -> Result<Rounds> {
-    let end = match (workload, contender) {
-        (Workload::Decapsulation, Contender::IngressDrop) => End::Driver,
-        (Workload::Decapsulation, _) | (_, Contender::IngressDrop) => End::Decrypted,
-        _ => End::Server,
+    let dropped = contender.row().setup == Setup::DropAtIngress;
+    let end = match (workload == Workload::Decapsulation, dropped) {
+        (true, true) => End::Driver,
+        (true, false) | (false, true) => End::Decrypted,
+        (false, false) => End::Server,
     };
     let mut tunnel = Tunnel::create("esp", KEY_BITS, end, workload == Workload::BulkGro)?;
     let mut _attached = None;
     if end == End::Server {
-        if contender.is_ours() {
-            tunnel.free_driver();
-            if ours.is_none() {
-                let mut loaded = Firewall::load(Purpose::Gateway, "esp", CUSTOMER, 1 << 12)?;
-                loaded.set_customers(CUSTOMER)?;
-                *ours = Some(loaded);
+        match contender.row().setup {
+            Setup::DropAtIngress | Setup::Nothing => {}
+            Setup::CallsOnly => bail!("{contender} is not measured through ESP"),
+            Setup::Gateway(_) => {
+                tunnel.free_driver();
+                if ours.is_none() {
+                    let mut loaded = Firewall::load(Purpose::Gateway, "esp", CUSTOMER, 1 << 12)?;
+                    loaded.set_customers(CUSTOMER)?;
+                    *ours = Some(loaded);
+                }
+                let ours = ours.as_mut().context("not loaded")?;
+                _attached = Some(ours.protect_tunnels(&tunnel.gateway, &[tunnel.identity()?])?);
             }
-            let ours = ours.as_mut().context("not loaded")?;
-            _attached = Some(ours.protect_tunnels(&tunnel.gateway, &[tunnel.identity()?])?);
-        } else {
-            contender::start_tool(&tunnel.gateway, contender, &Policy::of(CUSTOMER))?;
+            Setup::Ruleset(ruleset) => {
+                working::load_ruleset(&tunnel.gateway, ruleset, contender, &Policy::of(CUSTOMER))?;
+            }
         }
     }
-    // As in `instructions`: until the last one is taken apart.
+    // As in `instructions`: the kernel tears down the previous namespace meanwhile.
     thread::sleep(Duration::from_secs(1));
     let mut traffic = Traffic::of(Workload::Established, 64, &[CUSTOMER], 1, seed);
     let rounds = (0..rounds).try_fold(Rounds::default(), |mut done, _| {
@@ -107,7 +110,8 @@ fn measure(
     Ok(rounds)
 }
 
-/// The slope between N and 2N, for each segment, and segments for each packet that comes to the end.
+/// Returns the slope between N and 2N for each segment, and the segments for each packet that reaches the
+/// end.
 fn round(tunnel: &Tunnel, traffic: &mut Traffic, workload: Workload, end: End) -> Result<(f64, f64)> {
     let bulk = matches!(workload, Workload::BulkGro | Workload::BulkNoGro);
     let (units, segments) = if bulk { (10, SEGMENTS) } else { (2000, 1) };
@@ -122,7 +126,7 @@ fn round(tunnel: &Tunnel, traffic: &mut Traffic, workload: Workload, end: End) -
         let sent = (units * segments) as u64;
         let whole = end == End::Driver || workload != Workload::BulkGro;
         let right = if whole { packets == sent } else { (units as u64..=sent).contains(&packets) };
-        ensure!(right, "{packets} packets arrived of {sent}");
+        ensure!(right, "{packets} packets arrived, {sent} segments sent");
     }
     let sent = (2 * units * segments) as f64;
     Ok(((lasted[2] - lasted[1]) / (units * segments) as f64, sent / arrived as f64))
@@ -133,7 +137,7 @@ fn handshake(flow: &mut Flow) -> Vec<Segment> {
         (Side::Site, flag::SYN),
         (Side::Lan, flag::SYN | flag::ACK),
         (Side::Site, flag::ACK),
-        // The window of a SYN is never scaled: only this opens all of it.
+        // The window of a SYN is never scaled (RFC 7323 section 2.2); this ACK opens the whole window.
         (Side::Lan, flag::ACK),
     ]
     .map(|(from, flags)| flow.segment(from, flags, 0))
@@ -149,21 +153,12 @@ fn data(flow: &mut Flow, bulk: bool) -> Segment {
 
 fn report(contender: Contender, workload: Workload, rounds: &Rounds) -> Result<()> {
     let bulk = matches!(workload, Workload::BulkGro | Workload::BulkNoGro);
-    let case = Case {
-        workload,
-        customers: CUSTOMER,
-        flows: 1,
-        place: Place::Last,
-        choice: Choice::Uniform,
-        frame_bytes: if bulk { 54 + SEGMENT_BYTES as u32 } else { 64 },
-    };
+    let usual = Case::usual(workload, CUSTOMER);
+    let case = if bulk { Case { frame_bytes: 54 + SEGMENT_BYTES as u32, ..usual } } else { usual };
     let figure = |unit, values: &[f64]| {
         let (low, high) = extremes(values);
-        case.report(
-            contender,
-            unit,
-            Measured { value: median(values), low, high, rounds: values.len() as u32 },
-        )
+        let measured = Measured { value: median(values), low, high, rounds: values.len() as u32 };
+        Figure::of_case(&case, contender, unit, measured).report()
     };
     figure(Unit::Instructions, &rounds.instructions)?;
     if bulk {

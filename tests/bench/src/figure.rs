@@ -1,144 +1,58 @@
-//! One measured figure, as the measuring commands print it and the report reads it: a line of JSON.
+//! One measured figure, printed by the measuring commands and read by the report as a line of JSON.
 use std::io::{self, BufRead, Write};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// One figure and what it was measured with. Of instructions and times the value is raw: of the whole run,
-/// for each packet or connection; the report subtracts what a drop at the first ingress hook costs.
+use super::{
+    case::Case,
+    contender::Contender,
+    workload::{Choice, Place, Workload},
+};
+
+/// A figure and the conditions it was measured under. Instructions and times are raw values of the whole run,
+/// for each packet or connection; the report subtracts the cost of a drop at the first ingress hook.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Figure {
-    /// What was measured.
+    /// The measured contender.
     pub contender: Contender,
-    /// What it had to do.
+    /// Its work.
     pub workload: Workload,
-    /// Customers that are configured.
+    /// Number of configured customers.
     pub customers: u32,
-    /// Which of them the packets are of.
+    /// The customer that the packets belong to.
     pub place: Place,
-    /// Flows that are open.
+    /// Number of open flows.
     pub flows: u32,
-    /// How the packets choose among the flows.
+    /// The distribution of packets over flows.
     pub choice: Choice,
-    /// Bytes of a frame, Ethernet header included; 0 where there are no frames.
+    /// Size of a frame in bytes, Ethernet header included; 0 if the workload has no frames.
     pub frame_bytes: u32,
-    /// Unit of the value, of low and of high.
+    /// Unit of `value`, `low` and `high`.
     pub unit: Unit,
     /// Median of the rounds.
     pub value: f64,
-    /// Least of the rounds; of times, the lower end of the 95 % confidence interval.
+    /// Minimum of the rounds; for times, the lower end of the 95 % confidence interval.
     pub low: f64,
-    /// Most of the rounds; of times, the upper end of the 95 % confidence interval.
+    /// Maximum of the rounds; for times, the upper end of the 95 % confidence interval.
     pub high: f64,
-    /// How many rounds.
+    /// Number of rounds.
     pub rounds: u32,
 }
 
-/// What is measured.
-#[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[serde(rename_all = "kebab-case")]
-pub enum Contender {
-    /// Dropped at the gateway's first ingress hook: generator and sink, which is subtracted.
-    IngressDrop,
-    /// Forwarding with no firewall and no netfilter table: the floor.
-    Forwarding,
-    /// No firewall: at the two hooks that a packet passes, programs that ask of the kernel what tracking a
-    /// connection asks at the least, the time, its flow and the flow's lock. What any such firewall costs.
-    CallsOnly,
-    /// The original two rules for each customer, by `iptables-nft`.
-    IptablesNft,
-    /// The same by `iptables-legacy`.
-    IptablesLegacy,
-    /// The best ruleset: established first, then one verdict map.
-    Nftables,
-    /// The same with interval sets for LAN prefixes.
-    NftablesIntervals,
-    /// [`Self::Nftables`] with nf_conntrack's buckets tuned.
-    NftablesTuned,
-    /// nftables flowtable. Not policy-equivalent.
-    NftablesFlowtable,
-    /// A verdict map at netdev ingress that drops. It forwards nothing.
-    NftablesNetdevDrop,
-    /// This project, verdict passed to the stack.
-    Stack,
-    /// This project as shipped: redirected.
-    Redirect,
-}
-
-/// What contenders do.
-#[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[serde(rename_all = "kebab-case")]
-pub enum Workload {
-    /// Packets of established flows, LAN to server.
-    Established,
-    /// Replies from the server.
-    Reply,
-    /// Connections from SYN to last ACK; figures are for each connection.
-    NewConnection,
-    /// SYNs that the policy does not allow.
-    DeniedSyn,
-    /// Allowed SYNs, each of another flow.
-    FloodOfNewTuples,
-    /// Some of everything.
-    Mixed,
-    /// Bulk upload through ESP with GRO.
-    BulkGro,
-    /// Bulk upload through ESP without GRO.
-    BulkNoGro,
-    /// ESP: share of decapsulation.
-    Decapsulation,
-    /// ESP: share of firewall and forwarding.
-    FirewallAndForwarding,
-    /// Control: all customers from nothing.
-    LoadAll,
-    /// Control: one customer more.
-    ChangeOne,
-    /// Kernel memory for a flow.
-    MemoryPerFlow,
-    /// Kernel memory for a customer.
-    MemoryPerCustomer,
-    /// One contender against itself.
-    #[serde(rename = "control-a-a")]
-    ControlAA,
-    /// One contender against itself with 50 ns more.
-    #[serde(rename = "control-50-ns")]
-    Control50Ns,
-}
-
-impl Workload {
-    /// Those of packets without ESP.
-    pub const PACKETS: [Self; 6] = [
-        Self::Established,
-        Self::Reply,
-        Self::NewConnection,
-        Self::DeniedSyn,
-        Self::FloodOfNewTuples,
-        Self::Mixed,
-    ];
-}
-
-/// Which customer of all packets are of.
-#[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[serde(rename_all = "kebab-case")]
-pub enum Place {
-    /// The one added first.
-    First,
-    /// One in the middle.
-    Middle,
-    /// The one added last.
-    Last,
-}
-
-/// How packets choose among flows.
-#[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[serde(rename_all = "kebab-case")]
-pub enum Choice {
-    /// Each as likely.
-    Uniform,
-    /// The k-th with likelihood 1/k.
-    Zipf,
+/// Summary of the rounds of one measurement.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// The median.
+    pub value: f64,
+    /// See [`Figure::low`].
+    pub low: f64,
+    /// See [`Figure::high`].
+    pub high: f64,
+    /// Number of rounds.
+    pub rounds: u32,
 }
 
 /// Units of figures.
@@ -149,24 +63,75 @@ pub enum Unit {
     Instructions,
     /// Nanoseconds for a packet or connection.
     Nanoseconds,
-    /// Time as a multiple of the floor's in adjacent blocks.
+    /// Time divided by the floor's time in the adjacent block.
     Ratio,
     /// Bytes.
     Bytes,
-    /// Segments that a packet is merged from.
+    /// Segments merged into one packet.
     Segments,
     /// Milliseconds.
     Milliseconds,
 }
 
 impl Figure {
-    /// Writes it as a line of JSON.
+    /// Builds the figure of a case with packets.
+    pub fn of_case(case: &Case, contender: Contender, unit: Unit, measured: Measured) -> Self {
+        let Case { customers, flows, place, workload, choice, frame_bytes } = *case;
+        let Measured { value, low, high, rounds } = measured;
+        Self {
+            contender,
+            workload,
+            customers,
+            place,
+            flows,
+            choice,
+            frame_bytes,
+            unit,
+            value,
+            low,
+            high,
+            rounds,
+        }
+    }
+
+    /// Builds the figure of a workload without packets.
+    pub fn without_packets(
+        contender: Contender,
+        workload: Workload,
+        customers: u32,
+        unit: Unit,
+        measured: Measured,
+    ) -> Self {
+        let case = Case { flows: 0, frame_bytes: 0, ..Case::usual(workload, customers) };
+        Self::of_case(&case, contender, unit, measured)
+    }
+
+    /// Prints the figure as JSON to stdout, and for people to stderr.
+    pub fn report(&self) -> Result<()> {
+        let Self { contender, workload, customers, place, flows, choice, frame_bytes, unit, .. } = *self;
+        let digits = match unit {
+            Unit::Ratio | Unit::Milliseconds => 3,
+            Unit::Instructions | Unit::Nanoseconds | Unit::Bytes | Unit::Segments => 0,
+        };
+        let conditions = if frame_bytes == 0 {
+            format!("{customers} customers")
+        } else {
+            format!("{frame_bytes} bytes, {customers} customers ({place:?}), {flows} flows ({choice:?})")
+        };
+        eprintln!(
+            "{contender}: {:.digits$} ({:.digits$} to {:.digits$}) {unit:?}, {workload:?}, {conditions}",
+            self.value, self.low, self.high
+        );
+        self.write(&mut io::stdout().lock())
+    }
+
+    /// Writes the figure as a line of JSON.
     pub fn write(&self, output: &mut impl Write) -> Result<()> {
         let line = serde_json::to_string(self).context("write a figure as JSON")?;
         writeln!(output, "{line}").context("write a figure")
     }
 
-    /// Reads the figures in an output. Other lines, which do not begin with a brace, are skipped.
+    /// Reads all figures in an output. Skips lines that do not begin with a brace.
     pub fn read_all(input: impl BufRead) -> Result<Vec<Self>> {
         let lines: Vec<String> = input.lines().collect::<io::Result<_>>().context("read figures")?;
         lines

@@ -1,33 +1,37 @@
-//! All figures of a report, and questions to them.
-use super::figure::{Choice, Contender, Figure, Place, Unit, Workload};
+//! All figures of a report, and queries on them.
+use super::{
+    contender::Contender,
+    figure::{Figure, Unit},
+    workload::{Choice, Place, Workload},
+};
 
-/// Figures, each measurement once.
+/// Figures, at most one of each measurement.
 #[derive(Clone, Debug, Default)]
 pub struct Figures(Vec<Figure>);
 
-/// What is asked for.
+/// The conditions of a figure to find; see [`Figure`].
 #[derive(Clone, Copy, Debug)]
 pub struct Query {
-    /// What was measured.
+    /// The measured contender.
     pub contender: Contender,
-    /// What it had to do.
+    /// Its work.
     pub workload: Workload,
-    /// Customers that are configured.
+    /// Number of configured customers.
     pub customers: u32,
-    /// Which customer the packets are of.
+    /// The customer that the packets belong to.
     pub place: Place,
-    /// Flows that are open.
+    /// Number of open flows.
     pub flows: u32,
-    /// How packets choose among them.
+    /// The distribution of packets over flows.
     pub choice: Choice,
-    /// Bytes of a frame.
+    /// Size of a frame in bytes.
     pub frame_bytes: u32,
     /// Unit of the value.
     pub unit: Unit,
 }
 
 impl Query {
-    /// Instructions for frames of 64 bytes of one customer's one flow.
+    /// Returns the query for instructions with one customer, one flow and frames of 64 bytes.
     pub fn new(contender: Contender, workload: Workload) -> Self {
         Self {
             contender,
@@ -41,12 +45,12 @@ impl Query {
         }
     }
 
-    /// With so many customers.
+    /// Returns the same query with another number of customers.
     pub fn customers(self, customers: u32) -> Self {
         Self { customers, ..self }
     }
 
-    /// The same of another contender.
+    /// Returns the same query for another contender.
     pub fn of(self, contender: Contender) -> Self {
         Self { contender, ..self }
     }
@@ -57,17 +61,17 @@ impl Query {
             && self.workload == figure.workload
             && self.customers == figure.customers
             && self.unit == figure.unit
-            // Where there are no packets, these say nothing.
+            // Without packets the other conditions mean nothing.
             && (!packets
                 || (self.frame_bytes == figure.frame_bytes
                     && self.flows == figure.flows
                     && (self.choice == figure.choice || self.flows == 1)
-                    // Of one customer the first is the last.
+                    // A single customer is the first and the last.
                     && (self.place == figure.place || self.customers == 1)))
     }
 }
 
-/// What a figure answers.
+/// Returns the query that finds the figure.
 impl From<&Figure> for Query {
     fn from(figure: &Figure) -> Self {
         let Figure { contender, workload, customers, place, flows, choice, frame_bytes, unit, .. } = *figure;
@@ -76,7 +80,8 @@ impl From<&Figure> for Query {
 }
 
 impl Figures {
-    /// Sorted, so that files differ only where figures do; of several of one measurement the last counts.
+    /// Sorts the figures, so that files differ only where figures do. Of several figures of one measurement
+    /// it keeps the last.
     pub fn new(figures: impl IntoIterator<Item = Figure>) -> Self {
         let mut all: Vec<Figure> = figures.into_iter().collect();
         all.reverse();
@@ -85,23 +90,23 @@ impl Figures {
         Self(all)
     }
 
-    /// All of them.
+    /// Returns all figures.
     pub fn iter(&self) -> impl Iterator<Item = &Figure> {
         self.0.iter()
     }
 
-    /// The figure asked for, if it was measured.
+    /// Returns the figure that a query describes, if it was measured.
     pub fn find(&self, query: Query) -> Option<&Figure> {
         self.0.iter().find(|figure| query.fits(figure))
     }
 
-    /// Its value.
+    /// Returns the value of the figure that a query describes.
     pub fn value(&self, query: Query) -> Option<f64> {
         self.find(query).map(|figure| figure.value)
     }
 
-    /// What the gateway costs: the whole run less the same packets dropped at the first ingress hook, which
-    /// no number of customers or flows changes.
+    /// Returns the cost of the gateway: the whole run minus the same packets dropped at the first ingress
+    /// hook. The numbers of customers and flows do not affect that drop.
     pub fn cost(&self, query: Query) -> Option<f64> {
         let whole = self.find(query)?;
         let mut drop = self.value(query.of(Contender::IngressDrop));
@@ -112,7 +117,7 @@ impl Figures {
         Some(whole.value - drop?)
     }
 
-    /// What forwarding with no firewall costs, whatever the customers.
+    /// Returns the cost of forwarding without a firewall. The number of customers does not affect it.
     pub fn floor(&self, query: Query) -> Option<f64> {
         let floor = query.of(Contender::Forwarding);
         self.cost(floor)
@@ -120,17 +125,17 @@ impl Figures {
             .or_else(|| self.cost(Query { flows: 1, ..floor.customers(1) }))
     }
 
-    /// What it costs above the floor.
+    /// Returns the cost above the floor.
     pub fn tax(&self, query: Query) -> Option<f64> {
         Some(self.cost(query)? - self.floor(query)?)
     }
 
-    /// The numbers of customers that anything was measured with, of those that `wanted` says.
+    /// Returns the numbers of customers of all wanted figures.
     pub fn customers(&self, wanted: impl Fn(&Figure) -> bool) -> Vec<u32> {
         distinct(self.0.iter().filter(|figure| wanted(figure)).map(|figure| figure.customers))
     }
 
-    /// The same of flows.
+    /// Returns the numbers of flows of all wanted figures.
     pub fn flows(&self, wanted: impl Fn(&Figure) -> bool) -> Vec<u32> {
         distinct(self.0.iter().filter(|figure| wanted(figure)).map(|figure| figure.flows))
     }
@@ -160,7 +165,7 @@ fn key(figure: &Figure) -> (Unit, Workload, Contender, u32, Place, u32, Choice, 
 pub(super) mod tests {
     use super::*;
 
-    /// A figure of an otherwise usual measurement.
+    /// Returns a figure measured under the usual conditions.
     pub fn figure(
         contender: Contender,
         workload: Workload,
@@ -185,7 +190,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn cost_is_without_generator_and_tax_without_forwarding() {
+    fn cost_excludes_generator_and_tax_excludes_forwarding() {
         let instructions =
             |contender, value| figure(contender, Workload::Established, 1, Unit::Instructions, value);
         let mut figures = vec![

@@ -1,5 +1,5 @@
-//! This project on the ground: the real programs, and maps as gatewayd fills them. Only a packet's identity
-//! is replayed, which decryption would give it.
+//! This project on the ground: the real programs, with maps filled as gatewayd fills them. Only the identity
+//! that decryption would give a packet is replayed.
 use std::{collections::BTreeSet, ffi::CString, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -30,39 +30,39 @@ use gateway_tests_kit::{
 };
 
 use super::{
-    figure::Contender,
+    contender::{Contender, Exit, Setup},
     frames::spi,
     ground::{Ground, SITES_END},
     rules::{LAN, LAN_INTERFACE, PORT, SITE_INTERFACE, server},
 };
 
-/// Customer ids that no customer has at first, see [`Firewall::protect`].
+/// Customer ids left free at first, see [`Firewall::protect`].
 const SPARE_IDS: u32 = 4096;
 
-/// A gateway's programs and maps. Loading them takes 20 s on an emulated machine, so that they are loaded once
-/// and used again and again.
+/// A gateway's programs and maps. Loading them takes 20 s on an emulated machine, so they are loaded once and
+/// used for all measurements.
 pub struct Firewall {
     pins: Pins,
     maps: Maps,
     ebpf: Ebpf,
-    /// Programs that only tests have.
+    /// Test-only programs loaded so far.
     loaded: BTreeSet<&'static str>,
-    /// Customers 1 to this are there.
+    /// Number of configured customers, counted from 1.
     customers: u32,
-    /// The last customer id that was used.
+    /// The last customer id in use.
     last_id: u32,
     flows: u32,
 }
 
-/// One as shipped, which also knows identities for contenders that are not ours, and if needed one that passes
-/// its verdict to the stack.
+/// One firewall as shipped, which also provides identities for the other contenders, and if needed one that
+/// hands packets to the stack.
 pub struct Firewalls {
     shipped: Firewall,
     to_stack: Option<Firewall>,
 }
 
 impl Firewalls {
-    /// What these contenders need, with room for so many customers and flows, and no customers yet.
+    /// Loads the firewalls that these contenders need, without customers but with room for the given numbers.
     pub fn load(contenders: &[Contender], name: &str, customers: u32, flows: u32) -> Result<Self> {
         let load = |purpose, name: &str| Firewall::load(purpose, name, customers, flows);
         let to_stack = contenders
@@ -72,27 +72,33 @@ impl Firewalls {
         Ok(Self { shipped: load(Purpose::ReplayIdentity, name)?, to_stack })
     }
 
-    /// From now on there are customers 1 to this.
+    /// Configures customers 1 to `customers` and removes all others.
     pub fn set_customers(&mut self, customers: u32) -> Result<()> {
         self.shipped.set_customers(customers)?;
         self.to_stack.as_mut().map_or(Ok(()), |firewall| firewall.set_customers(customers))
     }
 
-    /// The one that a contender needs.
-    pub fn of(&mut self, contender: Contender) -> &mut Firewall {
-        match (contender, &mut self.to_stack) {
-            (Contender::Stack, Some(firewall)) => firewall,
-            _ => &mut self.shipped,
+    /// Returns the firewall that a contender needs.
+    pub fn of(&mut self, contender: Contender) -> Result<&mut Firewall> {
+        match contender.row().setup {
+            Setup::Gateway(Exit::Stack) => {
+                self.to_stack.as_mut().context("the firewall that hands packets to the stack is not loaded")
+            }
+            Setup::Gateway(Exit::Redirect)
+            | Setup::DropAtIngress
+            | Setup::Nothing
+            | Setup::CallsOnly
+            | Setup::Ruleset(_) => Ok(&mut self.shipped),
         }
     }
 }
 
-/// Programs on a ground's interfaces, until dropped.
+/// Programs attached to a ground's interfaces, detached on drop.
 #[expect(dead_code, reason = "held, not read")]
 pub struct Attached(Vec<SchedClassifierLink>, Option<bpf::Link>);
 
 impl Firewall {
-    /// Loads the programs, with room for so many customers and flows, and no customers yet.
+    /// Loads the programs, without customers but with room for the given numbers of customers and flows.
     pub fn load(purpose: Purpose, name: &str, customers: u32, flows: u32) -> Result<Self> {
         let pins = Pins::new(PathBuf::from("/run/gateway-bench").join(name));
         pins.prepare()?;
@@ -106,7 +112,7 @@ impl Firewall {
         Ok(firewall)
     }
 
-    /// From now on there are customers 1 to this.
+    /// Configures customers 1 to `customers` and removes all others.
     pub fn set_customers(&mut self, customers: u32) -> Result<()> {
         for number in self.customers + 1..=customers {
             self.set_customer(number, number)?;
@@ -127,8 +133,8 @@ impl Firewall {
         self.maps.set_customer(IpAddr::V4(server(number)), &Customer { id })
     }
 
-    /// Gives each packet that comes from a site the identity, and with it the mark, that decryption would
-    /// give it: before it comes to the gateway.
+    /// Attaches the program that gives each packet from a site the identity, and with it the mark, that
+    /// decryption would give it, before the packet reaches the gateway.
     pub fn identify(&mut self, ground: &Ground) -> Result<Attached> {
         let name = "replay_identity";
         let ebpf = self.with(name)?;
@@ -136,7 +142,7 @@ impl Firewall {
         Ok(Attached(vec![link], None))
     }
 
-    /// Puts what only calls the kernel on a gateway, at the hooks that a packet to a server passes.
+    /// Attaches the program that only calls the kernel to the hooks that a packet to a server passes.
     pub fn call_only(&mut self, ground: &Ground) -> Result<Attached> {
         let name = "calls_only";
         let ebpf = self.with(name)?;
@@ -147,7 +153,7 @@ impl Firewall {
         })
     }
 
-    /// With a program that only tests have.
+    /// Loads a test-only program if it is not loaded yet, and returns the object.
     fn with(&mut self, name: &'static str) -> Result<&mut Ebpf> {
         if self.loaded.insert(name) {
             classifier(&mut self.ebpf, name)?.load().with_context(|| format!("load {name}"))?;
@@ -155,16 +161,16 @@ impl Firewall {
         Ok(&mut self.ebpf)
     }
 
-    /// Puts the firewall on a gateway, as gatewayd does, but for what sees outer packets: there are none. The
-    /// customers whose packets there will be get ids that nobody had before, and so have no flows.
+    /// Attaches the firewall to a gateway as gatewayd does, without the programs for outer packets, of which
+    /// there are none. The `known` customers get new ids and thus have no flows.
     pub fn protect(&mut self, ground: &Ground, known: &[u32]) -> Result<Attached> {
         self.forget_flows(known)?;
         self.configure(&ground.namespace)?;
         self.attach(&ground.namespace, &INNER)
     }
 
-    /// The same with all five programs, for outer packets of these tunnels: inbound SPI, and peer with the
-    /// outbound SPI.
+    /// Does the same with all five programs, for outer packets of these tunnels, each with its inbound SPI
+    /// and its peer's outbound SPI.
     pub fn protect_tunnels(
         &mut self,
         gateway: &Namespace,
@@ -214,10 +220,10 @@ impl Firewall {
     }
 }
 
-/// Where a program goes.
+/// A hook with its interface and side.
 type Place = (Hook, TcAttachType, &'static str);
 
-/// What sees packets out of tunnels and from servers.
+/// The hooks that see packets out of tunnels and from servers.
 const INNER: [Place; 3] = [
     (Hook::InternetIngress, TcAttachType::Ingress, SITE_INTERFACE),
     (Hook::LanIngress, TcAttachType::Ingress, LAN_INTERFACE),
@@ -235,7 +241,7 @@ fn attach(ebpf: &mut Ebpf, name: &str, side: TcAttachType, interface: &str) -> R
 
 impl Drop for Firewall {
     fn drop(&mut self) {
-        // What stays is in this process's own mount namespace.
+        // Any leftovers are in this process's own mount namespace.
         let _ = self.pins.remove();
     }
 }
@@ -247,7 +253,7 @@ fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassif
     }
 }
 
-/// A customer with one site, and with no limit but the table.
+/// Returns the tunnel of a customer with one site, limited by the size of the table only.
 fn configuration(number: u32, id: u32, flows: u32) -> Tunnel {
     let lan = Prefix::new(Ipv4::from(LAN.0), LAN.1);
     let [mss, _] = MSS_BYTES;

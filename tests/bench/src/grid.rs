@@ -1,4 +1,4 @@
-//! A table as Markdown has it, which is also readable as it is.
+//! A Markdown table, aligned so that its source is readable.
 use std::{
     fmt::{self, Display},
     ops::Range,
@@ -7,13 +7,13 @@ use std::{
 /// A table.
 pub struct Grid {
     titles: Vec<String>,
-    /// Columns that are aligned to the right.
+    /// Right-aligned columns.
     numbers: Range<usize>,
     rows: Vec<Vec<String>>,
 }
 
 impl Grid {
-    /// No rows yet; these columns hold numbers.
+    /// Returns a table without rows, whose columns in `numbers` hold numbers.
     pub fn new(titles: impl IntoIterator<Item = impl Into<String>>, numbers: Range<usize>) -> Self {
         Self { titles: titles.into_iter().map(Into::into).collect(), numbers, rows: Vec::new() }
     }
@@ -25,7 +25,7 @@ impl Grid {
         self.rows.push(row);
     }
 
-    /// True without rows.
+    /// Returns true if the table has no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

@@ -1,7 +1,9 @@
-//! Where packets go through: a gateway in a network namespace of its own, and in the same namespace the
-//! far ends of its two veths, so that what stands in an skb survives the wire: the identity that
-//! decryption would give it, which `replay_identity` or the sending socket writes. Frames are put into the
-//! far ends as whole frames and dropped there when they arrive, so nothing but the gateway routes.
+//! The surroundings of a measured gateway: a network namespace with the gateway and the far ends of its two
+//! veths.
+//!
+//! Both ends share a namespace so that the identity in an skb survives the wire. `replay_identity` or the
+//! sending socket writes that identity, as decryption would. Whole frames enter at the far ends and are
+//! dropped there on arrival, so only the gateway routes.
 use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::OwnedFd, time::Duration};
 
 use anyhow::{Context, Result};
@@ -21,24 +23,24 @@ use super::{
     rules::{LAN_INTERFACE, SERVERS, SITE_INTERFACE, server},
 };
 
-/// Where sites are.
+/// The interface that frames from sites enter.
 pub const SITES_END: &str = "sites";
-/// Where servers are.
+/// The interface that frames from servers enter.
 const SERVERS_END: &str = "servers";
 /// The gateway's next hop to the sites.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
 /// A gateway's surroundings.
 pub struct Ground {
-    /// The gateway and all around it.
+    /// The namespace of the gateway and both far ends.
     pub namespace: Namespace,
-    /// By customer, 0 for all sites: the sites' packets get their identity on the way.
+    /// Sockets by customer. All sites share number 0: their packets get an identity on the way.
     senders: BTreeMap<u32, OwnedFd>,
     sinks: [Sink; 2],
     _links: Vec<Link>,
 }
 
-/// What counts and drops all that gets there.
+/// A program that counts and drops all packets, with its counter.
 struct Sink {
     counter: Counter,
     program: Classifier,
@@ -51,24 +53,24 @@ impl Sink {
     }
 }
 
-/// What a batch did.
+/// The outcome of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Passed {
-    /// How long it took to send it, and with that, as one CPU does all, to forward it.
+    /// Time to send the batch. It includes forwarding, because one CPU does all the work.
     pub lasted: Duration,
-    /// How many frames arrived, by the side they were sent from.
+    /// Number of frames that arrived, by the side they were sent from.
     pub arrived: [u64; 2],
 }
 
 impl Ground {
-    /// Makes one. These customers' servers are neighbours of the gateway, and can send.
+    /// Makes a ground. The servers of `customers` are neighbours of the gateway and can send.
     pub fn create(name: &str, customers: &[u32]) -> Result<Self> {
         let namespace = Namespace::create(name, true)?;
         let mut ip = namespace.command("ip");
         process::run_with_input(ip.args(["-batch", "-"]), &links(customers))?;
         let sinks = [Sink::new()?, Sink::new()?];
         let (senders, links) = namespace.enter(|| {
-            // What sites send arrives at the servers.
+            // Frames from sites arrive at the servers' end.
             let links = [(SERVERS_END, Side::Site), (SITES_END, Side::Lan)]
                 .map(|(end, side)| sinks[side as usize].program.attach(end, Way::Ingress));
             let [site, lan] = links;
@@ -81,8 +83,8 @@ impl Ground {
         Ok(Self { namespace, senders, sinks, _links: links })
     }
 
-    /// Drops and counts at the first ingress hook of the gateway instead of where packets go: after this
-    /// nothing is forwarded.
+    /// Drops and counts all packets at the gateway's first ingress hook, so that nothing is forwarded any
+    /// more.
     pub fn drop_at_ingress(&mut self) -> Result<()> {
         let sinks = &self.sinks;
         let links = self.namespace.enter(|| {
@@ -95,12 +97,12 @@ impl Ground {
         Ok(())
     }
 
-    /// Ends it.
+    /// Removes the namespace.
     pub fn remove(self) -> Result<()> {
         self.namespace.remove()
     }
 
-    /// Sends a batch.
+    /// Sends a batch and counts the frames that arrive.
     pub fn send(&self, batch: &Batch) -> Result<Passed> {
         let sender = |origin: Origin| {
             let key = if origin.side == Side::Site { 0 } else { origin.customer };
@@ -126,7 +128,7 @@ impl Ground {
     }
 }
 
-/// Lines for `ip -batch`.
+/// Returns the interfaces, addresses and neighbours as lines for `ip -batch`.
 fn links(customers: &[u32]) -> String {
     let mut lines = String::new();
     for (near, far, far_mac) in
@@ -152,7 +154,7 @@ fn links(customers: &[u32]) -> String {
     lines
 }
 
-/// The clock that is measured with.
+/// Reads the clock used for measurements.
 pub fn now() -> Result<Duration> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC_RAW).context("read the clock")?;
     Ok(Duration::from_nanos(time.num_nanoseconds().cast_unsigned()))

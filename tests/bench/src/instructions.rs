@@ -1,29 +1,32 @@
-//! Instructions for each packet: on a machine whose clock counts them (`-icount shift=0`, one CPU), the
-//! time that N more packets take, from the send to the drop at the far end.
+//! Instructions for each packet: the time that N more packets take from the send to the drop at the far end,
+//! on a machine whose clock counts instructions (`-icount shift=0`, one CPU).
 use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, builder::RangedU64ValueParser};
 
 use super::{
-    case::{Case, Measured, Selection},
+    case::Case,
     conntrack::Table,
-    contender::Working,
+    contender::{Conntrack, Contender},
     esp,
-    figure::{Contender, Unit},
+    figure::{Figure, Measured, Unit},
     firewall::Firewalls,
     rules::Policy,
+    selection::Selection,
     statistics::{extremes, median},
     traffic::Traffic,
     verdicts,
+    working::Working,
 };
 
-/// What a round may take, so that what is slow is measured with fewer packets; and if it is to be quick.
+/// Budget of a round: slow contenders send fewer packets.
 const ROUND_INSTRUCTIONS: f64 = 60e6;
+/// Budget of a round in a quick run.
 const QUICK_ROUND_INSTRUCTIONS: f64 = 20e6;
-/// Packets or connections between which the slope is, at least and at most.
+/// Minimum and maximum number of packets or connections that the slope is taken over.
 const UNITS: (u32, u32) = (50, 2000);
-/// Room for flows.
+/// Size of the flow tables.
 const FLOWS: u32 = 1 << 18;
 
 /// What to measure, and how.
@@ -31,17 +34,17 @@ const FLOWS: u32 = 1 << 18;
 pub struct Choices {
     #[command(flatten)]
     selection: Selection,
-    /// Rounds, each with flows of its own and thus other places in hash tables; 3 if quick, else 5
+    /// Rounds, each with new flows and thus other places in hash tables; 3 if quick, else 5
     #[arg(long, value_parser = RangedU64ValueParser::<u32>::new().range(1..=1000))]
     rounds: Option<u32>,
 }
 
-/// Measures all that is chosen, and prints a figure for each.
+/// Measures all selected cases and prints a figure for each.
 pub fn run(choices: &Choices) -> Result<()> {
     let selection = &choices.selection;
     ensure!(
         thread::available_parallelism()?.get() == 1,
-        "this machine has several CPUs, so its clock counts no instructions: `cargo xtask vm --icount -- …`"
+        "this machine has several CPUs, so its clock counts no instructions; run `cargo xtask vm --icount -- …`"
     );
     let cases = match selection.quick {
         true => selection.cases(&[1, 1000], &[1]),
@@ -55,18 +58,18 @@ pub fn run(choices: &Choices) -> Result<()> {
         let customers = cases[0].customers;
         firewall.set_customers(customers)?;
         for contender in selection.contenders() {
-            if customers > contender.most_customers() {
-                eprintln!("{contender:?}: skipped with {customers} customers, it takes too long");
+            if customers > contender.row().max_customers {
+                eprintln!("{contender}: skipped with {customers} customers: it takes too long");
                 continue;
             }
             for cases in cases.chunk_by(|one, other| one.flows == other.flows) {
                 measure(choices, contender, cases, &mut firewall)
-                    .with_context(|| format!("{contender:?} with {customers} customers"))?;
+                    .with_context(|| format!("{contender} with {customers} customers"))?;
             }
         }
     }
     drop(firewall);
-    let through_esp = selection.chosen_of(&esp::WORKLOADS);
+    let through_esp = selection.selected_of(&esp::WORKLOADS);
     if !through_esp.is_empty() {
         esp::run(&selection.contenders_through_esp(), &through_esp, choices.rounds(), selection.seed)?;
     }
@@ -83,20 +86,22 @@ impl Choices {
     }
 }
 
-/// Measures cases of one number of customers and of flows.
+/// Measures cases that share the numbers of customers and flows.
 fn measure(choices: &Choices, contender: Contender, cases: &[Case], firewall: &mut Firewalls) -> Result<()> {
-    let cases: Vec<_> = cases.iter().filter(|case| contender.can(case)).collect();
+    let row = contender.row();
+    let cases: Vec<_> = cases.iter().filter(|case| (row.measures)(case)).collect();
     let Some(first) = cases.first() else { return Ok(()) };
     let policy = Policy { devices: first.devices(), ..Policy::of(first.customers) };
     let known: BTreeSet<u32> = cases.iter().map(|case| case.customer()).collect();
     let known: Vec<u32> = known.into_iter().collect();
-    let working = Working::start(contender, "bench", &policy, &known, firewall.of(contender))?;
-    let _table = contender
-        .tracks_with_kernel()
-        .then(|| Table::with_room(FLOWS, contender == Contender::NftablesTuned))
-        .transpose()?;
-    // The kernel takes the last contender's namespace apart in the background. To wait costs nothing here: time
-    // goes on at once when nobody works.
+    let working = Working::start(contender, "bench", &policy, &known, firewall.of(contender)?)?;
+    let _table = match row.conntrack {
+        Conntrack::None => None,
+        Conntrack::Default => Some(Table::with_room(FLOWS, false)?),
+        Conntrack::Tuned => Some(Table::with_room(FLOWS, true)?),
+    };
+    // The kernel tears down the previous contender's namespace in the background. Waiting costs nothing: an
+    // idle machine under icount skips ahead.
     thread::sleep(Duration::from_secs(1));
     for case in cases {
         let seed = choices.selection.seed ^ u64::from(case.workload as u32) << 32;
@@ -105,7 +110,7 @@ fn measure(choices: &Choices, contender: Contender, cases: &[Case], firewall: &m
             .with_context(|| format!("{:?} of {} bytes", case.workload, case.frame_bytes))?;
         let (low, high) = extremes(&rounds);
         let measured = Measured { value: median(&rounds), low, high, rounds: rounds.len() as u32 };
-        case.report(contender, Unit::Instructions, measured)?;
+        Figure::of_case(case, contender, Unit::Instructions, measured).report()?;
     }
     working.stop()
 }
@@ -116,16 +121,17 @@ fn rounds(working: &Working, traffic: &mut Traffic, case: &Case, choices: &Choic
     (0..choices.rounds()).map(|_| round(working, traffic, case, units)).collect()
 }
 
-/// How many packets fit a round.
+/// Returns the number of packets that fit a round.
 fn probe(working: &Working, traffic: &mut Traffic, instructions: f64) -> Result<u32> {
     const UNITS_OF_PROBE: u32 = 20;
     let probe = traffic.batch(UNITS_OF_PROBE);
     let each = working.send(&probe)?.as_nanos() as f64 / f64::from(UNITS_OF_PROBE);
-    // N and 2N.
+    // A round sends N and 2N packets.
     Ok(((instructions / 3.0 / each) as u32).clamp(UNITS.0, UNITS.1))
 }
 
-/// The slope between N and 2N, after some that warm up. Few flows are others in each round.
+/// Returns the slope between N and 2N packets, after some packets to warm up. Opens new flows if there are
+/// few.
 fn round(working: &Working, traffic: &mut Traffic, case: &Case, units: u32) -> Result<f64> {
     const FEW: u32 = 1000;
     if case.flows <= FEW {

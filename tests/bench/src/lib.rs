@@ -1,9 +1,10 @@
-//! The benchmark: this project and its contenders side by side.
+//! The benchmark: measures this project beside its contenders.
 //!
-//! [`ground`] is where packets go through, a gateway with a contender ([`contender`]) on it; [`traffic`]
-//! makes the packets of a workload; [`instructions`], [`time`], [`control`] and [`memory`] measure. Each
-//! [`figure`] is a line of JSON; [`report`] makes tables, plots and the [`target`]s' table of all of them, and
-//! [`check`] compares them with what they were.
+//! [`contender`] is the one table of contenders. [`working`] sets one up on a [`ground`], a gateway in a
+//! network namespace, and [`traffic`] makes the packets of a [`case`]. [`instructions`], [`time`],
+//! [`control`] and [`memory`] measure and print each [`figure`] as a line of JSON. [`report`] turns all
+//! figures into tables, plots and the table of [`target`]s; [`check`] compares new figures with the committed
+//! ones.
 pub mod case;
 pub mod check;
 pub mod conntrack;
@@ -18,13 +19,18 @@ pub mod grid;
 pub mod ground;
 pub mod instructions;
 pub mod memory;
+pub mod number;
 pub mod plot;
 pub mod report;
 pub mod rules;
+pub mod selection;
 pub mod statistics;
 pub mod store;
+pub mod tables;
 pub mod target;
 pub mod time;
 pub mod traffic;
 pub mod tunnel;
 pub mod verdicts;
+pub mod working;
+pub mod workload;

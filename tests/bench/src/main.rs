@@ -1,5 +1,5 @@
-//! `bench`: the benchmark's measurements; `cargo xtask bench` runs them. Figures go to stdout, a line of
-//! JSON each, and what is for people to stderr. Needs root, iproute2, nft and iptables.
+//! `bench`: the benchmark's measurements, run by `cargo xtask bench`. Prints figures to stdout, one line of
+//! JSON each, and progress to stderr. Needs root, iproute2, nft and iptables.
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -19,15 +19,15 @@ struct Cli {
 enum Task {
     /// Instructions for each packet, on a machine whose clock counts them
     Instructions(instructions::Choices),
-    /// Time for each packet, on a machine that is not emulated
+    /// Time for each packet, on a machine without emulation
     Time(time::Choices),
     /// Time to load customers and to add one
     Control(control::Choices),
     /// Kernel memory for each flow and each customer
     Memory(memory::Choices),
-    /// Write tables and plots, of figures measured anew and of those that are there
+    /// Write tables and plots from new and stored figures
     Report(report::Choices),
-    /// Compare what ours costs in instructions with the committed figures
+    /// Compare this project's instructions with the committed figures
     Check(check::Choices),
 }
 
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// With a `/run` of its own, which is gone afterwards, however it ends.
+/// Runs a measurement with a private `/run`, and removes it afterwards even if the measurement fails.
 fn isolated(measure: impl FnOnce() -> Result<()>) -> Result<bool> {
     let result = mounts::isolate().and_then(|()| Interrupt::install()).and_then(|_interrupt| measure());
     mounts::clean_up();

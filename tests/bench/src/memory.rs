@@ -1,15 +1,15 @@
-//! Kernel memory for each flow and each customer, beside nf_conntrack's and its rulesets'.
+//! Kernel memory for each flow and each customer, beside that of nf_conntrack and the rulesets.
 //!
-//! Ours is what the kernel counts for our maps (`memlock` of a map's fdinfo). Of others the kernel keeps no
-//! such account: theirs is by how much all of its memory for objects grows (Slab, VmallocUsed and Percpu of
-//! /proc/meminfo) while many flows or customers come, which is exact to about a megabyte among tens.
+//! The kernel accounts for this project's maps (`memlock` in a map's fdinfo), but not for rulesets and
+//! connections. Their memory is the growth of all kernel objects (Slab, VmallocUsed and Percpu in
+//! /proc/meminfo) while many flows or customers are added, exact to about one megabyte in tens.
 use std::{
-    fs, io,
+    fs,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use gateway::kernel::{
     maps::{self, Maps},
@@ -29,45 +29,50 @@ use gateway_tests_kit::{
 
 use super::{
     conntrack,
-    figure::{Choice, Contender, Figure, Place, Unit, Workload},
-    rules,
+    contender::{Contender, Setup},
+    figure::{Figure, Measured, Unit},
+    rules::{self, Ruleset},
+    workload::Workload,
 };
 
-/// Connections of nf_conntrack that are opened.
+/// Connections opened in nf_conntrack.
 const FLOWS: u32 = 400_000;
-/// Destination ports that are used of each address.
+/// Destination ports used on each address.
 const PORTS: u32 = 60_000;
-/// Customers between which the slope is.
+/// Numbers of customers that the slope is taken between.
 const CUSTOMERS: [u32; 2] = [10_000, 40_000];
 
 /// What to measure.
 #[derive(Args, Clone, Debug)]
 pub struct Choices {
-    /// Makes no difference: all of it takes seconds
+    /// Ignored: the whole measurement takes seconds
     #[arg(long)]
     pub quick: bool,
 }
 
-/// Measures all of it, and prints a figure for each.
+/// Measures flows and customers and prints a figure for each measurement.
 pub fn run(_: &Choices) -> Result<()> {
     let [ours, _] = flow_memory::measure().context("memory of our flow tables")?;
     report(Contender::Redirect, Workload::MemoryPerFlow, ours.per_flow())?;
     report(Contender::Nftables, Workload::MemoryPerFlow, conntrack_flow()?)?;
-    report(Contender::Redirect, Workload::MemoryPerCustomer, slope(our_customers)?)?;
-    for contender in [Contender::Nftables, Contender::IptablesLegacy, Contender::IptablesNft] {
-        let bytes = slope(|customers| their_customers(contender, customers))?;
+    for &contender in Contender::ALL.iter().filter(|contender| contender.row().memory) {
+        let bytes = match contender.row().setup {
+            Setup::Gateway(_) => slope(our_customers)?,
+            Setup::Ruleset(ruleset) => slope(|customers| their_customers(ruleset, customers))?,
+            Setup::DropAtIngress | Setup::Nothing | Setup::CallsOnly => bail!("{contender} has no customers"),
+        };
         report(contender, Workload::MemoryPerCustomer, bytes)?;
     }
     Ok(())
 }
 
-/// Bytes that each customer more takes.
+/// Returns the bytes that each additional customer takes.
 fn slope(bytes: impl Fn(u32) -> Result<f64>) -> Result<f64> {
     let [few, many] = CUSTOMERS;
     Ok((bytes(many)? - bytes(few)?) / f64::from(many - few))
 }
 
-/// Of one connection, with its share of the hash table as the kernel sizes that by itself.
+/// Returns the bytes of one connection, including its share of the hash table at the kernel's default size.
 fn conntrack_flow() -> Result<f64> {
     let buckets = number("/proc/sys/net/netfilter/nf_conntrack_buckets")?;
     let most = number("/proc/sys/net/netfilter/nf_conntrack_max")?;
@@ -91,7 +96,7 @@ fn conntrack_flow() -> Result<f64> {
             }
             Ok(())
         };
-        // What is there once only comes first.
+        // One-time allocations happen during warm-up.
         let warm = FLOWS / 100;
         send(0, warm)?;
         let before = (kernel_bytes()?, number("/proc/sys/net/netfilter/nf_conntrack_count")?);
@@ -99,16 +104,16 @@ fn conntrack_flow() -> Result<f64> {
         let opened = number("/proc/sys/net/netfilter/nf_conntrack_count")? - before.1;
         Ok((kernel_bytes()? - before.0, opened))
     })?;
-    ensure!(opened > 0.9 * f64::from(FLOWS), "only {opened} connections were tracked");
+    ensure!(opened > 0.9 * f64::from(FLOWS), "nf_conntrack tracked only {opened} of {FLOWS} connections");
     output(std::process::Command::new("ip").args(["netns", "del", namespace.name()]))?;
     eprintln!(
-        "nf_conntrack: {opened} connections took {:.1} MiB; {share:.0} bytes more each for {buckets} buckets",
+        "nf_conntrack: {opened} connections took {:.1} MiB, plus {share:.0} bytes each for {buckets} buckets",
         grown / 1_048_576.0
     );
     Ok(grown / opened + share)
 }
 
-/// Of all our maps, with so many customers whose tunnels are up.
+/// Returns the bytes of all maps of this project for customers whose tunnels are up.
 fn our_customers(customers: u32) -> Result<f64> {
     let pins = Pins::new(Path::new("/run/gateway-bench/memory"));
     pins.prepare()?;
@@ -130,26 +135,21 @@ fn our_customers(customers: u32) -> Result<f64> {
     Ok(bytes as f64)
 }
 
-/// By how much the kernel's memory grows with a contender's ruleset.
-fn their_customers(contender: Contender, customers: u32) -> Result<f64> {
-    let policy = rules::Policy::of(customers);
-    let (program, arguments, text) = match contender {
-        Contender::IptablesLegacy => ("iptables-legacy-restore", &[][..], rules::iptables(&policy)),
-        Contender::IptablesNft => ("iptables-nft-restore", &[][..], rules::iptables(&policy)),
-        _ => ("nft", &["-f", "-"][..], rules::nftables(contender, &policy).context("no ruleset")?),
-    };
-    let namespace = Namespace::create(&format!("{program}{customers}"), false)?;
+/// Returns the growth of the kernel's memory while a ruleset is loaded.
+fn their_customers(ruleset: Ruleset, customers: u32) -> Result<f64> {
+    let (loader, text) = (ruleset.loader(), ruleset.text(&rules::Policy::of(customers)));
+    let namespace = Namespace::create(&format!("{}{customers}", loader.program), false)?;
     let before = kernel_bytes()?;
-    run_with_input(namespace.command(program).args(arguments), &text)?;
+    run_with_input(namespace.command(loader.program).args(loader.arguments), &text)?;
     let grown = kernel_bytes()? - before;
     output(std::process::Command::new("ip").args(["netns", "del", namespace.name()]))?;
     Ok(grown)
 }
 
-/// What the kernel has taken for its objects, in bytes.
+/// Returns the memory of all kernel objects, in bytes.
 fn kernel_bytes() -> Result<f64> {
     const KINDS: [&str; 3] = ["Slab:", "VmallocUsed:", "Percpu:"];
-    // What was freed and waits for its time, here a grace period of RCU, is not to count.
+    // Wait until freed objects are really gone, which takes an RCU grace period.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
     let kibibytes: f64 = text
@@ -164,24 +164,10 @@ fn kernel_bytes() -> Result<f64> {
 
 fn number(path: &str) -> Result<f64> {
     let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-    text.trim().parse().with_context(|| format!("{path} is no number"))
+    text.trim().parse().with_context(|| format!("{path} does not hold a number"))
 }
 
 fn report(contender: Contender, workload: Workload, bytes: f64) -> Result<()> {
-    eprintln!("{contender:?}, {workload:?}: {bytes:.0} bytes");
-    let figure = Figure {
-        contender,
-        workload,
-        customers: 1,
-        place: Place::Last,
-        flows: 0,
-        choice: Choice::Uniform,
-        frame_bytes: 0,
-        unit: Unit::Bytes,
-        value: bytes,
-        low: bytes,
-        high: bytes,
-        rounds: 1,
-    };
-    figure.write(&mut io::stdout())
+    let measured = Measured { value: bytes, low: bytes, high: bytes, rounds: 1 };
+    Figure::without_packets(contender, workload, 1, Unit::Bytes, measured).report()
 }

@@ -1,4 +1,4 @@
-//! Plots, as SVG on a ground of their own, so that they are legible on pages of any colour.
+//! Plots as SVG, on a white background so that they are legible on pages of any colour.
 use std::{ops::Range, path::Path};
 
 use anyhow::{Result, anyhow};
@@ -12,25 +12,27 @@ use plotters::{
 };
 
 use super::{
-    figure::{Choice, Contender, Unit, Workload},
+    contender::{Contender, Line},
+    figure::{Figure, Unit},
     figures::{Figures, Query},
-    report::{self, CONTENDERS, number},
-    target,
+    number::number,
+    tables, target,
+    workload::{Choice, Workload},
 };
 
-const SIZE: (u32, u32) = (900, 520);
-/// Beside the plot, for the lines' names.
-const NAMES_WIDTH: u32 = 225;
+const SIZE: (u32, u32) = (940, 520);
+/// Width of the lines' names beside the plot. It fits the longest label in fonts wider than common ones.
+const NAMES_WIDTH: u32 = 275;
 const NAME_HEIGHT: i32 = 17;
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const GRID: RGBColor = RGBColor(0xe3, 0xe3, 0xe3);
 
-/// A plot that was written.
+/// A written plot.
 pub struct Plot {
     /// Its file's name.
     pub file: &'static str,
-    /// What it shows.
+    /// Its title.
     pub title: &'static str,
 }
 
@@ -40,10 +42,10 @@ struct Series {
     points: Vec<(f64, f64)>,
 }
 
-/// What is asked for of a contender at a place on the horizontal axis.
+/// Returns a contender's value at a number on the horizontal axis.
 type Ask = fn(&Figures, Contender, u32) -> Option<f64>;
 
-/// A plot of lines over numbers of something.
+/// A plot of lines over a number of customers or flows.
 struct Lines {
     plot: Plot,
     horizontal: &'static str,
@@ -54,45 +56,8 @@ struct Lines {
 
 /// Writes the plots for which there are figures.
 pub fn write(directory: &Path, figures: &Figures) -> Result<Vec<Plot>> {
-    let established = |unit| {
-        move |figure: &super::figure::Figure| figure.unit == unit && figure.workload == Workload::Established
-    };
-    let lines = [
-        Lines {
-            plot: Plot { file: "customers.svg", title: "Cost of an established packet by customers" },
-            horizontal: "customers; packets are of the one added last",
-            vertical: "instructions a packet",
-            at: figures.customers(established(Unit::Instructions)),
-            ask: |figures, contender, customers| {
-                figures.cost(Query::new(contender, Workload::Established).customers(customers))
-            },
-        },
-        Lines {
-            plot: Plot { file: "flows.svg", title: "Cost of an established packet by flows" },
-            horizontal: "open flows, chosen uniformly",
-            vertical: "instructions a packet",
-            at: figures.flows(established(Unit::Instructions)),
-            ask: |figures, contender, flows| {
-                figures.cost(Query {
-                    flows,
-                    choice: Choice::Uniform,
-                    unit: Unit::Instructions,
-                    ..Query::new(contender, Workload::Established)
-                })
-            },
-        },
-        Lines {
-            plot: Plot { file: "load.svg", title: "Time to load all customers" },
-            horizontal: "customers",
-            vertical: "milliseconds",
-            at: figures.customers(|figure| figure.workload == Workload::LoadAll),
-            ask: |figures, contender, customers| {
-                figures.value(target::control(contender, Workload::LoadAll, customers))
-            },
-        },
-    ];
     let mut written = Vec::new();
-    for lines in lines {
+    for lines in line_plots(figures) {
         let all = series(figures, &lines);
         if all.iter().any(|series| series.points.len() > 1) {
             draw_lines(&directory.join(lines.plot.file), &lines, &all)
@@ -113,13 +78,53 @@ pub fn write(directory: &Path, figures: &Figures) -> Result<Vec<Plot>> {
     Ok(written)
 }
 
+fn line_plots(figures: &Figures) -> [Lines; 3] {
+    let established =
+        |figure: &Figure| figure.unit == Unit::Instructions && figure.workload == Workload::Established;
+    [
+        Lines {
+            plot: Plot { file: "customers.svg", title: "Cost of an established packet by customers" },
+            horizontal: "customers (packets belong to the one added last)",
+            vertical: "instructions a packet",
+            at: figures.customers(established),
+            ask: |figures, contender, customers| {
+                figures.cost(Query::new(contender, Workload::Established).customers(customers))
+            },
+        },
+        Lines {
+            plot: Plot { file: "flows.svg", title: "Cost of an established packet by flows" },
+            horizontal: "open flows, chosen uniformly",
+            vertical: "instructions a packet",
+            at: figures.flows(established),
+            ask: |figures, contender, flows| {
+                figures.cost(Query {
+                    flows,
+                    choice: Choice::Uniform,
+                    unit: Unit::Instructions,
+                    ..Query::new(contender, Workload::Established)
+                })
+            },
+        },
+        Lines {
+            plot: Plot { file: "load.svg", title: "Time to load all customers" },
+            horizontal: "customers",
+            vertical: "milliseconds",
+            at: figures.customers(|figure| figure.workload == Workload::LoadAll),
+            ask: |figures, contender, customers| {
+                figures.value(target::control(contender, Workload::LoadAll, customers))
+            },
+        },
+    ]
+}
+
 fn series(figures: &Figures, lines: &Lines) -> Vec<Series> {
     let of = |contender| {
         let point = |&at: &u32| Some((f64::from(at), (lines.ask)(figures, contender, at)?));
         Series { contender, points: lines.at.iter().filter_map(point).filter(|(_, y)| *y > 0.0).collect() }
     };
-    let mut all: Vec<Series> = CONTENDERS.into_iter().map(of).collect();
-    // No number of customers changes the floor.
+    let reported = Contender::ALL.iter().copied().filter(|contender| tables::is_reported(*contender));
+    let mut all: Vec<Series> = reported.map(of).collect();
+    // The floor is the same for any number of customers.
     if let (Some(floor), Some(last)) =
         (all.iter_mut().find(|series| series.contender == Contender::Forwarding), lines.at.last())
         && let [(_, y)] = floor.points[..]
@@ -141,12 +146,13 @@ fn draw_lines(path: &Path, lines: &Lines, all: &[Series]) -> Result<(), Error> {
     let x = span(points().map(|point| point.0));
     let mut y = span(points().map(|point| point.1));
     if y.end / y.start > 1e3 {
-        // So that the lowest mark is named.
+        // Start at a power of ten, so that the lowest mark gets a label.
         y.start = 10f64.powf(y.start.log10().floor());
     }
     let mut chart = ChartBuilder::on(&area)
         .caption(lines.plot.title, (FONT, 21).into_font().color(&INK))
         .margin(14)
+        .margin_right(26)
         .x_label_area_size(48)
         .y_label_area_size(78)
         .build_cartesian_2d(Decades(x), Decades(y))?;
@@ -163,7 +169,7 @@ fn draw_lines(path: &Path, lines: &Lines, all: &[Series]) -> Result<(), Error> {
         .axis_desc_style((FONT, 15).into_font().color(&INK))
         .draw()?;
     for series in all {
-        let (colour, width) = style(series.contender);
+        let (colour, width) = (colour(series.contender), series.contender.row().line.width);
         let stroke = ShapeStyle { color: colour.to_rgba(), filled: true, stroke_width: width };
         if series.contender == Contender::Forwarding {
             chart.draw_series(DashedLineSeries::new(series.points.iter().copied(), 6, 4, stroke))?;
@@ -180,24 +186,24 @@ fn draw_lines(path: &Path, lines: &Lines, all: &[Series]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Names the lines beside their ends, from above to below.
+/// Draws the lines' names beside their ends, from top to bottom.
 fn draw_names(area: &Area<'_>, mut ends: Vec<(Contender, i32)>) -> Result<(), Error> {
     ends.sort_by_key(|(_, y)| *y);
     let wanted: Vec<i32> = ends.iter().map(|(_, y)| *y).collect();
     for ((contender, end), place) in ends.into_iter().zip(apart(&wanted, NAME_HEIGHT)) {
-        let (colour, _) = style(contender);
+        let colour = colour(contender);
         area.draw(&PathElement::new([(0, end), (14, place)], colour.mix(0.5).stroke_width(1)))?;
-        let weight = if is_ours(contender) { FontStyle::Bold } else { FontStyle::Normal };
+        let weight = if contender.is_ours() { FontStyle::Bold } else { FontStyle::Normal };
         let text = (FONT, 14, weight).into_font().color(&colour).pos(Pos::new(HPos::Left, VPos::Center));
-        area.draw_text(name(contender), &text, (18, place))?;
+        area.draw_text(contender.label(), &text, (18, place))?;
     }
     Ok(())
 }
 
-/// Places at least so far apart, as close to the wanted ones, which are sorted, as may be: those that are
-/// too close are spread around their middle.
+/// Returns places at least `distance` apart and as close as possible to the sorted wanted ones. Places too
+/// close to each other are spread around their middle.
 fn apart(wanted: &[i32], distance: i32) -> Vec<i32> {
-    // Of each block the first one's place, by each of its own wishes, summed up; and how many they are.
+    // For each block: the sum of the first place as wanted by each member, and the number of members.
     let mut blocks: Vec<(i32, i32)> = Vec::new();
     for &place in wanted {
         blocks.push((place, 1));
@@ -223,11 +229,11 @@ fn draw_bars(path: &Path, title: &str, bars: &[(Contender, f64)]) -> Result<(), 
     let width = f64::from(SIZE.0) - f64::from(LEFT) - 130.0;
     for (row, (contender, bytes)) in (0..).zip(bars) {
         let top = 62 + row * (BAR + 20);
-        let name = if is_ours(*contender) { "this project" } else { "nf_conntrack" };
+        let name = if contender.is_ours() { contender.label() } else { "nf_conntrack" };
         let right = text(15).pos(Pos::new(HPos::Right, VPos::Center));
         root.draw_text(name, &right, (LEFT - 10, top + BAR / 2))?;
         let end = LEFT + (width * bytes / most) as i32;
-        root.draw(&Rectangle::new([(LEFT, top), (end, top + BAR)], style(*contender).0.filled()))?;
+        root.draw(&Rectangle::new([(LEFT, top), (end, top + BAR)], colour(*contender).filled()))?;
         let left = text(15).pos(Pos::new(HPos::Left, VPos::Center));
         root.draw_text(&format!("{} bytes", number(*bytes)), &left, (end + 10, top + BAR / 2))?;
     }
@@ -235,14 +241,14 @@ fn draw_bars(path: &Path, title: &str, bars: &[(Contender, f64)]) -> Result<(), 
     Ok(())
 }
 
-/// From the least to the most, with some room around; of one value, a decade.
+/// Returns the range of values with some margin; about a decade if there is only one value.
 fn span(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
     let least = values.clone().fold(f64::INFINITY, f64::min);
     let most = values.fold(0.0, f64::max);
     if least == most { least / 3.0..most * 3.0 } else { least * 0.8..most * 1.25 }
 }
 
-/// A logarithmic axis with a mark at each power of ten, and between them where there are few.
+/// A logarithmic axis with a mark at each power of ten, and marks in between on a short axis.
 struct Decades(Range<f64>);
 
 impl Ranged for Decades {
@@ -268,35 +274,9 @@ impl Ranged for Decades {
     }
 }
 
-fn is_ours(contender: Contender) -> bool {
-    matches!(contender, Contender::Redirect | Contender::Stack)
-}
-
-fn name(contender: Contender) -> &'static str {
-    match contender {
-        Contender::Forwarding => "no firewall (the floor)",
-        Contender::NftablesFlowtable => "nftables flowtable*",
-        Contender::NftablesNetdevDrop => "nftables netdev drop",
-        other => report::contender(other),
-    }
-}
-
-/// Colour and width of the line. Colours that differ in lightness too (Okabe and Ito), ours the strongest.
-fn style(contender: Contender) -> (RGBColor, u32) {
-    match contender {
-        Contender::Redirect => (RGBColor(0x00, 0x5a, 0xb5), 4),
-        Contender::Stack => (RGBColor(0x2e, 0x9b, 0xe0), 3),
-        Contender::Forwarding | Contender::CallsOnly | Contender::IngressDrop => {
-            (RGBColor(0x66, 0x66, 0x66), 2)
-        }
-        Contender::Nftables => (RGBColor(0x00, 0x80, 0x5c), 2),
-        Contender::NftablesTuned => (RGBColor(0x5a, 0xa8, 0x2e), 2),
-        Contender::NftablesIntervals => (RGBColor(0x8c, 0x6d, 0x00), 2),
-        Contender::NftablesFlowtable => (RGBColor(0x9b, 0x4d, 0xa8), 2),
-        Contender::NftablesNetdevDrop => (RGBColor(0x55, 0x55, 0x99), 2),
-        Contender::IptablesLegacy => (RGBColor(0xe0, 0x7b, 0x00), 2),
-        Contender::IptablesNft => (RGBColor(0xc6, 0x28, 0x28), 2),
-    }
+fn colour(contender: Contender) -> RGBColor {
+    let Line { colour: (red, green, blue), .. } = contender.row().line;
+    RGBColor(red, green, blue)
 }
 
 #[cfg(test)]
@@ -304,7 +284,7 @@ mod tests {
     use super::apart;
 
     #[test]
-    fn names_are_apart_and_as_near_to_their_lines_as_may_be() {
+    fn names_keep_their_distance_and_stay_near_their_lines() {
         assert_eq!(apart(&[10, 100, 200], 17), [10, 100, 200]);
         assert_eq!(apart(&[100, 100, 100], 20), [80, 100, 120]);
         assert_eq!(apart(&[0, 95, 100, 105, 300], 20), [0, 80, 100, 120, 300]);

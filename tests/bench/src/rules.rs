@@ -1,4 +1,5 @@
-//! The contenders' rulesets, as text for their tools: the same policy as ours, for customers 1 to N.
+//! Rulesets of the kernel's own firewalls, as text for their tools: this project's policy for customers 1 to
+//! N.
 //!
 //! | customer | its server | its LAN, the same for all | mark |
 //! |---|---|---|---|
@@ -8,45 +9,69 @@ use std::{
     net::Ipv4Addr,
 };
 
-use super::figure::Contender;
-
 /// The port that servers offer.
 pub const PORT: u16 = 80;
-/// Where the servers are, network address and prefix length.
+/// The servers' network: address and prefix length.
 pub const SERVERS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 128, 0, 0), 9);
-/// Where every customer's devices are, network address and prefix length.
+/// The LAN of every customer: network address and prefix length.
 pub const LAN: (Ipv4Addr, u8) = (Ipv4Addr::new(192, 168, 0, 0), 16);
-/// The interface that packets from sites come in by.
+/// The interface that receives packets from sites.
 pub const SITE_INTERFACE: &str = "site";
 /// The interface towards the servers.
 pub const LAN_INTERFACE: &str = "lan";
 
-/// A ruleset's table and chain, which [`change`] adds to.
+/// The table and the map of a ruleset. [`Ruleset::change`] adds to the map.
 const TABLE: &str = "bench";
 const MAP: &str = "allowed";
 
-/// Which customers a ruleset is for.
+/// A ruleset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ruleset {
+    /// Two iptables rules for each customer, nft back end.
+    IptablesNft,
+    /// Two iptables rules for each customer, legacy back end.
+    IptablesLegacy,
+    /// Established connections first, then a verdict map with an element for each device.
+    Nftables,
+    /// The same with an element for each LAN prefix.
+    NftablesIntervals,
+    /// [`Self::Nftables`] with a flowtable.
+    NftablesFlowtable,
+    /// A verdict map at netdev ingress.
+    NftablesNetdevDrop,
+}
+
+/// The command that loads a ruleset from its standard input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loader {
+    /// The tool.
+    pub program: &'static str,
+    /// Its arguments.
+    pub arguments: &'static [&'static str],
+}
+
+/// The customers that a ruleset is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// Customers 1 to this.
+    /// Number of customers, counted from 1.
     pub customers: u32,
-    /// What mark a tunnel's packets have.
+    /// The marks of tunnels' packets.
     pub marks: Marks,
-    /// Devices of each customer, for rulesets that name each: 192.168.0.2 and those that follow.
+    /// Devices of each customer, from 192.168.0.2 on, for rulesets that name each device.
     pub devices: u32,
 }
 
-/// What mark packets have where the rules look.
+/// The marks of packets when the rules see them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Marks {
-    /// That of their tunnel, which is the customer's number.
+    /// The mark of their tunnel, which is the customer's number.
     Tunnel,
-    /// None, where nothing sets it: the rules ask for 0, at the same cost.
+    /// No mark, if nothing sets one: the rules compare with 0, at the same cost.
     Zero,
 }
 
 impl Policy {
-    /// One device, marks of tunnels.
+    /// Returns a policy with one device for each customer and tunnels' marks.
     pub fn of(customers: u32) -> Self {
         Self { customers, marks: Marks::Tunnel, devices: 1 }
     }
@@ -59,18 +84,63 @@ impl Policy {
     }
 }
 
-/// A customer's server.
+/// Returns the address of a customer's server.
 pub fn server(customer: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(SERVERS.0.to_bits() + customer)
 }
 
-/// A customer's device, counted from 0.
+/// Returns the address of a customer's device, counted from 0.
 pub fn device(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(LAN.0.to_bits() + 2 + number)
 }
 
-/// The ruleset for `iptables-restore`, nft back end or legacy alike: two rules for each customer.
-pub fn iptables(policy: &Policy) -> String {
+impl Ruleset {
+    /// Returns the command that loads the ruleset.
+    pub fn loader(self) -> Loader {
+        match self {
+            Self::IptablesNft => Loader { program: "iptables-nft-restore", arguments: &[] },
+            Self::IptablesLegacy => Loader { program: "iptables-legacy-restore", arguments: &[] },
+            Self::Nftables | Self::NftablesIntervals | Self::NftablesFlowtable | Self::NftablesNetdevDrop => {
+                Loader { program: "nft", arguments: &["-f", "-"] }
+            }
+        }
+    }
+
+    /// Returns the ruleset as its loader reads it.
+    pub fn text(self, policy: &Policy) -> String {
+        match self {
+            Self::IptablesNft | Self::IptablesLegacy => iptables(policy),
+            Self::Nftables => forward(policy, Lan::Devices, ""),
+            Self::NftablesIntervals => forward(policy, Lan::Prefixes, ""),
+            Self::NftablesFlowtable => forward(policy, Lan::Devices, "  ip protocol tcp flow add @fast\n"),
+            Self::NftablesNetdevDrop => netdev(policy),
+        }
+    }
+
+    /// Returns the change that adds customer N + 1 to N, or removes that customer again; `None` for rulesets
+    /// whose changes are not measured.
+    pub fn change(self, policy: &Policy, add: bool) -> Option<Change> {
+        match self {
+            Self::IptablesNft => Some(change_rules("iptables-nft", policy, add)),
+            Self::IptablesLegacy => Some(change_rules("iptables-legacy", policy, add)),
+            Self::Nftables => Some(change_elements(Lan::Devices, policy, add)),
+            Self::NftablesIntervals => Some(change_elements(Lan::Prefixes, policy, add)),
+            Self::NftablesFlowtable | Self::NftablesNetdevDrop => None,
+        }
+    }
+}
+
+/// One change, made with the ruleset's own tool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The tool.
+    pub program: &'static str,
+    /// Its arguments, one list for each run.
+    pub runs: Vec<Vec<String>>,
+}
+
+/// Returns the input of `iptables-restore`, the same for both back ends: two rules for each customer.
+fn iptables(policy: &Policy) -> String {
     let mut text = String::from("*filter\n:FORWARD DROP [0:0]\n");
     for customer in 1..=policy.customers {
         for rule in iptables_rules(policy, customer) {
@@ -81,7 +151,7 @@ pub fn iptables(policy: &Policy) -> String {
     text + "COMMIT\n"
 }
 
-/// One customer's two rules: new and established towards the server, established back.
+/// Returns one customer's two rules: new and established towards the server, established back.
 fn iptables_rules(policy: &Policy, customer: u32) -> [String; 2] {
     let (server, mark) = (server(customer), policy.mark(customer));
     let lan = Net(LAN);
@@ -97,29 +167,17 @@ fn iptables_rules(policy: &Policy, customer: u32) -> [String; 2] {
     ]
 }
 
-/// The ruleset for `nft -f` of one of the contenders that nftables runs; None for another contender.
-pub fn nftables(contender: Contender, policy: &Policy) -> Option<String> {
-    match contender {
-        Contender::Nftables | Contender::NftablesTuned => Some(forward(policy, Lan::Devices, "")),
-        Contender::NftablesIntervals => Some(forward(policy, Lan::Prefixes, "")),
-        Contender::NftablesFlowtable => {
-            Some(forward(policy, Lan::Devices, "  ip protocol tcp flow add @fast\n"))
-        }
-        Contender::NftablesNetdevDrop => Some(netdev(policy)),
-        _ => None,
-    }
-}
-
-/// How a verdict map has the customers' LANs.
+/// The form of the customers' LANs in a verdict map.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lan {
     /// Each device: a hash table.
     Devices,
-    /// Prefixes: a set of intervals, which the kernel keeps as `pipapo`.
+    /// Prefixes: a set of intervals, stored by the kernel as `pipapo`.
     Prefixes,
 }
 
-/// Established first, then one verdict map on mark, source, destination and port.
+/// Returns a ruleset that accepts established connections first, then looks up mark, source, destination and
+/// port in one verdict map.
 fn forward(policy: &Policy, lan: Lan, before: &str) -> String {
     let flags = if lan == Lan::Prefixes { "flags interval; " } else { "" };
     let mut text = format!("table ip {TABLE} {{\n");
@@ -149,8 +207,8 @@ fn tuples(policy: &Policy, customer: u32, lan: Lan) -> Vec<String> {
     }
 }
 
-/// What is not allowed is dropped at the site's interface, before routing and conntrack; nothing else is
-/// decided, and nothing forwarded statefully.
+/// Returns a ruleset that drops denied packets at the site's interface, before routing and conntrack. It
+/// decides nothing else and forwards nothing statefully.
 fn netdev(policy: &Policy) -> String {
     let mut text =
         format!("table netdev {TABLE} {{\n map {MAP} {{ type mark . ipv4_addr . inet_service : verdict;\n");
@@ -166,7 +224,7 @@ fn netdev(policy: &Policy) -> String {
     text
 }
 
-/// `elements = { … }`, in lines; nothing if there are none, which nft refuses.
+/// Writes `elements = { … }` in lines. Writes nothing without elements: nft rejects an empty list.
 fn elements(text: &mut String, elements: impl Iterator<Item = String>) {
     let mut between = "  elements = {\n   ";
     for element in elements {
@@ -179,44 +237,23 @@ fn elements(text: &mut String, elements: impl Iterator<Item = String>) {
     }
 }
 
-/// One change, as the contender's own tool makes it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Change {
-    /// The tool.
-    pub program: &'static str,
-    /// Its arguments, one list for each run.
-    pub runs: Vec<Vec<String>>,
+/// Appends or deletes one customer's two rules.
+fn change_rules(program: &'static str, policy: &Policy, add: bool) -> Change {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let rules = iptables_rules(policy, policy.customers + 1);
+    let runs = rules.iter().map(|rule| words(&if add { rule.clone() } else { rule.replacen("-A", "-D", 1) }));
+    Change { program, runs: runs.collect() }
 }
 
-/// What adds customer N + 1 to N, or takes it away again; None if no tool of its own does that for this
-/// contender.
-pub fn change(contender: Contender, policy: &Policy, add: bool) -> Option<Change> {
-    let customer = policy.customers + 1;
-    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let iptables = |program| {
-        let rules = iptables_rules(policy, customer);
-        let rules =
-            rules.iter().map(|rule| words(&if add { rule.clone() } else { rule.replacen("-A", "-D", 1) }));
-        Change { program, runs: rules.collect() }
-    };
-    let nft = |lan| {
-        // nft deletes by key.
-        let tuples = tuples(policy, customer, lan);
-        let tuples: Vec<_> = tuples
-            .iter()
-            .map(|tuple| if add { tuple } else { tuple.trim_end_matches(" : accept") })
-            .collect();
-        let verb = if add { "add" } else { "delete" };
-        let command = format!("{verb} element ip {TABLE} {MAP} {{ {} }}", tuples.join(", "));
-        Change { program: "nft", runs: vec![vec![command]] }
-    };
-    match contender {
-        Contender::IptablesNft => Some(iptables("iptables-nft")),
-        Contender::IptablesLegacy => Some(iptables("iptables-legacy")),
-        Contender::Nftables | Contender::NftablesTuned => Some(nft(Lan::Devices)),
-        Contender::NftablesIntervals => Some(nft(Lan::Prefixes)),
-        _ => None,
-    }
+/// Adds or deletes one customer's elements of the verdict map.
+fn change_elements(lan: Lan, policy: &Policy, add: bool) -> Change {
+    let tuples = tuples(policy, policy.customers + 1, lan);
+    // nft deletes by key.
+    let tuples: Vec<_> =
+        tuples.iter().map(|tuple| if add { tuple } else { tuple.trim_end_matches(" : accept") }).collect();
+    let verb = if add { "add" } else { "delete" };
+    let command = format!("{verb} element ip {TABLE} {MAP} {{ {} }}", tuples.join(", "));
+    Change { program: "nft", runs: vec![vec![command]] }
 }
 
 struct Net((Ipv4Addr, u8));
@@ -244,21 +281,20 @@ mod tests {
 
     #[test]
     fn nftables_has_one_element_for_each_customer_and_device() {
-        let of = |contender, devices| nftables(contender, &Policy { devices, ..Policy::of(10) }).unwrap();
-        assert_eq!(of(Contender::Nftables, 3).matches(" : accept").count(), 30);
-        assert_eq!(of(Contender::NftablesIntervals, 3).matches(" . 192.168.0.0/16 . ").count(), 10);
-        assert_eq!(of(Contender::NftablesNetdevDrop, 3).matches(" : accept").count(), 10);
-        assert!(nftables(Contender::Stack, &Policy::of(1)).is_none());
+        let of = |ruleset: Ruleset, devices| ruleset.text(&Policy { devices, ..Policy::of(10) });
+        assert_eq!(of(Ruleset::Nftables, 3).matches(" : accept").count(), 30);
+        assert_eq!(of(Ruleset::NftablesIntervals, 3).matches(" . 192.168.0.0/16 . ").count(), 10);
+        assert_eq!(of(Ruleset::NftablesNetdevDrop, 3).matches(" : accept").count(), 10);
     }
 
     #[test]
-    fn change_adds_the_next_customer_and_takes_it_away() {
-        let add = change(Contender::Nftables, &Policy::of(7), true).unwrap();
+    fn change_adds_the_next_customer_and_removes_it_again() {
+        let add = Ruleset::Nftables.change(&Policy::of(7), true).unwrap();
         assert_eq!(
             add.runs,
             [["add element ip bench allowed { 8 . 192.168.0.2 . 10.128.0.8 . 80 : accept }"]]
         );
-        let delete = change(Contender::IptablesLegacy, &Policy::of(7), false).unwrap();
+        let delete = Ruleset::IptablesLegacy.change(&Policy::of(7), false).unwrap();
         assert_eq!(delete.runs.len(), 2);
         assert!(delete.runs.iter().all(|run| run[0] == "-D" && run.contains(&"10.128.0.8".to_owned())));
     }

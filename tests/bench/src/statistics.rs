@@ -1,7 +1,7 @@
-//! What is said of many measurements of one thing.
+//! Statistics of repeated measurements.
 use gateway_tests_kit::random::Random;
 
-/// The middle one, or the mean of the two in the middle; of none, not a number.
+/// Returns the median; NaN if there are no values.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -13,14 +13,15 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Least and most.
+/// Returns minimum and maximum.
 pub fn extremes(values: &[f64]) -> (f64, f64) {
     values
         .iter()
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)))
 }
 
-/// The 95 % confidence interval of the median, by the percentile bootstrap (Efron 1979) with 2,000 samples.
+/// Returns the 95 % confidence interval of the median, by the percentile bootstrap (Efron 1979) with 2,000
+/// samples.
 pub fn confidence(values: &[f64], random: &mut Random) -> (f64, f64) {
     const SAMPLES: usize = 2000;
     if values.is_empty() {

@@ -1,5 +1,10 @@
-//! `figures.json`: all figures with what they were measured by, and what people wrote about them.
-use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
+//! `figures.json` with all figures and their origin, and `explanations.toml` with explanations by people.
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufReader, ErrorKind},
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -7,12 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{figure::Figure, figures::Figures, target};
 
-/// The file's name.
+/// The file of figures.
 pub const FILE: &str = "figures.json";
-/// What is written by hand: for targets that are not met, why.
+/// The file, written by hand, that explains missed targets.
 pub const EXPLANATIONS: &str = "explanations.toml";
 
-/// What is measured in one go.
+/// A part of the benchmark, measured in one run.
 #[derive(Serialize, Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
@@ -26,10 +31,10 @@ pub enum Part {
     Memory,
 }
 
-/// Where figures come from.
+/// The origin of figures.
 #[derive(Args, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Origin {
-    /// The command that gives them again
+    /// The command that measures them again
     #[arg(long, required = false, requires = "part")]
     pub command: String,
     /// The kernel they were measured on
@@ -41,7 +46,7 @@ pub struct Origin {
     /// The day
     #[arg(long, required = false, requires = "part")]
     pub date: String,
-    /// What was measured
+    /// The measured commit
     #[arg(long, required = false, requires = "part")]
     pub commit: String,
 }
@@ -49,29 +54,35 @@ pub struct Origin {
 /// The figures of one part.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct Measured {
-    /// Where they come from.
+    /// Their origin.
     #[serde(flatten)]
     pub origin: Origin,
     /// Sorted.
     pub figures: Vec<Figure>,
 }
 
-/// All parts that have been measured.
+/// Reads a file of new figures.
+pub fn read_figures(path: &Path) -> Result<Vec<Figure>> {
+    let file = File::open(path).with_context(|| format!("read {}", path.display()))?;
+    Figure::read_all(BufReader::new(file))
+}
+
+/// The figures of all measured parts.
 #[derive(Serialize, Deserialize, Clone, Default, Debug)]
 pub struct Store(pub BTreeMap<Part, Measured>);
 
 impl Store {
-    /// Reads it from a directory; nothing is there before the first time.
+    /// Reads the store of a directory; it is empty if there is no file yet.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join(FILE);
         match fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display())),
+            Ok(text) => serde_json::from_str(&text).with_context(|| format!("parse {}", path.display())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
         }
     }
 
-    /// Puts a part in the place of what was measured of it before.
+    /// Replaces the figures of a part.
     pub fn replace(&mut self, part: Part, origin: Origin, figures: Vec<Figure>) -> Result<()> {
         ensure!(!figures.is_empty(), "nothing was measured");
         let figures = Figures::new(figures).iter().cloned().collect();
@@ -79,12 +90,12 @@ impl Store {
         Ok(())
     }
 
-    /// All figures.
+    /// Returns the figures of all parts.
     pub fn figures(&self) -> Figures {
         Figures::new(self.0.values().flat_map(|measured| measured.figures.clone()))
     }
 
-    /// Writes it, a figure on each line, so that a difference shows what changed.
+    /// Writes the store with one figure on each line, so that diffs show changed figures.
     pub fn write(&self, directory: &Path) -> Result<()> {
         let mut parts = Vec::new();
         for (part, measured) in &self.0 {
@@ -104,7 +115,7 @@ impl Store {
     }
 }
 
-/// Why targets are not met, by their names.
+/// Explanations of missed targets, by their names.
 #[derive(Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Explanations {
@@ -113,7 +124,8 @@ pub struct Explanations {
 }
 
 impl Explanations {
-    /// Reads them from a directory, if they are there; one for a target that does not exist is an error.
+    /// Reads the explanations of a directory, if there are any. An explanation of an unknown target is an
+    /// error.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join(EXPLANATIONS);
         let text = match fs::read_to_string(&path) {
@@ -123,13 +135,13 @@ impl Explanations {
         let explanations: Self = toml::from_str(&text).with_context(|| format!("read {}", path.display()))?;
         for name in explanations.target.keys() {
             if !target::ALL.iter().any(|target| target.name == name) {
-                bail!("{} explains {name}, which is no target", path.display());
+                bail!("{} explains the unknown target {name}; see tests/src/bench/target.rs", path.display());
             }
         }
         Ok(explanations)
     }
 
-    /// That of a target.
+    /// Returns the explanation of a target.
     pub fn of(&self, target: &str) -> Option<&str> {
         Some(self.target.get(target)?.trim())
     }
@@ -138,10 +150,7 @@ impl Explanations {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{
-            figure::{Contender, Unit, Workload},
-            figures::tests::figure,
-        },
+        super::{contender::Contender, figure::Unit, figures::tests::figure, workload::Workload},
         *,
     };
 

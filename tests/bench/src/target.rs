@@ -1,24 +1,26 @@
-//! What is to be reached, as data: how each number follows from figures, and its bound.
+//! The targets, as data: the formula of each number and its bound.
 use super::{
-    figure::{Choice, Contender, Figure, Unit, Workload},
+    contender::Contender,
+    figure::{Figure, Unit},
     figures::{Figures, Query},
+    workload::{Choice, Workload},
 };
 
-/// One thing to be reached.
+/// A target.
 pub struct Target {
     /// Its name in `explanations.toml`.
     pub name: &'static str,
-    /// What is measured, for people.
-    pub what: &'static str,
-    /// How the number is computed, for people.
+    /// The subject, for people.
+    pub subject: &'static str,
+    /// The formula of the number, for people. "(stack)" is this project via the stack.
     pub formula: &'static str,
-    /// What it has to be.
+    /// The bound of the number.
     pub bound: Bound,
-    /// The number; None unless all of it was measured.
+    /// Returns the number, or `None` unless all its figures were measured.
     pub measure: fn(&Figures) -> Option<f64>,
 }
 
-/// What a number has to be.
+/// The bound of a number.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Bound {
     /// This or less.
@@ -32,7 +34,7 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// Whether a number is as it has to be.
+    /// Returns true if a number is within the bound.
     pub fn is_met(self, number: f64) -> bool {
         match self {
             Self::AtMost(bound) => number <= bound,
@@ -48,12 +50,12 @@ use Contender::{
     Forwarding, IptablesLegacy, IptablesNft, Nftables, NftablesNetdevDrop, NftablesTuned, Redirect, Stack,
 };
 
-/// All of them, in the order of the issue.
+/// All targets, in the order of the original issue.
 pub const ALL: &[Target] = &[
     Target {
         name: "established-stack",
-        what: "established packet, LAN to server, verdict passed to the stack",
-        formula: "tax ÷ floor, 1 customer",
+        subject: "established packet, via the stack",
+        formula: "tax ÷ floor",
         bound: AtMost(0.12),
         measure: |figures| {
             let query = Query::new(Stack, Workload::Established);
@@ -62,8 +64,8 @@ pub const ALL: &[Target] = &[
     },
     Target {
         name: "established-redirect",
-        what: "established packet, LAN to server, redirected",
-        formula: "cost ÷ floor, 1 customer",
+        subject: "established packet, redirected",
+        formula: "cost ÷ floor",
         bound: AtMost(0.65),
         measure: |figures| {
             let query = Query::new(Redirect, Workload::Established);
@@ -72,71 +74,71 @@ pub const ALL: &[Target] = &[
     },
     Target {
         name: "nftables-tax",
-        what: "best nftables, established packet",
-        formula: "its tax ÷ ours (stack), 1 customer",
+        subject: "established packet, nftables",
+        formula: "tax ÷ ours (stack)",
         bound: AtLeast(5.0),
         measure: |figures| tax_ratio(figures, Nftables, 1),
     },
     Target {
         name: "iptables-nft-tax-1",
-        what: "original rules by iptables-nft, established packet",
-        formula: "their tax ÷ ours (stack), 1 customer",
+        subject: "established packet, iptables-nft",
+        formula: "tax ÷ ours (stack)",
         bound: AtLeast(5.0),
         measure: |figures| tax_ratio(figures, IptablesNft, 1),
     },
     Target {
         name: "iptables-nft-tax-1000",
-        what: "original rules by iptables-nft, established packet",
-        formula: "their tax ÷ ours (stack), 1,000 customers, packets of the last",
+        subject: "established packet, iptables-nft",
+        formula: "tax ÷ ours (stack), 1,000 customers",
         bound: AtLeast(1500.0),
         measure: |figures| tax_ratio(figures, IptablesNft, 1000),
     },
     Target {
         name: "iptables-nft-tax-10000",
-        what: "original rules by iptables-nft, established packet",
-        formula: "their tax ÷ ours (stack), 10,000 customers, packets of the last",
+        subject: "established packet, iptables-nft",
+        formula: "tax ÷ ours (stack), 10,000 customers",
         bound: AtLeast(15_000.0),
         measure: |figures| tax_ratio(figures, IptablesNft, 10_000),
     },
     Target {
         name: "iptables-legacy-tax-1",
-        what: "original rules by iptables-legacy, established packet",
-        formula: "their tax ÷ ours (stack), 1 customer",
+        subject: "established packet, iptables-legacy",
+        formula: "tax ÷ ours (stack)",
         bound: AtLeast(4.0),
         measure: |figures| tax_ratio(figures, IptablesLegacy, 1),
     },
     Target {
         name: "iptables-legacy-tax-1000",
-        what: "original rules by iptables-legacy, established packet",
-        formula: "their tax ÷ ours (stack), 1,000 customers, packets of the last",
+        subject: "established packet, iptables-legacy",
+        formula: "tax ÷ ours (stack), 1,000 customers",
         bound: AtLeast(100.0),
         measure: |figures| tax_ratio(figures, IptablesLegacy, 1000),
     },
     Target {
         name: "iptables-legacy-tax-10000",
-        what: "original rules by iptables-legacy, established packet",
-        formula: "their tax ÷ ours (stack), 10,000 customers, packets of the last",
+        subject: "established packet, iptables-legacy",
+        formula: "tax ÷ ours (stack), 10,000 customers",
         bound: AtLeast(1000.0),
         measure: |figures| tax_ratio(figures, IptablesLegacy, 10_000),
     },
     Target {
         name: "customers-stack",
-        what: "100,000 customers, verdict passed to the stack",
+        subject: "100,000 customers, via the stack",
         formula: "cost ÷ cost with 1 customer",
         bound: AtMost(1.01),
         measure: |figures| customers_ratio(figures, Stack),
     },
     Target {
         name: "customers-redirect",
-        what: "100,000 customers, redirected",
+        subject: "100,000 customers, redirected",
         formula: "cost ÷ cost with 1 customer",
         bound: AtMost(1.01),
         measure: |figures| customers_ratio(figures, Redirect),
     },
     Target {
         name: "million-flows",
-        what: "1,000,000 flows, uniform, time",
-        formula: "our tax (stack) ÷ that of nftables with tuned buckets",
+        subject: "1,000,000 flows, uniform, time",
+        formula: "tax (stack) ÷ nftables, tuned buckets",
         bound: AtMost(0.5),
         measure: |figures| {
             let query = Query {
@@ -145,15 +147,15 @@ pub const ALL: &[Target] = &[
                 unit: Unit::Ratio,
                 ..Query::new(Stack, Workload::Established)
             };
-            // Tuned buckets are measured at another time than the others, so each tax by the floor beside it.
+            // Tuned buckets are measured separately, so each tax is relative to its own adjacent floor.
             let tax = |contender| Some(figures.value(query.of(contender))? - 1.0);
             ratio(tax(Stack), tax(NftablesTuned))
         },
     },
     Target {
         name: "new-connection",
-        what: "new connection, whole life",
-        formula: "tax of nftables ÷ ours (stack), instructions, 1 customer",
+        subject: "whole connection, nftables",
+        formula: "tax ÷ ours (stack)",
         bound: AtLeast(6.0),
         measure: |figures| {
             let query = Query::new(Stack, Workload::NewConnection);
@@ -162,8 +164,8 @@ pub const ALL: &[Target] = &[
     },
     Target {
         name: "denied-syn-floor",
-        what: "denied SYN",
-        formula: "our cost ÷ floor, 1 customer",
+        subject: "denied SYN",
+        formula: "cost ÷ floor",
         bound: AtMost(0.12),
         measure: |figures| {
             let query = Query::new(Redirect, Workload::DeniedSyn);
@@ -172,8 +174,8 @@ pub const ALL: &[Target] = &[
     },
     Target {
         name: "denied-syn-netdev",
-        what: "denied SYN",
-        formula: "our cost ÷ that of nftables' verdict map at netdev ingress, 1 customer",
+        subject: "denied SYN",
+        formula: "cost ÷ nftables netdev drop",
         bound: AtMost(0.4),
         measure: |figures| {
             let query = Query::new(Redirect, Workload::DeniedSyn);
@@ -182,43 +184,43 @@ pub const ALL: &[Target] = &[
     },
     Target {
         name: "load-all",
-        what: "100,000 customers loaded into the maps",
+        subject: "loading 100,000 customers",
         formula: "milliseconds",
         bound: AtMost(100.0),
         measure: |figures| figures.value(control(Redirect, Workload::LoadAll, 100_000)),
     },
     Target {
         name: "load-all-nft",
-        what: "100,000 customers loaded into the maps",
-        formula: "time of `nft -f` ÷ ours",
+        subject: "loading 100,000 customers",
+        formula: "`nft -f` ÷ ours",
         bound: AtLeast(10.0),
         measure: |figures| load_ratio(figures, Nftables),
     },
     Target {
         name: "load-all-iptables",
-        what: "100,000 customers loaded into the maps",
-        formula: "time of `iptables-restore` (Debian's default, nft back end) ÷ ours",
+        subject: "loading 100,000 customers",
+        formula: "`iptables-nft-restore` ÷ ours",
         bound: AtLeast(100.0),
         measure: |figures| load_ratio(figures, IptablesNft),
     },
     Target {
         name: "load-all-iptables-legacy",
-        what: "100,000 customers loaded into the maps",
-        formula: "time of `iptables-legacy-restore` ÷ ours",
+        subject: "loading 100,000 customers",
+        formula: "`iptables-legacy-restore` ÷ ours",
         bound: AtLeast(100.0),
         measure: |figures| load_ratio(figures, IptablesLegacy),
     },
     Target {
         name: "change-one",
-        what: "one change among 100,000 customers",
+        subject: "adding one customer to 100,000",
         formula: "milliseconds",
         bound: AtMost(1.0),
         measure: |figures| figures.value(control(Redirect, Workload::ChangeOne, 100_000)),
     },
     Target {
         name: "change-one-scale",
-        what: "one change among 100,000 customers",
-        formula: "time ÷ time among 1",
+        subject: "adding one customer to 100,000",
+        formula: "time ÷ time with 1 customer",
         bound: AtMost(1.1),
         measure: |figures| {
             let query = control(Redirect, Workload::ChangeOne, 100_000);
@@ -227,29 +229,29 @@ pub const ALL: &[Target] = &[
     },
     Target {
         name: "flow-memory",
-        what: "kernel memory for one IPv4 flow",
+        subject: "kernel memory of an IPv4 flow",
         formula: "bytes",
         bound: AtMost(160.0),
         measure: |figures| figures.value(memory(Redirect)),
     },
     Target {
         name: "flow-memory-conntrack",
-        what: "kernel memory for one IPv4 flow",
-        formula: "ours ÷ nf_conntrack's",
+        subject: "kernel memory of an IPv4 flow",
+        formula: "ours ÷ nf_conntrack",
         bound: AtMost(0.5),
         measure: |figures| ratio(figures.value(memory(Redirect)), figures.value(memory(Nftables))),
     },
     Target {
         name: "bulk-segments",
-        what: "bulk upload through ESP, GRO on",
-        formula: "mean segments a packet at the firewall",
+        subject: "bulk upload through ESP, GRO on",
+        formula: "mean segments in a packet",
         bound: Above(4.0),
         measure: |figures| Some(esp(figures, Workload::BulkGro, Unit::Segments)?.value),
     },
     Target {
         name: "bulk-instructions",
-        what: "bulk upload through ESP, GRO on",
-        formula: "instructions a byte in firewall and forwarding, GRO off ÷ GRO on",
+        subject: "bulk upload through ESP",
+        formula: "instructions a byte, GRO off ÷ GRO on",
         bound: AtLeast(3.0),
         measure: |figures| {
             let cost = |workload| esp_cost(figures, workload);
@@ -258,8 +260,8 @@ pub const ALL: &[Target] = &[
     },
     Target {
         name: "esp-share",
-        what: "firewall and forwarding in decapsulation + firewall + forwarding, AES-GCM, 64 bytes",
-        formula: "share of instructions",
+        subject: "firewall and forwarding after ESP",
+        formula: "share in the sum with decapsulation",
         bound: Reported,
         measure: |figures| {
             let ours = esp_cost(figures, Workload::FirewallAndForwarding)?;
@@ -268,12 +270,12 @@ pub const ALL: &[Target] = &[
     },
 ];
 
-/// Loading or changing customers.
+/// Returns the query for loading or changing customers.
 pub fn control(contender: Contender, workload: Workload, customers: u32) -> Query {
     Query { unit: Unit::Milliseconds, ..Query::new(contender, workload).customers(customers) }
 }
 
-/// Memory for a flow.
+/// Returns the query for the memory of a flow.
 pub fn memory(contender: Contender) -> Query {
     Query { unit: Unit::Bytes, ..Query::new(contender, Workload::MemoryPerFlow) }
 }
@@ -297,14 +299,14 @@ fn load_ratio(figures: &Figures, contender: Contender) -> Option<f64> {
     ratio(figures.value(query.of(contender)), figures.value(query))
 }
 
-/// Ours with real ESP, where only one measurement of each kind is made.
+/// Returns this project's figure with real ESP; each kind is measured only once.
 fn esp(figures: &Figures, workload: Workload, unit: Unit) -> Option<&Figure> {
     figures
         .iter()
         .find(|figure| figure.contender == Redirect && figure.workload == workload && figure.unit == unit)
 }
 
-/// Instructions of it that its own first hook does not cost, see `esp.rs`.
+/// Returns this project's instructions with real ESP, minus those before its first hook; see `esp.rs`.
 fn esp_cost(figures: &Figures, workload: Workload) -> Option<f64> {
     figures.cost(Query::from(esp(figures, workload, Unit::Instructions)?))
 }
@@ -335,12 +337,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_has_no_number() {
+    fn unmeasured_target_has_no_number() {
         assert!(ALL.iter().all(|target| (target.measure)(&Figures::default()).is_none()));
     }
 
     #[test]
-    fn numbers_are_computed_as_said() {
+    fn numbers_follow_the_formulas() {
         let instructions = |contender, customers, value| {
             figure(contender, Workload::Established, customers, Unit::Instructions, value)
         };

@@ -1,9 +1,9 @@
-//! Time for each packet, on this machine: blocks of packets through a contender, each next to a block
-//! through the floor, in an order that changes. A busy machine slows both alike, so ratios of adjacent blocks
-//! hold where nanoseconds do not.
+//! Time for each packet on this machine: blocks of packets through a contender, each next to a block through
+//! the floor, in random order. A busy machine slows both blocks alike, so ratios of adjacent blocks hold even
+//! if nanoseconds do not.
 //!
-//! A run that cannot tell says so itself: it also measures the floor against the floor, which must come out
-//! at 1.00 ± 0.02, and against the floor with a program that takes 50 ns, which must be noticed.
+//! Each run also checks itself. It measures the floor against the floor, which must come out at 1.00 ± 0.02,
+//! and against the floor with a program that takes 50 ns, which must be noticed. Otherwise the run is void.
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,26 +16,29 @@ use gateway_tests_kit::{
 };
 
 use super::{
-    case::{Case, Measured, Selection},
+    case::Case,
     conntrack::Table,
-    contender::Working,
-    figure::{Choice, Contender, Place, Unit, Workload},
+    contender::{Conntrack, Contender, Exit, Setup},
+    figure::{Figure, Measured, Unit},
     firewall::{Firewall, Firewalls},
     rules::{Policy, SITE_INTERFACE},
+    selection::Selection,
     statistics::{confidence, median},
     traffic::Traffic,
     verdicts,
+    working::Working,
+    workload::Workload,
 };
 
-/// Packets of a block; of slow contenders fewer.
+/// Minimum and maximum number of packets of a block. Slow contenders send fewer.
 const UNITS: (u32, u32) = (50, 2000);
-/// What a block may take.
+/// Budget of a block.
 const BLOCK_NS: f64 = 5e6;
-/// Blocks of each control, at least: 50 ns are little.
+/// Minimum number of blocks of each control: 50 ns are hard to notice.
 const CONTROL_ROUNDS: u32 = 200;
-/// How far A/A may be off.
+/// Largest error of the floor against itself.
 const TOLERANCE: f64 = 0.02;
-/// What must be noticed.
+/// Added work that must be noticed.
 const INJECTED_NS: f64 = 50.0;
 
 /// What to measure, and how.
@@ -48,13 +51,13 @@ pub struct Choices {
     rounds: Option<u32>,
 }
 
-/// Measures all that is chosen, and prints two figures for each: nanoseconds, and the ratio to the floor.
+/// Measures all selected cases and prints two figures for each: nanoseconds, and the ratio to the floor.
 pub fn run(choices: &Choices) -> Result<()> {
     refuse_statistics()?;
     let selection = &choices.selection;
     let rounds = choices.rounds.unwrap_or(if selection.quick { 60 } else { 200 });
     let mut contenders = selection.contenders();
-    contenders.retain(|contender| *contender != Contender::NftablesFlowtable || has_flowtables());
+    contenders.retain(|contender| kernel_has(*contender));
     let mut firewall = Firewalls::load(&contenders, "verdicts", verdicts::POLICY.0, 1 << 16)?;
     verdicts::compare(&contenders, selection.random_packets, selection.seed, &mut firewall)?;
     drop(firewall);
@@ -66,17 +69,17 @@ pub fn run(choices: &Choices) -> Result<()> {
     };
     for case in cases {
         let mut able: Vec<_> = contenders.clone();
-        able.retain(|one| one.can(&case) && case.customers <= one.most_customers());
-        // The buckets are the kernel's, not one contender's, so these two cannot be at work at a time.
+        able.retain(|one| (one.row().measures)(&case) && case.customers <= one.row().max_customers);
+        // All contenders share the kernel's buckets, so tuned ones run by themselves.
         let (tuned, others): (Vec<_>, Vec<_>) =
-            able.into_iter().partition(|contender| *contender == Contender::NftablesTuned);
+            able.into_iter().partition(|contender| contender.row().conntrack == Conntrack::Tuned);
         for (group, tuned) in
             [(others, false), (tuned, true)].into_iter().filter(|(group, _)| !group.is_empty())
         {
             measure(&case, &group, tuned, rounds, selection.seed).with_context(|| format!("{case:?}"))?;
         }
     }
-    // A machine that was quiet at first may not have been so until now.
+    // The machine may have become busy in the meantime.
     controls(rounds.max(CONTROL_ROUNDS), selection.seed)
 }
 
@@ -86,19 +89,20 @@ fn load(purpose: Purpose, name: &str, case: &Case, flows: u32) -> Result<Firewal
     Ok(firewall)
 }
 
-/// A contender with what goes through it, and what its blocks took.
+/// A contender with its traffic and the times of its blocks.
 struct Lane {
     working: Working,
     traffic: Traffic,
     units: u32,
-    /// Of each round: nanoseconds for a packet, and for one of the floor's block beside it.
+    /// For each round: nanoseconds for a packet, and for a packet of the floor's adjacent block.
     blocks: Vec<(f64, f64)>,
     _own: Option<Firewall>,
     _injected: Option<Link>,
 }
 
 impl Lane {
-    /// `identities`: of the case's customers, for contenders other than ours.
+    /// Sets up a contender. `identities` provides the customers' marks for contenders without programs of
+    /// their own.
     fn start(
         number: usize,
         contender: Contender,
@@ -108,10 +112,10 @@ impl Lane {
     ) -> Result<Self> {
         let policy = Policy { devices: case.devices(), ..Policy::of(case.customers) };
         let name = format!("lane-{number}");
-        let purpose = match contender {
-            Contender::Redirect | Contender::CallsOnly => Some(Purpose::ReplayIdentity),
-            Contender::Stack => Some(Purpose::ReplayIdentityToStack),
-            _ => None,
+        let purpose = match contender.row().setup {
+            Setup::Gateway(Exit::Redirect) | Setup::CallsOnly => Some(Purpose::ReplayIdentity),
+            Setup::Gateway(Exit::Stack) => Some(Purpose::ReplayIdentityToStack),
+            Setup::DropAtIngress | Setup::Nothing | Setup::Ruleset(_) => None,
         };
         let mut own =
             purpose.map(|purpose| load(purpose, &name, case, (2 * case.flows).max(1 << 18))).transpose()?;
@@ -127,16 +131,14 @@ impl Lane {
         self.traffic.open(case.flows, case.choice, |batch| working.send(batch).map(drop))?;
         self.units = UNITS_OF_PROBE;
         let probe = self.block()?;
-        // A new flow must be one that was never there, with some to spare, and each round warms up first.
-        let new_each_round = match case.workload {
-            Workload::FloodOfNewTuples | Workload::NewConnection => case.tuples() / 2 / (rounds + 10),
-            _ => UNITS.1,
-        };
+        // No flow may repeat, and each round opens some to warm up.
+        let opens_flows = matches!(case.workload, Workload::FloodOfNewTuples | Workload::NewConnection);
+        let new_each_round = if opens_flows { case.tuples() / 2 / (rounds + 10) } else { UNITS.1 };
         self.units = ((BLOCK_NS / probe) as u32).clamp(UNITS.0, UNITS.1).min(new_each_round);
         Ok(())
     }
 
-    /// Nanoseconds for each packet of a block.
+    /// Sends a block and returns the nanoseconds for each packet.
     fn block(&mut self) -> Result<f64> {
         self.working.send(&self.traffic.acknowledge())?;
         let (warming, block) = (self.traffic.batch(self.units / 10), self.traffic.batch(self.units));
@@ -144,7 +146,7 @@ impl Lane {
         Ok(self.working.send(&block)?.as_nanos() as f64 / f64::from(self.units))
     }
 
-    /// Median and confidence interval of what one of its blocks comes to.
+    /// Returns median and confidence interval of a value of each block.
     fn measured(&self, random: &mut Random, of: impl Fn(&(f64, f64)) -> f64) -> Measured {
         let values: Vec<f64> = self.blocks.iter().map(of).collect();
         let (low, high) = confidence(&values, random);
@@ -156,34 +158,35 @@ impl Lane {
     }
 }
 
-/// Measures contenders beside the floor.
+/// Measures contenders next to the floor.
 fn measure(case: &Case, contenders: &[Contender], tuned: bool, rounds: u32, seed: u64) -> Result<()> {
     let mut identities = load(Purpose::ReplayIdentity, "identities", case, 2)?;
     let mut lanes = Vec::new();
     for (number, contender) in [Contender::Forwarding].iter().chain(contenders).enumerate() {
-        // The floor is there anyhow.
+        // Lane 0 is the floor already.
         if number == 0 || *contender != Contender::Forwarding {
             lanes.push(Lane::start(number, *contender, case, &mut identities, seed)?);
         }
     }
-    let tracks = contenders.iter().any(|contender| contender.tracks_with_kernel());
+    let tracks = contenders.iter().any(|contender| contender.uses_conntrack());
     let _table = tracks.then(|| Table::with_room(case.flows.max(case.tuples()), tuned)).transpose()?;
     lanes.iter_mut().try_for_each(|lane| lane.open(case, rounds))?;
     interleave(&mut lanes, rounds, seed)?;
     let random = &mut Random::new(seed);
     for (number, lane) in lanes.iter().enumerate() {
         let contender = lane.working.contender;
+        let report = |unit, measured| Figure::of_case(case, contender, unit, measured).report();
         if number > 0 {
-            case.report(contender, Unit::Nanoseconds, lane.measured(random, |(own, _)| *own))?;
-            case.report(contender, Unit::Ratio, lane.ratio(random))?;
+            report(Unit::Nanoseconds, lane.measured(random, |(own, _)| *own))?;
+            report(Unit::Ratio, lane.ratio(random))?;
         } else if contenders.contains(&contender) {
-            case.report(contender, Unit::Nanoseconds, lane.measured(random, |(_, floor)| *floor))?;
+            report(Unit::Nanoseconds, lane.measured(random, |(_, floor)| *floor))?;
         }
     }
     lanes.into_iter().try_for_each(|lane| lane.working.stop())
 }
 
-/// Each round a block of each lane with one of the first lane, the floor, before or after it.
+/// Sends in each round a block of each lane, with a block of lane 0, the floor, before or after it.
 fn interleave(lanes: &mut [Lane], rounds: u32, seed: u64) -> Result<()> {
     let mut random = Random::new(seed);
     let mut order: Vec<usize> = (1..lanes.len()).collect();
@@ -206,16 +209,9 @@ fn interleave(lanes: &mut [Lane], rounds: u32, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// The floor against itself, and against itself with 50 ns more; an error if the run could not tell.
+/// Measures the floor against itself, and against itself plus 50 ns. Returns an error if the run is void.
 fn controls(rounds: u32, seed: u64) -> Result<()> {
-    let case = Case {
-        customers: 1,
-        flows: 1,
-        place: Place::Last,
-        workload: Workload::Established,
-        choice: Choice::Uniform,
-        frame_bytes: 64,
-    };
+    let case = Case::usual(Workload::Established, 1);
     let mut identities = load(Purpose::ReplayIdentity, "identities", &case, 2)?;
     let mut lanes = (0..3)
         .map(|number| Lane::start(number, Contender::Forwarding, &case, &mut identities, seed))
@@ -229,27 +225,29 @@ fn controls(rounds: u32, seed: u64) -> Result<()> {
     let same = lanes[1].ratio(random);
     let more = lanes[2].ratio(random);
     let added = lanes[2].measured(random, |(own, floor)| own - floor);
-    Case { workload: Workload::ControlAA, ..case }.report(Contender::Forwarding, Unit::Ratio, same)?;
-    Case { workload: Workload::Control50Ns, ..case }.report(Contender::Forwarding, Unit::Ratio, more)?;
+    for (workload, measured) in [(Workload::ControlAA, same), (Workload::Control50Ns, more)] {
+        let case = Case { workload, ..case };
+        Figure::of_case(&case, Contender::Forwarding, Unit::Ratio, measured).report()?;
+    }
     eprintln!(
-        "{injected_ns:.0} ns of work more came out as {:.0} ns ({:.0} to {:.0}).",
+        "{injected_ns:.0} ns of added work measured as {:.0} ns ({:.0} to {:.0}).",
         added.value, added.low, added.high
     );
     lanes.into_iter().try_for_each(|lane| lane.working.stop())?;
     if (same.value - 1.0).abs() > TOLERANCE {
-        bail!("void: the floor against itself came out at {:.3}: this machine is too busy", same.value);
+        bail!("void: the floor against itself measured {:.3}; run again on a quieter machine", same.value);
     }
     if added.low <= 0.0 || more.value <= same.high.min(1.0 + TOLERANCE) && more.low <= 1.0 {
-        bail!("void: {injected_ns:.0} ns more were not noticed: more rounds, or a quieter machine");
+        bail!("void: {injected_ns:.0} ns of added work went unnoticed; use more rounds or a quieter machine");
     }
     Ok(())
 }
 
-/// A program that works for 50 ns, and how long it does by the kernel's own measurement.
+/// Returns a program that works for 50 ns, and its time as measured by the kernel.
 fn slow_program() -> Result<(Classifier, f64)> {
     const REPEAT: u32 = 100_000;
     const TRIAL_ROUNDS: i32 = 1000;
-    // The kernel gives whole nanoseconds, so a long one says how long one round takes.
+    // The kernel reports whole nanoseconds, so the time of one round follows from a long program.
     let least = |program: &Classifier| -> Result<f64> {
         let times = (0..15).map(|_| program.time(REPEAT)).collect::<Result<Vec<_>>>()?;
         Ok(f64::from(times.into_iter().min().unwrap_or(0)))
@@ -262,20 +260,24 @@ fn slow_program() -> Result<(Classifier, f64)> {
     Ok((program, takes))
 }
 
-/// Statistics of eBPF programs would cost ours time, and nobody else.
+/// Returns an error if the kernel keeps statistics of eBPF programs: they would slow down this project only.
 fn refuse_statistics() -> Result<()> {
     const PATH: &str = "/proc/sys/kernel/bpf_stats_enabled";
     let text = fs::read_to_string(PATH).with_context(|| format!("read {PATH}"))?;
-    ensure!(text.trim() == "0", "{PATH} is {}: times would be wrong", text.trim());
+    ensure!(text.trim() == "0", "{PATH} is {}, which slows programs down; set it to 0", text.trim());
     Ok(())
 }
 
-/// Whether this kernel has flowtables.
-fn has_flowtables() -> bool {
+/// Returns true if this kernel has the symbols that a contender needs; prints a line if not.
+fn kernel_has(contender: Contender) -> bool {
+    let needed = contender.row().needs_symbol;
+    if needed.is_empty() {
+        return true;
+    }
     let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-    let has = symbols.contains("nf_flow_offload_ip_hook") || symbols.contains("nf_flow_table_init");
+    let has = needed.iter().any(|symbol| symbols.contains(symbol));
     if !has {
-        eprintln!("{:?}: skipped, this kernel has no flowtables", Contender::NftablesFlowtable);
+        eprintln!("{contender}: skipped: this kernel has none of {needed:?}");
     }
     has
 }

@@ -4,26 +4,25 @@ use gateway_common::packet::flag;
 use gateway_tests_kit::random::Random;
 
 use super::{
-    case::Case,
-    figure::{Choice, Workload},
+    case::{Case, PORTS},
     frames::{Batch, Flow, SERVER_PORTS, Side},
+    workload::{Choice, Workload},
 };
 
-/// Ports of one device that are used, from [`FIRST_PORT`] on.
-pub const PORTS: u32 = 60_000;
+/// The lowest client port of a device; it uses [`PORTS`] of them.
 const FIRST_PORT: u16 = 1024;
-/// An end acknowledges before it has been sent so much; windows are 1 GiB.
+/// An end acknowledges before the other has this much in flight; windows are 1 GiB.
 const UNACKNOWLEDGED_BYTES: u32 = 1 << 29;
-/// Segments of a connection's life, see [`Traffic::life`].
+/// Number of segments of a whole connection, see [`Traffic::life`].
 pub const LIFE_FRAMES: u64 = 8;
 
-/// Makes packets. Each flow it opens is one that was never there before.
+/// Makes packets. Never opens a flow twice.
 pub struct Traffic {
     workload: Workload,
     frame_bytes: usize,
-    /// Customers that flows are of, in turn.
+    /// Customers, which take turns with each flow.
     customers: Vec<u32>,
-    /// Devices of each customer.
+    /// Number of devices of each customer.
     devices: u32,
     serial: u64,
     flows: Vec<Flow>,
@@ -32,12 +31,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Traffic of a case.
+    /// Returns the traffic of a case.
     pub fn new(case: &Case, seed: u64) -> Self {
         Self::of(case.workload, case.frame_bytes, &[case.customer()], case.devices(), seed)
     }
 
-    /// Traffic of these customers, each of which has so many devices.
+    /// Returns the traffic of the given customers, each with the given number of devices.
     pub fn of(workload: Workload, frame_bytes: u32, customers: &[u32], devices: u32, seed: u64) -> Self {
         let mut random = Random::new(seed);
         Self {
@@ -52,8 +51,8 @@ impl Traffic {
         }
     }
 
-    /// If the workload's packets belong to flows that are open before, forgets all of those and opens so
-    /// many others: `send` gets their handshakes.
+    /// Forgets all open flows and opens `flows` others, whose handshakes go to `send`. Does nothing if the
+    /// workload's packets need no open flows.
     pub fn open(
         &mut self,
         flows: u32,
@@ -70,7 +69,8 @@ impl Traffic {
             let mut batch = Batch::default();
             for flow in flows {
                 handshake(flow, &mut batch);
-                // The window of a SYN is never scaled (RFC 7323 section 2.2): only this opens all of it.
+                // The window of a SYN is never scaled (RFC 7323 section 2.2); this ACK opens the whole
+                // window.
                 batch.push(&flow.segment(Side::Lan, flag::ACK, 0), true);
             }
             send(&batch)?;
@@ -78,7 +78,7 @@ impl Traffic {
         Ok(())
     }
 
-    /// So many packets of the workload, or connections.
+    /// Returns the given number of packets of the workload, or of connections.
     pub fn batch(&mut self, units: u32) -> Batch {
         let mut batch = Batch::default();
         for unit in 0..units {
@@ -87,20 +87,30 @@ impl Traffic {
                 Workload::NewConnection => self.life(&mut batch),
                 Workload::DeniedSyn => self.syn(false, &mut batch),
                 Workload::FloodOfNewTuples => self.syn(true, &mut batch),
-                // Of 20 packets 12 go to a server and 6 come back; one opens a flow, one is not allowed.
+                // Among 20 packets 12 go to a server, 6 come back, one opens a flow and one is denied.
                 Workload::Mixed => match unit % 20 {
                     0 => self.syn(true, &mut batch),
                     10 => self.syn(false, &mut batch),
                     1 | 4 | 7 | 11 | 14 | 17 => self.established(Side::Lan, &mut batch),
                     _ => self.established(Side::Site, &mut batch),
                 },
-                _ => self.established(Side::Site, &mut batch),
+                Workload::Established
+                | Workload::BulkGro
+                | Workload::BulkNoGro
+                | Workload::Decapsulation
+                | Workload::FirewallAndForwarding
+                | Workload::LoadAll
+                | Workload::ChangeOne
+                | Workload::MemoryPerFlow
+                | Workload::MemoryPerCustomer
+                | Workload::ControlAA
+                | Workload::Control50Ns => self.established(Side::Site, &mut batch),
             }
         }
         batch
     }
 
-    /// Acknowledgments without which windows would be full soon.
+    /// Returns the acknowledgments that keep windows from filling up.
     pub fn acknowledge(&mut self) -> Batch {
         let mut batch = Batch::default();
         for flow in &mut self.flows {
@@ -126,7 +136,7 @@ impl Traffic {
         batch.push(&flow.segment(Side::Site, flag::SYN, 0), allowed);
     }
 
-    /// A connection from its SYN to its last ACK: handshake, request, answer, and a FIN from each end.
+    /// Adds a connection from its SYN to its last ACK: handshake, request, answer, and a FIN from each end.
     fn life(&mut self, batch: &mut Batch) {
         let mut flow = self.flow();
         handshake(&mut flow, batch);
@@ -141,12 +151,12 @@ impl Traffic {
         }
     }
 
-    /// A flow that was not there before.
+    /// Returns a new flow.
     pub fn flow(&mut self) -> Flow {
         self.flow_to(SERVER_PORTS.0)
     }
 
-    /// The same to a port of the server. Neighbouring ones have ports far apart.
+    /// Returns a new flow to the given port of the server. Successive flows have client ports far apart.
     fn flow_to(&mut self, server_port: u16) -> Flow {
         // Coprime to PORTS.
         const STRIDE: u64 = 40_507;
@@ -167,7 +177,7 @@ impl Traffic {
     }
 }
 
-/// SYN, SYN-ACK, ACK.
+/// Adds SYN, SYN-ACK and ACK.
 fn handshake(flow: &mut Flow, batch: &mut Batch) {
     for (from, flags) in
         [(Side::Site, flag::SYN), (Side::Lan, flag::SYN | flag::ACK), (Side::Site, flag::ACK)]
@@ -176,11 +186,11 @@ fn handshake(flow: &mut Flow, batch: &mut Batch) {
     }
 }
 
-/// Chooses among things by number.
+/// Chooses an index at random.
 enum Chooser {
-    /// Among so many, each as likely.
+    /// All indices below this number are equally likely.
     Uniform(u64),
-    /// The likelihoods of each and all before it, summed up, not normalised.
+    /// The cumulative probabilities, not normalised.
     Zipf(Vec<f64>),
 }
 
@@ -202,7 +212,7 @@ impl Chooser {
         match self {
             Self::Uniform(count) => random.below(*count) as usize,
             Self::Zipf(sums) => {
-                // 53 bits, as many as an f64 holds.
+                // An f64 holds 53 bits.
                 let part = (random.any() >> 11) as f64 / (1u64 << 53) as f64;
                 let at = part * sums.last().copied().unwrap_or(0.0);
                 sums.partition_point(|sum| *sum <= at).min(sums.len().saturating_sub(1))
@@ -236,7 +246,7 @@ mod tests {
         for _ in 0..100_000 {
             counts[chooser.pick(&mut random)] += 1;
         }
-        // 1/k of the first, which gets 1/H(1000) = 13.4 %.
+        // The first gets 1/H(1000) = 13.4 %, the k-th 1/k of that.
         assert!((12_900..13_900).contains(&counts[0]), "{}", counts[0]);
         assert!((1100..1600).contains(&counts[9]), "{}", counts[9]);
     }

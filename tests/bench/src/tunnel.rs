@@ -1,11 +1,11 @@
-//! Where packets go through real ESP: a site's gateway in a network namespace, which encrypts, and the gateway
-//! that is measured in another. Keys are static, as if IKE had agreed on them; marks are as in a gateway's
-//! own tunnels (FACTS 5).
+//! A path through real ESP: a site's gateway encrypts in one network namespace, the measured gateway decrypts in
+//! another. Keys are static, as if IKE had agreed on them. Marks are set as for a gateway's own tunnels
+//! (docs/facts.md: marks-separate-equal-lans).
 //!
 //! ```text
 //!  namespace of the site                        namespace of the gateway
 //!  devices ── lan │ forwards │ uplink ─── ESP ─── site │ decrypts, filters │ lan ── servers
-//!  frames go in here                                                       they are counted here
+//!  frames enter here                                                       frames are counted here
 //! ```
 use std::{
     fmt::Write as _,
@@ -30,20 +30,20 @@ use super::{
     rules::{LAN, LAN_INTERFACE, SERVERS, SITE_INTERFACE, server},
 };
 
-/// The customer whose tunnel it is, and with that its tunnel id, reqid and mark.
+/// The tunnel's customer, and thereby its tunnel id, reqid and mark.
 pub const CUSTOMER: u32 = 1;
 /// The site's and the gateway's address on the internet.
 const PEERS: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(203, 0, 113, 2), Ipv4Addr::new(203, 0, 113, 1));
-/// What the site sends with, and what the gateway sends with.
+/// The SPIs that the site and the gateway send with.
 const SPIS: (u32, u32) = (0x1000_0001, 0x2000_0001);
-/// `struct virtio_net_hdr`, which comes before each frame.
+/// Size of `struct virtio_net_hdr`, which precedes each frame.
 const OFFLOAD_BYTES: usize = 10;
-/// Payload of the segments that a large one is cut into, so that ESP fits 1500 bytes.
+/// Payload of a segment cut from a large one; with ESP it fits 1500 bytes.
 pub const SEGMENT_BYTES: usize = 1346;
-/// Segments of a large one: as many as fit an IPv4 packet.
+/// Number of segments in a large one: as many as fit an IPv4 packet.
 pub const SEGMENTS: usize = 45;
 
-/// Where packets end.
+/// The place that counts and drops packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     /// In the gateway's driver, still encrypted.
@@ -56,7 +56,7 @@ pub enum End {
 
 /// A tunnel's two ends.
 pub struct Tunnel {
-    /// The gateway that is measured.
+    /// The measured gateway.
     pub gateway: Namespace,
     site: Namespace,
     devices: OwnedFd,
@@ -66,8 +66,8 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Makes one, with AES-GCM keys of so many bits. All frames that come out of it end there; the gateway
-    /// merges packets of a stream (GRO) or not.
+    /// Sets up the tunnel with AES-GCM keys of `key_bits` bits. All packets end at `end`. `merge` turns GRO
+    /// on at the gateway.
     pub fn create(name: &str, key_bits: u32, end: End, merge: bool) -> Result<Self> {
         let gateway = Namespace::create(&format!("{name}-gateway"), true)?;
         let site = Namespace::create(&format!("{name}-site"), true)?;
@@ -75,7 +75,7 @@ impl Tunnel {
         batch(&site, &site_lines(key_bits))?;
         let counter = Counter::new()?;
         let mut links = gateway.enter(|| {
-            // What makes the driver's queue one that can merge, for all contenders alike.
+            // With a program in the driver, its queue can merge packets; all contenders get one.
             let pass = || Driver::pass()?.attach(SITE_INTERFACE);
             match end {
                 End::Driver => Ok(vec![Driver::counting_drop(&counter)?.attach(SITE_INTERFACE)?]),
@@ -88,7 +88,7 @@ impl Tunnel {
                 }
             }
         })?;
-        // Nobody listens to what the server sends.
+        // Nobody counts packets from the server.
         let nobody = Counter::new()?;
         links.push(site.enter(|| Classifier::counting_drop(&nobody)?.attach("devices", Way::Ingress))?);
         let mut ethtool = gateway.command("ethtool");
@@ -99,21 +99,21 @@ impl Tunnel {
         Ok(Self { gateway, site, devices, servers, arrived: counter, links })
     }
 
-    /// Takes the program that lets all pass out of the gateway's driver, where another one is to be.
+    /// Detaches the program that passes all packets from the gateway's driver, to make room for another.
     pub fn free_driver(&mut self) {
-        // `end` is the server: sink, driver, the site's sink.
+        // With `End::Server` the links are sink, driver and the site's sink.
         drop(self.links.remove(1));
     }
 
-    /// What the gateway's maps have to know of it.
+    /// Returns the tunnel's entries in the gateway's maps: id, inbound SPI, outbound SPI.
     pub fn identity(&self) -> Result<(TunnelId, u32, OutboundSpi)> {
         let id = TunnelId::new(CUSTOMER).context("tunnel 0")?;
         let peer = Ipv6::from(std::net::IpAddr::V4(PEERS.0));
         Ok((id, SPIS.0, OutboundSpi { peer, spi: SPIS.1 }))
     }
 
-    /// Sends segments, and returns how long that took and how many packets came to the end. `large`: segments
-    /// of more bytes than a packet has are cut by the site before it encrypts.
+    /// Sends segments and returns the time taken and the number of packets that reached the end. The site
+    /// cuts segments larger than a packet before it encrypts.
     pub fn send(&self, segments: &[Segment]) -> Result<(Duration, u64)> {
         let frames: Vec<_> = segments.iter().map(|segment| (segment.from, with_offload(segment))).collect();
         let before = self.arrived.get()?;
@@ -126,8 +126,8 @@ impl Tunnel {
         Ok((now()?.saturating_sub(start), arrived))
     }
 
-    /// Packets that have arrived once no more come: much work at a time the kernel leaves to a thread of its
-    /// own (`ksoftirqd`), which runs when we step back.
+    /// Waits until no more packets arrive and returns their number. The kernel leaves large amounts of work
+    /// to its thread `ksoftirqd`, which runs when this one yields.
     fn settle(&self) -> Result<u64> {
         const QUIET: u32 = 200;
         let (mut arrived, mut quiet) = (self.arrived.get()?, 0);
@@ -140,7 +140,7 @@ impl Tunnel {
         Ok(arrived)
     }
 
-    /// Ends it.
+    /// Removes both namespaces.
     pub fn remove(self) -> Result<()> {
         self.gateway.remove()?;
         self.site.remove()
@@ -201,7 +201,7 @@ fn site_lines(key_bits: u32) -> String {
     lines
 }
 
-/// Both SAs. What decrypts marks what comes out of it.
+/// Adds both SAs. The inbound SA of the gateway marks the packets it decrypts.
 fn states(lines: &mut String, key_bits: u32, inbound: &str, outbound: &str) {
     // Key and salt (RFC 4106 section 8.1).
     let hex_digits = key_bits as usize / 4 + 8;
@@ -231,7 +231,7 @@ fn policy(
     )
 }
 
-/// A socket that puts whole frames on an interface, each behind what its hardware would have to do.
+/// Opens a socket that puts whole frames on an interface, each behind a header with offload instructions.
 fn sender(interface: &str) -> Result<OwnedFd> {
     const PACKET_VNET_HDR: libc::c_int = 15;
     let yes: libc::c_int = 1;
@@ -250,7 +250,7 @@ fn sender(interface: &str) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The frame behind a `struct virtio_net_hdr`, which asks for a large one to be cut.
+/// Returns the frame behind a `struct virtio_net_hdr` that asks to cut a large one.
 fn with_offload(segment: &Segment) -> Vec<u8> {
     const NEEDS_CHECKSUM: u8 = 1;
     const TCP_IN_IPV4: u8 = 1;
@@ -265,7 +265,7 @@ fn with_offload(segment: &Segment) -> Vec<u8> {
         for (field, word) in offload[2..].as_chunks_mut::<2>().0.iter_mut().zip(words) {
             *field = word.to_ne_bytes();
         }
-        // The sum of the pseudo header, which whoever cuts it goes on with.
+        // The pseudo header's sum; the cutting code adds the rest of each segment.
         let sum: u32 =
             frame[26..34].as_chunks::<2>().0.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
         let sum = sum + u32::from(segment.protocol) + tcp_bytes;

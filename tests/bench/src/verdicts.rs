@@ -1,36 +1,37 @@
-//! Before anything is measured: contenders that claim an equal policy give the same verdict on each of
-//! thousands of random packets, of connections that begin, go on and end, and of what is not allowed.
-//! docs/differences.md says where ours differ on purpose; such packets are not among them.
+//! The check before any measurement: contenders with an equal policy give the same verdict on each of
+//! thousands of random packets, from connections that open, carry data and close, and from denied traffic.
+//! Packets on which this project differs on purpose (docs/differences.md) are not among them.
 use anyhow::{Result, bail, ensure};
 use gateway_common::{packet::flag, wire::protocol};
 use gateway_tests_kit::random::Random;
 
 use super::{
-    contender::Working,
-    figure::{Contender, Workload},
+    contender::Contender,
     firewall::Firewalls,
     frames::{Batch, Flow, Segment, Side, spi},
     rules::{Policy, device, server},
     traffic::Traffic,
+    working::Working,
+    workload::Workload,
 };
 
-/// Connections at a time.
+/// Number of simultaneous connections.
 const FLOWS: usize = 64;
-/// The policy: customers, and devices of each.
+/// The policy: number of customers, and devices of each.
 pub const POLICY: (u32, u32) = (10, 4);
-/// Whose packets there are.
+/// Customers that the packets belong to.
 const CUSTOMERS: [u32; 3] = [1, 5, 10];
 
-/// Whether a contender let a packet through.
+/// For each packet, true if the contender let it through.
 type Verdicts = Vec<bool>;
 
-/// Sends the same random packets through these contenders; an error shows the first packet that two of
-/// them do not agree on. Those that claim no equal policy are left out.
+/// Sends the same random packets through all contenders with an equal policy. Returns an error that shows the
+/// first packet with different verdicts.
 pub fn compare(contenders: &[Contender], packets: u32, seed: u64, firewall: &mut Firewalls) -> Result<()> {
     let judged: Vec<_> =
-        contenders.iter().copied().filter(|contender| contender.claims_equal_policy()).collect();
+        contenders.iter().copied().filter(|contender| contender.has_equal_policy()).collect();
     if packets == 0 {
-        eprintln!("Verdicts are not compared.");
+        eprintln!("Skipped the comparison of verdicts: --random-packets is 0.");
         return Ok(());
     }
     eprintln!("{packets} random packets of seed {seed} through {judged:?} …");
@@ -39,7 +40,7 @@ pub fn compare(contenders: &[Contender], packets: u32, seed: u64, firewall: &mut
     firewall.set_customers(POLICY.0)?;
     let mut first: Option<(Contender, Verdicts)> = None;
     for contender in judged {
-        let working = Working::start(contender, "verdicts", &policy, &CUSTOMERS, firewall.of(contender))?;
+        let working = Working::start(contender, "verdicts", &policy, &CUSTOMERS, firewall.of(contender)?)?;
         let verdicts =
             segments.iter().map(|segment| passes(&working, segment)).collect::<Result<Verdicts>>()?;
         working.stop()?;
@@ -51,7 +52,7 @@ pub fn compare(contenders: &[Contender], packets: u32, seed: u64, firewall: &mut
     if let Some((_, verdicts)) = first {
         let passed = verdicts.iter().filter(|passed| **passed).count();
         eprintln!("All agree: {passed} pass, {} are dropped.", verdicts.len() - passed);
-        // Else this would say nothing.
+        // The comparison is meaningful only with a fair share of both verdicts.
         let share = passed as f64 / verdicts.len() as f64;
         ensure!((0.3..0.9).contains(&share), "{share} of the random packets pass");
     }
@@ -84,15 +85,15 @@ fn agree(
     });
     let history: Vec<_> = flow.map(|(segment, verdicts)| format!("  {segment:x?} {verdicts:?}")).collect();
     bail!(
-        "packet {at} of seed {seed} {} with {one:?} and {} with {other:?}; it and those before it with its addresses \
-         and ports:\n{}",
+        "packet {at} of seed {seed} {} with {one} and {} with {other}; all packets so far with its addresses and \
+         ports:\n{}",
         word(expected[at]),
         word(seen[at]),
         history.join("\n")
     )
 }
 
-/// A connection, and how many of its segments have been sent.
+/// A connection and its progress.
 struct Life {
     flow: Flow,
     step: u32,
@@ -121,10 +122,10 @@ fn segments(packets: u32, seed: u64) -> Vec<Segment> {
         .collect()
 }
 
-/// The step after a connection's last.
+/// The step after a connection's last segment.
 const END: u32 = 7;
 
-/// A connection's next segment: handshake, data both ways, and a FIN from each end.
+/// Returns a connection's next segment: handshake, data both ways, and a FIN from each end.
 fn next(life: &mut Life, random: &mut Random) -> Segment {
     const DATA: u32 = 3;
     let (from, flags) = match life.step {
@@ -145,7 +146,7 @@ fn next(life: &mut Life, random: &mut Random) -> Segment {
     life.flow.segment(from, flags, bytes)
 }
 
-/// What no contender lets through.
+/// Returns a packet that no contender lets through.
 fn not_allowed(mut flow: Flow, lives: &[Life], random: &mut Random) -> Segment {
     let other = CUSTOMERS.into_iter().find(|customer| *customer != flow.customer).unwrap_or(0);
     let open = lives.iter().find(|life| life.step == 3).map(|life| life.flow);
@@ -154,16 +155,16 @@ fn not_allowed(mut flow: Flow, lives: &[Life], random: &mut Random) -> Segment {
         0 => Segment { ports: (syn.ports.0, random.below(65_535) as u16 | 0x100), ..syn },
         1 => Segment { addresses: (syn.addresses.0, server(other)), ..syn },
         2 => Segment { spi: spi(other), ..syn },
-        // No tunnel's.
+        // An SPI without a tunnel.
         3 => Segment { spi: 0x0bad_0bad, ..syn },
-        // Not from its LAN.
+        // A source outside the site's LAN.
         4 => Segment { addresses: ((u32::from(device(0)) ^ 0x1000_0000).into(), syn.addresses.1), ..syn },
         5 => Segment { protocol: random.pick(&[protocol::UDP, protocol::ICMP]), ..syn },
-        // In mid-stream of no connection, from either side, and a server that opens one.
+        // Data without a connection, from either side, and a SYN from the server.
         6 => flow.segment(Side::Site, flag::ACK | flag::PSH, 64),
         7 => flow.segment(Side::Lan, flag::ACK | flag::PSH, 64),
         8 => flow.segment(Side::Lan, flag::SYN, 0),
-        // Out of the windows of one that is open.
+        // Data outside the window of an open connection.
         _ => match open {
             Some(mut flow) => {
                 let segment = flow.segment(random.pick(&[Side::Site, Side::Lan]), flag::ACK | flag::PSH, 64);

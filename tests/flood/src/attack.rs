@@ -1,5 +1,4 @@
-//! The floods: a site that sends everything at once, and the internet. Both run on one CPU, the last one,
-//! as fast as it can.
+//! The floods, from a site and from the internet. Both run on the last CPU, as fast as it can.
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
@@ -33,12 +32,12 @@ use super::{
     party::{ATTACKER, GATEWAY_MAC, PORT},
 };
 
-/// Frames between two looks at the clock.
+/// Frames between two checks of the stop flag.
 const BURST: usize = 1024;
-/// Addresses that spoofed packets come from.
+/// Number of spoofed source addresses.
 const SOURCES: u32 = 1_000_000;
 
-/// Sends the pool again and again until told to stop.
+/// Sends the pool repeatedly until stopped.
 pub fn from_site(namespace: &Namespace, pool: &Pool, sent: &AtomicU64, stop: &AtomicBool) -> Result<()> {
     let socket = packet_socket(namespace, &ATTACKER.interface())?;
     on_last_cpu()?;
@@ -54,7 +53,7 @@ pub fn from_site(namespace: &Namespace, pool: &Pool, sent: &AtomicU64, stop: &At
     Ok(())
 }
 
-/// Sends outer packets, the IPv4 ones from a million sources in turn, until told to stop.
+/// Sends outer packets until stopped. IPv4 packets take turns with a million sources.
 pub fn from_internet(namespace: &Namespace, sent: &AtomicU64, stop: &AtomicBool) -> Result<()> {
     let (v4, v6) = frames::from_internet()?;
     let socket = packet_socket(namespace, "internet")?;
@@ -77,16 +76,16 @@ pub fn from_internet(namespace: &Namespace, sent: &AtomicU64, stop: &AtomicBool)
     Ok(())
 }
 
-/// Answers seven in eight SYN-ACKs of the attacker's server with an ACK, so that it has not only half-open
-/// flows and reaches the other quota too. At first it is late, so that the half-open quota is reached. Returns after it is told to stop.
+/// Answers seven in eight SYN-ACKs of the attacker's server with an ACK until stopped. The completed
+/// handshakes exhaust the flow quota; a delay at the start exhausts the half-open quota first.
 pub fn acknowledge(namespace: &Namespace, stop: &AtomicBool) -> Result<()> {
     const BUFFER_BYTES: usize = 8 << 20;
-    const LATE: Duration = Duration::from_millis(300);
+    const DELAY: Duration = Duration::from_millis(300);
     let socket = packet_socket(namespace, &ATTACKER.interface())?;
     ignore_outgoing(&socket)?;
     setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(100))?;
-    thread::sleep(LATE);
+    thread::sleep(DELAY);
     let mut buffer = [0u8; 256];
     while !stop.load(Relaxed) {
         let length = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
@@ -101,7 +100,7 @@ pub fn acknowledge(namespace: &Namespace, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// The ACK for a SYN-ACK, but for those to one port in eight.
+/// Returns the ACK for a SYN-ACK, except to one port in eight.
 fn answer(frame: &[u8]) -> Option<Segment> {
     const ETHERNET: usize = 14;
     let (source, destination, tcp) = match frame.get(12..14)? {
@@ -131,7 +130,7 @@ fn answer(frame: &[u8]) -> Option<Segment> {
     })
 }
 
-/// Else each frame of the flood would be copied to this socket.
+/// Keeps the kernel from copying each frame of the flood to this socket.
 fn ignore_outgoing(socket: &OwnedFd) -> Result<()> {
     // linux/if_packet.h.
     const PACKET_IGNORE_OUTGOING: libc::c_int = 23;

@@ -1,5 +1,5 @@
-//! The gateway: the real programs, and maps as gatewayd fills them. Only identity is replayed: clock and
-//! expiry timer are the kernel's.
+//! The gateway: the real programs, with maps filled as gatewayd fills them. Only identity is replayed; clock
+//! and expiry timer are the kernel's.
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -39,22 +39,22 @@ use super::{
     party::{ATTACKER, PORT, Party, VICTIMS},
 };
 
-/// Flows that each family's table has room for.
+/// Capacity of each family's flow table.
 pub const TABLE_FLOWS: u32 = 65_536;
-/// How long a half-open flow lives without a packet, in seconds: `[timeouts]` of the policy, so low that
-/// the test sees them end.
+/// Timeout of half-open flows in seconds, as in the policy's `[timeouts]`. It is short enough to expire
+/// during the test.
 pub const HALF_OPEN_SECONDS: u32 = 3;
 
-/// How many flows a customer has, and how many of them are half-open.
+/// A customer's number of flows.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Held {
-    /// All.
+    /// All flows.
     pub flows: u32,
-    /// Those whose handshake is not complete.
+    /// Flows whose handshake is not complete.
     pub half_open: u32,
 }
 
-/// A gateway that is attached.
+/// An attached gateway.
 pub struct Gateway {
     pins: Pins,
     // Reading a map takes no lock, but aya's types are not Sync.
@@ -62,21 +62,22 @@ pub struct Gateway {
     _ebpf: Ebpf,
 }
 
-/// What a customer gets whose policy says nothing.
+/// Returns the quota of a customer whose policy sets none.
 pub fn default_quota() -> Quota {
     let customers = VICTIMS + 1;
     let limits = policy::Limits { tunnels: customers, customers, flows: TABLE_FLOWS, flows6: None };
     policy::Quota::default().resolve(&limits)
 }
 
-/// So much that it is no limit.
+/// Returns a quota above the size of the tables.
 pub fn no_quota() -> Quota {
     let all = 2 * TABLE_FLOWS;
     Quota { flows: all, half_open: all, new_flow_interval_ns: 0, new_flow_burst: all }
 }
 
 impl Gateway {
-    /// Loads and attaches all of it. The attacker gets this quota, the others the default one.
+    /// Loads, configures and attaches all programs. The attacker gets the given quota, all others the default
+    /// one.
     pub fn start(name: &str, ground: &Ground, attacker: Quota) -> Result<Self> {
         let pins = Pins::new(PathBuf::from("/run/gateway-flood").join(name));
         pins.prepare()?;
@@ -92,18 +93,18 @@ impl Gateway {
         Ok(Self { pins, maps: Mutex::new(maps), _ebpf: ebpf })
     }
 
-    /// What a customer has of its quota, as the programs count.
+    /// Returns a customer's usage of its quota, as counted by the programs.
     pub fn usage(&self, party: Party) -> Result<Held> {
         let usage = self.maps().usage(party.id)?;
         Ok(Held { flows: usage.flows, half_open: usage.half_open })
     }
 
-    /// What was counted for a customer, or for nobody (0).
+    /// Returns the counters of a customer, or of packets without a customer (0).
     pub fn counted(&self, customer: u32) -> Result<Counted> {
         self.maps().counted(customer)
     }
 
-    /// What customers have in FLOWS and FLOWS6, counted one by one.
+    /// Counts each customer's entries in FLOWS and FLOWS6.
     pub fn count_flows(&self) -> Result<BTreeMap<Party, Held>> {
         let mut held: BTreeMap<Party, Held> = Party::all().map(|party| (party, Held::default())).collect();
         let maps = self.maps();
@@ -111,14 +112,14 @@ impl Gateway {
         let v6 = maps.flows::<Ipv6>().map(|entry| entry.map(|(key, flow)| (key.customer, flow)));
         for entry in v4.chain(v6) {
             let (customer, flow) = entry?;
-            let held = held.get_mut(&Party { id: customer }).context("a flow of a customer that is none")?;
+            let held = held.get_mut(&Party { id: customer }).context("a flow of an unknown customer")?;
             held.flows += 1;
             held.half_open += u32::from(flow.has(status::HALF_OPEN));
         }
         Ok(held)
     }
 
-    /// The ring of drop events.
+    /// Opens the ring buffer of drop events.
     pub fn events(&self) -> Result<RingBuf<MapData>> {
         maps::events(&self.pins)
     }
@@ -130,7 +131,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // What stays is in this process's own mount namespace.
+        // Any leftovers are in this process's own mount namespace.
         let _ = self.pins.remove();
     }
 }
@@ -170,9 +171,10 @@ fn tunnel(party: Party, quota: Quota) -> Tunnel {
     }
 }
 
-/// All five hooks. On the sites' interfaces, where packets come in as decryption would leave them, only
-/// what sees such packets; elsewhere as gatewayd does it. `replay_identity` comes first: on the internet
-/// it says that a packet has none.
+/// Attaches programs to all five hooks. The sites' interfaces receive packets as decryption would leave them,
+/// so they get only the programs for inner packets; all other interfaces get the same programs as from
+/// gatewayd. `replay_identity` runs first: on the internet interface it reports that a packet has no
+/// identity.
 fn attach(ebpf: &mut Ebpf) -> Result<()> {
     let sites: Vec<String> = Party::all().map(Party::interface).collect();
     let inner_and_outer: Vec<&str> = sites.iter().map(String::as_str).chain(["internet"]).collect();

@@ -1,17 +1,17 @@
-//! The namespaces: a gateway with an interface for each site (decapsulated packets come in there), one to
-//! the internet (outer packets) and one to the cloud LAN; the devices; the flooder's site; the servers;
-//! the internet.
+//! The namespaces: the gateway, the devices, the attacker's site, the servers and the internet. The gateway
+//! has an interface for each site, which receives decapsulated packets, one to the internet for outer
+//! packets, and one to the cloud LAN.
 use anyhow::Result;
 use gateway_tests_kit::{namespace::Namespace, process, text::mac_text};
 
 use crate::party::{ATTACKER, GATEWAY, GATEWAY_MAC, Party, ROUTER_MAC};
 
-/// What devices and servers send to as the gateway; nobody has it.
+/// Next hops of the devices, as the gateway's addresses. No interface has them.
 const VIA: [&str; 2] = ["169.254.0.1", "fe80::1"];
 
 /// All namespaces.
 pub struct Ground {
-    /// Between all others.
+    /// The gateway, linked to all others.
     pub gateway: Namespace,
     /// The victims' devices, each on the interface of its site.
     pub devices: Namespace,
@@ -19,12 +19,12 @@ pub struct Ground {
     pub attacker: Namespace,
     /// All servers.
     pub servers: Namespace,
-    /// Whoever sends outer packets, on `internet`.
+    /// All senders of outer packets, on the interface `internet`.
     pub internet: Namespace,
 }
 
 impl Ground {
-    /// Makes them, with routes, and nothing that filters. `name` is in each one's name.
+    /// Creates the namespaces with routes and without any filter. Each one's name begins with `name`.
     pub fn create(name: &str) -> Result<Self> {
         let make = |part: &str, forwards| -> Result<Namespace> {
             let namespace = Namespace::create(&format!("{name}-{part}"), forwards)?;
@@ -49,7 +49,7 @@ impl Ground {
         batch(&ground.gateway, &ground.links())?;
         batch(&ground.servers, &servers())?;
         batch(&ground.devices, &devices())?;
-        // It has no addresses: what it sends and receives are frames.
+        // The attacker needs no addresses: it sends and receives whole frames.
         batch(&ground.attacker, &format!("link set {} up\n", ATTACKER.interface()))?;
         batch(&ground.internet, "link set internet up\n")?;
         Ok(ground)
@@ -107,7 +107,7 @@ fn servers() -> String {
     lines + "route add default via 10.200.0.1\nroute add default via fd00:200::1\n"
 }
 
-/// The only way to a server is the interface of its customer's site.
+/// Returns the devices' setup. The only route to a server is over the interface of its customer's site.
 fn devices() -> String {
     let mut lines = String::new();
     let gateway = mac_text(GATEWAY_MAC);

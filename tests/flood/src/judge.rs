@@ -1,4 +1,4 @@
-//! What must hold, whatever is sent.
+//! The criteria that must hold under any flood.
 use std::{
     collections::BTreeMap,
     sync::{PoisonError, atomic::Ordering::Relaxed},
@@ -9,27 +9,27 @@ use gateway_common::{limits, reason::Reason};
 
 use super::{
     firewall::{self, Held},
+    outcome::Outcome,
     party::{ATTACKER, Party},
-    run::Outcome,
 };
 
 /// The criterion that fails when one customer fills the table.
 pub const NEW_CONNECTIONS: &str = "victims' new connections within 1 s, at least 99 % of each";
 
-/// Something that must hold.
+/// A criterion with its result.
 pub struct Criterion {
-    /// What.
+    /// The criterion, for people.
     pub name: &'static str,
-    /// Whether it did.
+    /// True if it held.
     pub held: bool,
-    /// What was seen.
+    /// The observed numbers.
     pub seen: String,
 }
 
-/// A flood so short that devices do not use a port again yet: their kernel keeps it for 60 s
-/// (`TCP_TIMEWAIT_LEN`), after which its next SYN opens a flow in the place of the one in TIME_WAIT.
-const SURE: Duration = Duration::from_secs(55);
-/// What the site's flood must have been dropped for, so that it is known to be what it says.
+/// Longest flood in which no device reuses a port. Their kernel keeps a port for 60 s (`TCP_TIMEWAIT_LEN`);
+/// after that its next SYN replaces the flow in TIME_WAIT.
+const NO_PORT_REUSE: Duration = Duration::from_secs(55);
+/// Reasons that the site's flood must be dropped for, to prove that it contains all its packets.
 const SITE_REASONS: [Reason; 12] = [
     Reason::FlowQuotaExceeded,
     Reason::HalfOpenQuotaExceeded,
@@ -44,11 +44,11 @@ const SITE_REASONS: [Reason; 12] = [
     Reason::TcpMalformed,
     Reason::TcpFlagsInvalid,
 ];
-/// The same of the internet's.
+/// Reasons that the internet's flood must be dropped for.
 const INTERNET_REASONS: [Reason; 3] =
     [Reason::IkeOverBudget, Reason::UnknownSpiOverBudget, Reason::FragmentsOverBudget];
 
-/// Judges by the ordinary quota, whatever the attacker had.
+/// Judges a round by the default quota, whatever quota the attacker had.
 pub fn judge(outcome: &Outcome) -> Vec<Criterion> {
     let mut criteria = vec![
         established(outcome),
@@ -67,7 +67,7 @@ pub fn judge(outcome: &Outcome) -> Vec<Criterion> {
     criteria
 }
 
-/// How many of the victims' packets found the table full.
+/// Returns the number of victims' packets dropped because the table was full.
 pub fn table_was_full(outcome: &Outcome) -> u64 {
     let of = |party: &Party| outcome.counted[&party.id].dropped.get(&Reason::FlowTableFull).copied();
     outcome.victims.keys().filter_map(of).sum()
@@ -116,30 +116,30 @@ fn quota(outcome: &Outcome) -> Criterion {
     }
 }
 
-/// Their UDP packets, and nothing else.
+/// Checks that of the victims' packets the gateway dropped all UDP packets and no others.
 fn drops(outcome: &Outcome) -> Criterion {
-    let own: u64 = outcome.victims.values().map(|tally| tally.offences.load(Relaxed)).sum();
+    let own: u64 = outcome.victims.values().map(|tally| tally.denied.load(Relaxed)).sum();
     let ids: Vec<u32> = outcome.victims.keys().map(|party| party.id).collect();
     let mut dropped = outcome.dropped(&ids);
     let expected = dropped.remove(&Reason::ProtocolNotAllowed).unwrap_or(0);
     let others: Vec<String> =
         dropped.iter().map(|(reason, count)| format!("{} {count}", reason.name())).collect();
     let seen = if others.is_empty() { format!("{expected} of {own}, no other") } else { others.join(", ") };
-    let name = "of victims' packets the gateway drops only those to be dropped";
+    let name = "victims' packets: only the denied ones dropped";
     Criterion { name, held: others.is_empty() && expected == own, seen }
 }
 
-/// Each of them was told.
+/// Checks that each of the victims' dropped packets was reported as an event.
 fn events(outcome: &Outcome) -> Criterion {
     let told = |party: &Party| {
         outcome.seen.events.get(&(party.id, Some(Reason::ProtocolNotAllowed))).copied().unwrap_or(0)
     };
-    let sent: u64 = outcome.victims.values().map(|tally| tally.offences.load(Relaxed)).sum();
+    let sent: u64 = outcome.victims.values().map(|tally| tally.denied.load(Relaxed)).sum();
     Criterion {
         name: "victims' own drop events all arrive",
         held: outcome.victims.iter().all(|(party, tally)| {
-            let offences = tally.offences.load(Relaxed);
-            offences > 0 && told(party) == offences
+            let denied = tally.denied.load(Relaxed);
+            denied > 0 && told(party) == denied
         }),
         seen: format!("{} of {sent}", outcome.victims.keys().map(told).sum::<u64>()),
     }
@@ -148,7 +148,7 @@ fn events(outcome: &Outcome) -> Criterion {
 fn attackers_events(outcome: &Outcome) -> Criterion {
     let told = outcome.seen.events_of(ATTACKER.id);
     let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
-    // A second more, since a budget that is whole at the start lasts for one.
+    // One second more, because the full budget at the start lasts for one second.
     let most = cpus
         * (f64::from(limits::EVENTS_BURST)
             + (outcome.lasted.as_secs_f64() + 1.0) * limits::EVENTS_PER_SECOND as f64);
@@ -156,32 +156,34 @@ fn attackers_events(outcome: &Outcome) -> Criterion {
     Criterion {
         name: "attacker's drop events within their budget",
         held: told > 0 && told as f64 <= most && lost > 0,
-        seen: format!("{told} of at most {most:.0}, {lost} not written"),
+        seen: format!("{told} of at most {most:.0} written, {lost} suppressed"),
     }
 }
 
-/// After the flood, with no packet under way. After a short one a victim's connections are all there still:
-/// TIME_WAIT, in which closed ones are, lasts longer.
+/// Checks after the flood, when no packet is in flight, that each customer's usage equals its flows. After a
+/// short flood all connections of a victim still have their flows: TIME_WAIT, the state of the closed ones,
+/// lasts longer.
 fn usage(outcome: &Outcome, held: &BTreeMap<Party, [Held; 2]>) -> Criterion {
     let mut wrong = Vec::new();
     for (party, [counted, usage]) in held {
         let opened = outcome.counted[&party.id].opened;
-        let all_there = *party == ATTACKER || outcome.lasted > SURE || u64::from(counted.flows) == opened;
-        if counted != usage || counted.flows == 0 || !all_there {
+        let complete =
+            *party == ATTACKER || outcome.lasted > NO_PORT_REUSE || u64::from(counted.flows) == opened;
+        if counted != usage || counted.flows == 0 || !complete {
             wrong.push(format!("customer {}: {counted:?}, USAGE {usage:?}, {opened} opened", party.id));
         }
     }
     let all: u32 = held.values().map(|[counted, _]| counted.flows).sum();
     let seen =
-        if wrong.is_empty() { format!("{all} flows of all, USAGE says the same") } else { wrong.join("\n") };
-    Criterion { name: "each customer's USAGE is what its flows count", held: wrong.is_empty(), seen }
+        if wrong.is_empty() { format!("{all} flows in total, same in USAGE") } else { wrong.join("\n") };
+    Criterion { name: "each customer's USAGE equals its number of flows", held: wrong.is_empty(), seen }
 }
 
 fn half_open(outcome: &Outcome, held: &BTreeMap<Party, [Held; 2]>) -> Criterion {
     let [counted, usage] = held[&ATTACKER];
     let most = outcome.seen.attacker.half_open;
     Criterion {
-        name: "attacker's half-open flows end by themselves",
+        name: "attacker's half-open flows expire",
         held: most > 0 && counted.half_open == 0 && usage.half_open == 0,
         seen: format!("{most} → {} in the tables, {} in USAGE", counted.half_open, usage.half_open),
     }
@@ -189,7 +191,7 @@ fn half_open(outcome: &Outcome, held: &BTreeMap<Party, [Held; 2]>) -> Criterion 
 
 fn known_peers(outcome: &Outcome) -> Criterion {
     let (sent, arrived) = (outcome.ike.sent.load(Relaxed), outcome.ike.arrived.load(Relaxed));
-    let name = "IKE of known peers all reaches the gateway's socket";
+    let name = "all IKE of known peers reaches the gateway's socket";
     Criterion { name, held: sent > 0 && sent == arrived, seen: format!("{arrived} of {sent}") }
 }
 
@@ -200,7 +202,7 @@ fn strangers(outcome: &Outcome) -> Criterion {
     let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
     let most = cpus * (f64::from(rate.burst) + outcome.lasted.as_secs_f64() * f64::from(rate.per_second));
     Criterion {
-        name: "IKE of strangers is held to their budget",
+        name: "IKE of strangers within their budget",
         held: over > 0 && passed > 0 && passed as f64 <= most,
         seen: format!("{passed} of at most {most:.0} passed, IkeOverBudget {over}"),
     }
@@ -214,7 +216,7 @@ fn reached(outcome: &Outcome) -> Criterion {
     let missing = [lacks(ATTACKER.id, &SITE_REASONS), lacks(0, &INTERNET_REASONS)].concat();
     let seen = match missing.is_empty() {
         true => format!("all of {}", SITE_REASONS.len() + INTERNET_REASONS.len()),
-        false => format!("not {}", missing.join(", ")),
+        false => format!("missing: {}", missing.join(", ")),
     };
-    Criterion { name: "the flood is dropped for every reason it is made for", held: missing.is_empty(), seen }
+    Criterion { name: "the flood is dropped for every intended reason", held: missing.is_empty(), seen }
 }

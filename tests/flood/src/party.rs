@@ -1,13 +1,13 @@
-//! Customers, each with one site.
+//! The customers, each with one site.
 //!
 //! | customer and tunnel | server | LANs | device | peer | inbound SPI |
 //! |---|---|---|---|---|---|
 //! | N | 10.200.0.10+N, fd00:200::10+N | 10.N.0.0/16, fd00:N::/48 | .0.2, ::2 | 198.18.0.N | 0xc0de0000+N |
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Customers that must not notice anything.
+/// Number of customers that must not notice the flood.
 pub const VICTIMS: u32 = 8;
-/// The one whose site floods.
+/// The customer whose site floods.
 pub const ATTACKER: Party = Party { id: VICTIMS + 1 };
 /// The port that servers offer.
 pub const PORT: u16 = 80;
@@ -18,10 +18,10 @@ pub const GATEWAY: [IpAddr; 2] = [
 ];
 /// The gateway's MAC address on each of its interfaces.
 pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
-/// Who stands for the internet on the gateway's link.
+/// The MAC address of the router that stands for the internet on the gateway's link.
 pub const ROUTER_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0xfe];
 
-/// A customer, its one site and that one's tunnel.
+/// A customer with its one site and the site's tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Party {
     /// Customer id and tunnel id, 1 to [`VICTIMS`] + 1.
@@ -29,54 +29,54 @@ pub struct Party {
 }
 
 impl Party {
-    /// Those that must not notice anything.
+    /// Returns the customers that must not notice the flood.
     pub fn victims() -> impl Iterator<Item = Self> {
         (1..=VICTIMS).map(|id| Self { id })
     }
 
-    /// All of them.
+    /// Returns all customers.
     pub fn all() -> impl Iterator<Item = Self> {
         Self::victims().chain([ATTACKER])
     }
 
-    /// The SPI its peer sends with.
+    /// Returns the SPI that its peer sends with.
     pub fn spi(self) -> u32 {
         0xc0de_0000 + self.id
     }
 
-    /// The source MAC address of its packets, by which `replay_identity` knows the SPI.
+    /// Returns the source MAC address of its packets, which tells `replay_identity` the SPI.
     pub fn mac(self) -> [u8; 6] {
         let [a, b, c, d] = self.spi().to_be_bytes();
         [0x02, 0, a, b, c, d]
     }
 
-    /// The gateway's interface to its site.
+    /// Returns the name of the gateway's interface to its site.
     pub fn interface(self) -> String {
         format!("site{}", self.id)
     }
 
-    /// Its server.
+    /// Returns its server's IPv4 address.
     pub fn server4(self) -> Ipv4Addr {
         Ipv4Addr::new(10, 200, 0, 10 + self.id as u8)
     }
 
-    /// Its server.
+    /// Returns its server's IPv6 address.
     pub fn server6(self) -> Ipv6Addr {
         Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x10 + self.id as u16)
     }
 
-    /// The address `host` in its site's LAN.
+    /// Returns the IPv4 address of `host` in its site's LAN.
     pub fn lan4(self, host: u16) -> Ipv4Addr {
         let [high, low] = host.to_be_bytes();
         Ipv4Addr::new(10, self.id as u8, high, low)
     }
 
-    /// The address `host` in its site's LAN.
+    /// Returns the IPv6 address of `host` in its site's LAN.
     pub fn lan6(self, host: u16) -> Ipv6Addr {
         Ipv6Addr::new(0xfd00, self.id as u16, 0, 0, 0, 0, 0, host)
     }
 
-    /// Its peer's outer address.
+    /// Returns its peer's outer address.
     pub fn peer(self) -> Ipv4Addr {
         Ipv4Addr::new(198, 18, 0, self.id as u8)
     }

@@ -1,4 +1,4 @@
-//! IKE of known peers, through the flood, to a socket where charon's would be.
+//! IKE packets of known peers, sent during the flood to a socket in place of charon's.
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -19,22 +19,22 @@ use super::{
     party::{GATEWAY, Party},
 };
 
-/// Between two packets of one peer: far below a peer's budget, far above what rekeying takes.
+/// Pause between two packets of one peer: far below a peer's budget, far above the needs of rekeying.
 const PAUSE: Duration = Duration::from_millis(50);
 const IKE_PORT: u16 = 500;
 
-/// What came of IKE.
+/// Counts of IKE packets.
 #[derive(Default)]
 pub struct Tally {
-    /// Packets of all known peers that the link took.
+    /// Packets of known peers put on the link.
     pub sent: AtomicU64,
-    /// Those of them that reached the socket.
+    /// Packets of known peers that reached the socket.
     pub arrived: AtomicU64,
-    /// Packets of others that reached the socket.
+    /// Packets of strangers that reached the socket.
     pub strangers: AtomicU64,
 }
 
-/// Sends packets of all known peers until told to stop.
+/// Sends packets of all known peers until stopped.
 pub fn send(internet: &Namespace, tally: &Tally, stop: &AtomicBool) -> Result<()> {
     let socket = packet_socket(internet, "internet")?;
     let mut number = 0;
@@ -42,7 +42,7 @@ pub fn send(internet: &Namespace, tally: &Tally, stop: &AtomicBool) -> Result<()
         for peer in Party::all() {
             let frame = frames::ike(IpAddr::V4(peer.peer()), number)?;
             number += 1;
-            // A full link is not the gateway's doing.
+            // Retry on a full link: the gateway is not to blame for it.
             while !put_if_room(&socket, &frame)? {
                 thread::yield_now();
             }
@@ -53,7 +53,7 @@ pub fn send(internet: &Namespace, tally: &Tally, stop: &AtomicBool) -> Result<()
     Ok(())
 }
 
-/// The gateway's socket, where charon's would be.
+/// Opens the gateway's socket in place of charon's.
 pub fn open(gateway: &Namespace) -> Result<UdpSocket> {
     const BUFFER_BYTES: usize = 8 << 20;
     let socket = gateway.enter(|| {
@@ -64,13 +64,13 @@ pub fn open(gateway: &Namespace) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Counts what reaches the socket until told to stop.
+/// Counts packets that reach the socket until stopped.
 pub fn receive(socket: &UdpSocket, tally: &Tally, stop: &AtomicBool) -> Result<()> {
     let mut seen = HashSet::new();
     let mut buffer = [0u8; 64];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer) else {
-            // Nothing is left.
+            // The queue is empty.
             if stop.load(Relaxed) {
                 return Ok(());
             }

@@ -1,5 +1,5 @@
-//! The whole test: a flood with quotas, which nobody may notice; one without, which everybody must; and
-//! the memory for a flow.
+//! The whole test: a flood with quotas, which no victim may notice; a flood without quotas, which all victims
+//! must notice; and the memory of a flow.
 use std::{
     collections::BTreeMap,
     sync::{
@@ -12,8 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use gateway::kernel::maps::Counted;
-use gateway_common::{layout::Quota, reason::Reason};
+use gateway_common::layout::Quota;
 use gateway_tests_kit::flow_memory;
 
 use crate::{
@@ -22,57 +21,26 @@ use crate::{
     frames::{self, Pool},
     ground::Ground,
     judge::{self, Criterion},
+    outcome::Outcome,
     party::{ATTACKER, Party},
-    peer, server, victim,
-    watch::{self, Seen},
+    peer, server, victim, watch,
 };
 
-/// Frames of the site's flood, of which 5 in 16 open IPv4 flows and 3 in 16 IPv6 flows: more than the tables
+/// Frames of the site's flood. 5 in 16 open IPv4 flows and 3 in 16 open IPv6 flows, more than the tables
 /// hold.
 const FRAMES: usize = 1 << 19;
-/// New hosts say twice within a second which IPv6 groups they joined (RFC 3810 sections 9.1 and 9.11), behind a
-/// hop-by-hop header. Nobody asks them again.
+/// Time for new hosts to report their IPv6 groups, twice within a second (RFC 3810 sections 9.1 and 9.11) and
+/// behind a hop-by-hop header. No router asks for further reports.
 const ANNOUNCEMENTS: Duration = Duration::from_secs(4);
-/// Before the flood, so that connections are established and the ground is known to work; and after it.
+/// Time before the flood, to establish connections and prove that the ground works; and the same after it.
 const CALM: Duration = Duration::from_secs(1);
-/// After the last packet, until all events and IKE packets have been read.
+/// Time after the last packet, to read all events and IKE packets.
 const READING: Duration = Duration::from_millis(300);
-/// The flood without quotas.
+/// Duration of the flood without quotas.
 const CONTROL: Duration = Duration::from_secs(4);
 
-/// What one round ended in.
-pub struct Outcome {
-    /// How long the flood lasted.
-    pub lasted: Duration,
-    /// Frames that the attacker's site put on the wire.
-    pub site_frames: u64,
-    /// Frames that the internet put on the wire.
-    pub internet_frames: u64,
-    /// Each victim's connections.
-    pub victims: BTreeMap<Party, victim::Tally>,
-    /// IKE of known peers.
-    pub ike: peer::Tally,
-    /// What was seen meanwhile.
-    pub seen: Seen,
-    /// Counters of the customers, and of nobody (0), at the end.
-    pub counted: BTreeMap<u32, Counted>,
-    /// What each customer had once half-open flows had had the time to end, if that was waited for:
-    /// counted in the tables, and as the programs count.
-    pub held: Option<BTreeMap<Party, [Held; 2]>>,
-}
-
-impl Outcome {
-    /// Packets of these customers that were dropped.
-    pub fn dropped(&self, customers: &[u32]) -> BTreeMap<Reason, u64> {
-        let mut sum = BTreeMap::new();
-        for (reason, count) in customers.iter().flat_map(|id| &self.counted[id].dropped) {
-            *sum.entry(*reason).or_default() += count;
-        }
-        sum
-    }
-}
-
-/// Does it all and prints it. True if all held. `quotas`: false for the control alone, judged like any.
+/// Runs and prints the whole test. Returns true if all criteria held. Without `quotas` it runs the control
+/// only, judged by the same criteria.
 pub fn run(duration: Duration, quotas: bool) -> Result<bool> {
     let pool = frames::from_site(FRAMES)?;
     let ordinary = firewall::default_quota();
@@ -81,7 +49,7 @@ pub fn run(duration: Duration, quotas: bool) -> Result<bool> {
             .map(|outcome| print("flood without quotas", &outcome, &judge::judge(&outcome)));
     }
     println!(
-        "quota of each customer: {} flows, {} half-open, {:.0} new ones a second",
+        "quota of each customer: {} flows, {} half-open flows, {:.0} new flows a second",
         ordinary.flows,
         ordinary.half_open,
         1e9 / f64::from(ordinary.new_flow_interval_ns)
@@ -90,14 +58,14 @@ pub fn run(duration: Duration, quotas: bool) -> Result<bool> {
     let mut held = print("flood with quotas", &outcome, &judge::judge(&outcome));
     let outcome = round("without", CONTROL, firewall::no_quota(), &pool, false)?;
     let criteria = judge::judge(&outcome);
-    print("control: flood without quotas, which must fail", &outcome, &criteria);
+    print("control: flood without quotas (must fail)", &outcome, &criteria);
     let fail = criteria.iter().any(|criterion| criterion.name == judge::NEW_CONNECTIONS && !criterion.held);
     let full = judge::table_was_full(&outcome);
     let noticed = fail && full > 0;
     println!(
-        "{}: without quotas victims' new connections {}: {full} of their packets were dropped as FlowTableFull",
+        "{}: without quotas, victims' new connections {}; FlowTableFull dropped {full} of their packets",
         word(noticed),
-        if fail { "fail, so the check can fail" } else { "do not fail, so the check shows nothing" }
+        if fail { "fail, so the check can fail" } else { "succeed, so the check proves nothing" }
     );
     held &= noticed;
     Ok(print_memory()? && held)
@@ -107,14 +75,14 @@ fn print_memory() -> Result<bool> {
     let [v4, v6] = flow_memory::measure()?;
     let small = v4.per_flow() <= flow_memory::MOST_BYTES_V4;
     println!(
-        "{}: kernel memory for one IPv4 flow at most {} bytes: all of the maps divided by their {} flows",
+        "{}: kernel memory of one IPv4 flow at most {} bytes (all bytes of the maps ÷ capacity of {} flows)",
         word(small),
         flow_memory::MOST_BYTES_V4,
         flow_memory::FLOWS
     );
     for (family, memory) in [("IPv4", v4), ("IPv6", v6)] {
         println!(
-            "  {family}: {:.5} bytes; {:.5} for each flow, and {:.0} however many there are",
+            "  {family}: {:.5} bytes; {:.5} for each flow, plus {:.0} for the maps",
             memory.per_flow(),
             memory.each,
             memory.fixed()
@@ -123,7 +91,7 @@ fn print_memory() -> Result<bool> {
     Ok(small)
 }
 
-/// One flood; `wait`: then until half-open flows have ended.
+/// Runs one flood. If `wait` is set, waits afterwards until half-open flows have expired.
 fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: bool) -> Result<Outcome> {
     let ground = Ground::create(name)?;
     thread::sleep(ANNOUNCEMENTS);
@@ -137,7 +105,7 @@ fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: boo
     let (flood_over, all_over, counting_over) =
         (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
     let (lasted, seen) = thread::scope(|scope| {
-        // Whatever happens, threads must end for the scope to.
+        // The scope waits for its threads, so stop them on every return.
         let stops = [&flood_over, &all_over, &counting_over];
         let _stop = Stop(&stops);
         for (party, tally) in &victims {
@@ -190,8 +158,8 @@ fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: boo
     })
 }
 
-/// Waits until half-open flows have ended, or until they should have; the slot of the wheel that they are
-/// in is over a second later at most, and one go a millisecond looks at 1024 of them.
+/// Waits until half-open flows have expired, but no longer than that may take: the wheel reaches their slot
+/// at most one second late, and then visits 1024 flows a millisecond.
 fn settle(gateway: &Gateway) -> Result<BTreeMap<Party, [Held; 2]>> {
     let deadline = Instant::now() + Duration::from_secs(u64::from(HALF_OPEN_SECONDS) + 4);
     loop {
@@ -208,7 +176,7 @@ fn settle(gateway: &Gateway) -> Result<BTreeMap<Party, [Held; 2]>> {
     }
 }
 
-/// Sets what threads look at, also when an error ends the test.
+/// Stops the threads on drop, also after an error.
 struct Stop<'a>(&'a [&'a AtomicBool]);
 
 impl Drop for Stop<'_> {

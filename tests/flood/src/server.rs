@@ -11,8 +11,8 @@ use nix::sys::socket::{Backlog, listen};
 
 use super::party::{ATTACKER, PORT, Party};
 
-/// Starts all servers. They listen until the process ends, the attacker's until what is returned is
-/// dropped: it completes handshakes, as many as the kernel keeps for it, and never says a word.
+/// Starts all servers, which listen until the process ends. The attacker's server listens until the returned
+/// listeners are dropped: it never answers, and completes as many handshakes as the kernel's backlog holds.
 pub fn start(namespace: &Namespace) -> Result<Vec<TcpListener>> {
     let mut silent = Vec::new();
     for party in Party::all() {
@@ -31,19 +31,19 @@ pub fn start(namespace: &Namespace) -> Result<Vec<TcpListener>> {
     Ok(silent)
 }
 
-/// What the server of this address answers to request `number`.
+/// Returns a server's answer to request `number`.
 pub fn body(server: IpAddr, number: u64) -> String {
     format!("{server} answers {number}")
 }
 
 fn serve(listener: &TcpListener) {
     for stream in listener.incoming().flatten() {
-        // Ends with its connection, whatever that ends by.
+        // The thread ends with its connection; errors do not matter.
         thread::spawn(move || answer(&stream));
     }
 }
 
-/// `GET /NUMBER HTTP/1.1`, any header lines, an empty line; again and again.
+/// Answers requests on a connection, each `GET /NUMBER HTTP/1.1`, header lines and an empty line.
 fn answer(stream: &TcpStream) -> Result<()> {
     let server = stream.local_addr()?.ip();
     stream.set_nodelay(true)?;

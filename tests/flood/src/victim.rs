@@ -1,5 +1,5 @@
-//! A victim's device: real TCP clients with connections that stay and connections that come and go, and a
-//! packet now and then that must be dropped and told of.
+//! A victim's device: real TCP clients with long and short connections, and an occasional denied packet,
+//! which must be dropped and reported.
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
@@ -19,21 +19,21 @@ use super::{
     server,
 };
 
-/// Connections that stay, of each family.
+/// Number of long connections of each family.
 const ESTABLISHED: u64 = 2;
-/// Between two requests on one of them.
+/// Pause between two requests on a long connection.
 const REQUEST_PAUSE: Duration = Duration::from_millis(20);
-/// Between two new connections of one family. A closed one counts against the quota for 120 s
-/// (TIME_WAIT), so that 40 in a second stay below the default quota for good.
+/// Pause between two new connections of one family. A closed connection counts against the quota for 120 s
+/// (TIME_WAIT), so 40 a second always stay below the default quota.
 const CONNECT_PAUSE: Duration = Duration::from_millis(50);
-/// What a new connection and its first answer may take.
+/// Time limit of a new connection with its first answer.
 const IN_TIME: Duration = Duration::from_secs(1);
-/// What an answer on an established connection may take on a machine as loaded as this.
+/// Time limit of an answer on an established connection, on a machine under full load.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two packets that are dropped: below an event budget of 20 a second.
-const OFFENCE_PAUSE: Duration = Duration::from_millis(250);
+/// Pause between two denied packets: below the event budget of 20 a second.
+const DENIED_PAUSE: Duration = Duration::from_millis(250);
 
-/// What became of one victim's connections.
+/// Counts of one victim's connections.
 #[derive(Default)]
 pub struct Tally {
     /// Requests answered on established connections.
@@ -44,11 +44,11 @@ pub struct Tally {
     pub tried: AtomicU64,
     /// New connections made and answered in time.
     pub in_time: AtomicU64,
-    /// The slowest of those, in microseconds.
+    /// The slowest of the connections answered in time, in microseconds.
     pub slowest_us: AtomicU64,
-    /// Packets sent that are to be dropped and told of.
-    pub offences: AtomicU64,
-    /// The first thing that went wrong.
+    /// Denied packets sent, which must be dropped and reported.
+    pub denied: AtomicU64,
+    /// The first error.
     pub first_error: Mutex<Option<String>>,
 }
 
@@ -70,7 +70,7 @@ pub fn start<'s>(
     for server in [IpAddr::V4(party.server4()), IpAddr::V6(party.server6())] {
         for _ in 0..ESTABLISHED {
             inside(scope, namespace, move || {
-                if let Err(error) = stay(server, tally, stop) {
+                if let Err(error) = keep_one_connection(server, tally, stop) {
                     tally.lost.fetch_add(1, Relaxed);
                     tally.note("established", &error);
                 }
@@ -78,11 +78,11 @@ pub fn start<'s>(
             });
         }
         inside(scope, namespace, move || {
-            come_and_go(server, tally, stop);
+            open_new_connections(server, tally, stop);
             Ok(())
         });
     }
-    inside(scope, namespace, move || offend(party, tally, stop));
+    inside(scope, namespace, move || send_denied(party, tally, stop));
 }
 
 /// Runs `work` on a thread in the namespace.
@@ -98,7 +98,7 @@ fn inside<'s>(
     });
 }
 
-fn stay(server: IpAddr, tally: &Tally, stop: &AtomicBool) -> Result<()> {
+fn keep_one_connection(server: IpAddr, tally: &Tally, stop: &AtomicBool) -> Result<()> {
     let stream = connect(server, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(&stream);
@@ -113,7 +113,7 @@ fn stay(server: IpAddr, tally: &Tally, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-fn come_and_go(server: IpAddr, tally: &Tally, stop: &AtomicBool) {
+fn open_new_connections(server: IpAddr, tally: &Tally, stop: &AtomicBool) {
     for number in 0.. {
         if stop.load(Relaxed) {
             break;
@@ -137,14 +137,14 @@ fn come_and_go(server: IpAddr, tally: &Tally, stop: &AtomicBool) {
     }
 }
 
-/// UDP, which no policy allows.
-fn offend(party: Party, tally: &Tally, stop: &AtomicBool) -> Result<()> {
+/// Sends UDP packets, which no policy allows, until stopped.
+fn send_denied(party: Party, tally: &Tally, stop: &AtomicBool) -> Result<()> {
     const DISCARD_PORT: u16 = 9;
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     while !stop.load(Relaxed) {
         socket.send_to(b"dropped", (party.server4(), DISCARD_PORT)).context("send a UDP packet")?;
-        tally.offences.fetch_add(1, Relaxed);
-        thread::sleep(OFFENCE_PAUSE);
+        tally.denied.fetch_add(1, Relaxed);
+        thread::sleep(DENIED_PAUSE);
     }
     Ok(())
 }
@@ -175,8 +175,8 @@ fn request(
             None => ensure!(line.starts_with("HTTP/1.1 200 "), "answer {line:?}"),
         }
     }
-    let mut body = vec![0; length.context("an answer without a length")?];
+    let mut body = vec![0; length.context("the answer has no Content-Length")?];
     reader.read_exact(&mut body).context("answer")?;
-    ensure!(body == server::body(server, number).as_bytes(), "a wrong answer");
+    ensure!(body == server::body(server, number).as_bytes(), "the answer has a wrong body");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What is seen from the gateway meanwhile: the attacker's usage, and drop events by customer.
+//! Observes the gateway during a flood: the attacker's usage, and drop events by customer.
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -14,23 +14,23 @@ use super::{
     party::ATTACKER,
 };
 
-/// What was seen.
+/// The observations.
 #[derive(Default)]
 pub struct Seen {
-    /// The most that the attacker had at any one time.
+    /// The attacker's largest usage at any one time.
     pub attacker: Held,
-    /// Drop events by customer (0: nobody's) and reason.
+    /// Drop events by customer (0 without a customer) and reason.
     pub events: BTreeMap<(u32, Option<Reason>), u64>,
 }
 
 impl Seen {
-    /// All events of a customer.
+    /// Returns the number of events of a customer.
     pub fn events_of(&self, customer: u32) -> u64 {
         self.events.iter().filter(|((whose, _), _)| *whose == customer).map(|(_, count)| count).sum()
     }
 }
 
-/// Looks until told to stop, and then once more.
+/// Observes until stopped, and once more after that.
 pub fn watch(gateway: &Gateway, stop: &AtomicBool) -> Result<Seen> {
     const PAUSE: Duration = Duration::from_millis(10);
     let mut seen = Seen::default();

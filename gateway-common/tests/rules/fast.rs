@@ -1,5 +1,5 @@
-//! The next segment of a connection, which is decided at once, and what differs from it in one thing: whether
-//! at once or not, the same must come of it, which `world` looks at.
+//! The next segment of a connection, which takes the fast path, and segments that differ from it in one
+//! detail. `world` checks that the fast and the full path have the same result.
 use gateway_common::{
     decide::{FamilyTables, from_server_at_once, from_site_at_once},
     family::Family,
@@ -13,30 +13,31 @@ use crate::{
     world::{World, from_server, from_site, server},
 };
 
-/// Two of padding, and a timestamp.
+/// Two bytes of padding and a timestamp.
 const TIMESTAMP: [u8; 12] = [1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
 
-/// A connection that is established for certain; the next segment may be either end's.
+/// Returns a world with an assured connection, whose next segment may come from either end.
 fn world(v6: bool) -> World {
     let world = established(v6);
     assert_eq!(reason(from_lan(&world, &answer(v6, tcp(0x10, 5001, 1001)))), None);
     world
 }
 
-/// The device's next segment, plain and with a timestamp.
+/// Returns the device's next segment, plain and with a timestamp.
 fn next(v6: bool) -> [Vec<u8>; 2] {
     let plain = tcp(0x10, 1001, 5001);
     [plain, Tcp { options: &TIMESTAMP, ..plain }].map(|tcp| request(v6, tcp))
 }
 
-/// The server's, after that.
+/// Returns the server's next segment after that, plain and with a timestamp.
 fn reply(v6: bool) -> [Vec<u8>; 2] {
     let plain = tcp(0x10, 5001, 1001);
     [plain, Tcp { options: &TIMESTAMP, ..plain }].map(|tcp| answer(v6, tcp))
 }
 
-/// Each byte from the EtherType on with other values, with a right IPv4 checksum and without; and each length.
-fn spoiled(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+/// Returns frames with one byte changed from the EtherType on, with a correct and with the old IPv4 checksum,
+/// and frames cut to each length.
+fn mutated(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     const ETHERTYPE: usize = 12;
     let bytes = (ETHERTYPE..frame.len()).flat_map(move |at| {
         let old = frame[at];
@@ -67,24 +68,24 @@ fn spoiled(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 }
 
 #[test]
-fn one_byte_makes_no_difference_between_at_once_and_not() {
+fn fast_and_full_path_agree_on_every_changed_byte() {
     for v6 in FAMILIES {
         let (up, down) = (world(v6), world(v6));
         let elsewhere = segment((device(v6), PORTS.0), (server(1, v6), PORTS.1 + 1), tcp(0x02, 1, 0));
         assert_eq!(reason(from_device(&down, &next(v6)[0])), None);
-        for frame in next(v6).iter().chain([&elsewhere]).flat_map(|frame| spoiled(frame)) {
+        for frame in next(v6).iter().chain([&elsewhere]).flat_map(|frame| mutated(frame)) {
             from_device(&up.clone(), &frame);
         }
-        for frame in reply(v6).iter().flat_map(|frame| spoiled(frame)) {
+        for frame in reply(v6).iter().flat_map(|frame| mutated(frame)) {
             from_lan(&down.clone(), &frame);
         }
     }
 }
 
 #[test]
-fn frame_of_the_other_family_is_not_decided_at_once() {
+fn fast_path_ignores_frames_of_the_other_family() {
     const ETHERTYPE: usize = 12;
-    /// Of a site's frame, and of a server's.
+    /// Returns whether the fast path decides a site's frame, and a server's.
     fn decided<A: Kept>(world: &World, frames: &[Vec<u8>; 2]) -> [bool; 2]
     where
         World: FamilyTables<A>,
@@ -110,7 +111,7 @@ fn frame_of_the_other_family_is_not_decided_at_once() {
 }
 
 #[test]
-fn next_segment_from_another_tunnel_is_not_the_connections() {
+fn next_segment_from_another_tunnel_is_dropped() {
     for v6 in FAMILIES {
         let mut world = world(v6);
         world.tunnels[2] = world.tunnels[1];
@@ -121,7 +122,7 @@ fn next_segment_from_another_tunnel_is_not_the_connections() {
 }
 
 #[test]
-fn next_segment_after_a_change_or_the_end_is_of_no_connection() {
+fn next_segment_after_a_change_or_the_end_is_dropped() {
     for v6 in FAMILIES {
         let frame = &next(v6)[0][..];
         let changed = |change: fn(&mut Tunnel)| {
@@ -155,7 +156,7 @@ fn next_segment_to_another_port_is_not_allowed() {
 }
 
 #[test]
-fn spis_of_the_tunnel_need_no_table() {
+fn spis_in_the_tunnel_need_no_lookup() {
     for v6 in FAMILIES {
         let mut world = world(v6);
         let spi = tunnel(1).spi;
