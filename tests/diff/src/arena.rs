@@ -1,4 +1,4 @@
-//! Both sides, ready for packets.
+//! An arena: both sides of the comparison, ready for packets.
 use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -26,46 +26,46 @@ use gateway_tests_kit::{
 
 use super::{
     segment::{Flow, PORTS_PER_FLOW, SERVER_PORT, Segment},
-    side::{Arrived, Side, WIRE},
+    side::{Received, Side, WIRE},
 };
 
-/// Packets that go through one arena: so few that its flows have room, and that it is over before a
-/// state's time is (10 s for CLOSE).
+/// Packets through one arena: few enough that its flows have room, and that it is done before the shortest
+/// timeout of a state (10 s for CLOSE).
 pub const PACKETS: usize = 100_000;
 
-/// Room for flows.
+/// Capacity of each flow map.
 const FLOWS: u32 = 1 << 17;
 
-/// Of which families flows are.
+/// The address families of the flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Families {
-    /// IPv4 alone.
+    /// IPv4 only.
     V4,
-    /// IPv6 alone.
+    /// IPv6 only.
     V6,
-    /// Both, one flow after the other.
+    /// Both, alternating from flow to flow.
     Both,
 }
 
-/// What initech may take, in one arena and the next, so that each of its quotas is reached: flows in one,
+/// initech's quotas, alternating from arena to arena, so that each of them is reached: flows in one,
 /// half-open flows in the other, new flows a second in both.
 const QUOTAS: [Quota; 2] = [
     Quota { flows: 60, half_open: 60, new_flow_interval_ns: 4_000_000, new_flow_burst: 20 },
     Quota { flows: 100_000, half_open: 10, new_flow_interval_ns: 4_000_000, new_flow_burst: 20 },
 ];
 
-/// The customer that has a quota.
+/// The customer with a quota.
 pub const LIMITED: u32 = 3;
 
-/// What a packet did on each side.
+/// The output of both sides for one packet, `None` if dropped.
 pub struct Pair {
-    /// What came out of the kernel's own rules.
+    /// The IP packet that left the original rules.
     pub kernel: Option<Vec<u8>>,
-    /// What came out of our programs.
+    /// The IP packet that left our programs.
     pub ours: Option<Vec<u8>>,
 }
 
-/// Both sides.
+/// Both sides, fed with the same packets.
 pub struct Arena {
     _wire: Namespace,
     kernel: Side,
@@ -79,13 +79,13 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Makes them. `loose`: what mid-stream packets may do.
+    /// Sets up both sides. With `loose`, packets may open connections mid-stream.
     pub fn create(number: usize, loose: bool, families: Families) -> Result<Self> {
         let wire = Namespace::create(&format!("{WIRE}{number}"), false)?;
         let sentinel = flow(0, Families::V4);
         let kernel = Side::create(&format!("k{number}"), &wire, &sentinel)?;
         let ours = Side::create(&format!("o{number}"), &wire, &sentinel)?;
-        original_rules(&kernel, loose).context("the original rules")?;
+        original_rules(&kernel, loose).context("cannot load the original rules")?;
 
         let pins = Pins::new(PathBuf::from("/run/gateway-diff").join(number.to_string()));
         pins.prepare()?;
@@ -96,30 +96,30 @@ impl Arena {
         let mut arena = Self { _wire: wire, kernel, ours, maps, clock, pins, _ebpf: ebpf, families, next: 1 };
         arena.fill_maps(loose, QUOTAS[number % 2])?;
         arena.attach()?;
-        // The first packet of the sentinel's flow opens it on both sides.
+        // The first sentinel opens the sentinels' flow on both sides.
         arena.kernel.collect(0)?;
         arena.set_time()?;
         arena.ours.collect(0)?;
         Ok(arena)
     }
 
-    /// A flow nobody has had here.
-    pub fn fresh(&mut self) -> Flow {
+    /// Returns a flow that this arena has not seen.
+    pub fn new_flow(&mut self) -> Flow {
         self.next += 1;
         flow(self.next - 1, self.families)
     }
 
-    /// The same, of tunnel and family of another one.
-    pub fn fresh_like(&mut self, other: &Flow) -> Flow {
+    /// Returns such a flow of the same tunnel and family as `other`.
+    pub fn new_flow_like(&mut self, other: &Flow) -> Flow {
         loop {
-            let flow = self.fresh();
+            let flow = self.new_flow();
             if flow.tunnel == other.tunnel && flow.is_v6() == other.is_v6() {
                 return flow;
             }
         }
     }
 
-    /// Sends packets through both sides, in order, and returns what became of each.
+    /// Sends packets through both sides, in order, and returns the output for each.
     pub fn exchange(&mut self, packets: &[(Flow, &Segment)]) -> Result<Vec<Pair>> {
         self.set_time()?;
         for (tag, (flow, segment)) in packets.iter().enumerate() {
@@ -127,17 +127,17 @@ impl Arena {
             self.kernel.send(segment.direction, &frame)?;
             self.ours.send(segment.direction, &frame)?;
         }
-        let kernel: Arrived = self.kernel.collect(packets.len())?;
-        let ours: Arrived = self.ours.collect(packets.len())?;
+        let kernel: Received = self.kernel.collect(packets.len())?;
+        let ours: Received = self.ours.collect(packets.len())?;
         Ok(kernel.into_iter().zip(ours).map(|(kernel, ours)| Pair { kernel, ours }).collect())
     }
 
-    /// What our programs counted and hold.
+    /// The maps of our programs.
     pub fn maps(&self) -> &Maps {
         &self.maps
     }
 
-    /// The kernel's side.
+    /// The namespace of the original rules.
     pub fn kernel(&self) -> &Namespace {
         self.kernel.gateway()
     }
@@ -150,10 +150,10 @@ impl Arena {
         let mut world = World::usual();
         world.settings.lan_ifindex = self.ours.gateway().enter(|| Ok(Interface::look("lan")?.index))?;
         world.settings.adopt_midstream = u32::from(loose);
-        // The kernel's own rules have no such limit, and packets are smaller than any.
+        // The original rules do not check the MTU, and all packets fit any MTU.
         world.settings.lan_mtu = u32::from(u16::MAX);
         for tunnel in world.tunnels.values_mut() {
-            // Nor do they lower an MSS; none that is generated is larger.
+            // The original rules do not clamp the MSS, either; no generated MSS is larger.
             tunnel.v6.mss = tunnel.v4.mss;
             if tunnel.customer == LIMITED {
                 tunnel.quota = quota;
@@ -173,8 +173,8 @@ impl Arena {
         Ok(())
     }
 
-    /// As the gateway does it, but without the programs that expect ESP; `replay_identity` stands in
-    /// for decryption.
+    /// Attaches the programs that gatewayd attaches, except those that expect ESP; `replay_identity` stands
+    /// in for decryption.
     fn attach(&mut self) -> Result<()> {
         let ebpf = &mut self._ebpf;
         self.ours.gateway().enter(|| {
@@ -201,7 +201,7 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // What stays is in this process's own mount namespace.
+        // Whatever remains is in this process's own mount namespace.
         let _ = self.pins.remove();
     }
 }
@@ -210,7 +210,7 @@ fn c_name(interface: &str) -> Result<std::ffi::CString> {
     Ok(std::ffi::CString::new(interface)?)
 }
 
-/// Flows differ in device, port and tunnel.
+/// Returns flow number `number`; flows differ in device, port and tunnel.
 fn flow(number: u32, families: Families) -> Flow {
     const FIRST_PORT: u16 = 1024;
     let (v6, number) = match families {
@@ -230,9 +230,9 @@ fn flow(number: u32, families: Families) -> Flow {
     Flow { tunnel, device, port }
 }
 
-/// Two rules for each customer's site, `-m mark` in the place of `-m policy --reqid` (FACTS 10). The
-/// mark comes from what stands for the SA on this veth: the source MAC on the internet, and on the LAN
-/// the selectors that choose the outbound policy.
+/// Loads two rules for each customer's site, with `-m mark` in place of `-m policy --reqid` (docs/facts.md:
+/// iptables-rules-as-oracle). Without real SAs, the mark comes from the source MAC on the internet, and on
+/// the LAN from the traffic selectors that choose the outbound policy.
 fn original_rules(side: &Side, loose: bool) -> Result<()> {
     let gateway = side.gateway();
     for (v6, restore) in [(false, "iptables-legacy-restore"), (true, "ip6tables-legacy-restore")] {

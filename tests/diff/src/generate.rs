@@ -1,8 +1,11 @@
-//! Sequences of packets of one connection: what TCPs do, what networks do to it, and what attackers do.
+//! Generates sequences of packets of one connection: of TCPs, of networks that lose and reorder, of
+//! attackers.
 use gateway_common::{packet::flag, tcp::Direction};
+use gateway_tests_kit::random::Random;
 use gateway_tests_kit::{packet::TcpOption, random::Random, world::TUNNELS};
+use gateway_tests_kit::{packet::TcpOption, world::TUNNELS};
 
-use crate::segment::{Aside, Segment};
+use crate::segment::{Deviation, Segment};
 
 const SYN: u8 = flag::SYN;
 const ACK: u8 = flag::ACK;
@@ -10,33 +13,33 @@ const FIN: u8 = flag::FIN;
 const RST: u8 = flag::RST;
 const PSH: u8 = flag::PSH;
 
-/// How far behind the peer an acknowledgment may be for nf_conntrack, at least (nf_conntrack_proto_tcp.c,
-/// `MAXACKWINCONST`): generated numbers lie around it.
+/// nf_conntrack's least window for acknowledgments (nf_conntrack_proto_tcp.c, `MAXACKWINCONST`): generated
+/// numbers lie around its edge.
 const MAX_ACK_WINDOW: u32 = 66000;
 
-/// One end of a connection, and what a middlebox may remember of it.
+/// One end of a connection, with the state that a middlebox may keep for it.
 #[derive(Clone, Copy, Default)]
 struct End {
-    /// Its initial sequence number.
+    /// Initial sequence number.
     initial: u32,
-    /// Its next sequence number.
+    /// Next sequence number to send.
     next: u32,
-    /// Shift of the windows it offers.
+    /// Scale of the windows that this end offers.
     shift: u8,
-    /// The window it offers, unshifted.
+    /// Window that this end offers, unscaled.
     window: u16,
-    /// The end of what was seen of it.
+    /// Sequence number after the last byte seen from this end.
     seen: u32,
-    /// The end of what its peer has room for.
+    /// Sequence number up to which the peer has room.
     limit: u32,
-    /// The largest window it has offered.
+    /// Largest window that this end has offered, in bytes.
     largest: u32,
     timestamps: bool,
     sack: bool,
     clock: u32,
 }
 
-/// How a sequence behaves, in parts of a thousand.
+/// Chances that shape a sequence, per mille.
 #[derive(Clone, Copy)]
 struct Character {
     hostile: u64,
@@ -52,7 +55,7 @@ struct Generator {
     packets: Vec<Segment>,
 }
 
-/// A sequence; the same for the same seed. `midstream`: some begin in the middle of a connection.
+/// Generates the sequence of a seed, always the same one. Some sequences begin in the middle of a connection.
 pub fn sequence(seed: u64) -> Vec<Segment> {
     let mut random = Random::new(seed);
     let character = Character {
@@ -75,7 +78,7 @@ impl Generator {
         match self.random.below(100) {
             0..=79 => self.handshake(),
             80..=87 => self.simultaneous_open(),
-            88..=92 if !again => {} // Midstream: nobody saw the beginning.
+            88..=92 if !again => {} // Mid-stream: no middlebox saw the beginning.
             _ => self.odd_open(),
         }
         let rounds = self.random.pick(&[0, 1, 3, 8, 20]);
@@ -98,7 +101,7 @@ impl Generator {
             let random = &mut self.random;
             let old = self.ends[side];
             let initial = match random.below(8) {
-                // After the end of the one before, at it, before it: RFC 9293 section 3.6.1.
+                // After, at and before the end of the previous connection: RFC 9293 section 3.6.1.
                 0..=3 if again => old.seen.wrapping_add(random.pick(&[0, 1, 2, 100_000])),
                 4 if again => old.seen.wrapping_sub(random.pick(&[1, 2, 1000, 100_000])),
                 5 if again => old.initial,
@@ -114,7 +117,7 @@ impl Generator {
         }
     }
 
-    /// A segment that this side would send now.
+    /// Returns the segment with these flags that this side's TCP would send next.
     fn polite(&mut self, side: usize, flags: u8, length: usize) -> Segment {
         let direction = direction(side);
         let (end, peer) = (self.ends[side], self.ends[side ^ 1]);
@@ -131,7 +134,7 @@ impl Generator {
         segment
     }
 
-    /// This side sends it, and a middlebox sees it.
+    /// Sends a segment from this side, seen by the middlebox.
     fn send(&mut self, side: usize, segment: Segment) {
         let end = &mut self.ends[side];
         let after = segment.seq.wrapping_add(segment.space());
@@ -205,7 +208,7 @@ impl Generator {
         }
     }
 
-    /// RFC 7323 section 2.2: windows are scaled only if both sides said so.
+    /// Drops window scaling unless both sides offered it: RFC 7323 section 2.2.
     fn settle_scaling(&mut self) {
         if self.ends.iter().any(|end| end.shift == 0) {
             self.ends[0].shift = 0;
@@ -213,7 +216,7 @@ impl Generator {
         }
     }
 
-    /// RFC 9293 section 3.5, figure 7.
+    /// Opens simultaneously: RFC 9293 section 3.5, figure 7.
     fn simultaneous_open(&mut self) {
         let first = self.random.below(2) as usize;
         for side in [first, first ^ 1] {
@@ -262,14 +265,14 @@ impl Generator {
                 self.send(side, update);
             }
             16 => {
-                // Keepalive, RFC 9293 section 3.8.4: one before the next.
+                // A keepalive (RFC 9293 section 3.8.4): one before the next sequence number.
                 let mut probe = self.polite(side, ACK, 0);
                 probe.seq = probe.seq.wrapping_sub(1);
                 probe.tcp.length = self.random.below(2) as usize;
                 self.send(side, probe);
             }
             17 => {
-                // A hole, selective acknowledgments of what came after it, then what was lost.
+                // A hole, a SACK for the data after it, then the lost segment.
                 let lost = self.polite(side, ACK, length);
                 self.ends[side].next = self.ends[side].next.wrapping_add(length as u32);
                 let after = self.polite(side, ACK | PSH, length);
@@ -285,7 +288,7 @@ impl Generator {
                 self.send(side, lost);
             }
             18 => {
-                // A window full at once.
+                // A burst.
                 for _ in 0..self.random.below(4) {
                     let data = self.polite(side, ACK, 1356);
                     self.send(side, data);
@@ -349,14 +352,14 @@ impl Generator {
                 at if at < self.packets.len() => self.packets[at].clone(),
                 _ => self.forged(side),
             },
-            _ => self.beside(side),
+            _ => self.deviating(side),
         };
-        // An attacker's packet may move what a middlebox remembers; or not, if that drops it.
-        if self.random.per_mille(300) && segment.aside == Aside::No {
+        // A middlebox may learn from an attacker's packet, unless it drops it.
+        if self.random.per_mille(300) && segment.deviation == Deviation::None {
             self.see(segment.direction as usize, &segment);
         }
         self.packets.push(segment);
-        // The other side may react to it.
+        // The other side may respond.
         if self.random.per_mille(200) {
             let length = self.random.pick(&[0, 100]);
             let answer = self.polite(side ^ 1, ACK, length);
@@ -364,11 +367,11 @@ impl Generator {
         }
     }
 
-    /// A sequence number where a rule might draw a line.
+    /// Returns a sequence number near a limit that a tracker might check.
     fn near_sequence(&mut self, side: usize) -> u32 {
         let (end, peer) = (self.ends[side], self.ends[side ^ 1]);
         let random = &mut self.random;
-        let line = random.pick(&[
+        let limit = random.pick(&[
             end.next,
             end.seen,
             end.limit,
@@ -379,13 +382,13 @@ impl Generator {
             end.next.wrapping_add(0x8000_0000),
             peer.next,
         ]);
-        near(random, line)
+        near(random, limit)
     }
 
     fn near_acknowledgment(&mut self, side: usize) -> u32 {
         let (end, peer) = (self.ends[side], self.ends[side ^ 1]);
         let random = &mut self.random;
-        let line = random.pick(&[
+        let limit = random.pick(&[
             peer.next,
             peer.seen,
             peer.initial,
@@ -396,7 +399,7 @@ impl Generator {
             peer.next.wrapping_add(0x8000_0000),
             end.next,
         ]);
-        near(random, line)
+        near(random, limit)
     }
 
     fn forged(&mut self, side: usize) -> Segment {
@@ -412,7 +415,7 @@ impl Generator {
         segment.tcp.length = self.random.pick(&[0, 0, 1, 2, 100, 1356]);
         if self.random.per_mille(700) {
             segment.seq = self.near_sequence(side);
-            // The end of the segment at the line instead of its beginning.
+            // Put the segment's end at the limit instead of its beginning.
             if self.random.per_mille(300) {
                 segment.seq = segment.seq.wrapping_sub(segment.space());
             }
@@ -426,7 +429,7 @@ impl Generator {
         segment
     }
 
-    /// One field of a packet of before, or of what comes next, changed.
+    /// Returns an earlier packet, or the next one, with one field changed.
     fn mutated(&mut self) -> Segment {
         let mut segment = match self.packets.len() as u64 {
             0 => self.polite(0, ACK, 0),
@@ -455,7 +458,7 @@ impl Generator {
         segment
     }
 
-    /// RFC 5961: a SYN or a RST that is not exact, and the ACK that a TCP answers it with.
+    /// Sends an inexact SYN or RST and the challenge ACK that answers it (RFC 5961), and returns a RST.
     fn challenge(&mut self, side: usize) -> Segment {
         let flags = self.random.pick(&[SYN, SYN, RST, SYN | ACK]);
         let mut provocation = self.polite(side, flags, 0);
@@ -468,7 +471,7 @@ impl Generator {
             answer.ack = self.near_acknowledgment(side ^ 1);
         }
         self.packets.push(answer);
-        // What the peer of the challenge may say to it: a RST at the acknowledged number.
+        // The challenged peer may answer with a RST at the acknowledged number.
         let mut reset = self.polite(side, RST, 0);
         if self.random.per_mille(300) {
             reset.seq = self.near_sequence(side);
@@ -476,36 +479,38 @@ impl Generator {
         reset
     }
 
-    /// A packet beside the connection.
-    fn beside(&mut self, side: usize) -> Segment {
+    /// Returns a packet that deviates from the flow.
+    fn deviating(&mut self, side: usize) -> Segment {
         let mut segment = self.polite(side, ACK, 0);
         segment.tcp.flags = self.random.pick(&[SYN, ACK, ACK, RST]);
         let random = &mut self.random;
-        segment.aside = match random.below(12) {
-            0 | 1 => Aside::DevicePort(1 + random.below(2) as u16),
-            2 => Aside::ServerPort(random.pick(&[0, 79, 81, 8080])),
-            3 => Aside::Tunnel(random.below(TUNNELS.len() as u64) as usize),
-            4 => Aside::Device(random.pick(&[[172, 16, 0, 9], [10, 20, 200, 1], [10, 30, 200, 1]]).into()),
-            5 => Aside::Server([10, 200, 0, random.pick(&[11, 12, 13])].into()),
-            6 => Aside::Udp,
-            // Without another random number: that would make other sequences of the seeds that are kept.
+        segment.deviation = match random.below(12) {
+            0 | 1 => Deviation::DevicePort(1 + random.below(2) as u16),
+            2 => Deviation::ServerPort(random.pick(&[0, 79, 81, 8080])),
+            3 => Deviation::Tunnel(random.below(TUNNELS.len() as u64) as usize),
+            4 => {
+                Deviation::Device(random.pick(&[[172, 16, 0, 9], [10, 20, 200, 1], [10, 30, 200, 1]]).into())
+            }
+            5 => Deviation::Server([10, 200, 0, random.pick(&[11, 12, 13])].into()),
+            6 => Deviation::Udp,
+            // Derived from `seq`: another random number would change the sequences of the kept seeds.
             7 => match segment.seq % 8 {
-                0..=2 => Aside::TooBig(0),
-                3 => Aside::TooBig(1),
-                _ => Aside::Ping,
+                0..=2 => Deviation::TooBig(0),
+                3 => Deviation::TooBig(1),
+                _ => Deviation::Ping,
             },
-            8 => Aside::IpChecksum,
-            9 => Aside::IpOptions,
-            10 => Aside::Fragment,
+            8 => Deviation::IpChecksum,
+            9 => Deviation::IpOptions,
+            10 => Deviation::Fragment,
             _ => {
                 segment.ttl = random.pick(&[0, 1, 2, 255]);
-                Aside::No
+                Deviation::None
             }
         };
         segment
     }
 
-    /// What the network does to it.
+    /// Lets the network lose, duplicate and reorder the packets.
     fn network(mut self) -> Vec<Segment> {
         let mut packets = std::mem::take(&mut self.packets);
         let random = &mut self.random;
@@ -530,20 +535,24 @@ fn direction(side: usize) -> Direction {
     if side == 0 { Direction::ToServer } else { Direction::ToSite }
 }
 
-/// RFC 1982.
+/// Returns true if `a` is after `b` in serial number arithmetic: RFC 1982.
 fn ahead(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 
-/// At a line, just beside it, or anywhere.
-fn near(random: &mut Random, line: u32) -> u32 {
+/// Returns a number at a limit, just beside it, or anywhere.
+fn near(random: &mut Random, limit: u32) -> u32 {
     match random.below(10) {
-        0..=3 => line,
-        4 | 5 => line.wrapping_add(1),
-        6 | 7 => line.wrapping_sub(1),
-        8 => {
-            line.wrapping_add(random.pick(&[2, 0u32.wrapping_sub(2), 100, 70_000, 0u32.wrapping_sub(70_000)]))
-        }
+        0..=3 => limit,
+        4 | 5 => limit.wrapping_add(1),
+        6 | 7 => limit.wrapping_sub(1),
+        8 => limit.wrapping_add(random.pick(&[
+            2,
+            0u32.wrapping_sub(2),
+            100,
+            70_000,
+            0u32.wrapping_sub(70_000),
+        ])),
         _ => random.word(),
     }
 }
@@ -564,7 +573,7 @@ fn sack_option(from: u32, to: u32, blocks: u32) -> TcpOption {
     TcpOption::Bytes(bytes)
 }
 
-/// Options no TCP sends, or sends there.
+/// Returns an option that no TCP sends, or not in such a place.
 fn garbled(random: &mut Random) -> TcpOption {
     let end = random.word().to_be_bytes();
     let bytes = match random.below(12) {
@@ -584,7 +593,7 @@ fn garbled(random: &mut Random) -> TcpOption {
     TcpOption::Bytes(bytes)
 }
 
-/// Leaves out the last options until the rest fits a header.
+/// Removes options from the end until the rest fits a header.
 fn fit(options: &mut Vec<TcpOption>) {
     let bytes = |option: &TcpOption| match option {
         TcpOption::Mss(_) => 4,

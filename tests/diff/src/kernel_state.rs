@@ -1,13 +1,13 @@
-//! The kernel's connections, as /proc/net/nf_conntrack shows them.
+//! The kernel's connections, from /proc/net/nf_conntrack.
 use std::{collections::BTreeMap, fs, net::IpAddr};
 
 use anyhow::{Context, Result};
 use gateway_tests_kit::namespace::Namespace;
 
-/// The device's address, its port and the server: state.
+/// State by the device's address, its port and the server's address.
 pub type States = BTreeMap<(IpAddr, u16, IpAddr), String>;
 
-/// Reads them. The original direction is that of the device, which alone opens connections.
+/// Reads the states. The original direction is the device's: only devices open connections.
 pub fn read(namespace: &Namespace) -> Result<States> {
     let text = namespace.enter(|| Ok(fs::read_to_string("/proc/thread-self/net/nf_conntrack")?))?;
     text.lines().filter(|line| line.contains(" tcp ")).map(parse).collect()

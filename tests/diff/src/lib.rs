@@ -1,8 +1,9 @@
-//! The differential test: the same packets go at the same time through the original iptables rules
-//! with the kernel's own connection tracking, and through our programs on real veths; verdicts and
-//! bytes are compared packet by packet.
+//! The differential test: sends the same packets through the original iptables rules with the kernel's own
+//! connection tracking and through our programs, on real veths, and compares verdicts and bytes packet by
+//! packet.
 //!
-//! generate → [`arena`] (both sides) → compare, with the differences on [`purpose`] → shrink → report.
+//! generate → exchange in an [`arena`] with both sides → compare, allowing for the intended differences
+//! ([`purpose`]) → shrink → report.
 pub mod arena;
 pub mod finding;
 pub mod generate;

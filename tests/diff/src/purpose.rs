@@ -1,66 +1,66 @@
-//! The differences on purpose: the one table.
+//! The table of intended differences.
 use gateway_common::{packet::Kind, tcp::Direction};
 
 use super::{
     arena::LIMITED,
-    segment::{Aside, Flow, Segment},
+    segment::{Deviation, Flow, Segment},
 };
 
-/// A packet and what became of it.
+/// A packet and its verdicts.
 #[derive(Clone, Debug)]
-pub struct Judged {
+pub struct ComparedPacket {
     /// The packet.
     pub segment: Segment,
-    /// The kernel's own rules let it through.
+    /// True if the original rules passed it.
     pub kernel: bool,
-    /// Our programs let it through.
+    /// True if our programs passed it.
     pub ours: bool,
-    /// Both let it through, but with different bytes.
+    /// True if both passed it, but with different bytes.
     pub bytes_differ: bool,
 }
 
-/// A difference on purpose.
+/// An intended difference.
 pub struct Purpose {
-    /// For reports.
+    /// Name in reports.
     pub name: &'static str,
     /// Why we differ.
     pub reason: &'static str,
-    /// Whether the last of these packets is a case of it. From there on both sides may remember
-    /// different things, so the rest of the flow's packets is not compared.
-    pub applies: fn(&Flow, &[Judged]) -> bool,
+    /// Returns true if the last of these packets is a case of it. From there on the two sides may remember
+    /// different things, so the rest of the flow is not compared.
+    pub applies: fn(&Flow, &[ComparedPacket]) -> bool,
 }
 
-/// All of them.
+/// All intended differences.
 pub const PURPOSES: &[Purpose] = &[
     Purpose {
         name: "tcp checksum",
-        reason: "nf_conntrack calls a wrong TCP checksum INVALID; reading all of a packet to sum it up costs \
-                 more than the rest of the decision, and the receiver checks it",
+        reason: "nf_conntrack calls a packet with a wrong TCP checksum INVALID. We do not check it: summing up \
+                 the payload costs more than the rest of the decision, and the receiver checks it anyway",
         applies: |_, packets| last(packets, |packet| packet.is_tcp() && packet.segment.checksum_error != 0),
     },
     Purpose {
         name: "ip options",
-        reason: "inner IPv4 options and IPv6 extension headers are dropped: no device needs them, source routes \
-                 are an attack, and chains of headers a way past filters (RFC 7045, RFC 9098)",
+        reason: "We drop inner packets with IPv4 options or IPv6 extension headers: no device needs them, source \
+                 routes are an attack, and chains of headers evade filters (RFC 7045, RFC 9098)",
         applies: |_, packets| {
-            last(packets, |packet| packet.segment.aside == Aside::IpOptions && !packet.ours)
+            last(packets, |packet| packet.segment.deviation == Deviation::IpOptions && !packet.ours)
         },
     },
     Purpose {
         name: "ttl",
-        reason: "nf_conntrack tracks a packet that the router then drops for its TTL; with us a dropped packet \
-                 changes nothing",
+        reason: "nf_conntrack tracks a packet that the router then drops for its TTL. In our programs a dropped \
+                 packet changes no flow",
         applies: |_, packets| {
             last(packets, |packet| packet.segment.ttl <= 1 && !packet.kernel && !packet.ours)
         },
     },
     Purpose {
         name: "wrong tunnel",
-        reason: "nf_conntrack tracks a packet out of the wrong tunnel and the FORWARD chain drops it only then: \
-                 another customer could move the windows of a connection; with us it changes nothing",
+        reason: "nf_conntrack tracks a packet from the wrong tunnel before the FORWARD chain drops it, so another \
+                 customer could move a connection's windows. In our programs it changes no flow",
         applies: |flow, packets| {
-            last(packets, |packet| match packet.segment.aside {
-                Aside::Tunnel(other) => {
+            last(packets, |packet| match packet.segment.deviation {
+                Deviation::Tunnel(other) => {
                     packet.segment.direction == Direction::ToServer
                         && other != flow.tunnel
                         && !packet.kernel
@@ -72,29 +72,31 @@ pub const PURPOSES: &[Purpose] = &[
     },
     Purpose {
         name: "ipv6 fragment",
-        reason: "inner fragments are dropped, as ports are not in all of them; the kernel takes an IPv6 first \
-                 fragment of no multiple of 8 bytes for a whole packet (nf_ct_frag6_gather, EPROTO)",
+        reason: "We drop inner fragments, since only the first has ports. The kernel takes a first IPv6 fragment \
+                 for a whole packet if its length is not a multiple of 8 bytes (nf_ct_frag6_gather, EPROTO)",
         applies: |flow, packets| {
-            flow.is_v6() && last(packets, |packet| packet.segment.aside == Aside::Fragment && !packet.ours)
+            flow.is_v6()
+                && last(packets, |packet| packet.segment.deviation == Deviation::Fragment && !packet.ours)
         },
     },
     Purpose {
         name: "path mtu",
-        reason: "a message that a packet of a connection was too big passes, both ways: without it path-MTU \
-                 discovery fails (RFC 1191, RFC 8201); nf_conntrack calls it RELATED, which the original rules \
-                 do not let through",
+        reason: "We pass the ICMP message that a packet of a connection was too big, in both directions: without \
+                 it path-MTU discovery fails (RFC 1191, RFC 8201). nf_conntrack calls it RELATED, which the \
+                 original rules drop",
         applies: |_, packets| {
             last(packets, |packet| {
-                matches!(packet.segment.aside, Aside::TooBig(_)) && !packet.kernel && packet.ours
+                matches!(packet.segment.deviation, Deviation::TooBig(_)) && !packet.kernel && packet.ours
             })
         },
     },
     Purpose {
         name: "quota",
-        reason: "a customer may take so many flows, half-open flows and new flows a second; nf_conntrack has one \
-                 table for all, which one customer can fill",
+        reason: "We limit each customer's flows, half-open flows and new flows a second. nf_conntrack has one \
+                 table for all customers, which a single one can fill",
         applies: |flow, packets| {
-            let opens = |packet: &Judged| packet.segment.direction == Direction::ToServer && packet.is_tcp();
+            let opens =
+                |packet: &ComparedPacket| packet.segment.direction == Direction::ToServer && packet.is_tcp();
             flow.tunnel().customer == LIMITED
                 && last(packets, |packet| opens(packet) && packet.kernel && !packet.ours)
                 && !passed_before(packets)
@@ -102,26 +104,26 @@ pub const PURPOSES: &[Purpose] = &[
     },
     Purpose {
         name: "server reopens",
-        reason: "a server's SYN ends a TIME_WAIT connection in nf_conntrack (and is then dropped as NEW); with \
-                 us a server neither opens nor ends anything by a SYN",
+        reason: "In nf_conntrack a server's SYN ends a TIME_WAIT connection and is then dropped as NEW. In our \
+                 programs a server's SYN neither opens nor ends a connection",
         applies: |_, packets| last(packets, |packet| !packet.agrees()) && server_reopened(packets),
     },
 ];
 
-impl Judged {
-    /// Both sides did the same.
+impl ComparedPacket {
+    /// Returns true if both sides did the same.
     pub fn agrees(&self) -> bool {
         self.kernel == self.ours && !self.bytes_differ
     }
 
     fn is_tcp(&self) -> bool {
-        !matches!(self.segment.aside, Aside::Udp | Aside::Ping | Aside::TooBig(_))
+        !matches!(self.segment.deviation, Deviation::Udp | Deviation::Ping | Deviation::TooBig(_))
     }
 }
 
-/// The server sent a SYN after two FINs (nf_conntrack does not ask whose), which may have been in
-/// TIME_WAIT, and no new connection has begun on both sides since.
-fn server_reopened(packets: &[Judged]) -> bool {
+/// Returns true if the server sent a SYN after two FINs of any side (nf_conntrack does not ask whose), which
+/// may have been in TIME_WAIT, and no new connection has begun on both sides since.
+fn server_reopened(packets: &[ComparedPacket]) -> bool {
     let (mut fins, mut reopened, mut adopted) = (0, false, false);
     let mut opening = None;
     let Some((now, before)) = packets.split_last() else { return false };
@@ -131,19 +133,20 @@ fn server_reopened(packets: &[Judged]) -> bool {
             (Some(Kind::Syn), Direction::ToSite) if !packet.kernel => reopened |= fins > 1,
             (Some(Kind::Syn), Direction::ToServer) if packet.kernel => {
                 opening = (fins > 1).then_some(segment.seq.wrapping_add(1));
-                // Or it was ignored in LAST_ACK, and both FINs still count until a SYN-ACK answers.
+                // If the SYN was ignored in LAST_ACK, both FINs still count until a SYN-ACK answers it.
                 if reopened && !adopted {
                     reopened = false;
                 }
             }
-            // With tcp_loose the kernel takes up what it has just forgotten.
+            // With tcp_loose the kernel adopts the connection that it has just forgotten.
             _ if packet.kernel && reopened => adopted = true,
             (Some(Kind::SynAck), Direction::ToSite) if packet.kernel && opening == Some(segment.ack) => {
                 (fins, opening) = (0, None);
             }
             (Some(Kind::Fin), _) if packet.kernel => (fins, opening) = (fins + 1, None),
             _ if packet.kernel => opening = None,
-            // Out of the windows, but noted as the last segment, so the SYN is not (`nf_tcp_handle_invalid`).
+            // Outside the windows, but remembered as the last segment in the SYN's place
+            // (`nf_tcp_handle_invalid`).
             (Some(Kind::Fin | Kind::Rst), _) => opening = None,
             _ => {}
         }
@@ -151,9 +154,9 @@ fn server_reopened(packets: &[Judged]) -> bool {
     reopened
 }
 
-/// We let something of the last packet's connection through, and no RST since that may have ended it; and
-/// that packet is no SYN, which begins anew.
-fn passed_before(packets: &[Judged]) -> bool {
+/// Returns true if we passed packets of the last packet's connection, no RST among them ended it since, and
+/// the last packet is not a SYN, which would start a new connection.
+fn passed_before(packets: &[ComparedPacket]) -> bool {
     let Some((now, before)) = packets.split_last() else { return false };
     let mut passed = false;
     for packet in before.iter().filter(|packet| connection(packet) == connection(now) && packet.ours) {
@@ -162,24 +165,25 @@ fn passed_before(packets: &[Judged]) -> bool {
     passed && Kind::of(now.segment.tcp.flags) != Some(Kind::Syn)
 }
 
-/// Where a packet's addresses and ports are not its flow's.
-fn connection(packet: &Judged) -> Option<Aside> {
-    match packet.segment.aside {
-        Aside::DevicePort(_) | Aside::ServerPort(_) | Aside::Device(_) | Aside::Server(_) => {
-            Some(packet.segment.aside)
+/// Returns the deviation that puts a packet on another connection than its flow's.
+fn connection(packet: &ComparedPacket) -> Option<Deviation> {
+    match packet.segment.deviation {
+        Deviation::DevicePort(_) | Deviation::ServerPort(_) | Deviation::Device(_) | Deviation::Server(_) => {
+            Some(packet.segment.deviation)
         }
         _ => None,
     }
 }
 
-/// docs/differences.md.
+/// Returns the text of docs/differences.md.
 pub fn markdown() -> String {
     let mut text = String::from(
         "# Where we differ from nf_conntrack\n\n\
-         Verdicts are those of Linux nf_conntrack with `nf_conntrack_tcp_be_liberal=0` and the original iptables \
-         rules, packet by packet, but for these differences on purpose. `cargo xtask diff` compares both sides \
-         and knows this table, `tests/diff/src/purpose.rs`; `cargo xtask diff --differences` prints it.\n\n\
-         | what | why |\n|---|---|\n",
+         Packet by packet, our verdicts are those of Linux nf_conntrack with `nf_conntrack_tcp_be_liberal=0` and \
+         the original iptables rules, except for these intended differences. `cargo xtask diff` compares both \
+         sides and allows for this table, `tests/diff/src/purpose.rs`; `cargo xtask diff --differences` prints \
+         it.\n\n\
+         | difference | why |\n|---|---|\n",
     );
     for purpose in PURPOSES {
         text += &format!("| {} | {} |\n", purpose.name, purpose.reason);
@@ -187,7 +191,7 @@ pub fn markdown() -> String {
     text
 }
 
-fn last(packets: &[Judged], is: impl Fn(&Judged) -> bool) -> bool {
+fn last(packets: &[ComparedPacket], is: impl Fn(&ComparedPacket) -> bool) -> bool {
     packets.last().is_some_and(is)
 }
 
@@ -197,6 +201,6 @@ mod tests {
     fn the_docs_have_this_table() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/differences.md");
         let text = std::fs::read_to_string(path).expect(path);
-        assert!(text == super::markdown(), "write {path} anew: cargo xtask diff --differences > {path}");
+        assert!(text == super::markdown(), "outdated: run cargo xtask diff --differences > {path}");
     }
 }

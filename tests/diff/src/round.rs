@@ -1,45 +1,46 @@
-//! Many sequences at once through both sides, and the comparison.
+//! Rounds: many sequences at once through both sides, and their comparison.
 use anyhow::Result;
 use gateway_tests_kit::random::Random;
 
 use crate::{
     arena::{Arena, Pair},
     generate,
-    purpose::{Judged, PURPOSES},
+    purpose::{ComparedPacket, PURPOSES},
+    random::Random,
     segment::{Flow, Segment},
     side::BATCH,
 };
 
-/// A sequence that went through.
-pub struct Ran {
-    /// What generates it.
+/// A sequence and its verdicts.
+pub struct SequenceRun {
+    /// The seed that generates it.
     pub seed: u64,
     /// Its addresses.
     pub flow: Flow,
-    /// Its packets and what became of them, in order.
-    pub packets: Vec<Judged>,
+    /// Its packets with their verdicts, in order.
+    pub packets: Vec<ComparedPacket>,
 }
 
 /// How the two sides compare on one sequence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Comparison {
-    /// So many packets had the same verdict and bytes.
+    /// Packets with the same verdict and bytes.
     pub agreed: usize,
-    /// The difference after them.
+    /// The difference after those, if any.
     pub difference: Option<Difference>,
 }
 
 /// Why a comparison ends before the sequence does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Difference {
-    /// An entry of [`PURPOSES`].
+    /// An intended one: the index into [`PURPOSES`].
     OnPurpose(usize),
-    /// None of them.
+    /// Any other.
     Unexplained,
 }
 
-/// Runs sequences of these seeds, their packets mixed, until a batch is full; removes them.
-pub fn run(arena: &mut Arena, seeds: &mut Vec<u64>, random: &mut Random) -> Result<Vec<Ran>> {
+/// Takes seeds until a batch is full and runs their sequences, with their packets interleaved.
+pub fn run(arena: &mut Arena, seeds: &mut Vec<u64>, random: &mut Random) -> Result<Vec<SequenceRun>> {
     let mut sequences: Vec<(u64, Flow, Vec<Segment>)> = Vec::new();
     let mut packets = 0;
     while let Some(seed) = seeds.last().copied() {
@@ -50,31 +51,32 @@ pub fn run(arena: &mut Arena, seeds: &mut Vec<u64>, random: &mut Random) -> Resu
             break;
         }
         seeds.pop();
-        sequences.push((seed, arena.fresh(), sequence));
+        sequences.push((seed, arena.new_flow(), sequence));
     }
-    let order = mix(&sequences, random);
+    let order = interleave(&sequences, random);
     let batch: Vec<(Flow, &Segment)> =
         order.iter().map(|(which, at)| (sequences[*which].1, &sequences[*which].2[*at])).collect();
     let pairs = arena.exchange(&batch)?;
-    let mut judged: Vec<Vec<Judged>> = sequences.iter().map(|_| Vec::new()).collect();
+    let mut compared: Vec<Vec<ComparedPacket>> = sequences.iter().map(|_| Vec::new()).collect();
     for ((which, at), pair) in order.into_iter().zip(pairs) {
-        judged[which].push(judge(sequences[which].2[at].clone(), &pair));
+        compared[which].push(compare_packet(sequences[which].2[at].clone(), &pair));
     }
-    let ran = sequences.into_iter().zip(judged);
-    Ok(ran.map(|((seed, flow, _), packets)| Ran { seed, flow, packets }).collect())
+    let run = sequences.into_iter().zip(compared);
+    Ok(run.map(|((seed, flow, _), packets)| SequenceRun { seed, flow, packets }).collect())
 }
 
-/// Runs one sequence alone, on a flow of its own of this tunnel.
-pub fn alone(arena: &mut Arena, seed: u64, like: &Flow, segments: &[Segment]) -> Result<Ran> {
-    let flow = arena.fresh_like(like);
+/// Runs one sequence alone, on a new flow of the same tunnel and family as `like`.
+pub fn run_alone(arena: &mut Arena, seed: u64, like: &Flow, segments: &[Segment]) -> Result<SequenceRun> {
+    let flow = arena.new_flow_like(like);
     let batch: Vec<(Flow, &Segment)> = segments.iter().map(|segment| (flow, segment)).collect();
     let pairs = arena.exchange(&batch)?;
-    let packets = segments.iter().zip(pairs).map(|(segment, pair)| judge(segment.clone(), &pair)).collect();
-    Ok(Ran { seed, flow, packets })
+    let packets =
+        segments.iter().zip(pairs).map(|(segment, pair)| compare_packet(segment.clone(), &pair)).collect();
+    Ok(SequenceRun { seed, flow, packets })
 }
 
-/// Sequence and position of each packet, each sequence in order.
-fn mix(sequences: &[(u64, Flow, Vec<Segment>)], random: &mut Random) -> Vec<(usize, usize)> {
+/// Returns sequence and position of each packet in a random order that keeps each sequence's own.
+fn interleave(sequences: &[(u64, Flow, Vec<Segment>)], random: &mut Random) -> Vec<(usize, usize)> {
     const AT_ONCE: usize = 24;
     let mut waiting = (0..sequences.len()).filter(|which| !sequences[*which].2.is_empty());
     let mut open: Vec<(usize, usize)> = waiting.by_ref().take(AT_ONCE).map(|which| (which, 0)).collect();
@@ -91,16 +93,16 @@ fn mix(sequences: &[(u64, Flow, Vec<Segment>)], random: &mut Random) -> Vec<(usi
     order
 }
 
-fn judge(segment: Segment, pair: &Pair) -> Judged {
+fn compare_packet(segment: Segment, pair: &Pair) -> ComparedPacket {
     let bytes_differ = match (&pair.kernel, &pair.ours) {
         (Some(kernel), Some(ours)) => kernel != ours,
         _ => false,
     };
-    Judged { segment, kernel: pair.kernel.is_some(), ours: pair.ours.is_some(), bytes_differ }
+    ComparedPacket { segment, kernel: pair.kernel.is_some(), ours: pair.ours.is_some(), bytes_differ }
 }
 
-impl Ran {
-    /// Compares packet by packet up to the first difference.
+impl SequenceRun {
+    /// Compares the two sides packet by packet up to the first difference.
     pub fn compare(&self) -> Comparison {
         for (at, packet) in self.packets.iter().enumerate() {
             let so_far = &self.packets[..=at];

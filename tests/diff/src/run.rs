@@ -1,4 +1,4 @@
-//! The whole test: the seeds that ever failed, then as many packets as asked for.
+//! The whole differential test: first the seeds that ever failed, then new ones up to the wanted packets.
 use std::{
     collections::BTreeMap,
     fs,
@@ -24,34 +24,35 @@ use crate::{
     arena::{self, Arena, Families},
     finding, kernel_state,
     purpose::PURPOSES,
-    round::{self, Difference, Ran},
+    random::Random,
+    round::{self, Difference, SequenceRun},
     segment::{Flow, Segment},
     shrink::{shrink, shrink_while},
 };
 
-/// What to do.
+/// The options of a run.
 pub struct Options {
-    /// So many packets at least.
+    /// Least number of packets.
     pub packets: usize,
-    /// Where random numbers begin.
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// `nf_conntrack_tcp_loose`, and ours accordingly.
+    /// `nf_conntrack_tcp_loose`, and mid-stream adoption in our programs.
     pub loose: bool,
-    /// Of which families flows are.
+    /// The flows' address families.
     pub families: Families,
-    /// The file of seeds that ever failed.
+    /// File of the seeds that ever failed.
     pub seeds: PathBuf,
-    /// Where findings are also written to, a file for each.
+    /// Folder for findings, a file each, if they should be written.
     pub findings: Option<PathBuf>,
 }
 
-/// Of so many findings of one kind, the first is shown; and of so many kinds at most.
+/// Largest number of signatures reported; of each, the first finding is shown.
 const MOST_FINDINGS: usize = 40;
 
-/// A run of so many packets, which is two arenas, reaches everything.
+/// Packets from which on a run must reach every state and reason: two arenas.
 const LONG: usize = 2 * arena::PACKETS;
 
-/// Reasons that the kinds of packets generated here have, and in which families.
+/// Reasons for which generated packets are dropped, and the families in which a run must reach them.
 const REACHABLE: &[(Reason, Families)] = &[
     (Reason::InnerFragment, Families::Both),
     (Reason::InnerHasIpOptions, Families::Both),
@@ -75,7 +76,7 @@ const REACHABLE: &[(Reason, Families)] = &[
     (Reason::ReplyWithoutConnection, Families::Both),
 ];
 
-/// What came out.
+/// The results of a run.
 #[derive(Default)]
 struct Report {
     sequences: usize,
@@ -89,12 +90,13 @@ struct Report {
     unrepeatable: Vec<u64>,
     kernel_states: BTreeMap<String, usize>,
     our_states: BTreeMap<&'static str, usize>,
-    unlike_states: BTreeMap<String, Vec<u64>>,
+    mismatches: BTreeMap<String, Vec<u64>>,
     reasons: BTreeMap<&'static str, u64>,
     time: Duration,
 }
 
-/// Runs it and prints the report. True if nothing was unexplained.
+/// Runs the test and prints the report. Returns true if every difference was intended and a long run reached
+/// every state and reason.
 pub fn run(options: &Options) -> Result<bool> {
     test_run::prepare()?;
     test_run::supported()?;
@@ -102,7 +104,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut seeds = read_seeds(&options.seeds, options.loose)?;
     let kept = seeds.len();
     if options.families == Families::Both {
-        // Flows are of one family and the other in turn.
+        // The families alternate from flow to flow: run each seed in both.
         seeds = seeds.into_iter().flat_map(|seed| [seed; 2]).collect();
     }
     let mut random = Random::new(options.seed);
@@ -110,21 +112,21 @@ pub fn run(options: &Options) -> Result<bool> {
     let start = Instant::now();
     for number in 0.. {
         let mut arena = Arena::create(number, options.loose, options.families)?;
-        let mut finished: Vec<Ran> = Vec::new();
+        let mut finished: Vec<SequenceRun> = Vec::new();
         let end = (report.packets + arena::PACKETS).min(options.packets);
         while report.packets < end || !seeds.is_empty() {
             while seeds.len() < 256 {
                 seeds.push(random.any());
             }
-            for ran in round::run(&mut arena, &mut seeds, &mut random)? {
-                report.add(&mut arena, &ran, options)?;
-                finished.push(ran);
+            for run in round::run(&mut arena, &mut seeds, &mut random)? {
+                report.add(&mut arena, &run, options)?;
+                finished.push(run);
             }
             if report.packets >= end {
                 seeds.clear();
             }
         }
-        report.look_at_states(&arena, &finished)?;
+        report.add_arena(&arena, &finished)?;
         if report.packets >= options.packets {
             break;
         }
@@ -143,7 +145,7 @@ fn other(families: Families) -> Families {
     }
 }
 
-/// Where connections stand.
+/// The TCP states of all connections on both sides.
 struct States {
     kernel: kernel_state::States,
     ours: BTreeMap<FlowId, &'static str>,
@@ -161,8 +163,8 @@ impl States {
         Ok(Self { kernel: kernel_state::read(arena.kernel())?, ours })
     }
 
-    /// Both sides' states of a flow if they are not the same.
-    fn unlike(&self, flow: &Flow) -> Option<String> {
+    /// Returns both sides' states of a flow if they differ.
+    fn mismatch(&self, flow: &Flow) -> Option<String> {
         let kernel = self.kernel.get(&(flow.device, flow.port, flow.customer().1));
         let kernel = kernel.map_or("none".to_owned(), |state| state.to_lowercase().replace('_', "-"));
         let id = FlowId { customer: flow.tunnel().customer, device: flow.device, port: flow.port };
@@ -175,40 +177,44 @@ fn named<A: Kept>((key, flow): (FlowKey<A>, Tracked)) -> (FlowId, &'static str) 
     (flow_id(&key), State::from_number(flow.state()).map_or("none", State::name))
 }
 
-/// Agrees packet by packet, and stands elsewhere at the end.
-fn ends_unlike(arena: &mut Arena, like: &Ran, segments: &[Segment]) -> Result<Option<Ran>> {
-    let ran = round::alone(arena, like.seed, &like.flow, segments)?;
-    let agrees = ran.compare().difference.is_none();
-    let unlike = if agrees { States::read(arena)?.unlike(&ran.flow) } else { None };
-    Ok(unlike.filter(|unlike| !unlike.starts_with("kernel none, ours close")).map(|_| ran))
+/// Runs segments alone and returns them if the two sides agree on every packet but end in different states.
+fn ends_in_different_states(
+    arena: &mut Arena,
+    like: &SequenceRun,
+    segments: &[Segment],
+) -> Result<Option<SequenceRun>> {
+    let run = round::run_alone(arena, like.seed, &like.flow, segments)?;
+    let agrees = run.compare().difference.is_none();
+    let mismatch = if agrees { States::read(arena)?.mismatch(&run.flow) } else { None };
+    Ok(mismatch.filter(|states| !states.starts_with("kernel none, ours close")).map(|_| run))
 }
 
-/// Shrinks a sequence that ends in different states, and prints it.
+/// Shrinks a sequence that ends in different states and prints it.
 pub fn trace_states(seed: u64, loose: bool, families: Families) -> Result<()> {
     test_run::prepare()?;
     fs::create_dir_all("/run/netns")?;
     let mut arena = Arena::create(0, loose, families)?;
-    let flow = arena.fresh();
-    let ran = round::alone(&mut arena, seed, &flow, &super::generate::sequence(seed))?;
-    match shrink_while(&mut arena, &ran, ends_unlike)? {
-        Some(ran) => {
-            print!("{}", finding::trace(&ran)?);
-            println!("{}", States::read(&arena)?.unlike(&ran.flow).unwrap_or_default());
+    let flow = arena.new_flow();
+    let run = round::run_alone(&mut arena, seed, &flow, &super::generate::sequence(seed))?;
+    match shrink_while(&mut arena, &run, ends_in_different_states)? {
+        Some(run) => {
+            print!("{}", finding::trace(&run)?);
+            println!("{}", States::read(&arena)?.mismatch(&run.flow).unwrap_or_default());
         }
-        None => println!("it does not end unlike when run alone"),
+        None => println!("run alone, the sequence does not end in different states"),
     }
     Ok(())
 }
 
-/// Prints what becomes of one sequence, run alone.
+/// Runs one sequence alone and prints the verdicts and states of both sides.
 pub fn trace(seed: u64, loose: bool, families: Families) -> Result<()> {
     test_run::prepare()?;
     fs::create_dir_all("/run/netns")?;
     let mut arena = Arena::create(0, loose, families)?;
-    let flow = arena.fresh();
-    let ran = round::alone(&mut arena, seed, &flow, &super::generate::sequence(seed))?;
-    print!("{}", finding::trace(&ran)?);
-    println!("{:?}", ran.compare());
+    let flow = arena.new_flow();
+    let run = round::run_alone(&mut arena, seed, &flow, &super::generate::sequence(seed))?;
+    print!("{}", finding::trace(&run)?);
+    println!("{:?}", run.compare());
     for (connection, state) in kernel_state::read(arena.kernel())? {
         println!("kernel {connection:?} {state}");
     }
@@ -218,15 +224,15 @@ pub fn trace(seed: u64, loose: bool, families: Families) -> Result<()> {
     Ok(())
 }
 
-/// Lines `SEED loose 0|1`; `#` begins a comment.
+/// Reads a file of lines `SEED loose 0|1`; `#` begins a comment.
 fn read_seeds(path: &Path, loose: bool) -> Result<Vec<u64>> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or("").trim());
     let mut seeds = Vec::new();
     for line in lines.filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [seed, "loose", at] = words[..] else { bail!("{line:?} is not `SEED loose 0|1`") };
-        if at == if loose { "1" } else { "0" } {
+        let [seed, "loose", value] = words[..] else { bail!("{line:?} is not `SEED loose 0|1`") };
+        if value == if loose { "1" } else { "0" } {
             seeds.push(number(seed)?);
         }
     }
@@ -234,11 +240,11 @@ fn read_seeds(path: &Path, loose: bool) -> Result<Vec<u64>> {
 }
 
 impl Report {
-    fn add(&mut self, arena: &mut Arena, ran: &Ran, options: &Options) -> Result<()> {
-        let comparison = ran.compare();
+    fn add(&mut self, arena: &mut Arena, run: &SequenceRun, options: &Options) -> Result<()> {
+        let comparison = run.compare();
         self.sequences += 1;
-        self.packets += ran.packets.len();
-        let passed = ran.packets[..comparison.agreed].iter().filter(|packet| packet.ours).count();
+        self.packets += run.packets.len();
+        let passed = run.packets[..comparison.agreed].iter().filter(|packet| packet.ours).count();
         self.passed += passed;
         self.dropped += comparison.agreed - passed;
         match comparison.difference {
@@ -248,20 +254,24 @@ impl Report {
             }
             Some(Difference::Unexplained) => {
                 self.unexplained += 1;
-                self.find(arena, ran, options)?;
+                self.find(arena, run, options)?;
             }
         }
-        self.after += ran.packets.len() - comparison.agreed - 1;
+        self.after += run.packets.len() - comparison.agreed - 1;
         Ok(())
     }
 
-    fn find(&mut self, arena: &mut Arena, ran: &Ran, options: &Options) -> Result<()> {
+    fn find(&mut self, arena: &mut Arena, run: &SequenceRun, options: &Options) -> Result<()> {
         if self.findings.len() >= MOST_FINDINGS {
             return Ok(());
         }
-        let Some(shortest) = shrink(arena, ran)? else {
-            self.unrepeatable.push(ran.seed);
-            println!("Unexplained, but not alone: seed {:#018x}\n{}", ran.seed, finding::trace(ran)?);
+        let Some(shortest) = shrink(arena, run)? else {
+            self.unrepeatable.push(run.seed);
+            println!(
+                "Unexplained, but not when run alone: seed {:#018x}\n{}",
+                run.seed,
+                finding::trace(run)?
+            );
             return Ok(());
         };
         let signature = finding::signature(&shortest);
@@ -272,15 +282,15 @@ impl Report {
             println!("Unexplained: {text}");
             if let Some(directory) = &options.findings {
                 fs::create_dir_all(directory)?;
-                let name = format!("loose{}-{:016x}.txt", u8::from(options.loose), ran.seed);
+                let name = format!("loose{}-{:016x}.txt", u8::from(options.loose), run.seed);
                 fs::write(directory.join(name), text)?;
             }
         }
         Ok(())
     }
 
-    /// Where connections stand at the end, on both sides.
-    fn look_at_states(&mut self, arena: &Arena, finished: &[Ran]) -> Result<()> {
+    /// Adds the final states of an arena's connections on both sides, and its drop counters.
+    fn add_arena(&mut self, arena: &Arena, finished: &[SequenceRun]) -> Result<()> {
         let states = States::read(arena)?;
         for state in states.kernel.values() {
             *self.kernel_states.entry(state.clone()).or_default() += 1;
@@ -288,9 +298,9 @@ impl Report {
         for state in states.ours.values() {
             *self.our_states.entry(state).or_default() += 1;
         }
-        for ran in finished.iter().filter(|ran| ran.compare().difference.is_none()) {
-            if let Some(unlike) = states.unlike(&ran.flow) {
-                self.unlike_states.entry(unlike).or_default().push(ran.seed);
+        for run in finished.iter().filter(|run| run.compare().difference.is_none()) {
+            if let Some(mismatch) = states.mismatch(&run.flow) {
+                self.mismatches.entry(mismatch).or_default().push(run.seed);
             }
         }
         for customer in 0..=arena.maps().customer_limit() {
@@ -301,7 +311,7 @@ impl Report {
         Ok(())
     }
 
-    /// A long run that never reaches a state proves nothing about it.
+    /// Returns false if a long run has missed a state: then it proves nothing about that state.
     fn covers_states(&self, options: &Options) -> bool {
         let kernel =
             |state: &State| self.kernel_states.contains_key(&state.name().to_uppercase().replace('-', "_"));
@@ -309,12 +319,12 @@ impl Report {
         let missing: Vec<_> =
             State::ALL.iter().filter(|state| !reached(state)).map(|state| state.name()).collect();
         if !missing.is_empty() {
-            println!("states that not both sides ended in: {}", missing.join(", "));
+            println!("states not reached on both sides: {}", missing.join(", "));
         }
         missing.is_empty() || options.packets < LONG
     }
 
-    /// Nor about a reason.
+    /// Returns false if a long run has missed a reason.
     fn covers_reasons(&self, options: &Options) -> bool {
         let missing: Vec<_> = REACHABLE
             .iter()
@@ -323,7 +333,7 @@ impl Report {
             .filter(|name| !self.reasons.contains_key(name))
             .collect();
         if !missing.is_empty() {
-            println!("reasons that were never given: {}", missing.join(", "));
+            println!("reasons not reached: {}", missing.join(", "));
         }
         missing.is_empty() || options.packets < LONG
     }
@@ -331,7 +341,7 @@ impl Report {
     fn print(&self, options: &Options, kept: usize) {
         let agreed = self.passed + self.dropped;
         println!(
-            "seed {} loose {} families {:?}, kept seeds run first: {kept}",
+            "seed {} loose {} families {:?}, {kept} kept seeds run first",
             options.seed,
             u8::from(options.loose),
             options.families
@@ -346,14 +356,14 @@ impl Report {
         println!("{agreed} agree ({} passed, {} dropped)", self.passed, self.dropped);
         for purpose in PURPOSES {
             let times = self.purposes.get(purpose.name).copied().unwrap_or(0);
-            println!("{times} differ on purpose, {}: {}", purpose.name, purpose.reason);
+            println!("{times} intended differences, {}: {}", purpose.name, purpose.reason);
         }
-        println!("{} came after a difference in their flow and were not compared", self.after);
+        println!("{} not compared, after a difference in their flow", self.after);
         println!("states at the end, kernel: {:?}", self.kernel_states);
         println!("states at the end, ours:   {:?}", self.our_states);
-        for (unlike, seeds) in &self.unlike_states {
+        for (mismatch, seeds) in &self.mismatches {
             println!(
-                "{} sequences agree but end unlike, {unlike}; one has the seed {:#x}",
+                "{} sequences agree but end in different states, {mismatch}; one of their seeds is {:#x}",
                 seeds.len(),
                 seeds[0]
             );
@@ -366,7 +376,7 @@ impl Report {
             println!("unexplained {times} times: {signature}");
         }
         if !self.unrepeatable.is_empty() {
-            println!("unexplained, but not when run alone, seeds: {:#x?}", self.unrepeatable);
+            println!("unexplained, but not when run alone: seeds {:#x?}", self.unrepeatable);
         }
         println!("{} unexplained differences", self.unexplained);
     }

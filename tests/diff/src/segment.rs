@@ -1,4 +1,4 @@
-//! A packet of a sequence, and the flow that gives it addresses.
+//! A packet of a sequence, and the flow that gives it its addresses.
 use std::{
     fmt::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -12,70 +12,70 @@ use gateway_tests_kit::{
     world::{KnownTunnel, TUNNELS},
 };
 
-/// The port that servers offer.
+/// The servers' port.
 pub const SERVER_PORT: u16 = 80;
-/// Device ports of one flow; the others are for packets beside it.
+/// Device ports reserved for one flow; all but the first are for packets that deviate from it.
 pub const PORTS_PER_FLOW: u16 = 4;
 
 const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 const SERVER_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
 
-/// Offset of the TCP checksum in a frame, behind the IP header.
+/// Offset of the TCP checksum in a frame, less the length of the IP header.
 const CHECKSUM_OFFSET: usize = 14 + 16;
 
-/// Who talks to whom.
+/// The two ends of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow {
     /// Index into [`TUNNELS`].
     pub tunnel: usize,
-    /// The device, of either family.
+    /// The device's address, of either family.
     pub device: IpAddr,
-    /// Its port.
+    /// The device's port.
     pub port: u16,
 }
 
 /// One packet, without the addresses of its flow.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Segment {
-    /// Which way it goes.
+    /// The packet's direction.
     pub direction: Direction,
     /// Sequence number.
     pub seq: u32,
     /// Acknowledgment number.
     pub ack: u32,
-    /// The rest of TCP; ports and numbers are those of the flow and of the segment, whatever stands here.
+    /// The rest of TCP. Its ports and numbers are ignored in favour of the flow's and the segment's.
     pub tcp: Tcp,
-    /// What the checksum is wrong by.
+    /// Bits flipped in the checksum; 0 for a right one.
     pub checksum_error: u16,
     /// Time to live.
     pub ttl: u8,
-    /// Where it differs from its flow.
-    pub aside: Aside,
+    /// How it deviates from its flow.
+    pub deviation: Deviation,
 }
 
-/// A packet that is not quite its flow's.
+/// How a packet deviates from its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Aside {
-    /// It is.
-    No,
+pub enum Deviation {
+    /// Not at all.
+    None,
     /// Another port of the device.
     DevicePort(u16),
     /// Another port of the server.
     ServerPort(u16),
-    /// Out of another tunnel (an index).
+    /// From another tunnel (an index into [`TUNNELS`]).
     Tunnel(usize),
-    /// Another address instead of the device's; in IPv6 the one that answers to it.
+    /// Another address instead of the device's; in IPv6 the corresponding one.
     Device(Ipv4Addr),
-    /// Another address instead of the server's, likewise.
+    /// Another address instead of the server's; in IPv6 the corresponding one.
     Server(Ipv4Addr),
     /// UDP instead of TCP.
     Udp,
     /// An ICMP echo request.
     Ping,
-    /// A message that a packet was too big which came the other way on the flow, or on the connection of
-    /// a device's port that is so much higher.
+    /// An ICMP message that a packet in the other direction was too big, on the flow or on the connection of
+    /// a device port that is higher by this number.
     TooBig(u16),
-    /// A bad IPv4 header checksum; nothing in IPv6.
+    /// A wrong IPv4 header checksum; in IPv6 not at all.
     IpChecksum,
     /// IPv4 options, or an IPv6 extension header (destination options).
     IpOptions,
@@ -84,30 +84,30 @@ pub enum Aside {
 }
 
 impl Segment {
-    /// A segment as TCPs send them.
+    /// Returns a segment without anything special.
     pub fn new(direction: Direction, flags: u8, seq: u32, ack: u32) -> Self {
         let tcp = Tcp::new([0; 2], flags);
-        Self { direction, seq, ack, tcp, checksum_error: 0, ttl: 64, aside: Aside::No }
+        Self { direction, seq, ack, tcp, checksum_error: 0, ttl: 64, deviation: Deviation::None }
     }
 
-    /// What it takes of the sequence space.
+    /// Returns the sequence numbers that the segment occupies.
     pub fn space(&self) -> u32 {
         self.tcp.length as u32 + u32::from(self.tcp.flags & 1 != 0) + u32::from(self.tcp.flags & 2 != 0)
     }
 
-    /// Flags as letters.
+    /// Returns the flags as letters.
     pub fn flags(&self) -> String {
         tcp_flag_letters(self.tcp.flags)
     }
 }
 
 impl Flow {
-    /// The tunnel.
+    /// Returns the flow's tunnel.
     pub fn tunnel(&self) -> &'static KnownTunnel {
         &TUNNELS[self.tunnel]
     }
 
-    /// The customer's name and server.
+    /// Returns the customer's name and server.
     pub fn customer(&self) -> (&'static str, IpAddr) {
         let owner = self.tunnel().owner();
         let server = match (self.is_v6(), owner.server6) {
@@ -117,12 +117,12 @@ impl Flow {
         (owner.name, server)
     }
 
-    /// True if it is IPv6.
+    /// Returns true for an IPv6 flow.
     pub fn is_v6(&self) -> bool {
         self.device.is_ipv6()
     }
 
-    /// An address of the flow's family that answers to this one.
+    /// Returns the address of the flow's family that corresponds to `v4`.
     fn address(&self, v4: Ipv4Addr) -> IpAddr {
         let [a, b, c, d] = v4.octets().map(u16::from);
         match (self.is_v6(), a, b) {
@@ -133,36 +133,36 @@ impl Flow {
         }
     }
 
-    /// The described packet; its IPv4 identification, or IPv6 flow label, is `tag`.
+    /// Builds the packet of a segment, with `tag` as its IPv4 identification or IPv6 flow label.
     pub fn packet(&self, segment: &Segment, tag: u16) -> Result<Packet> {
         let mut device = (self.device, self.port);
         let mut server = (self.customer().1, SERVER_PORT);
         let mut tunnel = self.tunnel();
-        match segment.aside {
-            Aside::DevicePort(port) => device.1 = self.port + port,
-            Aside::ServerPort(port) => server.1 = port,
-            Aside::Tunnel(other) => tunnel = &TUNNELS[other],
-            Aside::Device(address) => device.0 = self.address(address),
-            // On a port of its own: with another flow's it would be that one's packet.
-            Aside::Server(address) => {
+        match segment.deviation {
+            Deviation::DevicePort(port) => device.1 = self.port + port,
+            Deviation::ServerPort(port) => server.1 = port,
+            Deviation::Tunnel(other) => tunnel = &TUNNELS[other],
+            Deviation::Device(address) => device.0 = self.address(address),
+            // On a port of its own: on another port it could be a packet of another flow.
+            Deviation::Server(address) => {
                 (server.0, device.1) = (self.address(address), self.port + PORTS_PER_FLOW - 1);
             }
             _ => {}
         }
         let [a, b, c, d] = tunnel.inbound_spi.to_be_bytes();
         let (source, destination, mac) = match segment.direction {
-            // As `internet_xdp` leaves ESP's source address: 02:00:SPI.
+            // The source MAC as `internet_xdp` rewrites it for ESP: 02:00:SPI.
             Direction::ToServer => (device, server, [0x02, 0, a, b, c, d]),
             Direction::ToSite => (server, device, SERVER_MAC),
         };
         let ports = [source.1, destination.1];
-        let transport = match segment.aside {
-            Aside::Udp => Transport::Udp(Udp { ports, udp_length: None, head: Vec::new(), length: 8 }),
-            Aside::Ping => {
+        let transport = match segment.deviation {
+            Deviation::Udp => Transport::Udp(Udp { ports, udp_length: None, head: Vec::new(), length: 8 }),
+            Deviation::Ping => {
                 let kind = if self.is_v6() { 128 } else { 8 };
                 Transport::Icmp { kind, code: 0, about: None, length: 8 }
             }
-            Aside::TooBig(port) => {
+            Deviation::TooBig(port) => {
                 let (kind, code) = if self.is_v6() { (2, 0) } else { (3, 4) };
                 let device = (device.0, device.1 + port);
                 let about = match segment.direction {
@@ -179,8 +179,8 @@ impl Flow {
             }),
         };
         let mut ip = Ip::new(source.0, destination.0);
-        (ip.ttl, ip.id, ip.mf) = (segment.ttl, tag, segment.aside == Aside::Fragment);
-        if segment.aside == Aside::IpOptions {
+        (ip.ttl, ip.id, ip.mf) = (segment.ttl, tag, segment.deviation == Deviation::Fragment);
+        if segment.deviation == Deviation::IpOptions {
             match self.is_v6() {
                 false => ip.options = vec![1, 1, 1, 0],
                 true => ip.extension = Some(60),
@@ -189,9 +189,13 @@ impl Flow {
         let ethernet = Ethernet::new(mac, GATEWAY_MAC);
         let network = Network::Ip(ip, transport);
         let mut packet = Packet { ethernet, network, patches: Vec::new(), cut: None };
-        let wrong = match segment.aside {
-            Aside::IpChecksum => (!self.is_v6()).then_some((24, 1)),
-            Aside::Udp | Aside::Ping | Aside::TooBig(_) | Aside::IpOptions | Aside::Fragment => None,
+        let wrong = match segment.deviation {
+            Deviation::IpChecksum => (!self.is_v6()).then_some((24, 1)),
+            Deviation::Udp
+            | Deviation::Ping
+            | Deviation::TooBig(_)
+            | Deviation::IpOptions
+            | Deviation::Fragment => None,
             _ => {
                 let at = CHECKSUM_OFFSET + if self.is_v6() { 40 } else { 20 };
                 (segment.checksum_error != 0).then_some((at, segment.checksum_error))
@@ -206,7 +210,7 @@ impl Flow {
         Ok(packet)
     }
 
-    /// The packet in the packet language.
+    /// Returns the packet of a segment in the packet language.
     pub fn line(&self, segment: &Segment) -> Result<String> {
         let packet = self.packet(segment, 0x1234)?;
         let mut line = String::new();

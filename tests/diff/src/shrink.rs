@@ -1,51 +1,51 @@
-//! The shortest sequence that still differs.
+//! Shrinks a sequence to the shortest that still differs.
 use anyhow::Result;
 use gateway_common::packet::flag;
 
 use super::{
     arena::Arena,
-    round::{Difference, Ran, alone},
-    segment::{Aside, Segment},
+    round::{Difference, SequenceRun, run_alone},
+    segment::{Deviation, Segment},
 };
 
-/// Leaves out packets, then what is special about them, as long as both sides still differ without
-/// explanation on the last packet. None if they agree when the sequence runs alone.
-pub fn shrink(arena: &mut Arena, ran: &Ran) -> Result<Option<Ran>> {
-    shrink_while(arena, ran, differing)
+/// Leaves out packets, then simplifies the rest, as long as the two sides still show an unexplained
+/// difference on the last packet. Returns `None` if they agree when the sequence runs alone.
+pub fn shrink(arena: &mut Arena, run: &SequenceRun) -> Result<Option<SequenceRun>> {
+    shrink_while(arena, run, differing)
 }
 
-/// Whether a sequence, run alone, still shows what is looked for; and how it ran.
-type Shows = fn(&mut Arena, &Ran, &[Segment]) -> Result<Option<Ran>>;
+/// Runs a sequence alone and returns it if it still shows the wanted effect.
+type Shows = fn(&mut Arena, &SequenceRun, &[Segment]) -> Result<Option<SequenceRun>>;
 
-/// The shortest sequence that `shows` something.
-pub fn shrink_while(arena: &mut Arena, ran: &Ran, shows: Shows) -> Result<Option<Ran>> {
-    let Some(mut best) = shows(arena, ran, &segments(ran))? else { return Ok(None) };
+/// Returns the shortest sequence for which `shows` returns one.
+pub fn shrink_while(arena: &mut Arena, run: &SequenceRun, shows: Shows) -> Result<Option<SequenceRun>> {
+    let Some(mut best) = shows(arena, run, &segments(run))? else { return Ok(None) };
     loop {
         let before = best.packets.len();
         best = without_parts(arena, best, shows)?;
-        best = plainer(arena, best, shows)?;
+        best = simplified(arena, best, shows)?;
         if best.packets.len() == before {
             return Ok(Some(best));
         }
     }
 }
 
-fn differing(arena: &mut Arena, like: &Ran, segments: &[Segment]) -> Result<Option<Ran>> {
-    let mut ran = alone(arena, like.seed, &like.flow, segments)?;
-    let comparison = ran.compare();
+fn differing(arena: &mut Arena, like: &SequenceRun, segments: &[Segment]) -> Result<Option<SequenceRun>> {
+    let mut run = run_alone(arena, like.seed, &like.flow, segments)?;
+    let comparison = run.compare();
     if comparison.difference != Some(Difference::Unexplained) {
         return Ok(None);
     }
-    ran.packets.truncate(comparison.agreed + 1);
-    Ok(Some(ran))
+    run.packets.truncate(comparison.agreed + 1);
+    Ok(Some(run))
 }
 
-fn segments(ran: &Ran) -> Vec<Segment> {
-    ran.packets.iter().map(|packet| packet.segment.clone()).collect()
+fn segments(run: &SequenceRun) -> Vec<Segment> {
+    run.packets.iter().map(|packet| packet.segment.clone()).collect()
 }
 
-/// Delta debugging (Zeller, Hildebrandt 2002), by leaving out.
-fn without_parts(arena: &mut Arena, mut best: Ran, shows: Shows) -> Result<Ran> {
+/// Leaves out packets by delta debugging (Zeller, Hildebrandt 2002).
+fn without_parts(arena: &mut Arena, mut best: SequenceRun, shows: Shows) -> Result<SequenceRun> {
     let mut part = best.packets.len().div_ceil(2);
     while part > 0 {
         let mut at = 0;
@@ -53,7 +53,7 @@ fn without_parts(arena: &mut Arena, mut best: Ran, shows: Shows) -> Result<Ran> 
             let mut fewer = segments(&best);
             fewer.drain(at..(at + part).min(fewer.len()));
             match shows(arena, &best, &fewer)? {
-                Some(ran) => best = ran,
+                Some(run) => best = run,
                 None => at += part,
             }
         }
@@ -62,9 +62,10 @@ fn without_parts(arena: &mut Arena, mut best: Ran, shows: Shows) -> Result<Ran> 
     Ok(best)
 }
 
-fn plainer(arena: &mut Arena, mut best: Ran, shows: Shows) -> Result<Ran> {
+/// Simplifies single packets.
+fn simplified(arena: &mut Arena, mut best: SequenceRun, shows: Shows) -> Result<SequenceRun> {
     const CHANGES: [fn(&mut Segment); 8] = [
-        |segment| segment.aside = Aside::No,
+        |segment| segment.deviation = Deviation::None,
         |segment| segment.tcp.options.clear(),
         |segment| segment.tcp.data_offset = None,
         |segment| segment.tcp.window = 64240,
@@ -82,20 +83,20 @@ fn plainer(arena: &mut Arena, mut best: Ran, shows: Shows) -> Result<Ran> {
             let before = segment.clone();
             change(segment);
             if *segment != before
-                && let Some(ran) = shows(arena, &best, &changed)?
+                && let Some(run) = shows(arena, &best, &changed)?
             {
-                best = ran;
+                best = run;
             }
         }
     }
     let plain = renumbered(&segments(&best));
-    if let Some(ran) = shows(arena, &best, &plain)? {
-        best = ran;
+    if let Some(run) = shows(arena, &best, &plain)? {
+        best = run;
     }
     Ok(best)
 }
 
-/// Initial sequence numbers 1000 and 5000, all others as far from them as before.
+/// Shifts all numbers so that the initial sequence numbers are 1000 and 5000.
 fn renumbered(segments: &[Segment]) -> Vec<Segment> {
     let mut segments = segments.to_vec();
     let first = |direction: usize| segments.iter().find(|s| s.direction as usize == direction).map(|s| s.seq);

@@ -1,5 +1,5 @@
-//! One side of the comparison: a gateway in a namespace between two veths, and the sockets at their
-//! far ends that packets are put into and taken out of.
+//! One side of the comparison: a gateway in a namespace between two veths, and packet sockets at their far
+//! ends.
 use std::{
     collections::BTreeSet,
     io::ErrorKind,
@@ -27,24 +27,24 @@ use nix::{
 
 use super::segment::Flow;
 
-/// The far ends of all veths.
+/// Namespace of the far ends of all veths.
 pub const WIRE: &str = "wire";
-/// How many packets may be under way between two calls of [`Side::collect`]: their IPv4
-/// identification or IPv6 flow label tells them apart.
+/// Packets sent between two calls of [`Side::collect`] at most: the tag, their IPv4 identification or IPv6
+/// flow label, tells them apart.
 pub const BATCH: usize = 4096;
-/// The tag of the packet that ends a batch.
+/// Tag of the packet that ends a batch.
 const SENTINEL: u16 = u16::MAX;
-/// A gateway's addresses on both sides.
+/// A gateway's addresses on the internet and on the LAN.
 const GATEWAY: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 1)),
     IpAddr::V4(Ipv4Addr::new(10, 200, 0, 1)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 1)),
 ];
-/// How long a packet may take through a namespace.
+/// Longest time of a packet through a namespace.
 const PATIENCE_SECONDS: i64 = 5;
 
-/// A gateway.
+/// A gateway and the sockets around it.
 pub struct Side {
     gateway: Namespace,
     internet: OwnedFd,
@@ -52,11 +52,11 @@ pub struct Side {
     sentinel: Vec<u8>,
 }
 
-/// What came out, by tag: the IP packet.
-pub type Arrived = Vec<Option<Vec<u8>>>;
+/// The IP packets that came out, by tag.
+pub type Received = Vec<Option<Vec<u8>>>;
 
 impl Side {
-    /// Makes the namespace, with routes and neighbours, and nothing that filters.
+    /// Creates the namespace, with routes and neighbours, but without a filter.
     pub fn create(name: &str, wire: &Namespace, sentinel: &Flow) -> Result<Self> {
         let gateway = Namespace::create(name, true)?;
         for (key, value) in [
@@ -81,12 +81,12 @@ impl Side {
         })
     }
 
-    /// Its namespace.
+    /// The gateway's namespace.
     pub fn gateway(&self) -> &Namespace {
         &self.gateway
     }
 
-    /// Puts a frame on the wire to it.
+    /// Sends a frame to the gateway.
     pub fn send(&self, direction: Direction, frame: &[u8]) -> Result<()> {
         let socket = match direction {
             Direction::ToServer => &self.internet,
@@ -97,27 +97,27 @@ impl Side {
         Ok(())
     }
 
-    /// What came out since the last call, of packets with tags below `count`. The kernel's queues
-    /// are first in, first out on one CPU: once the sentinel is here, so is all that will come.
-    pub fn collect(&self, count: usize) -> Result<Arrived> {
-        let mut arrived = vec![None; count];
+    /// Returns the packets with tags below `count` that came out since the last call. The kernel's queues are
+    /// first in, first out on one CPU: once the sentinel has arrived, so has every other packet.
+    pub fn collect(&self, count: usize) -> Result<Received> {
+        let mut received = vec![None; count];
         self.send(Direction::ToServer, &self.sentinel)?;
         let mut buffer = [0u8; 2048];
         loop {
             match receive(&self.lan, &mut buffer, MsgFlags::empty())? {
                 Some(frame) if tag(frame) == Some(SENTINEL) => break,
-                Some(frame) => file(frame, &mut arrived)?,
-                None => bail!("the packet that ends a batch did not come through {}", self.gateway.name()),
+                Some(frame) => store(frame, &mut received)?,
+                None => bail!("the sentinel that ends a batch did not pass {}", self.gateway.name()),
             }
         }
         while let Some(frame) = receive(&self.internet, &mut buffer, MsgFlags::MSG_DONTWAIT)? {
-            file(frame, &mut arrived)?;
+            store(frame, &mut received)?;
         }
-        Ok(arrived)
+        Ok(received)
     }
 }
 
-/// None once nothing came for a while, or at once with MSG_DONTWAIT.
+/// Receives a frame. Returns `None` after the socket's timeout, or at once with MSG_DONTWAIT.
 fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: MsgFlags) -> Result<Option<&'a [u8]>> {
     match recv(socket.as_raw_fd(), buffer, flags) {
         Ok(length) => Ok(Some(&buffer[..length])),
@@ -127,8 +127,8 @@ fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: MsgFlags) -> Resul
     }
 }
 
-/// IPv4 identification or IPv6 flow label, but of what the gateway itself says (ICMP errors, ARP,
-/// neighbour discovery).
+/// Returns a frame's tag, its IPv4 identification or IPv6 flow label. `None` for the gateway's own packets:
+/// ICMP errors, ARP, neighbour discovery.
 fn tag(frame: &[u8]) -> Option<u16> {
     let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
     let own = |source: IpAddr| source.is_multicast() || GATEWAY.contains(&source);
@@ -146,10 +146,11 @@ fn tag(frame: &[u8]) -> Option<u16> {
     }
 }
 
-fn file(frame: &[u8], arrived: &mut Arrived) -> Result<()> {
+/// Stores a frame's packet at its tag.
+fn store(frame: &[u8], received: &mut Received) -> Result<()> {
     let Some(tag) = tag(frame) else { return Ok(()) };
-    let place = arrived.get_mut(usize::from(tag)).with_context(|| format!("nobody sent packet {tag}"))?;
-    ensure!(place.is_none(), "packet {tag} came twice");
+    let place = received.get_mut(usize::from(tag)).with_context(|| format!("nobody sent packet {tag}"))?;
+    ensure!(place.is_none(), "packet {tag} arrived twice");
     *place = Some(frame[14..].to_vec());
     Ok(())
 }
@@ -160,7 +161,7 @@ fn socket(wire: &Namespace, interface: &str) -> Result<OwnedFd> {
     setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(PATIENCE_SECONDS))?;
     let on: libc::c_int = 1;
-    // SAFETY: the option's value is an int, whose size is given.
+    // SAFETY: the option's value is an int, and its size is passed along.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -177,7 +178,7 @@ fn socket(wire: &Namespace, interface: &str) -> Result<OwnedFd> {
     }
 }
 
-/// Lines for `ip -batch`: the sites behind a router on the internet interface, the servers on the LAN.
+/// Returns the lines for `ip -batch`: the sites behind a router on the internet, the servers on the LAN.
 fn set_up(name: &str, wire: &str) -> String {
     const ROUTERS: [&str; 2] = ["203.0.113.254", "2001:db8:113::fe"];
     let mut lines = String::new();

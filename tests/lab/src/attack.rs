@@ -1,4 +1,4 @@
-//! What an attack is, and how it is judged: by what arrived, and by what the gateway counted.
+//! Attacks, judged by the packets that arrived and by the drops that the gateway counted.
 use std::fmt;
 
 use anyhow::{Context, Result};
@@ -9,27 +9,27 @@ use crate::{
     lab::Lab,
 };
 
-/// Something that must not work.
+/// An attempt that the gateway must refuse.
 #[derive(Debug)]
 pub struct Attack {
     /// The test's name.
     pub name: &'static str,
-    /// For a person.
-    pub what: &'static str,
+    /// Title in the report: who tries what.
+    pub title: &'static str,
     /// How it must end.
     pub expected: Expected,
-    /// Does it, and leaves the lab as it found it.
+    /// Runs the attack and leaves the lab as it was before.
     pub run: fn(&Lab) -> Result<Seen>,
 }
 
 /// How an attack must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
-    /// The gateway drops every packet and counts it under this customer (`-`: none is known).
+    /// The gateway drops every packet and counts it.
     Dropped {
-        /// Whose counter.
+        /// The customer whose counter goes up; `-` if the packet belongs to none.
         customer: &'static str,
-        /// Why.
+        /// The reason counted.
         reason: Reason,
     },
     /// The gateway's kernel drops every packet and counts it in xfrm_stat.
@@ -41,40 +41,40 @@ pub enum Expected {
     NoTunnel,
 }
 
-/// What an attack saw of itself.
+/// The observations of an attack.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Packets (or tunnel initiations) sent.
     pub sent: u64,
-    /// How many of them must have been counted as dropped: all, unless some were rightly let through.
-    pub dropped: AtLeast,
-    /// Whatever arrived where it should not.
+    /// How many of the packets must be counted as dropped.
+    pub dropped: DropCount,
+    /// Descriptions of packets that arrived where they must not.
     pub leaks: Vec<String>,
 }
 
-/// How strictly a count is compared.
+/// How many of the packets sent must be counted as dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum AtLeast {
+pub enum DropCount {
     /// Exactly as many as were sent.
     #[default]
     All,
-    /// One or more: real traffic was going on.
-    One,
+    /// One or more: the gateway rightly passed some before the tunnel went down.
+    AtLeastOne,
 }
 
-/// The judgement.
+/// The result of an attack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// Whether it ended as expected.
+    /// True if the attack ended as expected.
     pub held: bool,
-    /// What was seen, in a line.
+    /// Packets sent, dropped and leaked, in one line.
     pub seen: String,
-    /// What went wrong, line by line.
+    /// The leaks, one a line.
     pub details: Vec<String>,
 }
 
-/// Runs an attack and judges it: nothing leaked, and the counters that changed are exactly the
-/// expected one, by exactly what was sent. `drops` are the gateway's counters before, and after.
+/// Runs an attack and judges it: it holds if nothing leaked and no counter changed but the expected one,
+/// by the number of packets sent. `drops` holds the gateway's counters before the call, and is updated.
 pub fn judge(attack: &Attack, lab: &Lab, drops: &mut Drops) -> Result<Outcome> {
     let kernel_before = xfrm_stat(&lab.topology.gateway)?;
     let seen = (attack.run)(lab).with_context(|| format!("attack {}", attack.name))?;
@@ -82,38 +82,37 @@ pub fn judge(attack: &Attack, lab: &Lab, drops: &mut Drops) -> Result<Outcome> {
     let counted = increase(drops, &after);
     *drops = after;
     let kernel = increase(&kernel_before, &xfrm_stat(&lab.topology.gateway)?);
-    let kernel_counted = match attack.expected {
+    let refused = match attack.expected {
+        Expected::Dropped { customer, reason } => {
+            counted.get(&(customer.to_owned(), reason.name().to_owned())).copied().unwrap_or_default()
+        }
         Expected::DroppedByKernel { counter } => kernel.get(counter).copied().unwrap_or_default(),
-        Expected::Dropped { .. } | Expected::NoTunnel => 0,
+        Expected::NoTunnel => 0,
     };
 
     let count_is_right = match attack.expected {
-        Expected::Dropped { customer, reason } => {
-            let count =
-                counted.get(&(customer.to_owned(), reason.name().to_owned())).copied().unwrap_or_default();
-            match seen.dropped {
-                AtLeast::All => count == seen.sent && counted.len() == 1,
-                AtLeast::One => count >= 1 && counted.keys().all(|(owner, _)| owner == customer),
-            }
-        }
-        Expected::DroppedByKernel { .. } => kernel_counted == seen.sent && counted.is_empty(),
+        Expected::Dropped { customer, .. } => match seen.dropped {
+            DropCount::All => refused == seen.sent && counted.len() == 1,
+            DropCount::AtLeastOne => refused >= 1 && counted.keys().all(|(owner, _)| owner == customer),
+        },
+        Expected::DroppedByKernel { .. } => refused == seen.sent && counted.is_empty(),
         Expected::NoTunnel => counted.is_empty(),
     };
-    let shown = match attack.expected {
-        Expected::DroppedByKernel { counter } => format!("{counter} +{kernel_counted}"),
-        Expected::NoTunnel if seen.leaks.is_empty() => "authentication failed".to_owned(),
-        _ => show(&counted),
+    let held = count_is_right && seen.leaks.is_empty();
+    let line = match attack.expected {
+        Expected::NoTunnel if held => "authentication failed".to_owned(),
+        _ if held => format!("{} sent, {refused} dropped, none leaked", seen.sent),
+        Expected::DroppedByKernel { counter } => {
+            format!(
+                "{} sent, {} leaked; {counter} +{refused}, {}",
+                seen.sent,
+                seen.leaks.len(),
+                show(&counted)
+            )
+        }
+        _ => format!("{} sent, {} leaked; {}", seen.sent, seen.leaks.len(), show(&counted)),
     };
-    let leaked = if seen.leaks.is_empty() {
-        "none arrived".to_owned()
-    } else {
-        format!("{} leaked", seen.leaks.len())
-    };
-    Ok(Outcome {
-        held: count_is_right && seen.leaks.is_empty(),
-        seen: format!("{} sent, {leaked}, {shown}", seen.sent),
-        details: seen.leaks,
-    })
+    Ok(Outcome { held, seen: line, details: seen.leaks })
 }
 
 impl fmt::Display for Expected {
@@ -128,7 +127,7 @@ impl fmt::Display for Expected {
 
 fn show(counted: &Drops) -> String {
     if counted.is_empty() {
-        return "nothing counted".to_owned();
+        return "no drop counted".to_owned();
     }
     let parts: Vec<_> =
         counted.iter().map(|((customer, reason), count)| format!("{reason} ({customer}) +{count}")).collect();

@@ -1,4 +1,4 @@
-//! What really was on a wire: a packet socket and a thread that keeps what it sees.
+//! Captures of a link's traffic: a packet socket and a thread that collects frames.
 use std::{
     mem,
     net::IpAddr,
@@ -25,9 +25,9 @@ use nix::{
 
 use crate::frame::{Packet, tcp_as_captured};
 
-/// How long the reader sleeps in a read, so how soon it notices that it shall stop.
+/// Read timeout of the reader: how soon it notices a stop.
 const POLL: TimeVal = TimeVal::new(0, 20_000);
-/// Room for a burst while the reader is not scheduled.
+/// Receive buffer, large enough for a burst while the reader is not scheduled.
 const BUFFER_BYTES: usize = 64 << 20;
 const UDP: u8 = 17;
 const ESP: u8 = 50;
@@ -37,10 +37,10 @@ const ETHERNET_BYTES: usize = 14;
 const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
 
-/// A capture that is running. Dropping it stops it.
+/// A running capture. Dropping it stops it.
 #[derive(Debug)]
 pub struct Capture {
-    /// Where, for messages: `gwlab-acme-server eth0`.
+    /// Namespace and interface, for messages: `gwlab-acme-server eth0`.
     pub place: String,
     seen: Arc<Mutex<Vec<Frame>>>,
     stop: Arc<AtomicBool>,
@@ -50,13 +50,13 @@ pub struct Capture {
 /// One frame, from the Ethernet header on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// Whether this end of the link sent it.
+    /// True if this end of the link sent it.
     pub outgoing: bool,
-    /// All its bytes; segments that offloading merged are one frame.
+    /// All bytes; segments merged by offloading are one frame.
     pub bytes: Vec<u8>,
 }
 
-/// The parts of a TCP segment that the lab looks at.
+/// The parts of a TCP segment that the lab needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
     /// The IPv4 header's identification, 0 in IPv6.
@@ -72,7 +72,7 @@ pub struct Segment {
 }
 
 impl Capture {
-    /// Starts capturing on an interface; what is sent after this call returns is seen.
+    /// Starts capturing on an interface. Every frame sent after this call returns is captured.
     pub fn start(namespace: &Namespace, interface: &str) -> Result<Self> {
         let socket = packet_socket(namespace, interface)?;
         setsockopt(&socket, ReceiveTimeout, &POLL)?;
@@ -86,19 +86,20 @@ impl Capture {
         Ok(Self { place: format!("{} {interface}", namespace.name()), seen, stop, reader: Some(reader) })
     }
 
-    /// What was seen so far.
+    /// The frames captured so far.
     pub fn frames(&self) -> Vec<Frame> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for a frame that `pick` makes something of.
+    /// Waits for a frame from which `pick` returns a value. `what` names the frame in errors.
     pub fn wait_for<T>(&self, what: &str, pick: impl Fn(&Frame) -> Option<T>) -> Result<T> {
         wait_for(&format!("{what} on {}", self.place), Duration::from_secs(5), || {
             Ok(self.frames().iter().find_map(&pick))
         })
     }
 
-    /// Reads what is still queued, stops, and returns all that was seen. Fails if any was lost.
+    /// Stops after reading the queued frames and returns all frames captured. Fails if the kernel dropped
+    /// any.
     pub fn stop(mut self) -> Result<Vec<Frame>> {
         self.stop.store(true, Ordering::Relaxed);
         let reader = self.reader.take().context("already stopped")?;
@@ -114,17 +115,17 @@ impl Drop for Capture {
 }
 
 impl Frame {
-    /// Whether it is ARP.
+    /// Returns true if the frame is ARP.
     pub fn is_arp(&self) -> bool {
         self.bytes.get(12..14) == Some(&[0x08, 0x06])
     }
 
-    /// The protocol number of an IPv4 packet, or an IPv6 packet's next header.
+    /// Returns the protocol number of an IPv4 packet or the next header of an IPv6 packet.
     pub fn ip_protocol(&self) -> Option<u8> {
         self.bytes.get(if self.is_ipv4()? { 23 } else { 20 }).copied()
     }
 
-    /// Source and destination of an IP packet.
+    /// Returns source and destination of an IP packet.
     pub fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
         let v4 = |at| Some(IpAddr::from(self.array::<4>(at)?));
         let v6 = |at| Some(IpAddr::from(self.array::<16>(at)?));
@@ -134,17 +135,17 @@ impl Frame {
         }
     }
 
-    /// So many bytes, from this one on.
+    /// Returns `N` bytes from offset `at` on.
     pub fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.bytes.get(at..at + N)?.try_into().ok()
     }
 
-    /// What follows the IP header, as far as it was seen: IPv4 options and extension headers included.
+    /// Returns the bytes after the fixed IP header, including IPv4 options and extension headers.
     pub fn payload(&self) -> Option<&[u8]> {
         self.bytes.get(ETHERNET_BYTES + if self.is_ipv4()? { IPV4_BYTES } else { IPV6_BYTES }..)
     }
 
-    /// None if it is neither IPv4 nor IPv6.
+    /// Returns `None` if the frame is neither IPv4 nor IPv6.
     fn is_ipv4(&self) -> Option<bool> {
         match self.bytes.get(12..14)? {
             [0x08, 0x00] => Some(true),
@@ -153,7 +154,7 @@ impl Frame {
         }
     }
 
-    /// The segment, if it is one of TCP.
+    /// Returns the TCP segment, if the frame is one.
     pub fn segment(&self) -> Option<Segment> {
         let packet = SlicedPacket::from_ethernet(&self.bytes).ok()?;
         let Some(TransportSlice::Tcp(tcp)) = packet.transport else { return None };
@@ -171,9 +172,9 @@ impl Frame {
         })
     }
 
-    /// Whether it is what neighbours on a link say to each other: ARP, neighbour discovery but for
-    /// redirects (RFC 4861, with a hop limit of 255), multicast listener messages (RFC 3810, with one of 1).
-    pub fn is_of_link(&self) -> bool {
+    /// Returns true for a link's own traffic: ARP, neighbour discovery except redirects (RFC 4861, hop limit
+    /// 255), multicast listener messages (RFC 3810, hop limit 1).
+    pub fn is_link_control(&self) -> bool {
         let kind = |at: usize| self.payload().and_then(|payload| payload.get(at)).copied();
         let hop_limit = self.bytes.get(21).copied();
         self.is_arp()
@@ -187,12 +188,12 @@ impl Frame {
             }
     }
 
-    /// Whether the gateway may send it into the internet: what is said on a link, ESP, IKE, and both in
+    /// Returns true if the gateway may send the frame to the internet: link control, ESP, IKE, and both in
     /// UDP 4500.
-    pub fn is_of_link_or_ipsec(&self) -> bool {
+    pub fn is_link_control_or_ipsec(&self) -> bool {
         let ports = self.payload().unwrap_or_default();
         let ike = [[1, 0xf4], [0x11, 0x94]];
-        self.is_of_link()
+        self.is_link_control()
             || match self.ip_protocol() {
                 Some(ESP) => true,
                 Some(UDP) => ike.iter().any(|port| ports.starts_with(port)),
@@ -200,12 +201,12 @@ impl Frame {
             }
     }
 
-    /// Whether it is an ESP packet that arrived here.
+    /// Returns true for an ESP packet that arrived at this end.
     pub fn is_esp_in(&self) -> bool {
         !self.outgoing && self.ip_protocol() == Some(ESP)
     }
 
-    /// One line for a person.
+    /// Describes the frame in one line.
     pub fn describe(&self) -> String {
         match (self.addresses(), self.segment()) {
             (Some((source, destination)), Some(segment)) => format!(
@@ -223,8 +224,8 @@ impl Frame {
 }
 
 impl Segment {
-    /// The segment that would come next in the connection, with this payload: the same header and
-    /// options, so that GRO finds nothing to tell the two apart.
+    /// Returns the segment that would follow in the connection, with this payload. Header and options are
+    /// equal, so GRO sees two segments of one flow.
     pub fn next(&self, payload: &[u8]) -> Self {
         let length = u32::try_from(self.payload.len()).expect("a segment is short");
         let mut next = Self {
@@ -236,17 +237,21 @@ impl Segment {
         next
     }
 
-    /// The packet, with new checksums.
+    /// Builds the packet, with fresh checksums.
     pub fn to_packet(&self) -> Packet {
-        let addresses = (self.source, self.destination);
-        tcp_as_captured(addresses, self.identification, &self.header, &self.payload)
+        let mut packet = tcp_with_header(self.source, self.destination, self.header.clone(), &self.payload);
+        if self.source.is_ipv4() {
+            // The kernel corrects the IPv4 header checksum when it sends the packet.
+            packet[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        }
+        packet
     }
 }
 
 fn read(socket: &OwnedFd, seen: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> Result<()> {
     let mut buffer = vec![0; 1 << 17];
     loop {
-        // Read before the receive, so that everything sent before the stop is still read.
+        // Load before receiving: everything sent before the stop is still read.
         let last = stop.load(Ordering::Relaxed);
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
             Ok((length, from)) => {
@@ -262,7 +267,7 @@ fn read(socket: &OwnedFd, seen: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> Result
     }
 }
 
-/// Fails if frames came that the buffer had no room for: packet(7), PACKET_STATISTICS.
+/// Fails if the buffer overflowed: packet(7), PACKET_STATISTICS.
 fn ensure_complete(socket: &OwnedFd) -> Result<()> {
     let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
     let mut length = mem::size_of_val(&statistics) as libc::socklen_t;
@@ -277,6 +282,6 @@ fn ensure_complete(socket: &OwnedFd) -> Result<()> {
         )
     };
     Errno::result(got).context("cannot read a capture's statistics")?;
-    ensure!(statistics.tp_drops == 0, "the capture has lost {} frames", statistics.tp_drops);
+    ensure!(statistics.tp_drops == 0, "the capture lost {} frames", statistics.tp_drops);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! strongSwan's IKE daemon in a namespace with a `/run` of its own.
+//! strongSwan's IKE daemon, in a namespace with a private `/run`.
 use std::{
     fs,
     net::IpAddr,
@@ -15,60 +15,59 @@ use gateway_tests_kit::{
 };
 
 const CHARON: &str = "/usr/lib/ipsec/charon";
-/// The strongswan.conf as processes in the namespace see it.
+/// Path of strongswan.conf inside the namespace.
 pub const CONF: &str = "/run/strongswan.conf";
-/// charon's control socket as processes in the namespace see it.
+/// Path of charon's VICI socket inside the namespace.
 pub const VICI: &str = "/run/charon.vici";
 
-/// charon's own default.
+/// charon's default size of IKE fragments.
 pub const IKE_FRAGMENT_BYTES: u32 = 1280;
 
-/// The plugins needed and no more: each one costs start-up time, under emulation above all.
+/// Only the plugins that are needed: each costs start-up time, most of all under emulation.
 const CHARON_PLUGINS: &str = "random nonce openssl pem pkcs1 pkcs8 x509 revocation constraints pubkey \
                               kdf hmac sha2 aes gcm kernel-netlink socket-default vici";
-/// What `swanctl` needs to print; with Debian's full list it complains about each missing one.
+/// The plugins that `swanctl` needs. With Debian's full list it complains about each one that is missing.
 const SWANCTL_PLUGINS: &str = "random openssl pem pkcs1 pkcs8 x509 pubkey";
 
-/// A running charon and the folder of its files. Dropping it kills it.
+/// A running charon and its folder. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Charon {
     process: Process,
     dir: PathBuf,
 }
 
-/// A CHILD_SA in use, and what its IKE_SA says of the peer.
+/// A CHILD_SA in use, with the peer of its IKE_SA.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sa {
-    /// charon's number for the IKE_SA, a new one after an IKE rekey.
+    /// charon's number of the IKE_SA; an IKE rekey changes it.
     pub ike_id: u32,
     /// The authenticated identity of the peer.
     pub remote_identity: String,
     /// The peer's outer address.
     pub remote_host: IpAddr,
-    /// charon's number for the CHILD_SA, a new one after a CHILD rekey.
+    /// charon's number of the CHILD_SA; a CHILD rekey changes it.
     pub child_id: u32,
-    /// The reqid: on the cloud gateway, the tunnel id.
+    /// The reqid, which on the cloud gateway is the tunnel id.
     pub reqid: u32,
-    /// Whether ESP travels in UDP.
+    /// True if ESP travels in UDP.
     pub encapsulated: bool,
-    /// What encrypts and what protects integrity.
+    /// Encryption and integrity algorithms.
     pub cipher: String,
 }
 
 impl Charon {
-    /// Starts charon in `namespace`, whose private `/run` is `dir/run`; it knows no connection yet.
+    /// Starts charon, without connections, in `namespace`, whose private `/run` is `dir/run`.
     pub fn start(namespace: &Namespace, dir: &Path) -> Result<Self> {
         fs::write(dir.join("run/strongswan.conf"), strongswan_conf(IKE_FRAGMENT_BYTES))?;
         let log = dir.join("run/charon.log");
-        // What an earlier charon was told must not be taken for this one's.
+        // The log of an earlier charon must not be mistaken for this one's.
         fs::write(&log, "")?;
         let mut command = namespace.command(CHARON);
         command.env("STRONGSWAN_CONF", CONF);
         Ok(Self { process: Process::start(command, &log)?, dir: dir.to_path_buf() })
     }
 
-    /// Sets the size from which on IKE_SAs to come have their messages fragmented by IKE (RFC 7383), in
-    /// bytes with all headers.
+    /// Sets the size, in bytes with all headers, above which new IKE_SAs fragment their messages (RFC 7383).
     pub fn set_fragment_bytes(&self, namespace: &Namespace, bytes: u32) -> Result<()> {
         fs::write(self.dir.join("run/strongswan.conf"), strongswan_conf(bytes))?;
         let mut swanctl = namespace.command("swanctl");
@@ -76,7 +75,7 @@ impl Charon {
         process::output(&mut swanctl).map(drop)
     }
 
-    /// Waits until it answers on its VICI socket.
+    /// Waits until charon answers on its VICI socket.
     pub fn wait_until_ready(&mut self) -> Result<()> {
         let socket = self.vici();
         wait_for("charon's VICI socket", Duration::from_secs(30), || {
@@ -85,17 +84,17 @@ impl Charon {
         })
     }
 
-    /// Kills it: its SAs and policies stay in the kernel.
+    /// Kills charon; its SAs and policies stay in the kernel.
     pub fn kill(&mut self) -> Result<()> {
         self.process.kill()
     }
 
-    /// Whether it is there.
+    /// Returns true while charon is running.
     pub fn is_running(&mut self) -> bool {
         self.process.ensure_running().is_ok()
     }
 
-    /// What it has logged.
+    /// Reads charon's log.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.process.log())?)
     }
@@ -106,33 +105,33 @@ impl Charon {
             client.load_key(private_key.as_bytes()).await?;
             client.load_conn(connection).await
         })
-        .with_context(|| format!("charon does not take the connection {}", connection.name))
+        .with_context(|| format!("charon refuses the connection {}", connection.name))
     }
 
-    /// Brings a child up and waits for it.
+    /// Brings a CHILD_SA up and waits for it.
     pub fn initiate(&self, child: &str, timeout: Duration) -> Result<()> {
         self.command(async |client| client.initiate(child, timeout).await)
     }
 
-    /// Terminates an IKE_SA with its children.
+    /// Terminates an IKE_SA and its CHILD_SAs.
     pub fn terminate(&self, ike_id: u32) -> Result<()> {
         self.command(async |client| client.terminate_ike(ike_id).await)
     }
 
-    /// Starts to rekey a CHILD_SA.
+    /// Starts a rekey of a CHILD_SA.
     pub fn rekey_child(&self, child_id: u32) -> Result<()> {
         self.command(async |client| client.rekey_child(child_id).await)
     }
 
-    /// Starts to rekey an IKE_SA.
+    /// Starts a rekey of an IKE_SA.
     pub fn rekey_ike(&self, ike_id: u32) -> Result<()> {
         self.command(async |client| client.rekey_ike(ike_id).await)
     }
 
-    /// All CHILD_SAs that are in use with an authenticated peer.
+    /// Lists the CHILD_SAs in use whose peer is authenticated.
     pub fn list_sas(&self) -> Result<Vec<Sa>> {
         let list = self.command(async |client| client.list_sas().await)?;
-        ensure!(list.faults.is_empty(), "charon lists what cannot be read: {:?}", list.faults);
+        ensure!(list.faults.is_empty(), "cannot read charon's list of SAs: {:?}", list.faults);
         let authenticated = list.sas.iter().filter(|ike| ike.state.is_authenticated());
         let children = authenticated.flat_map(|ike| ike.children.iter().map(move |child| (ike, child)));
         let up = children.filter(|(_, child)| child.state.is_up());
@@ -149,7 +148,7 @@ impl Charon {
             .collect())
     }
 
-    /// The VICI socket as seen from outside the namespace.
+    /// Path of the VICI socket outside the namespace.
     fn vici(&self) -> PathBuf {
         self.dir.join("run/charon.vici")
     }
@@ -157,7 +156,7 @@ impl Charon {
     fn command<T>(&self, work: impl AsyncFnOnce(Client) -> Result<T, Error>) -> Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let result = runtime.block_on(async { work(Client::connect(&self.vici()).await?).await });
-        result.map_err(|error| anyhow!(error).context(format!("asked {}", self.dir.display())))
+        result.map_err(|error| anyhow!(error).context(format!("command to charon in {}", self.dir.display())))
     }
 }
 
@@ -174,7 +173,7 @@ fn strongswan_conf(fragment_bytes: u32) -> String {
   load = {CHARON_PLUGINS}
   install_routes = no
   fragment_size = {fragment_bytes}
-  # A lab's packets do not get lost: the first retransmission after 2 s, giving up after 14 s.
+  # The lab loses no packets: first retransmission after 2 s, giving up after 14 s.
   retransmit_timeout = 2
   retransmit_base = 2
   retransmit_tries = 2

@@ -1,4 +1,4 @@
-//! An open connection and packets that belong in it, for asking whether the gateway lets them through.
+//! An open connection, and packets of it to test what the gateway lets through.
 use std::{cmp::Ordering, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
@@ -11,24 +11,24 @@ use crate::{
     lab::Site,
 };
 
-/// For both ends to have acknowledged all; TCP waits at most 200 ms with that.
+/// Timeout until both ends have acknowledged everything. TCP delays an acknowledgement by at most 200 ms.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// An open connection on which nothing is under way.
+/// An open connection with nothing in flight.
 #[derive(Debug)]
 pub struct Conversation {
     /// The device's end.
     pub connection: Connection,
-    /// A duplicate of the device's last acknowledgement: any window of any tracker takes it, and it
-    /// changes nothing at either end.
+    /// A duplicate of the device's last acknowledgement. It is within the window of any tracker and changes
+    /// nothing at either end.
     pub from_device: Packet,
-    /// The same of the server's.
+    /// A duplicate of the server's last acknowledgement.
     pub from_server: Packet,
 }
 
 impl Conversation {
-    /// Connects a site's device to its server at this address, with one request, and waits until both ends
-    /// are quiet.
+    /// Connects a site's device to its server at this address, sends one request, and waits until both ends
+    /// have acknowledged everything.
     pub fn open(site: Site<'_>, server: impl Into<IpAddr>) -> Result<Self> {
         let capture = Capture::start(site.device, "eth0")?;
         let mut connection = Connection::open(site.device, server)?;
@@ -55,8 +55,8 @@ impl Conversation {
     }
 }
 
-/// Which of one end's segments is further on: the last one seen is not, if an earlier one was sent again or
-/// overtaken.
+/// Orders segments of one end by sequence number, then acknowledgement. Order of arrival will not do:
+/// segments may be retransmitted or reordered.
 fn progress(one: &Segment, other: &Segment) -> Ordering {
     let serial = |a: u32, b: u32| a.wrapping_sub(b).cast_signed().cmp(&0);
     let acknowledged = |segment: &Segment| segment.header.acknowledgment_number;

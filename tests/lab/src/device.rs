@@ -1,4 +1,4 @@
-//! What an IoT device does: HTTP GET to its customer's server.
+//! An IoT device: an HTTP client of its customer's server.
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use gateway_tests_kit::{namespace::Namespace, process};
+use gateway_tests_kit::{namespace::Namespace, process};
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
@@ -16,17 +17,17 @@ use nix::sys::socket::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    content::{self, judgement},
+    content::{self, verdict},
     server::PORT,
     site::Spec,
 };
 
-/// For a connection, and for a request to be taken.
+/// Timeout to connect and to send a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// For an answer: tunnels may have to be made anew first, which takes a minute on a slow machine.
+/// Timeout for an answer. Tunnels may have to come up first, which takes a minute on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Sends the current date with curl, as a device would, to its server at this address; returns the answer.
+/// Reports the current date to the server at this address with curl, as a device would. Returns the answer.
 pub fn report_date(namespace: &Namespace, site: &Spec, server: IpAddr) -> Result<String> {
     let now = OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?;
     let url = format!("http://{}/telemetry?device={}-sensor&date={now}", host(server), site.name);
@@ -35,7 +36,7 @@ pub fn report_date(namespace: &Namespace, site: &Spec, server: IpAddr) -> Result
     process::output(&mut curl)
 }
 
-/// As it stands in a URL and in a Host header: RFC 3986 section 3.2.2.
+/// Formats an address for a URL or a Host header: RFC 3986 section 3.2.2.
 fn host(server: IpAddr) -> String {
     match server {
         IpAddr::V4(address) => address.to_string(),
@@ -43,7 +44,7 @@ fn host(server: IpAddr) -> String {
     }
 }
 
-/// A keep-alive HTTP connection from a device, for traffic that must not start a process each time.
+/// A keep-alive HTTP connection from a device, for traffic without a process for each request.
 #[derive(Debug)]
 pub struct Connection {
     stream: BufReader<TcpStream>,
@@ -60,7 +61,7 @@ impl Connection {
         Self::over(stream, server)
     }
 
-    /// The same from a given address and port.
+    /// Connects from this source address and port to port 80 of `server`.
     pub fn open_from(namespace: &Namespace, source: IpAddr, port: u16, server: IpAddr) -> Result<Self> {
         let stream = namespace
             .enter(|| {
@@ -82,7 +83,7 @@ impl Connection {
         Ok(Self { stream: BufReader::new(stream), server })
     }
 
-    /// Ends it with a RST, after which neither end sends anything.
+    /// Ends the connection with a RST, after which neither end sends anything.
     pub fn reset(self) -> Result<()> {
         let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
         Ok(setsockopt(self.stream.get_ref(), Linger, &at_once)?)
@@ -93,14 +94,14 @@ impl Connection {
         Ok(self.stream.get_ref().local_addr()?.port())
     }
 
-    /// Sends a GET for `path` and reads the whole answer, which must be a 200; returns its body.
+    /// Sends a GET for `path`, reads the answer, which must be a 200, and returns its body.
     pub fn get(&mut self, path: &str) -> Result<String> {
         let request = self.request(path);
         self.send(request.as_bytes())?;
         self.receive()
     }
 
-    /// The bytes of a GET for `path`.
+    /// Returns the text of a GET for `path`.
     pub fn request(&self, path: &str) -> String {
         format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", host(self.server))
     }
@@ -110,27 +111,27 @@ impl Connection {
         self.stream.get_mut().write_all(bytes).context("cannot send the request")
     }
 
-    /// Gets this much content, and checks all of it.
+    /// Downloads this much content and checks every byte.
     pub fn download(&mut self, bytes: usize) -> Result<()> {
         self.send(self.request(&format!("{}{bytes}", content::PATH)).as_bytes())?;
         let body = self.receive_bytes(bytes)?;
-        ensure!(body == content::content(bytes), "{bytes} bytes were asked for, {}", judgement(&body).trim());
+        ensure!(body == content::content(bytes), "requested {bytes} bytes, got {}", verdict(&body).trim());
         Ok(())
     }
 
-    /// Sends this much content; the server must say that all of it is right.
+    /// Uploads this much content; the server must confirm every byte.
     pub fn upload(&mut self, bytes: usize) -> Result<()> {
         let path = content::PATH;
         let host = host(self.server);
         let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {bytes}\r\n\r\n");
         self.send(head.as_bytes())?;
         self.send(&content::content(bytes))?;
-        let (answer, right) = (self.receive()?, judgement(&content::content(bytes)));
-        ensure!(answer == right, "{bytes} bytes were sent, the server received {}", answer.trim());
+        let (answer, right) = (self.receive()?, verdict(&content::content(bytes)));
+        ensure!(answer == right, "sent {bytes} bytes, the server received {}", answer.trim());
         Ok(())
     }
 
-    /// Reads one answer, which must be a 200; returns its body.
+    /// Reads one answer, which must be a 200, and returns its body.
     pub fn receive(&mut self) -> Result<String> {
         Ok(String::from_utf8(self.receive_bytes(64 * 1024)?)?)
     }
@@ -153,7 +154,7 @@ impl Connection {
                 length = value.trim().parse()?;
             }
         }
-        ensure!(length <= limit, "an answer of {length} bytes is not this server's");
+        ensure!(length <= limit, "the answer has {length} bytes, more than the limit of {limit}");
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).with_context(|| format!("an answer of {length} bytes"))?;
         Ok(body)

@@ -1,4 +1,5 @@
-//! The cloud gateway under test: charon without a configuration, and gatewayd that gives it one.
+//! The cloud gateway under test: charon, which starts without configuration, and gatewayd, which configures
+//! it.
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -30,26 +31,27 @@ use crate::{
     policies::Policies,
 };
 
-/// Where gatewayd pins, as the gateway sees it.
+/// gatewayd's pin folder, as the gateway sees it.
 pub const PINS: &str = "/run/gateway/bpf";
 const STATE: &str = "/run/gateway/state";
-/// gatewayd's policies, as the gateway sees them.
+/// gatewayd's folder of policies, as the gateway sees it.
 pub const POLICIES: &str = "/run/policies";
-/// gatewayd acts at once. But under emulation that takes its time, above all the kernel's verification of
-/// the programs, and all the more while traffic goes on: it may take minutes on a busy machine.
+/// Timeout for gatewayd. It acts at once, but under emulation and traffic that may take minutes on a busy
+/// machine, above all the kernel's verification of the programs.
 const REACTION: Duration = Duration::from_secs(300);
 
-/// Packets dropped so far, by customer (`-` where none is known) and reason.
+/// Packets dropped so far, by customer (`-` if unknown) and reason.
 pub type Drops = BTreeMap<(String, String), u64>;
 
-/// Where gatewayd, gatewayctl and the policies are.
+/// Paths of gatewayd, gatewayctl and the policies.
 #[derive(Debug, Clone)]
 pub struct Programs {
-    /// The folder of gatewayd and gatewayctl, absolute.
+    /// Folder of gatewayd and gatewayctl, an absolute path.
     pub bin_dir: PathBuf,
-    /// The folder of policies, absolute.
+    /// Folder of policies, an absolute path.
     pub policy_dir: PathBuf,
-    /// Instead of gatewayd, a gateway that forwards everything: shows what the attacks do unhindered.
+    /// Replaces gatewayd with a gateway that forwards everything, to show what the attacks achieve without
+    /// it.
     pub without_gatewayd: bool,
 }
 
@@ -59,12 +61,12 @@ pub struct Gateway {
     programs: Programs,
     daemon: Option<Process>,
     charon: Charon,
-    /// None without gatewayd.
+    /// `None` without gatewayd.
     policies: Option<Policies>,
     dir: PathBuf,
 }
 
-/// One line of `gatewayctl drops --json`.
+/// One entry of `gatewayctl drops --json`.
 #[derive(Debug, Deserialize)]
 struct DropLine {
     customer: Option<String>,
@@ -72,7 +74,7 @@ struct DropLine {
     packets: u64,
 }
 
-/// One line of `gatewayctl counters --json`; there are more counters.
+/// One entry of `gatewayctl counters --json`, without the counters that the lab does not need.
 #[derive(Debug, Deserialize)]
 struct CounterLine {
     customer: Option<String>,
@@ -81,7 +83,7 @@ struct CounterLine {
     unknown_spi: u64,
 }
 
-/// Of `bpftool --json net show`; there is more.
+/// The part of `bpftool --json net show` that the lab needs.
 #[derive(Debug, Deserialize)]
 struct BpftoolNet {
     xdp: Vec<BpftoolXdp>,
@@ -94,7 +96,7 @@ struct BpftoolXdp {
 }
 
 impl Gateway {
-    /// Starts charon and waits for nothing.
+    /// Starts charon without waiting for it.
     pub fn start(programs: Programs, namespace: &Namespace, dir: &Path) -> Result<Self> {
         let charon = Charon::start(namespace, dir)?;
         let policies = match programs.without_gatewayd {
@@ -104,7 +106,7 @@ impl Gateway {
         Ok(Self { programs, daemon: None, charon, policies, dir: dir.to_path_buf() })
     }
 
-    /// Starts gatewayd and waits until it says that it enforces.
+    /// Starts gatewayd and waits until it is ready.
     pub fn start_daemon(&mut self, namespace: &Namespace, authority: &Authority, own: &Issued) -> Result<()> {
         self.charon.wait_until_ready()?;
         if self.programs.without_gatewayd {
@@ -114,14 +116,14 @@ impl Gateway {
         self.wait_until_ready(namespace)
     }
 
-    /// Starts gatewayd and waits for nothing.
+    /// Starts gatewayd without waiting for it.
     pub fn spawn_daemon(&mut self, namespace: &Namespace) -> Result<()> {
         let command = self.daemon_command(namespace, POLICIES);
         self.daemon = Some(Process::start(command, &self.dir.join("run/gatewayd.log"))?);
         Ok(())
     }
 
-    /// Runs another gatewayd, with other policies, beside the one that runs, to its end.
+    /// Runs a second gatewayd, with these policies, beside the running one and waits for its end.
     pub fn run_second_daemon(&self, namespace: &Namespace, policies: &str) -> Result<Output> {
         self.daemon_command(namespace, policies).output().context("cannot run a second gatewayd")
     }
@@ -132,33 +134,33 @@ impl Gateway {
         command
     }
 
-    /// The example policies, outside the gateway.
+    /// Folder of the example policies, outside the gateway.
     pub fn example_dir(&self) -> &Path {
         &self.programs.policy_dir
     }
 
-    /// Its folder of policies.
+    /// The gateway's folder of policies.
     pub fn policies(&self) -> Result<&Policies> {
         self.policies.as_ref().context("without gatewayd there are no policies")
     }
 
-    /// Makes the policies those of the example again; true if they were not. gatewayd does not know yet.
+    /// Restores the example policies without telling gatewayd. Returns true if they had changed.
     pub fn restore_policies(&self) -> Result<bool> {
         self.policies.as_ref().map_or(Ok(false), Policies::restore)
     }
 
-    /// Whether gatewayd says that something it had to do did not work, as after it was detached.
+    /// Returns true if gatewayd reports a failure (as after `detach`) or nothing at all.
     pub fn has_failed(&self, namespace: &Namespace) -> bool {
         let failed = || self.status(namespace).map_or(true, |status| !status.failed.is_empty());
         !self.programs.without_gatewayd && failed()
     }
 
-    /// Has gatewayd read its policies again.
+    /// Has gatewayd reload its policies.
     pub fn reload(&self) -> Result<()> {
         self.daemon.as_ref().context("gatewayd is not running")?.signal(Signal::SIGHUP)
     }
 
-    /// Waits until gatewayd says that it is so, and returns what it says.
+    /// Waits until gatewayd's status satisfies `holds`, and returns it. `what` names the condition in errors.
     pub fn wait_for_status(
         &self,
         namespace: &Namespace,
@@ -168,7 +170,7 @@ impl Gateway {
         wait_for(what, REACTION, || Ok(Some(self.status(namespace)?).filter(&holds)))
     }
 
-    /// Waits until the maps say that it is so, and returns them.
+    /// Waits until the maps satisfy `holds`, and returns them. `what` names the condition in errors.
     pub fn wait_for_maps(
         &self,
         namespace: &Namespace,
@@ -178,33 +180,33 @@ impl Gateway {
         wait_for(what, REACTION, || Ok(Some(self.observed(namespace)?).filter(&holds)))
     }
 
-    /// Detaches with gatewayctl.
+    /// Runs `gatewayctl detach`.
     pub fn detach(&self, namespace: &Namespace) -> Result<()> {
         process::output(&mut self.control(namespace, "detach")).map(drop)
     }
 
-    /// Kills charon. Its SAs stay in the kernel.
+    /// Kills charon; its SAs stay in the kernel.
     pub fn kill_charon(&mut self) -> Result<()> {
         self.charon.kill()
     }
 
-    /// Starts charon, which knows nothing, and waits until it answers.
+    /// Starts charon without configuration and waits until it answers.
     pub fn start_charon(&mut self, namespace: &Namespace) -> Result<()> {
         self.charon = Charon::start(namespace, &self.dir)?;
         self.charon.wait_until_ready()
     }
 
-    /// Whether charon is there.
+    /// Returns true while charon is running.
     pub fn charon_is_running(&mut self) -> bool {
         self.charon.is_running()
     }
 
-    /// Kills gatewayd as the kernel's OOM killer would.
+    /// Kills gatewayd with SIGKILL, as the kernel's OOM killer would.
     pub fn kill_daemon(&mut self) -> Result<()> {
         self.daemon.take().context("gatewayd is not running")?.end(Signal::SIGKILL).map(drop)
     }
 
-    /// Whether gatewayd is there, or was never meant to be.
+    /// Returns true while gatewayd is running, and always without gatewayd.
     pub fn is_running(&mut self) -> bool {
         let running = |daemon: &mut Process| daemon.ensure_running().is_ok();
         self.programs.without_gatewayd || self.daemon.as_mut().is_some_and(running)
@@ -215,8 +217,7 @@ impl Gateway {
         &self.charon
     }
 
-    /// The tunnel ids that packets may use at this moment, as the programs see them. None without
-    /// gatewayd.
+    /// Returns the ids of the tunnels that are up in the programs' maps; `None` without gatewayd.
     pub fn tunnels_up(&self, namespace: &Namespace) -> Result<Option<BTreeSet<u32>>> {
         if self.programs.without_gatewayd {
             return Ok(None);
@@ -226,19 +227,18 @@ impl Gateway {
         Ok(Some(up.map(|(id, _)| id.get()).collect()))
     }
 
-    /// What the maps hold.
+    /// Reads the contents of the maps.
     pub fn observed(&self, namespace: &Namespace) -> Result<Observed> {
         namespace.enter(|| observe(&Maps::open(&Pins::new(PINS))?))
     }
 
-    /// The kernel's numbers of the programs that are attached to the gateway's interfaces, by interface
-    /// and hook.
+    /// Returns the kernel's ids of the programs attached to the gateway's interfaces, by interface and hook.
     pub fn attached(&self, namespace: &Namespace) -> Result<BTreeMap<String, u32>> {
         let text = process::output(namespace.command("bpftool").args(["--json", "net", "show"]))?;
         let [net]: [BpftoolNet; 1] = serde_json::from_str(&text).context("cannot read `bpftool net show`")?;
         let mut attached: BTreeMap<_, _> =
             net.xdp.into_iter().map(|xdp| (format!("{} XDP", xdp.devname), xdp.id)).collect();
-        // Debian 12's bpftool knows no TCX.
+        // Debian 12's bpftool does not know TCX.
         for interface in [c"eth_internet", c"eth_lan"] {
             for way in [TcAttachType::Ingress, TcAttachType::Egress] {
                 let (_, programs) = namespace.enter(|| Ok(SchedClassifier::query_tcx(interface, way)?))?;
@@ -255,7 +255,7 @@ impl Gateway {
         Ok(attached)
     }
 
-    /// All drop counters. Empty without gatewayd.
+    /// Reads all drop counters; empty without gatewayd.
     pub fn drops(&self, namespace: &Namespace) -> Result<Drops> {
         if self.programs.without_gatewayd {
             return Ok(Drops::new());
@@ -269,7 +269,7 @@ impl Gateway {
             .collect())
     }
 
-    /// A shell whose world is the gateway's, with gatewayctl on its path.
+    /// Returns the command for a shell in the gateway's namespace, with gatewayctl on its path.
     pub fn shell(&self, namespace: &Namespace) -> Command {
         let mut command = namespace.command("bash");
         let path = std::env::var("PATH").unwrap_or_default();
@@ -283,19 +283,19 @@ impl Gateway {
         command
     }
 
-    /// What gatewayd says of itself.
+    /// Reads gatewayd's status.
     pub fn status(&self, namespace: &Namespace) -> Result<Status> {
         let text = process::output(self.control(namespace, "status").arg("--json"))?;
         serde_json::from_str(&text).context("cannot read `gatewayctl status --json`")
     }
 
-    /// Packets that the gateway passed for a customer, to its server and to its sites.
+    /// Returns the packets that the gateway passed for a customer: to its server, and to its sites.
     pub fn passed(&self, namespace: &Namespace, customer: &str) -> Result<(u64, u64)> {
         let line = self.counters(namespace, Some(customer))?;
         Ok(line.map_or((0, 0), |line| (line.to_server, line.to_sites)))
     }
 
-    /// ESP packets that came with an SPI of no known tunnel. None without gatewayd.
+    /// Returns the number of ESP packets with an unknown SPI; `None` without gatewayd.
     pub fn unknown_spis(&self, namespace: &Namespace) -> Result<Option<u64>> {
         if self.programs.without_gatewayd {
             return Ok(None);
@@ -310,13 +310,13 @@ impl Gateway {
         Ok(lines.into_iter().find(|line| line.customer.as_deref() == customer))
     }
 
-    /// Ready is the gatewayd that we started, connected to charon, with all it had to do done.
+    /// Waits until the gatewayd that we started is connected to charon and has nothing left to do.
     pub fn wait_until_ready(&mut self, namespace: &Namespace) -> Result<()> {
         wait_for("gatewayd to be ready", REACTION, || {
             let daemon = self.daemon.as_mut().context("gatewayd is not running")?;
-            daemon.ensure_running().context("gatewayd did not come up")?;
+            daemon.ensure_running().context("gatewayd ended before it was ready")?;
             let pid = daemon.pid();
-            // There is no status yet, or the one of its predecessor.
+            // There may be no status yet, or only that of the previous gatewayd.
             let Ok(status) = self.status(namespace) else { return Ok(None) };
             let done = status.failed.is_empty() && status.faults.is_empty();
             Ok((status.pid == pid && status.charon.is_some() && done).then_some(()))
@@ -330,7 +330,7 @@ impl Gateway {
     }
 }
 
-/// The kernel's counts in `/proc/net/xfrm_stat` of a namespace, by their names there.
+/// Reads a namespace's counters in `/proc/net/xfrm_stat`, by name.
 pub fn xfrm_stat(namespace: &Namespace) -> Result<BTreeMap<String, u64>> {
     let text = namespace.enter(|| Ok(fs::read_to_string("/proc/thread-self/net/xfrm_stat")?))?;
     let count = |line: &str| -> Result<_> {
@@ -340,7 +340,7 @@ pub fn xfrm_stat(namespace: &Namespace) -> Result<BTreeMap<String, u64>> {
     text.lines().map(count).collect()
 }
 
-/// What has grown, by how much.
+/// Returns the counters that have grown, each with its increase.
 pub fn increase<K: Ord + Clone>(before: &BTreeMap<K, u64>, after: &BTreeMap<K, u64>) -> BTreeMap<K, u64> {
     let grown = |(key, count): (&K, &u64)| {
         let more = count.saturating_sub(before.get(key).copied().unwrap_or_default());

@@ -30,23 +30,23 @@ use crate::{
     topology::{Topology, customers, gateway_address, router_wan},
 };
 
-/// Where all files of the lab are; a tmpfs of its own.
+/// Folder of all files of the lab, a tmpfs of its own.
 const DIR: &str = "/run/lab";
-/// Where `policies/gateway.toml` says the gateway's keys are.
+/// Folder of the gateway's keys, as `policies/gateway.toml` names it.
 const GATEWAY_PKI: &str = "/etc/gateway/pki";
 const TUNNEL_UP: Duration = Duration::from_secs(60);
 
-/// A lab that is up. Fields are dropped in this order: processes first.
+/// A running lab. Fields drop in declaration order, so processes end first.
 pub struct Lab {
     gateway: Gateway,
     routers: Vec<Charon>,
     /// Every customer's server.
     pub servers: Vec<Server>,
-    /// What the servers received.
+    /// The requests that the servers received.
     pub requests: Arc<Requests>,
     /// The namespaces.
     pub topology: Arc<Topology>,
-    /// The root of all certificates that count.
+    /// The CA that the gateway and the sites trust.
     pub authority: Authority,
     /// The gateway's certificate and key.
     pub credentials: Issued,
@@ -54,21 +54,21 @@ pub struct Lab {
     _static_keys: StaticKeys,
 }
 
-/// One site of a lab that is up.
+/// One site of a running lab.
 #[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
-    /// What it is.
+    /// The site's fixed description.
     pub spec: &'static Spec,
-    /// Its router's namespace.
+    /// The router's namespace.
     pub router: &'a Namespace,
-    /// Its device's namespace.
+    /// The device's namespace.
     pub device: &'a Namespace,
-    /// Its router's IKE daemon.
+    /// The router's IKE daemon.
     pub charon: &'a Charon,
 }
 
 impl Lab {
-    /// Builds namespaces and keys, starts servers, charons and gatewayd. Tunnels are still down.
+    /// Builds namespaces and keys, and starts servers, charons and gatewayd. Tunnels are still down.
     /// The process must be in a mount namespace of its own: [`gateway_tests_kit::mounts::isolate`].
     pub fn up(programs: Programs) -> Result<Self> {
         let dir = PathBuf::from(DIR);
@@ -104,14 +104,14 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Lets every router initiate its tunnel, all at once, and waits until the gateway has them all.
+    /// Has all routers initiate their tunnels at once and waits until every tunnel is up.
     pub fn initiate_all(&self) -> Result<Vec<Sa>> {
         in_parallel(self.sites(), |site| site.initiate())?;
         self.wait_for_tunnels()
     }
 
-    /// Waits until the gateway has one tunnel of each site and lets packets through it; returns them
-    /// in the order of [`SITES`].
+    /// Waits until every site's tunnel is up in charon and in the programs. Returns the tunnels in the
+    /// order of [`SITES`].
     pub fn wait_for_tunnels(&self) -> Result<Vec<Sa>> {
         wait_for("all tunnels", TUNNEL_UP, || {
             let sas = self.gateway_sas()?;
@@ -125,7 +125,7 @@ impl Lab {
         })
     }
 
-    /// Puts the lab back to its normal state, whatever a failed test has left. Cheap if that was nothing.
+    /// Returns the lab to its normal state after a failed test. Cheap if nothing was left behind.
     pub fn restore(&mut self) -> Result<()> {
         if !self.gateway.charon_is_running() {
             self.start_charon()?;
@@ -147,7 +147,7 @@ impl Lab {
                 return Ok(());
             }
             for sa in own {
-                // One that the gateway does not know any more takes its time to end, and ends.
+                // Terminating an SA that the gateway has forgotten takes a while, but succeeds.
                 site.charon.terminate(sa.ike_id)?;
             }
             site.initiate()
@@ -155,17 +155,17 @@ impl Lab {
         self.wait_for_tunnels().map(drop)
     }
 
-    /// What the gateway's maps hold once they know one SA in each direction of each tunnel: the ones
-    /// that a rekey has replaced stay for a while (FACTS 9).
+    /// Waits until the gateway's maps hold exactly one SA in each direction of each tunnel, and returns
+    /// them. SAs that a rekey replaced stay for a while (docs/facts.md: order-of-rekey-events).
     pub fn settled_maps(&self) -> Result<Observed> {
         self.wait_for_maps("the maps to have one SA in each direction of each tunnel", |maps| {
             (maps.inbound.len(), maps.outbound.len()) == (SITES.len(), SITES.len())
         })
     }
 
-    /// Waits until neither charon nor the programs have the tunnel of this id.
+    /// Waits until the tunnel with this id is down in charon and in the programs.
     pub fn wait_until_down(&self, tunnel_id: u32) -> Result<()> {
-        wait_for("the tunnel to be down", TUNNEL_UP, || {
+        wait_for("the tunnel to go down", TUNNEL_UP, || {
             let in_charon = self.gateway_sas()?.iter().any(|sa| sa.reqid == tunnel_id);
             let in_programs =
                 self.gateway.tunnels_up(&self.topology.gateway)?.is_some_and(|ids| ids.contains(&tunnel_id));
@@ -178,7 +178,10 @@ impl Lab {
         self.gateway.charon().list_sas()
     }
 
-    /// The gateway's SA with a site; fails if there is none.
+    /// The gateway's SA with a site.
+    ///
+    /// # Errors
+    /// Fails if the gateway has no tunnel with the site.
     pub fn gateway_sa(&self, site: &Spec) -> Result<Sa> {
         let sas = self.gateway_sas()?;
         let found = sas.into_iter().find(|sa| sa.remote_identity == site.identity);
@@ -192,7 +195,7 @@ impl Lab {
         SITES.iter().zip(parts).map(with).collect()
     }
 
-    /// A site by its name.
+    /// Returns a site by its name.
     pub fn site(&self, name: &str) -> Result<Site<'_>> {
         self.sites()
             .into_iter()
@@ -210,27 +213,27 @@ impl Lab {
         self.gateway.drops(&self.topology.gateway)
     }
 
-    /// What gatewayd says of itself.
+    /// The status that gatewayd reports.
     pub fn status(&self) -> Result<Status> {
         self.gateway.status(&self.topology.gateway)
     }
 
-    /// Waits until gatewayd says that it is so, and returns what it says.
+    /// Waits until gatewayd's status satisfies `holds`, and returns it. `what` names the condition in errors.
     pub fn wait_for_status(&self, what: &str, holds: impl Fn(&Status) -> bool) -> Result<Status> {
         self.gateway.wait_for_status(&self.topology.gateway, what, holds)
     }
 
-    /// What is attached on the gateway: [`Gateway::attached`].
+    /// The programs attached on the gateway: see [`Gateway::attached`].
     pub fn attached(&self) -> Result<BTreeMap<String, u32>> {
         self.gateway.attached(&self.topology.gateway)
     }
 
-    /// What the gateway's maps hold.
+    /// The contents of the gateway's maps.
     pub fn observed(&self) -> Result<Observed> {
         self.gateway.observed(&self.topology.gateway)
     }
 
-    /// Waits until the maps say that it is so, and returns them.
+    /// Waits until the maps satisfy `holds`, and returns them. `what` names the condition in errors.
     pub fn wait_for_maps(&self, what: &str, holds: impl Fn(&Observed) -> bool) -> Result<Observed> {
         self.gateway.wait_for_maps(&self.topology.gateway, what, holds)
     }
@@ -240,7 +243,7 @@ impl Lab {
         self.gateway.start_daemon(&self.topology.gateway, &self.authority, &self.credentials)
     }
 
-    /// Starts the gateway's charon, which knows nothing, and waits until it answers.
+    /// Starts the gateway's charon without configuration and waits until it answers.
     pub fn start_charon(&mut self) -> Result<()> {
         self.gateway.start_charon(&self.topology.gateway)
     }
@@ -250,7 +253,7 @@ impl Lab {
         self.gateway.kill_charon()
     }
 
-    /// Starts gatewayd and waits for nothing.
+    /// Starts gatewayd without waiting for it.
     pub fn spawn_daemon(&mut self) -> Result<()> {
         self.gateway.spawn_daemon(&self.topology.gateway)
     }
@@ -260,7 +263,7 @@ impl Lab {
         self.gateway.wait_until_ready(&self.topology.gateway)
     }
 
-    /// Puts the example policies back, has gatewayd read them, and waits until all of them hold.
+    /// Restores the example policies, has gatewayd reload them, and waits until they are in force.
     pub fn reload_example(&self) -> Result<()> {
         self.gateway.policies()?.restore()?;
         self.gateway.reload()?;
@@ -288,7 +291,7 @@ impl Lab {
         self.gateway.kill_daemon()
     }
 
-    /// The folder of a namespace's files.
+    /// Returns the folder of a namespace's files.
     pub fn dir(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -300,7 +303,7 @@ impl Lab {
         })
     }
 
-    /// Gives a site's router its connection, with this certificate.
+    /// Loads a site's connection into its router, with this certificate.
     pub fn load_router(&self, index: usize, issued: &Issued) -> Result<()> {
         let site = self.sites()[index];
         let identity = site.spec.identity.to_owned();
@@ -315,12 +318,12 @@ impl Site<'_> {
     /// Brings the tunnel up.
     pub fn initiate(&self) -> Result<()> {
         let done = self.charon.initiate(CONNECTION, TUNNEL_UP);
-        done.with_context(|| format!("{} gets no tunnel", self.spec.full_name()))
+        done.with_context(|| format!("{} cannot bring its tunnel up", self.spec.full_name()))
     }
 
     /// Takes the tunnel down.
     pub fn terminate(&self) -> Result<()> {
-        let sa = self.charon.list_sas()?.pop().context("the tunnel is down already")?;
+        let sa = self.charon.list_sas()?.pop().context("the tunnel is already down")?;
         self.charon.terminate(sa.ike_id)
     }
 }
@@ -334,7 +337,7 @@ fn start_routers(topology: &Topology, dir: &Path) -> Result<Vec<Charon>> {
     Ok(routers)
 }
 
-/// Puts the gateway's certificates and key where its policy says they are, in the place of others.
+/// Writes the gateway's certificates and key to the paths its policy names, replacing earlier ones.
 pub fn place_gateway_keys(authority: &Authority, issued: &Issued) -> Result<()> {
     let dir = Path::new(GATEWAY_PKI);
     fs::create_dir_all(dir)?;
@@ -349,7 +352,7 @@ pub fn place_gateway_keys(authority: &Authority, issued: &Issued) -> Result<()> 
     Ok(())
 }
 
-/// Runs `work` on all items at once; fails with the first failure.
+/// Runs `work` on all items in parallel; fails with the first failure.
 pub fn in_parallel<T: Send>(items: Vec<T>, work: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
     thread::scope(|scope| {
         let threads: Vec<_> = items.into_iter().map(|item| scope.spawn(|| work(item))).collect();
@@ -357,8 +360,8 @@ pub fn in_parallel<T: Send>(items: Vec<T>, work: impl Fn(T) -> Result<()> + Sync
     })
 }
 
-/// Fails unless the process may do what the lab does.
+/// Fails unless the process runs as root.
 pub fn ensure_root() -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "the lab makes namespaces and needs root");
+    ensure!(nix::unistd::geteuid().is_root(), "the lab creates network namespaces: run it as root");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A gateway with tunnels and no firewall, for `--without-gatewayd`: what the attacks do unhindered.
+//! A gateway with tunnels but no firewall, for `--without-gatewayd`: shows what the attacks achieve.
 use std::fmt::Write;
 
 use ::gateway::strongswan::{Child, Connection, Local, Remote, Revocation};
@@ -11,8 +11,8 @@ use crate::{
     site::{GATEWAY_IDENTITY, SITES},
 };
 
-/// Loads a connection for each site and turns on forwarding. What comes from a server gets the mark
-/// of the tunnel its destination is in, so that customers may have the same LAN (FACTS 5).
+/// Loads a connection for each site and turns on forwarding. Packets from servers get the mark of the
+/// destination's tunnel, so that customers may have equal LANs (docs/facts.md: marks-separate-equal-lans).
 pub fn start(namespace: &Namespace, charon: &Charon, authority: &Authority, own: &Issued) -> Result<()> {
     for (id, site) in (1..).zip(&SITES) {
         let local = Local {

@@ -1,4 +1,4 @@
-//! gatewayd's folder of policies: a copy of the example, which scenarios change and put back.
+//! gatewayd's folder of policies: a copy of the example that scenarios change and restore.
 use std::{
     collections::BTreeMap,
     fs,
@@ -10,16 +10,16 @@ use anyhow::{Context, Result};
 const GATEWAY: &str = "gateway.toml";
 const CUSTOMERS: &str = "customers";
 
-/// A folder of policies that is the lab's own.
+/// The lab's own folder of policies.
 #[derive(Debug)]
 pub struct Policies {
-    /// Texts of the example by file name, relative to the folder.
+    /// The example's texts, by file name relative to the folder.
     example: BTreeMap<String, String>,
     dir: PathBuf,
 }
 
 impl Policies {
-    /// Copies the policies of `example` to `dir`, a folder that this makes.
+    /// Copies the policies of `example` to `dir`, which it creates.
     pub fn copy(example: &Path, dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir.join(CUSTOMERS))?;
         let example = texts(example)
@@ -29,12 +29,12 @@ impl Policies {
         Ok(policies)
     }
 
-    /// The example's text of a file.
+    /// Returns the example's text of a file.
     pub fn example(&self, name: &str) -> Result<&str> {
-        self.example.get(name).map(String::as_str).with_context(|| format!("the example has no {name}"))
+        self.example.get(name).map(String::as_str).with_context(|| format!("the example has no file {name}"))
     }
 
-    /// Writes a file as an editor does: readers see the old or the new one.
+    /// Replaces a file atomically, as an editor does.
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.dir.join(name);
         let new = path.with_extension("new");
@@ -48,7 +48,7 @@ impl Policies {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// Makes the folder the same as the example again; true if it was not.
+    /// Restores the example. Returns true if the folder differed from it.
     pub fn restore(&self) -> Result<bool> {
         let now = texts(&self.dir)?;
         for name in now.keys().filter(|name| !self.example.contains_key(*name)) {
@@ -61,7 +61,7 @@ impl Policies {
     }
 }
 
-/// The text of every policy file in a folder, by its name in it.
+/// Reads every policy file of a folder, by name relative to the folder.
 fn texts(dir: &Path) -> Result<BTreeMap<String, String>> {
     let mut names = vec![GATEWAY.to_owned()];
     for entry in fs::read_dir(dir.join(CUSTOMERS))? {

@@ -1,11 +1,11 @@
-//! What the lab prints: one line for each thing that happened, a tick or a cross before it.
+//! The lab's printed report: one line a check, marked with a tick or a cross.
 use std::{
     fmt::Display,
     io::{IsTerminal, Write, stdout},
     time::Instant,
 };
 
-/// Prints aligned lines as things happen; colours only on a terminal, or where CLICOLOR_FORCE is set.
+/// Prints aligned lines as things happen; in colour on a terminal or if CLICOLOR_FORCE is set.
 #[derive(Debug, Clone, Copy)]
 pub struct Report {
     colour: bool,
@@ -18,36 +18,36 @@ const RED: &str = "31";
 const GREEN: &str = "32";
 
 impl Report {
-    /// A report whose clock starts now.
+    /// Starts a report and its clock.
     #[expect(clippy::new_without_default, reason = "it reads the clock and the environment")]
     pub fn new() -> Self {
         let forced = std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| value != "0");
         Self { colour: forced || stdout().is_terminal(), start: Instant::now() }
     }
 
-    /// A section's title.
+    /// Prints a section's title and the time since the start.
     pub fn section(&self, title: &str) {
         let time = format!("{:.1} s", self.start.elapsed().as_secs_f32());
         self.print(&format!("\n{}  {}", self.paint(BOLD, title), self.paint(DIM, &time)));
     }
 
-    /// Something that held or did not, with its columns.
+    /// Prints the result of one check, in columns of (text, width).
     pub fn check(&self, held: bool, columns: &[(&dyn Display, usize)]) {
         let sign = if held { self.paint(GREEN, "✓") } else { self.paint(RED, "✗") };
         self.print(&format!("  {sign} {}", aligned(columns)));
     }
 
-    /// A table's head, aligned with [`Report::check`].
+    /// Prints a table's head, aligned with [`Report::check`].
     pub fn head(&self, columns: &[(&dyn Display, usize)]) {
         self.print(&self.paint(DIM, &format!("    {}", aligned(columns))));
     }
 
-    /// Something worth knowing.
+    /// Prints an indented remark.
     pub fn note(&self, text: impl Display) {
         self.print(&format!("    {text}"));
     }
 
-    /// The last line: whether all held.
+    /// Prints the last line, green if everything held.
     pub fn verdict(&self, held: bool, text: &str) {
         let colour = if held { GREEN } else { RED };
         let seconds = self.start.elapsed().as_secs_f32();
@@ -55,7 +55,7 @@ impl Report {
     }
 
     fn print(&self, line: &str) {
-        // Nobody listens any more: the exit status still tells.
+        // If stdout is closed, the exit status still tells the result.
         let _ = writeln!(stdout().lock(), "{line}");
     }
 

@@ -1,4 +1,4 @@
-//! `lab run`: the lab as a show, with an exit status that counts.
+//! `lab run`: the lab as a demonstration that can fail.
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,27 +17,27 @@ use crate::{
     topology::customers,
 };
 
-/// Of what went wrong in an attack.
+/// Leaks shown for one attack; the rest is counted.
 const SHOWN_DETAILS: usize = 3;
 
-/// What to do once everything was shown.
+/// What to do after the demonstration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// Take the lab down.
     End,
-    /// A shell on the gateway.
+    /// Open a shell on the gateway.
     Shell,
     /// Wait for Ctrl-C.
     Stay,
 }
 
-/// Brings the lab up, shows tunnels, requests and attacks, and says whether all held.
+/// Brings the lab up and shows tunnels, requests and attacks. Returns true if everything held.
 pub fn run(programs: Programs, then: Then, interrupt: &Interrupt) -> Result<bool> {
     let report = Report::new();
     report.section("Bringing the lab up");
     let lab = Lab::up(programs)?;
     report.note(format!(
-        "{} customers, {} sites, one cloud gateway, in namespaces called gwlab-*",
+        "{} customers, {} sites and one cloud gateway, in network namespaces gwlab-*",
         customers().count(),
         SITES.len()
     ));
@@ -49,12 +49,12 @@ pub fn run(programs: Programs, then: Then, interrupt: &Interrupt) -> Result<bool
     let mut held = show_requests(&report, &lab)?;
 
     report.section("Attacks");
-    report.head(&[(&"attack", 52), (&"expected", 38), (&"seen", 0)]);
+    report.head(&[(&"attack", 52), (&"expected refusal", 38), (&"packets", 0)]);
     let (mut tried, mut failed) = (0, 0);
     let mut drops = lab.drops()?;
     for attack in attacks::all() {
         let outcome = judge(attack, &lab, &mut drops)?;
-        report.check(outcome.held, &[(&attack.what, 52), (&attack.expected, 38), (&outcome.seen, 0)]);
+        report.check(outcome.held, &[(&attack.title, 52), (&attack.expected, 38), (&outcome.seen, 0)]);
         for detail in outcome.details.iter().take(SHOWN_DETAILS) {
             report.note(format!("  {detail}"));
         }
@@ -81,7 +81,7 @@ pub fn run(programs: Programs, then: Then, interrupt: &Interrupt) -> Result<bool
 fn show_tunnels(report: &Report, tunnels: &[Sa]) {
     report.head(&[(&"customer", 9), (&"site", 12), (&"tunnel id", 9), (&"peer", 18), (&"cipher", 0)]);
     for (site, sa) in SITES.iter().zip(tunnels) {
-        let encapsulation = if sa.encapsulated { ", in UDP behind NAT" } else { "" };
+        let encapsulation = if sa.encapsulated { ", in UDP (behind NAT)" } else { "" };
         let cipher = format!("{}{encapsulation}", sa.cipher);
         let columns: [(&dyn std::fmt::Display, usize); 5] =
             [(&site.customer, 9), (&site.name, 12), (&sa.reqid, 9), (&sa.remote_host, 18), (&cipher, 0)];
@@ -89,7 +89,7 @@ fn show_tunnels(report: &Report, tunnels: &[Sa]) {
     }
 }
 
-/// Lets every device report with curl and shows what the servers got.
+/// Has every device report with curl and shows the requests that the servers received.
 fn show_requests(report: &Report, lab: &Lab) -> Result<bool> {
     let start = lab.requests.count();
     let sent = in_parallel(lab.sites(), |site| {
@@ -99,11 +99,11 @@ fn show_requests(report: &Report, lab: &Lab) -> Result<bool> {
     let expected = SITES.iter().map(|site| site.ends().len()).sum();
     for request in lab.requests.wait_since(start, expected, Duration::from_secs(2)) {
         let site =
-            SITES.iter().find(|site| came_from(site, &request)).map_or("nobody known", |site| site.name);
+            SITES.iter().find(|site| came_from(site, &request)).map_or("unknown site", |site| site.name);
         let from = request.from.map(|address| address.to_string()).unwrap_or_default();
         let server = format!("{} server", request.customer);
         let line = format!("{} {}", request.method, request.url);
-        let known = site != "nobody known";
+        let known = site != "unknown site";
         report
             .check(known, &[(&server, 15), (&"<-", 2), (&from, 17), (&format!("({site})"), 13), (&line, 0)]);
     }
@@ -118,7 +118,7 @@ fn came_from(site: &Spec, request: &Request) -> bool {
 }
 
 fn shell(report: &Report, lab: &Lab) -> Result<()> {
-    report.section("A shell on the gateway; leave it to end the lab");
+    report.section("Shell on the gateway; exit to take the lab down. Try:");
     for command in [
         format!("bpftool map dump pinned {PINS}/TUNNELS"),
         "ip xfrm state".to_owned(),

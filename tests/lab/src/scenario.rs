@@ -3,11 +3,11 @@ use anyhow::Result;
 
 use crate::lab::Lab;
 
-/// Something that must work.
+/// A test of something that must work.
 #[derive(Debug)]
 pub struct Scenario {
     /// The test's name.
     pub name: &'static str,
-    /// Fails if it does not work.
+    /// Runs the scenario; an error fails the test.
     pub run: fn(&mut Lab) -> Result<()>,
 }

@@ -1,4 +1,4 @@
-//! The customers' HTTP servers: stateless, each in its namespace on the cloud LAN.
+//! The customers' HTTP servers: stateless, each in its own namespace on the cloud LAN.
 use std::{
     net::{IpAddr, TcpListener},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -18,17 +18,17 @@ pub const PORT: u16 = 80;
 /// One request that reached a server.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Whose server it reached.
+    /// The customer whose server it reached.
     pub customer: &'static str,
     /// The client's address as the server sees it.
     pub from: Option<IpAddr>,
-    /// `GET`, as a rule.
+    /// HTTP method.
     pub method: String,
     /// Path and query.
     pub url: String,
 }
 
-/// Everything the servers have received, in order.
+/// All requests that the servers have received, in order.
 #[derive(Debug, Default)]
 pub struct Requests {
     received: Mutex<Vec<Request>>,
@@ -38,9 +38,9 @@ pub struct Requests {
 /// A customer's server at one of its addresses. It listens until the process ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Server {
-    /// Whose it is.
+    /// The customer's name.
     pub customer: &'static str,
-    /// Its address on the cloud LAN.
+    /// The address on the cloud LAN.
     pub address: IpAddr,
 }
 
@@ -63,13 +63,13 @@ impl Server {
                     url: request.url().to_owned(),
                 };
                 if received.url.starts_with(content::PATH) {
-                    // Takes time, and all the more if packets are lost, which must not stop the others.
+                    // In a thread: a long transfer must not delay other requests.
                     thread::spawn(move || exchange_content(request));
                     continue;
                 }
                 let body = format!("{customer}: received {}\n", received.url);
                 requests.push(received);
-                // A client that is gone by now is not the server's business.
+                // The client may be gone by now, which is no fault of the server.
                 let _ = request.respond(Response::from_string(body));
             }
         });
@@ -77,8 +77,8 @@ impl Server {
     }
 }
 
-/// Sends content to who asks for it, or judges what was sent. Clients judge the answers: one that is gone
-/// is not the server's business.
+/// Sends the requested content, or checks the content that was sent. Clients check the answers, so errors of
+/// the connection are ignored here.
 fn exchange_content(mut request: tiny_http::Request) {
     let asked = request.url().strip_prefix(content::PATH).and_then(|bytes| bytes.parse().ok());
     let mut body = Vec::new();
@@ -88,26 +88,26 @@ fn exchange_content(mut request: tiny_http::Request) {
             if request.as_reader().read_to_end(&mut body).is_err() {
                 return;
             }
-            content::judgement(&body).into_bytes()
+            content::verdict(&body).into_bytes()
         }
         _ => "no such content\n".into(),
     };
-    // With a Content-Length, however long it is.
+    // Send a Content-Length even for long bodies.
     let _ = request.respond(Response::from_data(answer).with_chunked_threshold(usize::MAX));
 }
 
 impl Requests {
-    /// How many there are so far: a position for [`Requests::since`].
+    /// Returns the number of requests so far, a position for [`Requests::since`].
     pub fn count(&self) -> usize {
         self.lock().len()
     }
 
-    /// All from position `start` on.
+    /// Returns the requests from position `start` on.
     pub fn since(&self, start: usize) -> Vec<Request> {
         self.lock().get(start..).unwrap_or_default().to_vec()
     }
 
-    /// As [`Requests::since`], after waiting until there are `count` of them or `timeout` has passed.
+    /// As [`Requests::since`], but waits until there are `count` requests or `timeout` has passed.
     pub fn wait_since(&self, start: usize, count: usize, timeout: Duration) -> Vec<Request> {
         let deadline = Instant::now() + timeout;
         let mut received = self.lock();
@@ -127,7 +127,7 @@ impl Requests {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Request>> {
-        // A push cannot leave the list half written.
+        // A panic cannot leave the list half written.
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! The sites: what each is, how its router's tunnel is configured.
+//! The sites, and the configuration of their routers' tunnels.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ::gateway::strongswan::{Child, Connection, Local, Remote, Revocation};
@@ -10,14 +10,14 @@ use ipnet::IpNet;
 pub enum Suite {
     /// AES-256-GCM, PRF with SHA-512, curve25519.
     Gcm,
-    /// AES-256-CBC with HMAC-SHA-512, curve25519: for routers that have no GCM.
+    /// AES-256-CBC with HMAC-SHA-512, curve25519: for routers without GCM.
     Cbc,
 }
 
-/// One site of one customer, as in `policies/` plus what a policy does not say: its addresses.
+/// One site of a customer, as in `policies/`, plus its addresses.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec {
-    /// The customer's name: the policy file's.
+    /// The customer's name, that of the policy file.
     pub customer: &'static str,
     /// The site's name in that policy.
     pub name: &'static str,
@@ -33,17 +33,17 @@ pub struct Spec {
     pub prefix_len: u8,
     /// The customer's server on the cloud LAN.
     pub server: Ipv4Addr,
-    /// What the router offers.
+    /// The cipher suite that the router offers.
     pub suite: Suite,
-    /// Behind a NAT, so ESP travels in UDP.
+    /// True if the router is behind NAT, so that ESP travels in UDP.
     pub behind_nat: bool,
-    /// What it has in IPv6, beside the above.
+    /// Its IPv6 addresses, in addition to the IPv4 ones.
     pub v6: Option<InsideV6>,
-    /// Its router has no IPv4 on its uplink: IKE and ESP travel in IPv6.
+    /// True if the router's uplink has IPv6 only, so that IKE and ESP travel in IPv6.
     pub uplink_v6: bool,
 }
 
-/// What a site and its customer's server have in IPv6. Prefixes are /64.
+/// IPv6 addresses of a site and its customer's server. Prefixes are /64.
 #[derive(Debug, Clone, Copy)]
 pub struct InsideV6 {
     /// The IoT LAN, a prefix in CIDR notation.
@@ -61,32 +61,32 @@ pub struct InsideV6 {
 pub struct Ends {
     /// The device's address.
     pub device: IpAddr,
-    /// The server's.
+    /// The server's address.
     pub server: IpAddr,
 }
 
 impl Ends {
-    /// Source and destination of packets to the server, or of those from it.
+    /// Returns source and destination of packets to the server or, if not `to_server`, from it.
     pub fn way(self, to_server: bool) -> (IpAddr, IpAddr) {
         if to_server { (self.device, self.server) } else { (self.server, self.device) }
     }
 }
 
-/// The customer's server, on the cloud LAN.
+/// acme's server on the cloud LAN.
 pub const ACME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 11);
-/// The customer's server, on the cloud LAN.
+/// globex's server on the cloud LAN.
 pub const GLOBEX_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 12);
-/// The customer's server, on the cloud LAN.
+/// initech's server on the cloud LAN.
 pub const INITECH_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 13);
-/// The customer's server, on the cloud LAN.
+/// wonka's server on the cloud LAN.
 pub const WONKA_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 14);
-/// The customer's server, on the cloud LAN.
+/// The IPv6 address of acme's server.
 pub const ACME_SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x11);
-/// The customer's server, on the cloud LAN.
+/// The IPv6 address of wonka's server.
 pub const WONKA_SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x14);
 
-/// All sites. acme's first and globex have the same IPv4 LAN, and devices with the same address in it;
-/// acme's first and wonka the same IPv6 LAN.
+/// All sites. acme-berlin and globex-springfield have equal IPv4 LANs and device addresses; acme-berlin and
+/// wonka-london have equal IPv6 LANs and device addresses.
 pub const SITES: [Spec; 5] = [
     Spec {
         customer: "acme",
@@ -171,32 +171,32 @@ pub const SITES: [Spec; 5] = [
 ];
 
 impl Spec {
-    /// `acme-berlin`: the name of its namespace and folder.
+    /// Returns `acme-berlin`, the name of its namespace and folder.
     pub fn full_name(&self) -> String {
         format!("{}-{}", self.customer, self.name)
     }
 
-    /// Device and server, in each family that the site has.
+    /// Returns device and server for each address family of the site.
     pub fn ends(&self) -> Vec<Ends> {
         let v4 = Ends { device: self.device.into(), server: self.server.into() };
         let v6 = self.v6.map(|v6| Ends { device: v6.device.into(), server: v6.server.into() });
         [v4].into_iter().chain(v6).collect()
     }
 
-    /// The LANs, of each family that the site has.
+    /// Returns the LANs of each address family of the site.
     pub fn lans(&self) -> Result<Vec<IpNet>> {
         let lans = [self.lan].into_iter().chain(self.v6.map(|v6| v6.lan));
         lans.map(|lan| Ok(lan.parse()?)).collect()
     }
 
-    /// The server's addresses, as prefixes.
+    /// Returns the server's addresses as prefixes.
     pub fn servers(&self) -> Vec<IpNet> {
         self.ends().into_iter().map(|ends| ends.server.into()).collect()
     }
 }
 
 impl Suite {
-    /// The IKE proposal in strongSwan's words.
+    /// Returns the IKE proposal in strongSwan's notation.
     pub fn ike(self) -> &'static str {
         match self {
             Self::Gcm => "aes256gcm16-prfsha512-curve25519",
@@ -204,7 +204,7 @@ impl Suite {
         }
     }
 
-    /// The ESP proposal in strongSwan's words; the group makes CHILD rekeys forward secret.
+    /// Returns the ESP proposal in strongSwan's notation. The group makes CHILD rekeys forward secret.
     pub fn esp(self) -> &'static str {
         match self {
             Self::Gcm => "aes256gcm16-curve25519",
@@ -213,17 +213,18 @@ impl Suite {
     }
 }
 
-/// The name of a router's only connection and child.
+/// The name of a router's only connection and of its only child.
 pub const CONNECTION: &str = "cloud";
 /// The gateway's IKE identity in the example policies.
 pub const GATEWAY_IDENTITY: &str = "gateway.example";
 
-/// The reqid a site's own router uses for its only tunnel. The cloud gateway's is a different number
-/// in a different namespace.
+/// The reqid of a site's only tunnel on its own router. The cloud gateway has its own reqid for the same
+/// tunnel.
 pub const ROUTER_REQID: u32 = 1;
 
-/// Returns how a site's router tunnels its LANs to its servers through the cloud gateway. `way` is the outer
-/// addresses of router and gateway. The only child has the connection's name, [`CONNECTION`].
+/// Returns the connection of a site's router, which tunnels the site's LANs to its servers through the cloud
+/// gateway. `way` is the outer addresses of router and gateway. Connection and child are both named
+/// [`CONNECTION`].
 pub fn connection(local: Local, authority: &str, way: (IpAddr, IpAddr), spec: &Spec) -> Result<Connection> {
     let remote = Remote {
         identity: GATEWAY_IDENTITY.to_owned(),

@@ -1,4 +1,4 @@
-//! `lab test`: every attack and every scenario is a test with a name, one after the other in one lab.
+//! `lab test`: runs every attack and every scenario as a named test, one after the other in one lab.
 use std::{
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
@@ -9,13 +9,13 @@ use libtest_mimic::{Arguments, Trial};
 
 use crate::{attack::judge, attacks, gateway::Programs, lab::Lab, report::Report, scenarios};
 
-/// The lab, from when it is up.
+/// The lab, once it is up.
 type Shared = Arc<Mutex<Option<Lab>>>;
 
 /// Runs the tests that `args` select.
 pub fn test(programs: Programs, args: Vec<String>) -> Result<ExitCode> {
     let mut arguments = Arguments::from_iter(std::iter::once("lab".to_owned()).chain(args));
-    // One lab, and a daemon that is restarted dies with the thread that started it: this one.
+    // All tests share one lab, and a restarted daemon dies with the thread that started it: this one.
     arguments.test_threads = Some(1);
     let shared = Shared::default();
     let trials = trials(&shared);
@@ -32,7 +32,7 @@ pub fn test(programs: Programs, args: Vec<String>) -> Result<ExitCode> {
 }
 
 fn trials(shared: &Shared) -> Vec<Trial> {
-    let scenarios = scenarios::all().map(|scenario| trial(scenario.name, "works", shared, scenario.run));
+    let scenarios = scenarios::all().map(|scenario| trial(scenario.name, "scenario", shared, scenario.run));
     let attacks = attacks::all().map(|attack| {
         trial(attack.name, "attack", shared, |lab| {
             let outcome = judge(attack, lab, &mut lab.drops()?)?;
@@ -57,23 +57,23 @@ fn trial(
 ) -> Trial {
     let shared = shared.clone();
     let test = move || {
-        // A test that panicked leaves a lab that is as good as after any failure.
+        // After a panic, the lab is restored as after any other failure.
         let mut lab = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let lab = lab.as_mut().ok_or("the lab is not up")?;
         let result = lab
             .restore()
-            .context("what the tests before have left could not be put back to normal")
+            .context("cannot restore the lab after the tests before this one")
             .and_then(|()| run_one(lab, run));
         result.map_err(|error| format!("{error:#}").into())
     };
     Trial::test(name, test).with_kind(kind)
 }
 
-/// Runs a test. One that fails leaves the lab in its normal state, or says that it could not.
+/// Runs a test. Restores the lab after a failure and reports if that fails, too.
 fn run_one(lab: &mut Lab, run: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
     let Err(error) = run(lab) else { return Ok(()) };
     match lab.restore() {
         Ok(()) => Err(error),
-        Err(why) => bail!("{error:#}\nThe lab could not be put back to normal: {why:#}"),
+        Err(why) => bail!("{error:#}\nThen the lab could not be restored: {why:#}"),
     }
 }

@@ -31,24 +31,24 @@ use crate::site::{ROUTER_REQID, SITES, Spec};
 
 /// The gateway's address on the internet.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-/// Its IPv6 address there.
+/// The gateway's IPv6 address on the internet.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1);
 /// The gateway's address on the cloud LAN.
 pub const GATEWAY_LAN: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
-/// Its IPv6 address there.
+/// The gateway's IPv6 address on the cloud LAN.
 pub const GATEWAY_LAN_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 1);
-/// The gateway's next hop: all outer packets come from this one MAC address, as they do behind a
-/// provider's router, which is what lets GRO merge tunnels (FACTS 8).
+/// The gateway's next hop. All outer packets come from its MAC address, as behind a provider's router, which
+/// lets GRO merge tunnels (docs/facts.md: gro-merges-tunnels).
 pub const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-/// Its IPv6 address.
+/// The IPv6 address of the gateway's next hop.
 pub const INTERNET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 2);
-/// Some host on the internet.
+/// A host on the internet.
 pub const INTERNET_HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
-/// Its IPv6 address.
+/// The IPv6 address of that host.
 pub const INTERNET_HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x66);
-/// The hardware address of the gateway's eth_internet.
+/// The MAC address of the gateway's eth_internet.
 pub const GATEWAY_MAC: [u8; 6] = [0x06, 0, 0, 0, 0, 1];
-/// The hardware address of its next hop.
+/// The MAC address of the gateway's next hop.
 pub const INTERNET_MAC: [u8; 6] = [0x06, 0, 0, 0, 0, 2];
 /// The stranger's address on the internet.
 pub const STRANGER: Ipv4Addr = uplink(SITES.len()).1;
@@ -61,13 +61,13 @@ const ROUTER_BEHIND_NAT: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 /// All namespaces of the lab.
 #[derive(Debug)]
 pub struct Topology {
-    /// The cloud gateway, the only one with a view of `/run` that is a user's: see [`Topology::build`].
+    /// The cloud gateway.
     pub gateway: Namespace,
     /// The router between the gateway and everyone.
     pub internet: Namespace,
     /// The bridge of the cloud LAN.
     pub cloud: Namespace,
-    /// The network address translator in front of a site.
+    /// The NAT in front of a site.
     pub nat: Namespace,
     /// A router on the internet that belongs to no customer.
     pub stranger: Namespace,
@@ -80,8 +80,8 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Builds it all. Every namespace that will have a charon has `dir/<name>/run` as its `/run`.
-    /// The gateway forwards nothing until gatewayd says so.
+    /// Builds namespaces, links and addresses. Namespaces that run a charon have `dir/<name>/run` as their
+    /// `/run`. The gateway forwards nothing until gatewayd turns forwarding on.
     pub fn build(dir: &Path) -> Result<Self> {
         let with_run = |name: &str, forwards| {
             let namespace = Namespace::create(name, forwards)?.with_ipv6(forwards)?;
@@ -113,7 +113,7 @@ impl Topology {
         Ok(topology)
     }
 
-    /// The namespace of a customer's server.
+    /// Returns the namespace of a customer's server.
     pub fn server(&self, customer: &str) -> Result<&Namespace> {
         let found = self.servers.iter().find(|(name, _)| *name == customer);
         found.map(|(_, namespace)| namespace).ok_or_else(|| anyhow!("no customer {customer} in the lab"))
@@ -129,7 +129,7 @@ impl Topology {
                 batch,
                 "link add {a_name} netns {a_namespace} {a_mac} type veth peer name {b_name} netns {b_namespace} {b_mac}"
             )
-            .expect("a String takes all")
+            .expect("writing to a String cannot fail")
         };
         let macs = [GATEWAY_MAC, INTERNET_MAC].map(|mac| {
             let [a, b, c, d, e, f] = mac;
@@ -153,7 +153,7 @@ impl Topology {
         batch
     }
 
-    /// Runs one `ip -batch` in each namespace, all at once.
+    /// Runs one `ip -batch` in each namespace, all in parallel.
     fn configure(&self) -> Result<()> {
         let mut jobs = vec![
             (&self.gateway, gateway_commands()),
@@ -169,11 +169,12 @@ impl Topology {
         for ((_, addresses), (_, server)) in customers().zip(&self.servers) {
             jobs.push((server, server_commands(&addresses)));
         }
-        // As routers' word could count at all on a machine that forwards.
+        // The kernel accepts router advertisements despite forwarding, so that the attack with one could
+        // work.
         self.gateway.set_sysctl("ipv6/conf/eth_lan/accept_ra", "2")?;
         thread::scope(|scope| {
             let mut threads = vec![
-                // GRO is off by default on veth; the one real cards have on is what FACTS 8 is about.
+                // veth has GRO off by default, real cards on (docs/facts.md: gro-merges-tunnels).
                 scope.spawn(|| {
                     output(self.gateway.command("ethtool").args(["-K", "eth_internet", "gro", "on"]))
                         .map(drop)
@@ -199,7 +200,7 @@ impl Topology {
     }
 }
 
-/// Each customer with its server's addresses, once.
+/// Returns each customer once, with its server's addresses.
 pub fn customers() -> impl Iterator<Item = (&'static str, Vec<IpAddr>)> {
     SITES.iter().enumerate().filter_map(|(index, site)| {
         let first = SITES.iter().position(|other| other.customer == site.customer) == Some(index);
@@ -209,17 +210,17 @@ pub fn customers() -> impl Iterator<Item = (&'static str, Vec<IpAddr>)> {
     })
 }
 
-/// The gateway's address that a site's router knows.
+/// Returns the gateway's address that a site's router is configured with.
 pub fn gateway_address(site: &Spec) -> IpAddr {
     if site.uplink_v6 { GATEWAY_V6.into() } else { GATEWAY.into() }
 }
 
-/// The address of a site's router on its uplink, which is not the one the gateway sees behind NAT.
+/// Returns the address of a site's router on its uplink; behind NAT the gateway sees another one.
 pub fn router_wan(index: usize) -> IpAddr {
     if SITES[index].behind_nat { ROUTER_BEHIND_NAT.into() } else { seen_address(&SITES[index]) }
 }
 
-/// The next hop of a site's router on its uplink.
+/// Returns the next hop of a site's router on its uplink.
 pub fn next_hop(site: &Spec) -> IpAddr {
     let index = index_of(site);
     match (site.behind_nat, site.uplink_v6) {
@@ -229,7 +230,7 @@ pub fn next_hop(site: &Spec) -> IpAddr {
     }
 }
 
-/// The address that the gateway sees a site's router at.
+/// Returns the address of a site's router that the gateway sees.
 pub fn seen_address(site: &Spec) -> IpAddr {
     let index = index_of(site);
     if site.uplink_v6 { uplink_v6(index).1.into() } else { uplink(index).1.into() }
@@ -239,7 +240,7 @@ fn index_of(site: &Spec) -> usize {
     SITES.iter().position(|other| other.identity == site.identity).expect("it is one of SITES")
 }
 
-/// Of an XFRM policy, behind all that charon installs, which are below 400,000.
+/// XFRM policy priority after all of charon's, which are below 400,000.
 const LAST_PRIORITY: u32 = 4_000_000;
 
 const MASQUERADE: &str = "table ip nat {
@@ -250,13 +251,13 @@ const MASQUERADE: &str = "table ip nat {
 }
 ";
 
-/// The internet's and the site's address of uplink number `index`, a /30.
+/// Returns the internet's and the site's address of uplink number `index`, a /30.
 const fn uplink(index: usize) -> (Ipv4Addr, Ipv4Addr) {
     let base = 4 * index as u8;
     (Ipv4Addr::new(198, 51, 100, base + 1), Ipv4Addr::new(198, 51, 100, base + 2))
 }
 
-/// The same of a site with an IPv6 uplink, a /64.
+/// Returns the internet's and the site's address of IPv6 uplink number `index`, a /64.
 fn uplink_v6(index: usize) -> (Ipv6Addr, Ipv6Addr) {
     let of = |host| Ipv6Addr::new(0x2001, 0xdb8, 1, index as u16, 0, 0, 0, host);
     (of(1), of(2))
@@ -291,13 +292,14 @@ addr add {INTERNET_V6}/64 dev gateway
             true => format!("{}/64", uplink_v6(index).0),
             false => format!("{}/30", uplink(index).0),
         };
-        write!(commands, "link set {name} up\naddr add {address} dev {name}\n").expect("a String takes all");
+        write!(commands, "link set {name} up\naddr add {address} dev {name}\n")
+            .expect("writing to a String cannot fail");
     }
     commands
 }
 
-/// Isolated ports do not talk to each other, as servers of different tenants in a cloud do not. Nor does a cloud
-/// forget where a server is that is silent for long, and then send its packets to all: ageing_time, a day in
+/// Returns the cloud LAN's commands. Its ports are isolated, as servers of different tenants in a cloud are.
+/// A cloud does not forget a silent server's port and flood its packets, either: ageing_time is a day, in
 /// hundredths of a second.
 fn cloud_commands() -> String {
     let mut commands =
@@ -308,7 +310,7 @@ fn cloud_commands() -> String {
             commands,
             "link set {customer} master lan\nlink set {customer} type bridge_slave isolated on\nlink set {customer} up\n"
         )
-        .expect("a String takes all");
+        .expect("writing to a String cannot fail");
     }
     commands
 }
@@ -325,15 +327,15 @@ fn uplink_commands((next_hop, address): (Ipv4Addr, Ipv4Addr)) -> String {
     format!("addr add {address}/30 dev eth_wan\nroute add default via {next_hop}\n")
 }
 
-/// Every router is hostile: beside what charon installs, it sends whatever comes from its LAN for the
-/// cloud LAN into its tunnel, from any source address and for any destination. Charon's own policies come
-/// first: they name an SPI, so that a rekeyed SA is not used before the gateway can decrypt it.
+/// Returns a hostile router's commands: beside charon's policies, it tunnels every packet from its LAN to the
+/// cloud LAN, from any source address to any destination. Charon's policies take precedence: they name an
+/// SPI, so that the router does not use a rekeyed SA before the gateway can decrypt it.
 fn router_commands(index: usize, site: &Spec) -> String {
     let wan = router_wan(index);
     let gateway = gateway_address(site);
     let mut commands = match (wan, next_hop(site)) {
         (IpAddr::V4(own), IpAddr::V4(next_hop)) => uplink_commands((next_hop, own)),
-        // Packets into the tunnel need a route, whatever they end up in.
+        // Inner packets need a route of their own family before they are encrypted.
         (own, next_hop) => format!(
             "addr add {own}/64 dev eth_wan\nroute add default via {next_hop}\n\
              route add 0.0.0.0/0 via inet6 {next_hop}\n"
@@ -354,7 +356,7 @@ fn router_commands(index: usize, site: &Spec) -> String {
 xfrm policy add src {any} dst {cloud_lan} dir out priority {LAST_PRIORITY} tmpl src {wan} dst {gateway} proto esp reqid {ROUTER_REQID} mode tunnel
 "
         )
-        .expect("a String takes all");
+        .expect("writing to a String cannot fail");
     }
     commands
 }
@@ -366,12 +368,12 @@ fn device_commands(site: &Spec) -> String {
     );
     if let Some(v6) = site.v6 {
         write!(commands, "addr add {}/64 dev eth0\nroute add default via {}\n", v6.device, v6.router)
-            .expect("a String takes all");
+            .expect("writing to a String cannot fail");
     }
     commands
 }
 
-/// A server knows nothing but the gateway.
+/// Returns a server's commands: its only neighbour is the gateway.
 fn server_commands(addresses: &[IpAddr]) -> String {
     let mut commands = "link set eth0 up\n".to_owned();
     for address in addresses {
@@ -380,7 +382,7 @@ fn server_commands(addresses: &[IpAddr]) -> String {
             commands,
             "addr add {address} dev eth0\nroute add {gateway} dev eth0\nroute add default via {gateway}\n"
         )
-        .expect("a String takes all");
+        .expect("writing to a String cannot fail");
     }
     commands
 }

@@ -1,4 +1,4 @@
-//! Numbered requests that go on while something happens, and the proof that none was lost.
+//! Numbered requests in the background of a scenario, and the proof that none was lost.
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -20,44 +20,44 @@ use crate::{
     topology::Topology,
 };
 
-/// Between two requests, of either family in turn where a site has both.
+/// Time between two requests. The families of a site take turns.
 const INTERVAL: Duration = Duration::from_millis(30);
-/// Every so many requests come on a connection of their own, so that flows are opened all the time.
+/// Every eighth request of a family has a connection of its own, so that flows open all the time.
 const NEW_CONNECTION_EVERY: u64 = 8;
-/// After the last answer: for acknowledgements and FINs that are still on their way.
+/// Time after the last answer for acknowledgements and FINs in flight.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// A client on a site's device that sends requests until it is told to stop.
+/// A client on a site's device that sends requests until it is stopped.
 #[derive(Debug)]
 pub struct Traffic {
     site: &'static Spec,
-    /// Where in the servers' common list it began.
+    /// Position in [`Requests`](super::server::Requests) at the start.
     requests_before: usize,
     client: Client,
     at_device: Capture,
     at_server: Capture,
 }
 
-/// The thread that sends. Dropping it stops it, so that the traffic of a test that failed does not go on.
+/// The sending thread. Dropping it stops the thread, so that no traffic outlives a failed test.
 #[derive(Debug)]
 struct Client {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<u64>>>,
 }
 
-/// What went through.
+/// The traffic that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
-    /// Requests sent, each of which reached its server once and was answered.
+    /// Requests sent; each reached its server once and was answered.
     pub requests: u64,
-    /// TCP packets from the device, each of which reached the server.
+    /// TCP packets from the device; each reached the server.
     pub to_server: u64,
-    /// TCP packets from the server, each of which reached the device.
+    /// TCP packets from the server; each reached the device.
     pub to_site: u64,
 }
 
 impl Traffic {
-    /// Starts a client at the site of this name.
+    /// Starts a client at the site with this name.
     pub fn start(lab: &Lab, name: &str) -> Result<Self> {
         let index =
             SITES.iter().position(|site| site.name == name).with_context(|| format!("no site {name}"))?;
@@ -69,13 +69,13 @@ impl Traffic {
         Ok(Self { site, requests_before, client, at_device, at_server })
     }
 
-    /// Stops, and fails if a request was lost, repeated or not answered; returns how many there were.
-    /// Packets may have been lost and sent again.
+    /// Stops and returns the number of requests. Fails if a request was lost, repeated or not answered;
+    /// packets may have been lost and retransmitted.
     pub fn stop_requests(self, lab: &Lab) -> Result<u64> {
         self.end(lab).map(|(requests, ..)| requests)
     }
 
-    /// Stops, and fails if a request was lost, repeated or not answered, or a packet lost.
+    /// Stops and returns the tally. Fails if a request was lost, repeated or not answered, or a packet lost.
     pub fn stop(self, lab: &Lab) -> Result<Tally> {
         let site = self.site;
         let (requests, at_device, at_server) = self.end(lab)?;
@@ -97,7 +97,7 @@ impl Traffic {
         let astray = received.iter().find(|request| request.customer != site.customer);
         ensure!(
             astray.is_none(),
-            "{} is a request of {}",
+            "request {} of {} reached another customer's server",
             astray.map_or("", |request| &request.url),
             site.name
         );
@@ -118,7 +118,7 @@ impl Client {
         Self { stop, thread: Some(thread) }
     }
 
-    /// How many requests were sent and answered.
+    /// Stops and returns the number of requests that were sent and answered.
     fn stop(mut self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("already stopped")?;
@@ -130,7 +130,7 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // The test has failed already, for a better reason.
+            // The test has already failed, with a better message.
             let _ = thread.join();
         }
     }
@@ -162,10 +162,11 @@ fn path_of(site: &Spec) -> String {
     format!("/traffic/{}/", site.full_name())
 }
 
-/// What makes a packet the same one at the other end; the gateway may change TTL and options.
+/// Identifies a packet at both ends: source, ports, numbers, flags, payload. The gateway may change TTL and
+/// options.
 type Identity = (IpAddr, [u16; 2], [u32; 2], [bool; 4], Vec<u8>);
 
-/// How often each TCP packet of the site's device and its server was seen, in one direction.
+/// Counts each TCP packet between the site's device and its server, in one direction.
 fn packets(frames: &[Frame], site: &Spec, outgoing: bool, to_server: bool) -> BTreeMap<Identity, u64> {
     let ways: Vec<_> = site.ends().into_iter().map(|ends| ends.way(to_server)).collect();
     let mut counts = BTreeMap::new();
@@ -181,12 +182,12 @@ fn packets(frames: &[Frame], site: &Spec, outgoing: bool, to_server: bool) -> BT
     counts
 }
 
-/// The number of packets; fails unless all that were sent arrived, and nothing else.
+/// Returns the number of packets. Fails unless exactly the packets sent have arrived.
 fn same(sent: &BTreeMap<Identity, u64>, arrived: &BTreeMap<Identity, u64>, way: &str) -> Result<u64> {
     let (sent_count, arrived_count): (u64, u64) = (sent.values().sum(), arrived.values().sum());
     ensure!(
         sent == arrived,
-        "{sent_count} packets sent {way}, {arrived_count} arrived, or others than those sent"
+        "{sent_count} packets sent {way}, {arrived_count} arrived, not exactly those sent"
     );
     Ok(sent_count)
 }

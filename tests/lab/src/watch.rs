@@ -1,4 +1,4 @@
-//! Eyes everywhere during an attack: whatever arrives where nothing may arrive is a leak.
+//! Captures everywhere during an attack: a packet that arrives where nothing may arrive is a leak.
 use std::{net::IpAddr, thread, time::Duration};
 
 use anyhow::Result;
@@ -10,7 +10,7 @@ use crate::{
     topology::customers,
 };
 
-/// How long a packet may take through the lab. Under emulation the slowest path takes some 10 ms.
+/// Longest time of a packet through the lab. Under emulation the slowest path takes some 10 ms.
 const SETTLE: Duration = Duration::from_millis(150);
 
 /// Captures at every server, every device, and behind the gateway's eth_internet.
@@ -31,21 +31,20 @@ impl Watch {
         })
     }
 
-    /// Gives the packets time, then tells of each one that reached a server or a device, and of each
+    /// Waits for packets in flight. Returns every packet that reached a server or a device, and every packet
     /// that left the gateway towards the internet as anything but ESP or IKE.
     pub fn leaks(self) -> Result<Vec<String>> {
         thread::sleep(SETTLE);
         let mut leaks = internet_leaks(self.internet)?;
         for end in self.ends {
             let place = end.place.clone();
-            let arrived = end.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_of_link());
+            let arrived = end.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_link_control());
             leaks.extend(arrived.map(|frame| format!("{} reached {place}", frame.describe())));
         }
         Ok(leaks)
     }
 
-    /// As [`Watch::leaks`], but packets between devices and their own customers' servers are meant to be
-    /// there.
+    /// As [`Watch::leaks`], but allows packets between devices and their own customers' servers.
     pub fn astray(self) -> Result<Vec<String>> {
         thread::sleep(SETTLE);
         let mut astray = internet_leaks(self.internet)?;
@@ -57,16 +56,16 @@ impl Watch {
         for (end, known) in self.ends.into_iter().zip(at_servers.chain(at_devices)) {
             let known: Vec<IpAddr> = known;
             let place = end.place.clone();
-            let strange = end.stop()?.into_iter().filter(|frame| {
+            let stray = end.stop()?.into_iter().filter(|frame| {
                 let from_known = frame.addresses().is_some_and(|(source, _)| known.contains(&source));
-                !frame.outgoing && !frame.is_of_link() && !from_known
+                !frame.outgoing && !frame.is_link_control() && !from_known
             });
-            astray.extend(strange.map(|frame| format!("{} reached {place}", frame.describe())));
+            astray.extend(stray.map(|frame| format!("{} reached {place}", frame.describe())));
         }
         Ok(astray)
     }
 
-    /// As [`Watch::leaks`], but packets at servers and devices are meant to be there.
+    /// As [`Watch::leaks`], but allows all packets at servers and devices.
     pub fn plaintext_on_the_internet(self) -> Result<Vec<String>> {
         thread::sleep(SETTLE);
         internet_leaks(self.internet)
@@ -74,6 +73,7 @@ impl Watch {
 }
 
 fn internet_leaks(internet: Capture) -> Result<Vec<String>> {
-    let left = internet.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_of_link_or_ipsec());
+    let left =
+        internet.stop()?.into_iter().filter(|frame| !frame.outgoing && !frame.is_link_control_or_ipsec());
     Ok(left.map(|frame| format!("{} left eth_internet", frame.describe())).collect())
 }

@@ -1,26 +1,25 @@
-//! A case as it stands in a file.
+//! A case, as written in a file.
 //!
 //! ```toml
 //! [[case]]
-//! name = "reply_goes_into_the_tunnel_that_asked"
+//! name = "reply_goes_into_the_tunnel_of_its_flow"
 //! steps = [
 //!   { from = "munich", packet = "10.20.0.9:40000 > 10.200.0.11:80 S", verdict = "to server", counts = "acme: to_server, opened" },
 //!   { hook = "lan_ingress", packet = "10.200.0.11:80 > 10.20.0.9:40000 SA", verdict = "to tunnel munich", counts = "acme: to_site" },
 //! ]
 //! ```
 //!
-//! What a step says is expected, is; and beyond that, of every step:
-//! - no counter changes that `counts` does not name, and each drop that is not `lost` writes one
-//!   event that tells the truth about the packet;
-//! - a packet that is dropped or only let through keeps its bytes and its mark, and one that goes to
-//!   a server has a TTL one lower; `out` adds words to what is expected of the bytes;
-//! - a packet that is dropped leaves the flows as they were (but for what the windows learn from a
-//!   segment that they refuse), and one that goes on changes no flow but its own, and adds none unless
-//!   it is counted as `opened`;
-//! - each customer's usage is what a count over the flows says.
+//! The runner checks that each step's packet gets the stated verdict, counts and flows, and after every step that
+//! - no counter has changed that `counts` does not name, and each drop that is not `lost` has written one
+//!   event that describes the packet;
+//! - a packet that is dropped or passed keeps its bytes and its mark, and one that goes to a server has a
+//!   TTL one lower; `out` states further differences of the bytes;
+//! - a dropped packet has changed no flow (except for what the tracker remembers of a segment outside the
+//!   windows), and any other has changed no flow but its own, and added one only if `counts` says `opened`;
+//! - each customer's usage equals a count over the flows.
 //!
-//! A step `{ expire = true }` turns the wheel by which flows end as far as its time has come, and says
-//! which flows are left.
+//! A step `{ expire = true }` turns the timing wheel up to the step's time and states the flows that are
+//! left.
 use std::{fs, net::IpAddr, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -43,28 +42,28 @@ struct File {
     case: Vec<Case>,
 }
 
-/// Packets in order, and what becomes of each.
+/// Packets in order, and the expected result of each.
 #[derive(Clone, Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
-    /// The behaviour that it shows.
+    /// The behaviour that the case shows.
     pub name: String,
-    /// How the world differs from the usual one (see [`super::world`]).
+    /// Differences of the world from the usual one (see [`super::world`]).
     #[serde(default)]
     pub world: Change,
-    /// How many flows there is room for, if not for many.
+    /// Capacity of the flow maps, if not the usual one.
     pub flow_limit: Option<u32>,
-    /// What happens.
+    /// The steps, in order.
     pub steps: Vec<Event>,
 }
 
-/// What happens at a time.
+/// One step of a case.
 #[derive(Clone, Deserialize, Debug)]
 #[serde(try_from = "toml::Table")]
 pub enum Event {
-    /// Packets.
+    /// A packet arrives.
     Packet(Box<Step>),
-    /// Flows end.
+    /// The timing wheel turns.
     Expire(Expire),
 }
 
@@ -79,72 +78,72 @@ impl TryFrom<toml::Table> for Event {
     }
 }
 
-/// The wheel turns.
+/// A turn of the timing wheel.
 #[derive(Clone, Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Expire {
-    /// When, in milliseconds since the case began; unless said, with the step before.
+    /// Time in milliseconds since the start of the case; by default that of the previous step.
     pub at_ms: Option<u64>,
-    /// Always true.
+    /// Always true: marks the kind of step.
     pub expire: bool,
-    /// All flows there are then.
+    /// All flows afterwards.
     pub flows: Vec<FlowLine>,
 }
 
-/// One packet, or several alike.
+/// One packet, or several similar ones.
 #[derive(Clone, Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// What changes in the world before it.
+    /// Changes of the world before the packet.
     #[serde(default)]
     pub world: Change,
-    /// When it comes, in milliseconds since the case began; unless said, with the one before.
+    /// Time in milliseconds since the start of the case; by default that of the previous step.
     pub at_ms: Option<u64>,
-    /// The tunnel it was decapsulated from: reqid, mark and SPI are that tunnel's, and the hook is
-    /// internet_ingress.
+    /// The tunnel that the packet was decapsulated from: reqid, mark and SPI are that tunnel's, and the hook
+    /// is internet_ingress.
     pub from: Option<String>,
-    /// The hook it comes to.
+    /// The hook at which the packet arrives.
     #[serde(default, deserialize_with = "hook")]
     pub hook: Option<Hook>,
-    /// reqid of the SA that decrypted it, if not the tunnel's.
+    /// reqid of the SA that decrypted the packet, if not the tunnel's.
     pub reqid: Option<u32>,
     /// SPI of that SA, if not the tunnel's.
     pub spi: Option<u32>,
     /// skb->mark, if not the tunnel's.
     pub mark: Option<u32>,
-    /// The packet, see [`super::packet`].
+    /// The packet, in the language of [`super::packet`].
     pub packet: String,
-    /// How often it comes.
+    /// Number of times that the packet arrives.
     #[serde(default = "once")]
     pub repeat: u32,
-    /// What is added to its source address each time it comes again: `0.0.0.1`, `0:0:0:1::`.
+    /// Increment of the source address on each repetition: `0.0.0.1`, `0:0:0:1::`.
     pub source_step: Option<IpAddr>,
-    /// The device's end of a flow (`acme 192.168.1.2:40000`) that is being removed at that moment.
+    /// Device end of a flow (`acme 192.168.1.2:40000`) that the wheel is removing at that moment.
     pub ending: Option<String>,
-    /// How many packets GRO merged into it, each of `segment_bytes` of payload.
+    /// Number of packets that GRO merged into this one, each with `segment_bytes` of payload.
     #[serde(default)]
     pub segments: u32,
-    /// See `segments`.
+    /// Payload bytes of each merged packet.
     #[serde(default)]
     pub segment_bytes: u32,
     /// `drop Reason`, `pass`, `to server` or `to tunnel NAME`.
     pub verdict: Verdict,
-    /// How the bytes that go on differ, in words of the packet language.
+    /// Differences of the output from the packet, in the packet language.
     #[serde(default)]
     pub out: String,
     /// Every counter that changes.
     pub counts: Counts,
-    /// All flows there are then.
+    /// All flows afterwards; not compared if left out.
     pub flows: Option<Vec<FlowLine>>,
 }
 
-/// What a step feeds a program with.
+/// The input of a program for one packet.
 pub struct Input {
-    /// The program.
+    /// The program's hook.
     pub hook: Hook,
     /// reqid (cb[0]; 0: not decapsulated), SPI (cb[1]) and skb->mark.
     pub identity: [u32; 3],
-    /// Segments that GRO merged and bytes in each, 0 if it did not.
+    /// Number of segments that GRO merged and bytes in each; 0 if it merged none.
     pub merged: [u32; 2],
     /// The frame.
     pub frame: Vec<u8>,
@@ -154,21 +153,21 @@ pub struct Input {
 pub const IPV6: [u8; 2] = [0x86, 0xdd];
 
 impl Input {
-    /// Bytes of the IP packet, as its header says; 0 if there is none.
+    /// Returns the IP packet's length according to its header; 0 without a header.
     pub fn packet_bytes(&self) -> u64 {
         let v6 = self.is_v6();
         let length = self.frame.get(if v6 { 18 } else { 16 }..).and_then(|rest| rest.first_chunk::<2>());
         length.map_or(0, |length| u64::from(u16::from_be_bytes(*length)) + if v6 { 40 } else { 0 })
     }
 
-    /// True if it says that it is IPv6.
+    /// Returns true if the EtherType is IPv6.
     pub fn is_v6(&self) -> bool {
         self.frame.get(12..14) == Some(&IPV6)
     }
 }
 
 impl Case {
-    /// Its steps that are packets.
+    /// Returns the steps that are packets.
     pub fn packets(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().filter_map(|event| match event {
             Event::Packet(step) => Some(&**step),
@@ -184,27 +183,27 @@ fn once() -> u32 {
 fn hook<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Hook>, D::Error> {
     let name = String::deserialize(deserializer)?;
     let hook = Hook::ALL.into_iter().find(|hook| hook.name() == name);
-    hook.map(Some).ok_or_else(|| serde::de::Error::custom(format!("there is no hook {name:?}")))
+    hook.map(Some).ok_or_else(|| serde::de::Error::custom(format!("no hook is named {name:?}")))
 }
 
 impl Step {
-    /// The hook it comes to.
+    /// Returns the hook at which the packet arrives.
     pub fn hook(&self) -> Result<Hook> {
         match (self.hook, &self.from) {
             (Some(hook), None) => Ok(hook),
             (None, Some(_)) => Ok(Hook::InternetIngress),
-            _ => anyhow::bail!("a step has either `hook` or `from`"),
+            _ => anyhow::bail!("a step needs either `hook` or `from`"),
         }
     }
 
-    /// What it feeds the program with.
+    /// Returns the program's input.
     pub fn input(&self) -> Result<Input> {
         let tunnel = match &self.from {
             Some(name) => Some(
                 TUNNELS
                     .iter()
                     .find(|tunnel| tunnel.name == name)
-                    .with_context(|| format!("tunnel {name:?}"))?,
+                    .with_context(|| format!("no tunnel is named {name:?}"))?,
             ),
             None => None,
         };
@@ -217,11 +216,11 @@ impl Step {
         Ok(Input { hook: self.hook()?, identity, merged: [self.segments, self.segment_bytes], frame })
     }
 
-    /// The step of the packet that comes as the one of this number, from 0 on.
+    /// Returns the step for repetition `number`, counted from 0.
     pub fn repetition(&self, number: u32) -> Result<Self> {
         let Some(by) = self.source_step.filter(|_| number != 0) else { return Ok(self.clone()) };
         let packet: Packet = self.packet.parse()?;
-        let Network::Ip(ip, _) = &packet.network else { bail!("only addresses can be counted up") };
+        let Network::Ip(ip, _) = &packet.network else { bail!("source_step needs an IP packet") };
         let source = match (ip.source, by) {
             (IpAddr::V4(source), IpAddr::V4(by)) => {
                 IpAddr::V4((u32::from(source).wrapping_add(u32::from(by).wrapping_mul(number))).into())
@@ -230,12 +229,12 @@ impl Step {
                 let by = u128::from(by).wrapping_mul(u128::from(number));
                 IpAddr::V6(u128::from(source).wrapping_add(by).into())
             }
-            _ => bail!("source_step is of another family"),
+            _ => bail!("source_step has another address family than the packet"),
         };
         Ok(Self { packet: format!("{} source {source}", self.packet), ..self.clone() })
     }
 
-    /// The bytes that go on, or stay.
+    /// Returns the frame expected after the program.
     pub fn output(&self) -> Result<Vec<u8>> {
         let mut line = self.packet.clone();
         if self.verdict == Verdict::ToServer {
@@ -247,7 +246,7 @@ impl Step {
     }
 }
 
-/// All cases of a directory's `.toml` files, in the files' order.
+/// Reads all cases of a directory's `.toml` files, in order of file name.
 pub fn read(directory: &Path) -> Result<Vec<Case>> {
     let mut paths: Vec<_> = fs::read_dir(directory)
         .with_context(|| format!("read {}", directory.display()))?
@@ -262,11 +261,7 @@ pub fn read(directory: &Path) -> Result<Vec<Case>> {
             .and_then(|text| Ok(toml::from_str(&text)?))
             .with_context(|| format!("{}", path.display()))?;
         for case in file.case {
-            ensure!(
-                !cases.iter().any(|other| other.name == case.name),
-                "two cases have the name {}",
-                case.name
-            );
+            ensure!(!cases.iter().any(|other| other.name == case.name), "two cases are named {}", case.name);
             ensure!(!case.steps.is_empty(), "the case {} has no steps", case.name);
             cases.push(case);
         }

@@ -1,4 +1,4 @@
-//! Runs a case and compares.
+//! Runs a case and compares the results with the expected ones.
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
@@ -21,11 +21,12 @@ use crate::{
     sequence::Sequences,
 };
 
-/// When a case begins, on CLOCK_MONOTONIC: not at zero, where unset times would pass for right ones,
-/// and with a tick.
+/// Start of every case on CLOCK_MONOTONIC: at the beginning of a tick, and not at zero, where unset times
+/// would look right.
 const START_NS: u64 = Ticks { ticks: 1_000_000 }.as_ns();
 
-/// Runs a case on a machine that others may have used. Ok(Err): what was not as expected.
+/// Runs a case on a machine that others may have used. Returns `Ok(Err(text))` if something was not as
+/// expected.
 pub fn run(case: &Case, machine: &mut Machine) -> Result<Result<(), String>> {
     let mut world = World::usual();
     case.world.apply(&mut world)?;
@@ -87,7 +88,7 @@ fn run_step(step: &Step, machine: &mut Machine, world: &World, now_ns: u64) -> R
     compare_flows(step, &before, &after, &mut faults)?;
     compare_usage(&after, &mut faults);
     if after.world != *world {
-        let _ = writeln!(faults, "the programs changed what only gatewayd writes: {:?}", after.world);
+        let _ = writeln!(faults, "the programs changed maps that only gatewayd writes: {:?}", after.world);
     }
     Ok(faults)
 }
@@ -107,7 +108,7 @@ fn run_expire(step: &Expire, machine: &mut Machine) -> Result<String> {
         let _ = writeln!(faults, "expected the flows {expected:#?}, seen {:#?}", lines(&after));
     }
     if before.counters != after.counters || before.world != after.world || !machine.events()?.is_empty() {
-        let _ = writeln!(faults, "the wheel changed counters, events or what only gatewayd writes");
+        let _ = writeln!(faults, "the wheel changed counters, wrote events or changed gatewayd's maps");
     }
     compare_usage(&after, &mut faults);
     Ok(faults)
@@ -152,7 +153,7 @@ fn compare_counters(
             let counter = match key.1 {
                 Counter::Dropped(number) => match Reason::from_number(number) {
                     Some(reason) => format!("dropped {}", reason.name()),
-                    None => format!("dropped, reason number {number}"),
+                    None => format!("dropped for reason number {number}"),
                 },
                 other => format!("{other:?}"),
             };
@@ -167,7 +168,7 @@ fn compare_counters(
     Ok(())
 }
 
-/// Each drop that is not counted as lost writes one event, and that one is true.
+/// Checks that each drop not counted as lost wrote one event, and that the event describes the packet.
 fn compare_events(
     step: &Step,
     input: &Input,
@@ -188,7 +189,7 @@ fn compare_events(
         let mut expected = event(step, input, reason, now_ns);
         for event in events {
             if step.source_step.is_some() {
-                // Which of the sources it was does not matter.
+                // Any of the sources will do.
                 expected.source = event.source;
             }
             if *event == expected {
@@ -200,7 +201,7 @@ fn compare_events(
     Ok(())
 }
 
-/// What the event must say, read from the frame.
+/// Returns the expected event, read from the frame.
 fn event(step: &Step, input: &Input, reason: Reason, time_ns: u64) -> DropEvent {
     let mut event = DropEvent {
         time_ns,
@@ -257,9 +258,9 @@ fn compare_flows(step: &Step, before: &State, after: &State, faults: &mut String
     let fine = match step.verdict {
         Verdict::Pass => changed.is_empty(),
         Verdict::Drop(reason) => {
-            changed.iter().all(|(old, new)| old.is_some_and(|old| may_become(reason, old, new)))
+            changed.iter().all(|(old, new)| old.is_some_and(|old| may_change(reason, old, new)))
         }
-        // A flow is opened, or an old one goes on, whose time may be what it was.
+        // A flow is opened, or an existing one continues, perhaps with an unchanged timeout.
         Verdict::ToServer | Verdict::ToTunnel(_) if step.source_step.is_some() => true,
         Verdict::ToServer | Verdict::ToTunnel(_) => match (&changed[..], step.counts.opens()) {
             ([], opens) => !opens,
@@ -279,7 +280,7 @@ fn compare_flows(step: &Step, before: &State, after: &State, faults: &mut String
     Ok(())
 }
 
-/// Each customer has taken what a count over the flows says.
+/// Checks that each customer's usage equals a count over the flows.
 fn compare_usage(state: &State, faults: &mut String) {
     for (customer, taken) in &state.usage {
         let own = || state.flows.iter().filter(|(id, _)| id.customer == *customer);
@@ -287,18 +288,20 @@ fn compare_usage(state: &State, faults: &mut String) {
         let counted = [own().count() as u32, half_open as u32];
         if *taken != counted {
             let name = customer_name(*customer);
-            let _ =
-                writeln!(faults, "usage of {name}: {taken:?} flows and half-open ones, counted {counted:?}");
+            let _ = writeln!(
+                faults,
+                "usage of {name}: [flows, half-open] is {taken:?}, but the maps hold {counted:?}"
+            );
         }
     }
 }
 
-/// Whether a packet that was dropped for this reason may have changed a flow like this.
-fn may_become(reason: Reason, old: &Flow, new: &Flow) -> bool {
+/// Returns true if a packet dropped for this reason may change a flow from `old` to `new`.
+fn may_change(reason: Reason, old: &Flow, new: &Flow) -> bool {
     let mut allowed = *old;
     if reason == Reason::OutOfWindow {
-        // nf_conntrack, too, keeps what it noted before it refused (`tcp_in_window`), and may give
-        // the connection less time, never more (`nf_tcp_handle_invalid`).
+        // nf_conntrack, too, keeps what it noted of a segment before refusing it (`tcp_in_window`), and may
+        // shorten the connection's timeout, never extend it (`nf_tcp_handle_invalid`).
         let Flow { peers, scales, flags, ignored, .. } = *new;
         let last = old.last & 0xf0 | new.last & 0x0f;
         allowed = Flow { peers, scales, flags, ignored, last, ..allowed };

@@ -1,10 +1,10 @@
-//! Frames for people: what they are, and where two differ.
+//! Descriptions of frames, and of the differences between two.
 use std::{fmt::Write, net::IpAddr};
 
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use gateway_tests_kit::packet::FLAG_LETTERS;
 
-/// A frame in a line.
+/// Describes a frame in one line.
 pub fn frame(bytes: &[u8]) -> String {
     let Ok(packet) = LaxSlicedPacket::from_ethernet(bytes) else {
         return format!("{} bytes, no Ethernet header", bytes.len());
@@ -70,7 +70,7 @@ pub fn frame(bytes: &[u8]) -> String {
     line
 }
 
-/// Where two frames differ: both lines of 16 bytes wherever one differs.
+/// Describes how two frames differ: both rows of 16 bytes, for each row that differs.
 pub fn difference(expected: &[u8], seen: &[u8]) -> String {
     const WIDTH: usize = 16;
     let mut text = format!("  expected {}\n  seen     {}\n", frame(expected), frame(seen));
@@ -92,30 +92,30 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!(" {byte:02x}")).collect()
 }
 
-/// What a frame's packet says, if its header is one that the programs read: without options, and of
-/// extension headers at most a fragment header.
-pub struct Described<'a> {
+/// The fields of a packet whose headers the programs read: no options, and no extension header but a fragment
+/// header.
+pub struct PacketFields<'a> {
     /// Source address.
     pub source: IpAddr,
     /// Destination address.
     pub destination: IpAddr,
     /// The transport protocol.
     pub protocol: u8,
-    /// It is a fragment, and not the first.
+    /// True for a fragment other than the first.
     pub later: bool,
-    /// From the transport header on.
+    /// The bytes from the transport header on.
     pub payload: &'a [u8],
 }
 
-/// The packet in a frame.
-pub fn packet(frame: &[u8]) -> Option<Described<'_>> {
+/// Returns the fields of a frame's packet.
+pub fn packet(frame: &[u8]) -> Option<PacketFields<'_>> {
     const FRAGMENT: u8 = 44;
     const EXTENSIONS: [u8; 10] = [0, 43, FRAGMENT, 51, 60, 135, 139, 140, 253, 254];
     match frame.get(12..14)? {
         [8, 0] => {
             let header = Ipv4HeaderSlice::from_slice(&frame[14..]).ok()?;
             let payload = frame.get(34..14 + usize::from(header.total_len()))?;
-            (header.ihl() == 5).then(|| Described {
+            (header.ihl() == 5).then(|| PacketFields {
                 source: header.source_addr().into(),
                 destination: header.destination_addr().into(),
                 protocol: header.protocol().0,
@@ -131,7 +131,7 @@ pub fn packet(frame: &[u8]) -> Option<Described<'_>> {
                 let [next, _, high, low, ..] = *payload.first_chunk::<8>()?;
                 (protocol, later, rest) = (next, u16::from_be_bytes([high, low]) >> 3 != 0, &payload[8..]);
             }
-            (!EXTENSIONS.contains(&protocol)).then(|| Described {
+            (!EXTENSIONS.contains(&protocol)).then(|| PacketFields {
                 source: header.source_addr().into(),
                 destination: header.destination_addr().into(),
                 protocol,

@@ -1,4 +1,4 @@
-//! What a step expects, in words: the verdict, the counters, the flows.
+//! The expectations of a step: verdict, counters and flows, parsed from text.
 use std::{collections::BTreeMap, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
@@ -14,17 +14,17 @@ use gateway_tests_kit::{
 };
 use serde::Deserialize;
 
-/// What becomes of a packet, as the kernel sees it.
+/// The fate of a packet, as the kernel sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Verdict {
     /// `drop Reason`
     Drop(Reason),
-    /// `pass`: goes its usual way, unchanged mark.
+    /// `pass`: continues on its usual way, with an unchanged mark.
     Pass,
-    /// `to server`: redirected to the LAN, mark approved and the tunnel's.
+    /// `to server`: redirected to the LAN, marked as approved and with the tunnel's mark.
     ToServer,
-    /// `to tunnel NAME`: to the stack, marked for that tunnel.
+    /// `to tunnel NAME`: passed to the stack, marked for that tunnel.
     ToTunnel(u32),
 }
 
@@ -38,12 +38,12 @@ impl FromStr for Verdict {
                 *Reason::ALL
                     .iter()
                     .find(|reason| reason.name() == name)
-                    .with_context(|| format!("there is no reason {name:?}"))?,
+                    .with_context(|| format!("no reason is named {name:?}"))?,
             ),
             ["pass"] => Self::Pass,
             ["to", "server"] => Self::ToServer,
             ["to", "tunnel", name] => Self::ToTunnel(tunnel_id(name)?),
-            _ => bail!("{text:?} is no verdict"),
+            _ => bail!("{text:?} is not a verdict"),
         })
     }
 }
@@ -56,7 +56,7 @@ impl TryFrom<String> for Verdict {
     }
 }
 
-// linux/bpf.h and linux/pkt_cls.h; stated here a second time on purpose.
+// From linux/bpf.h and linux/pkt_cls.h; independent of the programs' definitions on purpose.
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const TC_ACT_OK: u32 = 0;
@@ -64,7 +64,7 @@ const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
 
 impl Verdict {
-    /// The program's return value.
+    /// Returns the program's expected return value.
     pub fn action(self, hook: Hook) -> u32 {
         match (self, hook) {
             (Self::Drop(_), Hook::InternetXdp) => XDP_DROP,
@@ -75,7 +75,7 @@ impl Verdict {
         }
     }
 
-    /// skb->mark afterwards.
+    /// Returns the expected skb->mark after the program.
     pub fn mark(self, before: u32) -> u32 {
         match self {
             Self::Drop(_) | Self::Pass => before,
@@ -85,7 +85,7 @@ impl Verdict {
     }
 }
 
-/// A program's return value in words.
+/// Returns the name of a program's return value.
 pub fn action_name(action: u32, hook: Hook) -> String {
     let name = match (hook, action) {
         (Hook::InternetXdp, XDP_DROP) => "XDP_DROP",
@@ -112,23 +112,23 @@ pub enum Counter {
     BytesToSite,
     /// Flows opened.
     Opened,
-    /// ESP of an SPI that is not known.
+    /// ESP packets with an unknown SPI.
     UnknownSpi,
-    /// Drop events that were not written.
+    /// Drop events that could not be written.
     Lost,
-    /// Packets dropped for the reason of this number.
+    /// Packets dropped for the reason with this number.
     Dropped(u8),
 }
 
-/// `nobody: unknown_spi` or `acme via berlin: dropped 3, lost 1`: by customer id, what changed by
-/// how much. `dropped` is for the verdict's reason; `via` is the tunnel that drop events name. Bytes
-/// that pass are as many as the packet has; `bytes N` says so.
+/// The counters of one customer that change, and by how much: `nobody: unknown_spi` or
+/// `acme via berlin: dropped 3, lost 1`. `dropped` is for the verdict's reason; `via` is the tunnel that drop
+/// events name. Passed bytes are the packet's length unless `bytes N` says otherwise.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Counts {
     /// Customer id, 0 for nobody.
     pub customer: u32,
-    /// The tunnel that events name, 0 for none.
+    /// The tunnel id that events name, 0 for none.
     pub tunnel: u32,
     words: Vec<(String, u64)>,
 }
@@ -159,16 +159,16 @@ impl Counts {
                     word,
                     "to_server" | "to_site" | "bytes" | "opened" | "unknown_spi" | "dropped" | "lost"
                 ),
-                "there is no counter {word:?}"
+                "no counter is named {word:?}"
             );
             let by = words.next().map_or(Ok(1), number)?;
-            ensure!(words.next().is_none(), "{item:?} is too long");
+            ensure!(words.next().is_none(), "{item:?} has more than a counter and a number");
             Ok((word.to_owned(), by))
         });
         Ok(Self { customer: customer_id(customer)?, tunnel, words: words.collect::<Result<_>>()? })
     }
 
-    /// By how much each counter changes, with packets of so many bytes from the IP header on.
+    /// Returns the change of each counter, for packets of `packet_bytes` bytes from the IP header on.
     pub fn changes(&self, verdict: Verdict, packet_bytes: u64) -> Result<BTreeMap<Counter, u64>> {
         let mut changes = self.named(verdict)?;
         for (packets, bytes) in
@@ -181,7 +181,7 @@ impl Counts {
         Ok(changes)
     }
 
-    /// True if a flow is opened.
+    /// Returns true if the counters say that a flow is opened.
     pub fn opens(&self) -> bool {
         self.words.iter().any(|(word, _)| word == "opened")
     }
@@ -207,12 +207,12 @@ impl Counts {
     }
 }
 
-/// `acme 192.168.1.2:40000 berlin established`, and as far as wanted `generation 1`, `ends_ms 7440000`
-/// (since the case began, give or take the tick that times are rounded to).
+/// The expected state of a flow: `acme 192.168.1.2:40000 berlin established`, optionally followed by
+/// `generation 1` and `ends_ms 7440000` (since the start of the case, rounded to a tick).
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct FlowLine {
-    /// As it is written.
+    /// The line as written.
     pub text: String,
     id: FlowId,
     tunnel: u32,
@@ -249,7 +249,7 @@ impl FlowLine {
         Ok(line)
     }
 
-    /// True if it describes this flow, in a case that began at `start_ns`.
+    /// Returns true if the line describes this flow, in a case that started at `start_ns`.
     pub fn describes(&self, id: &FlowId, flow: &Flow, start_ns: u64) -> bool {
         let ends_ns = self.ends_ms.map(|ms| start_ns + ms * 1_000_000);
         self.id == *id
@@ -260,13 +260,13 @@ impl FlowLine {
     }
 }
 
-/// Both the time it is and the timeout are rounded down, so their sum may be a tick short.
+/// Returns true if `ticks` is `ns` or one tick less: both the current time and the timeout are rounded down.
 fn is_about(ticks: Ticks, ns: u64) -> bool {
     let exact = Ticks::from_ns(ns);
     ticks == exact || ticks.plus(Ticks { ticks: 1 }) == exact
 }
 
-/// A flow as a line.
+/// Formats a flow as such a line.
 pub fn flow_line(id: &FlowId, flow: &Flow, start_ns: u64) -> String {
     format!(
         "{} {} {} {} generation {} ends_ms {}",

@@ -1,4 +1,4 @@
-//! The real programs in the kernel, with maps of their own.
+//! The real programs, loaded into the kernel with maps of their own.
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -27,54 +27,56 @@ use gateway_tests_kit::{
 
 use crate::{case::Input, expect::Counter};
 
-/// Where the pins are, on a tmpfs that only this process sees.
+/// Folder of the pins, on a tmpfs that only this process sees.
 const DIRECTORY: &str = "/run/gateway-replay";
 
-/// Room for flows, unless a case says otherwise.
+/// Capacity of the flow maps, unless a case sets it.
 const FLOWS: u32 = 64;
 
-/// Programs and maps of one size.
+/// Programs and maps with one flow limit.
 pub struct Machine {
     ebpf: Ebpf,
     maps: Maps,
     counters: PerCpuArray<MapData, Counters>,
     clock: Array<MapData, u64>,
     events: RingBuf<MapData>,
-    /// Budgets of outer sources, and what all strangers share.
+    /// Budgets of outer sources, and the budget that all strangers share.
     sources: HashMap<MapData, Ipv6, Budgets>,
     strangers: PerCpuArray<MapData, Budgets>,
-    /// The timing wheel: lock and first nodes of both families by slot, and its hand.
+    /// The timing wheel: by slot, the lock and the first node of each family.
     wheel: Array<MapData, [u32; 3]>,
+    /// The wheel's current position and its timer.
     expiry: Array<MapData, Expiry>,
+    /// Targets of tail calls.
     programs: ProgramArray<MapData>,
     continuations: bool,
 }
 
-/// What a program did.
+/// The result of a program.
 pub struct Output {
     /// Its return value.
     pub action: u32,
-    /// The frame.
+    /// The frame afterwards.
     pub frame: Vec<u8>,
-    /// skb->mark; None for XDP, which has none.
+    /// skb->mark afterwards; `None` for XDP, which has none.
     pub mark: Option<u32>,
 }
 
-/// What programs may have changed.
+/// Everything that the programs could change.
 #[derive(Clone, PartialEq, Debug)]
 pub struct State {
     /// Counters that are not zero, by customer id.
     pub counters: BTreeMap<(u32, Counter), u64>,
     /// All flows.
     pub flows: BTreeMap<FlowId, Flow>,
-    /// Flows and half-open flows that each customer has taken.
+    /// Flows and half-open flows charged to each customer.
     pub usage: BTreeMap<u32, [u32; 2]>,
-    /// All the rest.
+    /// The maps that only gatewayd writes.
     pub world: World,
 }
 
 impl Machine {
-    /// Loads the programs, with room for so many flows.
+    /// Loads the programs, with flow maps of this capacity.
     pub fn load(flow_limit: Option<u32>) -> Result<Self> {
         let flows = flow_limit.unwrap_or(FLOWS);
         let sizes = Sizes { tunnels: 8, customers: 8, flows, flows6: flows };
@@ -99,14 +101,14 @@ impl Machine {
         })
     }
 
-    /// Empties flows, budgets, counters and events, and writes this world.
+    /// Clears flows, budgets, counters and events, and writes this world.
     pub fn reset(&mut self, world: &World) -> Result<()> {
         self.remove_flows::<Ipv4>()?;
         self.remove_flows::<Ipv6>()?;
         for slot in 0..SLOTS as u32 {
             self.wheel.set(slot, &[0; 3], 0)?;
         }
-        // SAFETY: all of it is integers, and the kernel leaves the timer alone.
+        // SAFETY: Expiry holds integers only, and the kernel does not overwrite the timer.
         let unmoved: Expiry = unsafe { std::mem::zeroed() };
         self.expiry.set(0, &unmoved, 0)?;
         for customer in 0..=self.maps.customer_limit() {
@@ -122,7 +124,7 @@ impl Machine {
         let cpus = nr_cpus().map_err(|(file, error)| error_in(file, error))?.get() as usize;
         self.strangers.set(0, PerCpuValues::try_from(vec![Budgets::default(); cpus])?, 0)?;
         for customer in 0..self.counters.len() {
-            // SAFETY: counters are integers.
+            // SAFETY: Counters holds integers only.
             let zero: Counters = unsafe { std::mem::zeroed() };
             self.counters.set(customer, PerCpuValues::try_from(vec![zero; cpus])?, 0)?;
         }
@@ -138,7 +140,7 @@ impl Machine {
         keys.iter().try_for_each(|key| self.maps.remove_flow(key))
     }
 
-    /// Marks a flow as being removed, as the wheel does just before it removes it.
+    /// Marks a flow as ending, as the wheel does just before it removes the flow.
     pub fn end_flow(&mut self, id: &FlowId) -> Result<()> {
         match id.device {
             IpAddr::V4(device) => self.end::<Ipv4>(id, device.into()),
@@ -153,14 +155,14 @@ impl Machine {
         let key = FlowKey { customer: id.customer, lan_address, lan_port: id.port, _reserved: 0 };
         let all: Vec<_> = self.maps.flows::<A>().collect::<Result<_>>()?;
         let found = all.into_iter().find(|(other, _)| *other == key);
-        let (_, mut flow) = found.with_context(|| format!("there is no flow {id:?}"))?;
+        let (_, mut flow) = found.with_context(|| format!("no flow {id:?}"))?;
         flow.end();
         self.maps.set_flow(&key, &flow)
     }
 
-    /// Turns the timing wheel as far as the time has come.
+    /// Turns the timing wheel up to the current time.
     pub fn turn_wheel(&self) -> Result<()> {
-        // One slot each time, and a slot's flows are fewer than are looked at in one go.
+        // Each run handles one slot: no slot has more flows than one run can handle.
         for _ in 0..=SLOTS {
             let result = self.test_run("expiry", &[0; 64], [0; 3], [0; 2], &mut vec![0; 320])?;
             ensure!(result.action == 0, "the program expiry returned {}", result.action as i32);
@@ -168,7 +170,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Writes this world over the one before.
+    /// Replaces the current world with this one.
     pub fn change(&mut self, world: &World) -> Result<()> {
         let maps = &mut self.maps;
         maps.set_settings(&world.settings)?;
@@ -197,11 +199,11 @@ impl Machine {
         for (spi, owner) in &world.outbound_spis {
             maps.set_outbound_spi(*spi, TunnelId::new(*owner))?;
         }
-        self.continue_in(world.continuations)
+        self.set_continuations(world.continuations)
     }
 
-    /// Fills PROGRAMS, or empties it.
-    fn continue_in(&mut self, continuations: bool) -> Result<()> {
+    /// Fills or clears PROGRAMS, the targets of tail calls.
+    fn set_continuations(&mut self, continuations: bool) -> Result<()> {
         for next in NextProgram::ALL {
             let index = next as u32;
             let Some(Program::SchedClassifier(program)) = self.ebpf.program(next.name()) else {
@@ -217,7 +219,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Sets CLOCK_MONOTONIC, as the programs see it.
+    /// Sets the time that the programs take for CLOCK_MONOTONIC.
     pub fn set_time(&mut self, now_ns: u64) -> Result<()> {
         self.clock.set(0, &now_ns, 0).context("set the programs' clock")
     }
@@ -232,7 +234,8 @@ impl Machine {
         Ok(output)
     }
 
-    /// Runs a program; of the output's frame only the length is right.
+    /// Runs a program and writes the frame to `out`. The frame of the result has the right length, but no
+    /// content.
     fn test_run(
         &self,
         name: &str,
@@ -253,7 +256,7 @@ impl Machine {
                 (program.test_run(options), true)
             }
             Program::Xdp(program) => (program.test_run(options), false),
-            _ => anyhow::bail!("{name} is of an unknown type"),
+            _ => anyhow::bail!("the program {name} has an unexpected type"),
         };
         let result = result.with_context(|| format!("test run of {name} with {} bytes", frame.len()))?;
         let mark = u32::from_ne_bytes([8, 9, 10, 11].map(|at| context_out[at]));
@@ -264,18 +267,18 @@ impl Machine {
         })
     }
 
-    /// Drop events since the last call.
+    /// Returns the drop events since the last call.
     pub fn events(&mut self) -> Result<Vec<DropEvent>> {
         let mut events = Vec::new();
         while let Some(item) = self.events.next() {
             ensure!(item.len() == size_of::<DropEvent>(), "an event has {} bytes", item.len());
-            // SAFETY: the bytes are as many as a DropEvent has, which is integers only.
+            // SAFETY: the item has the size of a DropEvent, which holds integers only.
             events.push(unsafe { item.as_ptr().cast::<DropEvent>().read_unaligned() });
         }
         Ok(events)
     }
 
-    /// Everything that programs could have changed.
+    /// Reads everything that the programs could change.
     pub fn state(&self) -> Result<State> {
         let mut flows = BTreeMap::new();
         self.read_flows::<Ipv4>(&mut flows)?;

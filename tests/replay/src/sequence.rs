@@ -1,13 +1,13 @@
-//! Sequence numbers for cases that are not about them.
+//! Sequence numbers for cases that are not about sequence numbers.
 //!
-//! A step's TCP packet that does not say `seq` or `ack` gets what its sender would send, by the steps
-//! of the case before it that were let through:
-//! - the device's initial sequence number is 1000, the server's 5000, unless their SYNs say otherwise;
-//! - `seq` is the sender's next number; for a SYN its initial one, for a FIN that of its FIN if it
-//!   sent one before, and 0 for a RST of a sender that has sent nothing (RFC 9293 section 3.10.7.1);
-//! - `ack` is the other end's next number if the segment has ACK, else 0.
+//! A step's TCP packet without `seq` or `ack` gets the numbers that its sender would send after the case's
+//! previous packets that passed:
+//! - the device's initial sequence number is 1000, the server's 5000, unless their SYNs state others;
+//! - `seq` is the sender's next number; for a SYN the initial one, for a repeated FIN that of the first, and
+//!   0 for a RST of a sender that has sent nothing (RFC 9293 section 3.10.7.1);
+//! - `ack` is the other end's next number if the segment has ACK, otherwise 0.
 //!
-//! A step that opens a flow begins anew.
+//! A step that opens a flow starts a new connection.
 use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::Result;
@@ -16,10 +16,10 @@ use gateway_tests_kit::packet::{Network, Packet, Tcp, Transport};
 
 use crate::{case::Step, expect::Verdict};
 
-/// Address and port of the device, then of the server.
+/// Address and port of the device, and of the server.
 type Connection = [(IpAddr, u16); 2];
 
-/// What was sent on each connection of a case.
+/// The state of each connection of a case.
 #[derive(Default)]
 pub struct Sequences {
     connections: BTreeMap<Connection, [End; 2]>,
@@ -29,13 +29,13 @@ pub struct Sequences {
 #[derive(Clone, Copy)]
 struct End {
     initial: u32,
-    /// What it sends next; None if it has sent nothing.
+    /// Next sequence number to send; `None` if this end has sent nothing.
     next: Option<u32>,
-    /// The sequence number of its FIN.
+    /// Sequence number of its FIN.
     fin: Option<u32>,
 }
 
-const FRESH: [End; 2] =
+const NEW_CONNECTION: [End; 2] =
     [End { initial: 1000, next: None, fin: None }, End { initial: 5000, next: None, fin: None }];
 
 const FIN: u8 = 0x01;
@@ -44,7 +44,7 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 impl Sequences {
-    /// The step with all of its packet's sequence numbers said.
+    /// Returns the step with both numbers added to its packet, where they are not stated.
     pub fn complete(&mut self, step: &Step) -> Result<Step> {
         let packet: Packet = step.packet.parse()?;
         let (Network::Ip(ip, Transport::Tcp(tcp)), Some(own)) = (&packet.network, sender(step.hook()?))
@@ -56,15 +56,15 @@ impl Sequences {
             connection.reverse();
         }
         let ends = self.connections.get(&connection).filter(|_| !step.counts.opens());
-        let mut ends = *ends.unwrap_or(&FRESH);
+        let mut ends = *ends.unwrap_or(&NEW_CONNECTION);
         let (seq, ack) = (tcp.seq.unwrap_or(ends[own].seq(tcp)), tcp.ack.unwrap_or(ends[1 - own].ack(tcp)));
         if matches!(step.verdict, Verdict::ToServer | Verdict::ToTunnel(_)) {
-            ends[own].sent(tcp, seq);
+            ends[own].record(tcp, seq);
             self.connections.insert(connection, ends);
         }
         let mut step = step.clone();
-        for (word, said, number) in [("seq", tcp.seq, seq), ("ack", tcp.ack, ack)] {
-            if said.is_none() {
+        for (word, stated, number) in [("seq", tcp.seq, seq), ("ack", tcp.ack, ack)] {
+            if stated.is_none() {
                 step.packet += &format!(" {word} {number}");
             }
         }
@@ -72,7 +72,7 @@ impl Sequences {
     }
 }
 
-/// Which end sends what comes to this hook; None for what belongs to no customer's connection.
+/// Returns the end whose packets arrive at this hook; `None` for hooks without a customer's connections.
 fn sender(hook: Hook) -> Option<usize> {
     match hook {
         Hook::InternetIngress => Some(0),
@@ -92,21 +92,22 @@ impl End {
         }
     }
 
-    /// What the other end acknowledges of this one.
+    /// Returns the acknowledgment number that the other end would send.
     fn ack(&self, tcp: &Tcp) -> u32 {
         if tcp.flags & ACK == 0 { 0 } else { self.next.unwrap_or(self.initial) }
     }
 
-    fn sent(&mut self, tcp: &Tcp, seq: u32) {
-        let counted = u32::from(tcp.flags & SYN != 0) + u32::from(tcp.flags & FIN != 0);
-        let end = seq.wrapping_add(tcp.length as u32).wrapping_add(counted);
+    /// Records a segment that this end has sent.
+    fn record(&mut self, tcp: &Tcp, seq: u32) {
+        let flags = u32::from(tcp.flags & SYN != 0) + u32::from(tcp.flags & FIN != 0);
+        let end = seq.wrapping_add(tcp.length as u32).wrapping_add(flags);
         if tcp.flags & RST != 0 {
             return;
         }
         if tcp.flags & FIN != 0 {
             self.fin = Some(seq);
         }
-        // A SYN begins anew; but the same one again is no news.
+        // A SYN starts over, but a repeated one changes nothing.
         if tcp.flags & SYN != 0 && (self.next.is_none() || self.initial != seq) {
             *self = Self { initial: seq, next: Some(end), fin: None };
         }

@@ -1,4 +1,4 @@
-//! Packet replay: each case of `tests/cases/*.toml` is a test. See `gateway_tests_replay`.
+//! Packet replay: runs each case of `tests/cases/*.toml` as a test. See `gateway_tests::replay`.
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     path::Path,
@@ -17,12 +17,13 @@ use gateway_tests_replay::{
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Programs and maps by the limit of flows, or why they cannot be loaded: loading takes longer than a case.
+/// Loaded programs and maps by flow limit, or why they cannot be loaded. Shared, since loading takes longer
+/// than a case.
 type Machines = Arc<Mutex<BTreeMap<Option<u32>, Result<Machine, String>>>>;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // All test runs are on one CPU and most share their maps.
+    // All test runs are on one CPU, and most share their maps.
     arguments.test_threads = Some(1);
     let cases = match case::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../cases")) {
         Ok(cases) => cases,
@@ -33,11 +34,11 @@ fn main() -> ExitCode {
     };
     let missing = if arguments.list { None } else { missing() };
     if let Some(reason) = &missing {
-        eprintln!("packet replay cannot run here and is ignored: {reason}");
+        eprintln!("packet replay cannot run here, all cases are ignored: {reason}");
     }
     let mut trials = completeness(&cases);
     let machines = Machines::default();
-    trials.extend(doubts(&machines, &missing));
+    trials.extend(runner_tests(&machines, &missing));
     for case in cases {
         let (machines, missing_here) = (machines.clone(), missing.clone());
         let name = case.name.clone();
@@ -63,8 +64,9 @@ fn run(case: &Case, machines: &Machines) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Why nothing can be replayed here, if so: not root, or a kernel without what the programs need.
-/// A kernel that has it all and refuses our programs is no reason but a failure.
+/// Returns why nothing can be replayed here: not root, or a kernel without the features that the programs
+/// need. A kernel with those features that refuses our programs is a failure, not a reason to ignore the
+/// cases.
 fn missing() -> Option<String> {
     if let Err(error) = test_run::prepare() {
         return Some(format!("{error:#}"));
@@ -72,9 +74,9 @@ fn missing() -> Option<String> {
     test_run::supported().err().map(|error| format!("{error:#}"))
 }
 
-/// A case that is right.
+/// A correct case.
 const RIGHT: &str = r#"
-name = "doubt"
+name = "correct"
 steps = [
   { from = "berlin", packet = "192.168.1.2:40000 > 10.200.0.11:80 S mss 1460", verdict = "to server", out = "mss 1356", counts = "acme: to_server, bytes 44, opened", flows = ["acme 192.168.1.2:40000 berlin syn-sent generation 1 ends_ms 120000"] },
   { from = "berlin", packet = "192.168.1.2:40000 > 10.200.0.11:81 S", verdict = "drop PortNotAllowed", counts = "acme via berlin: dropped" },
@@ -82,7 +84,7 @@ steps = [
   { hook = "internet_xdp", packet = "198.18.0.1 > 203.0.113.1 ESP spi 0xc0de0009 len 9", verdict = "pass", out = "smac 02:00:c0:de:00:09", counts = "nobody: unknown_spi" },
 ]"#;
 
-/// What of it is made wrong, and how: what is replaced by what.
+/// Ways to make it wrong: the property, the text to replace, its replacement.
 const WRONG: &[(&str, &str, &str)] = &[
     ("verdict", "drop PortNotAllowed", "pass"),
     ("reason", "drop PortNotAllowed", "drop TtlExpired"),
@@ -109,8 +111,8 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("time_of_removal", "at_ms = 122000", "at_ms = 119000"),
 ];
 
-/// Tests of the runner: a case that is right, and every way in which it can be wrong.
-fn doubts(machines: &Machines, missing: &Option<String>) -> Vec<Trial> {
+/// Returns the tests of the runner itself: a correct case, and each way to make it wrong.
+fn runner_tests(machines: &Machines, missing: &Option<String>) -> Vec<Trial> {
     let trial = |name: String, text: String, passes: bool| {
         let (machines, missing_here) = (machines.clone(), missing.clone());
         let trial = Trial::test(name, move || {
@@ -126,14 +128,14 @@ fn doubts(machines: &Machines, missing: &Option<String>) -> Vec<Trial> {
         });
         trial.with_ignored_flag(missing.is_some())
     };
-    let right = trial("runner_takes_a_right_case".to_owned(), RIGHT.to_owned(), true);
+    let right = trial("runner_accepts_a_correct_case".to_owned(), RIGHT.to_owned(), true);
     let wrong = WRONG.iter().map(|(what, from, to)| {
-        trial(format!("runner_objects_to_a_wrong_{what}"), RIGHT.replacen(from, to, 1), false)
+        trial(format!("runner_rejects_a_wrong_{what}"), RIGHT.replacen(from, to, 1), false)
     });
     std::iter::once(right).chain(wrong).collect()
 }
 
-/// Tests of the cases themselves.
+/// Returns the tests that the cases cover every reason and every hook.
 fn completeness(cases: &[Case]) -> Vec<Trial> {
     let untested: Vec<&str> = Reason::ALL
         .iter()
@@ -155,13 +157,13 @@ fn completeness(cases: &[Case]) -> Vec<Trial> {
         .collect();
     vec![
         empty("every_reason_has_a_case", untested.join(", ")),
-        empty("every_hook_is_tested_with_drops_and_without", untested_hooks.join(", ")),
+        empty("every_hook_has_cases_with_and_without_drops", untested_hooks.join(", ")),
     ]
 }
 
 fn empty(name: &str, missing: String) -> Trial {
     Trial::test(name, move || match missing.is_empty() {
         true => Ok(()),
-        false => Err(Failed::from(format!("there is no case for {missing}"))),
+        false => Err(Failed::from(format!("no case for {missing}"))),
     })
 }

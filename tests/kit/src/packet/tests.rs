@@ -6,7 +6,7 @@ fn frame(line: &str) -> Vec<u8> {
     line.parse::<Packet>().and_then(|packet| packet.frame()).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-/// What etherparse builds by itself: don't fragment, identification 0.
+/// Returns etherparse's builder, which sets don't-fragment and identification 0.
 fn builder() -> PacketBuilderStep<etherparse::IpHeaders> {
     PacketBuilder::ethernet2([0x52, 0x54, 0, 0, 0, 2], [0x52, 0x54, 0, 0, 0, 1]).ipv4(
         [192, 168, 1, 2],
@@ -16,7 +16,7 @@ fn builder() -> PacketBuilderStep<etherparse::IpHeaders> {
 }
 
 #[test]
-fn tcp_is_as_etherparse_builds_it() {
+fn tcp_equals_etherparses() {
     let mut header = TcpHeader::new(40000, 80, 7, 500);
     (header.syn, header.ack, header.acknowledgment_number) = (true, true, 9);
     let options = [TcpOptionElement::MaximumSegmentSize(1460), TcpOptionElement::WindowScale(7)];
@@ -28,7 +28,7 @@ fn tcp_is_as_etherparse_builds_it() {
 }
 
 #[test]
-fn udp_and_icmp_are_as_etherparse_builds_them() {
+fn udp_and_icmp_equal_etherparses() {
     let (mut udp, mut icmp) = (Vec::new(), Vec::new());
     builder().udp(500, 4500).write(&mut udp, &[0, 0, 0, 0, 0, 1]).unwrap();
     let kind = Icmpv4Type::Unknown { type_u8: 3, code_u8: 4, bytes5to8: [0; 4] };
@@ -38,7 +38,7 @@ fn udp_and_icmp_are_as_etherparse_builds_them() {
 }
 
 #[test]
-fn ipv6_is_as_etherparse_builds_it() {
+fn ipv6_equals_etherparses() {
     let (from, to): (std::net::Ipv6Addr, std::net::Ipv6Addr) =
         ("fd00:1::2".parse().unwrap(), "fd00:200::11".parse().unwrap());
     let builder = || {
@@ -84,7 +84,7 @@ fn esp_begins_with_its_spi() {
 }
 
 #[test]
-fn other_frames_are_what_they_say() {
+fn other_frames_have_their_stated_bytes() {
     let arp = frame("ARP who-has 10.0.0.1 tell 10.0.0.2");
     assert_eq!(arp[12..22], [8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
     assert_eq!((&arp[28..32], &arp[38..]), (&[10, 0, 0, 2][..], &[10, 0, 0, 1][..]));
@@ -105,7 +105,7 @@ fn malformed_fields_keep_a_right_header_checksum() {
 }
 
 #[test]
-fn patches_and_cuts_are_made_last() {
+fn patches_and_cuts_apply_last() {
     let bytes = frame("1.1.1.1:1 > 2.2.2.2:2 S patch 0:aabb patch 53:cc");
     assert_eq!((bytes[0], bytes[1], bytes[53]), (0xaa, 0xbb, 0xcc));
     assert_eq!(frame("1.1.1.1:1 > 2.2.2.2:2 S cut 20").len(), 20);
@@ -118,7 +118,7 @@ fn a_later_word_replaces_an_earlier_one() {
 }
 
 #[test]
-fn nonsense_is_refused_and_named() {
+fn errors_name_the_wrong_word() {
     for (line, word) in [
         ("", "too early"),
         ("1.1.1.1:1 > 2.2.2.2:2", "too early"),

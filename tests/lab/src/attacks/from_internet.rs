@@ -1,4 +1,4 @@
-//! What anyone on the internet tries without a tunnel.
+//! Attacks from the internet, without a tunnel.
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{IpNumber, ip_number};
@@ -19,15 +19,15 @@ use crate::{
 
 const BERLIN: Ipv4Addr = SITES[0].device;
 const BERLIN_V6: Ipv6Addr = SITES[0].v6.unwrap().device;
-/// Local experimental (IEEE Std 802).
-const EXPERIMENTAL: u16 = 0x88b5;
-/// SPIs that charon, which starts at 0xc0000000, does not give out.
-const NOBODYS_SPIS: [u32; 3] = [0x1bad_cafe, 0x7fff_ffff, 0x0000_0101];
+/// EtherType for local experiments (IEEE Std 802).
+const EXPERIMENTAL: EtherType = EtherType(0x88b5);
+/// SPIs that no tunnel has: charon allocates from 0xc0000000 on.
+const UNUSED_SPIS: [u32; 3] = [0x1bad_cafe, 0x7fff_ffff, 0x0000_0101];
 
 pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "plaintext_to_server_from_spoofed_lan_address",
-        what: "plaintext to a server, spoofed LAN source",
+        title: "internet: plaintext to a server, spoofed LAN source",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterNotGatewayAddress },
         run: |lab| {
             let packets = ["S", "A"].map(|flags| tcp((BERLIN, 23001), (ACME_SERVER, PORT), flags, b""));
@@ -36,13 +36,13 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "plaintext_to_server_from_internet",
-        what: "plaintext to a server from the internet",
+        title: "internet: plaintext to a server",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterNotGatewayAddress },
         run: |lab| send_on_wire(lab, &[tcp((INTERNET_HOST, 23002), (ACME_SERVER, PORT), "S", b"")]),
     },
     Attack {
         name: "tcp_to_gateway",
-        what: "TCP to the gateway",
+        title: "internet: TCP to the gateway",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterPortNotAllowed },
         run: |lab| {
             let packets =
@@ -52,7 +52,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "udp_to_gateway",
-        what: "UDP to the gateway that is not IKE",
+        title: "internet: UDP to the gateway, not to an IKE port",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterPortNotAllowed },
         run: |lab| {
             let packets = [53, 501, 4501].map(|port| udp((INTERNET_HOST, 500), (GATEWAY, port), b"hello"));
@@ -61,13 +61,13 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "ping_to_gateway",
-        what: "ICMP echo to the gateway",
+        title: "internet: ICMP echo to the gateway",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterProtocolNotAllowed },
         run: |lab| send_on_wire(lab, &[ping(INTERNET_HOST, GATEWAY)]),
     },
     Attack {
         name: "other_ip_protocols_to_gateway",
-        what: "GRE, IP in IP, AH and SCTP to the gateway",
+        title: "internet: GRE, IP-in-IP, AH and SCTP to the gateway",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterProtocolNotAllowed },
         run: |lab| {
             let numbers = [IpNumber(47), ip_number::IPV4, ip_number::AUTH, ip_number::SCTP];
@@ -77,7 +77,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "frame_that_is_not_ip",
-        what: "a frame that is not IP",
+        title: "internet: Ethernet frame that is not IP",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterNotIp },
         run: |lab| {
             let internet = &lab.topology.internet;
@@ -88,13 +88,13 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "malformed_ipv6_to_gateway",
-        what: "an IPv6 packet shorter than it says",
+        title: "internet: truncated IPv6 packet",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterMalformed },
         run: |lab| send_on_wire(lab, &[vec![0x60; 60]]),
     },
     Attack {
         name: "ipv6_plaintext_to_server",
-        what: "IPv6 plaintext to a server, LAN source or not",
+        title: "internet: IPv6 plaintext to a server",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterNotGatewayAddress },
         run: |lab| {
             let packets = [(BERLIN_V6, "S"), (BERLIN_V6, "A"), (INTERNET_HOST_V6, "S")]
@@ -104,7 +104,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "ipv6_tcp_and_udp_to_gateway",
-        what: "IPv6 TCP and UDP to the gateway",
+        title: "internet: IPv6 TCP and UDP to the gateway",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterPortNotAllowed },
         run: |lab| {
             let (source, own) = ((INTERNET_HOST_V6, 23012), |port| (GATEWAY_V6, port));
@@ -115,7 +115,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "ping_and_ip_in_ipv6_to_gateway",
-        what: "ICMPv6 echo and IP in IPv6 to the gateway",
+        title: "internet: ICMPv6 echo and IP-in-IPv6 to the gateway",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterProtocolNotAllowed },
         run: |lab| {
             let tunnelled = |number| protocol(number, INTERNET_HOST_V6, GATEWAY_V6, &[0; 40]);
@@ -126,13 +126,13 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "esp_behind_extension_headers",
-        what: "ESP behind IPv6 extension headers",
+        title: "internet: ESP behind IPv6 extension headers",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterHasIpOptions },
         run: |lab| {
-            // PadN of 4 bytes (RFC 8200 section 4.2).
+            // A PadN option of 4 bytes (RFC 8200 section 4.2).
             let packets =
                 [ip_number::IPV6_HEADER_HOP_BY_HOP, ip_number::IPV6_DESTINATION_OPTIONS].map(|number| {
-                    let esp = esp(INTERNET_HOST_V6, GATEWAY_V6, NOBODYS_SPIS[0]);
+                    let esp = esp(INTERNET_HOST_V6, GATEWAY_V6, UNUSED_SPIS[0]);
                     with_extension(esp, number, [0, 1, 4, 0, 0, 0, 0])
                 });
             send_on_wire(lab, &packets)
@@ -140,7 +140,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "redirect_from_the_next_hop",
-        what: "an ICMPv6 redirect (type 137) to the gateway",
+        title: "internet: ICMPv6 redirect, as from the next hop",
         expected: Expected::Dropped { customer: "-", reason: Reason::OuterProtocolNotAllowed },
         run: |lab| {
             let redirect = [&[137, 0, 0, 0, 0, 0, 0, 0][..], &[0; 32]].concat();
@@ -151,19 +151,20 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "esp_with_random_spi",
-        what: "ESP with a random SPI",
+        title: "internet: ESP with an unknown SPI",
         expected: Expected::DroppedByKernel { counter: "XfrmInNoStates" },
-        run: |lab| send_unknown_spis(lab, &NOBODYS_SPIS.map(|spi| esp(INTERNET_HOST, GATEWAY, spi))),
+        run: |lab| send_unknown_spis(lab, &UNUSED_SPIS.map(|spi| esp(INTERNET_HOST, GATEWAY, spi))),
     },
     Attack {
         name: "esp_in_ipv6_with_random_spi",
-        what: "ESP in IPv6 with a random SPI",
+        title: "internet: ESP over IPv6 with an unknown SPI",
         expected: Expected::DroppedByKernel { counter: "XfrmInNoStates" },
-        run: |lab| send_unknown_spis(lab, &NOBODYS_SPIS.map(|spi| esp(INTERNET_HOST_V6, GATEWAY_V6, spi))),
+        run: |lab| send_unknown_spis(lab, &UNUSED_SPIS.map(|spi| esp(INTERNET_HOST_V6, GATEWAY_V6, spi))),
     },
 ];
 
-/// The programs pass them on to the kernel, which alone knows all SPIs, and count each.
+/// Sends ESP with unknown SPIs. The programs count each packet and pass it on to the kernel, which alone
+/// knows all SPIs.
 fn send_unknown_spis(lab: &Lab, packets: &[Packet]) -> anyhow::Result<Seen> {
     let count = || lab.gateway().unknown_spis(&lab.topology.gateway);
     let before = count()?;
@@ -171,7 +172,7 @@ fn send_unknown_spis(lab: &Lab, packets: &[Packet]) -> anyhow::Result<Seen> {
     if let (Some(before), Some(after)) = (before, count()?)
         && after - before != seen.sent
     {
-        seen.leaks.push(format!("{} of {} were counted as unknown SPIs", after - before, seen.sent));
+        seen.leaks.push(format!("{} of {} counted as unknown SPIs", after - before, seen.sent));
     }
     Ok(seen)
 }

@@ -1,4 +1,4 @@
-//! What a compromised server tries: it has the gateway as its only neighbour.
+//! Attacks from a compromised server, whose only neighbour is the gateway.
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
@@ -19,12 +19,13 @@ use crate::{
 const BERLIN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const MUNICH: Ipv4Addr = Ipv4Addr::new(10, 20, 1, 2);
 const BERLIN_V6: Ipv6Addr = SITES[0].v6.unwrap().device;
+/// A cloud LAN address that no customer's policy names.
 const NO_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 99);
 
 pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "server_connects_to_device",
-        what: "server opens a connection to a device",
+        title: "acme server: open a connection to a device",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NewFromServer },
         run: |lab| {
             let packets = [BERLIN, MUNICH].map(|device| tcp((ACME_SERVER, 22001), (device, PORT), "S", b""));
@@ -33,7 +34,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "server_connects_to_gateway",
-        what: "server opens a connection to the gateway",
+        title: "acme server: open a connection to the gateway",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NewFromServer },
         run: |lab| {
             let packets = [GATEWAY_LAN, GATEWAY].map(|own| tcp((ACME_SERVER, 22002), (own, 22), "S", b""));
@@ -42,7 +43,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "server_connects_to_other_customers_server",
-        what: "server opens a connection to another's server",
+        title: "acme server: open a connection to globex's server",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NewFromServer },
         run: |lab| {
             let packet = tcp((ACME_SERVER, 22003), (GLOBEX_SERVER, PORT), "S", b"");
@@ -51,7 +52,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "server_connects_to_internet",
-        what: "server opens a connection to the internet",
+        title: "acme server: open a connection to the internet",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NewFromServer },
         run: |lab| {
             let packet = tcp((ACME_SERVER, 22004), (INTERNET_HOST, 443), "S", b"");
@@ -60,7 +61,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "server_sends_udp_to_internet",
-        what: "server sends UDP to the internet",
+        title: "acme server: UDP to the internet",
         expected: Expected::Dropped { customer: "acme", reason: Reason::ProtocolNotAllowed },
         run: |lab| {
             let packet = udp((ACME_SERVER, 22005), (INTERNET_HOST, 53), b"query");
@@ -69,7 +70,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "server_replies_without_connection",
-        what: "a server's reply for a flow it has not",
+        title: "acme server: reply without a connection",
         expected: Expected::Dropped { customer: "acme", reason: Reason::ReplyWithoutConnection },
         run: |lab| {
             let packets =
@@ -79,7 +80,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "cloud_lan_address_of_no_server",
-        what: "a cloud LAN address that is no server's",
+        title: "acme server: cloud LAN source of no server",
         expected: Expected::Dropped { customer: "-", reason: Reason::SourceNotServer },
         run: |lab| {
             let packet = tcp((NO_SERVER, PORT), (BERLIN, 22007), "SA", b"");
@@ -88,7 +89,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "ipv6_server_connects_to_device",
-        what: "server opens an IPv6 connection to a device",
+        title: "wonka server: open an IPv6 connection to a device",
         expected: Expected::Dropped { customer: "wonka", reason: Reason::NewFromServer },
         run: |lab| {
             let packet = tcp((WONKA_SERVER_V6, 22011), (BERLIN_V6, PORT), "S", b"");
@@ -97,7 +98,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "ipv6_server_connects_elsewhere",
-        what: "server to gateway, internet, other server in IPv6",
+        title: "acme server: IPv6 to gateway, internet, other server",
         expected: Expected::Dropped { customer: "acme", reason: Reason::NewFromServer },
         run: |lab| {
             let packets = [GATEWAY_LAN_V6, GATEWAY_V6, INTERNET_HOST_V6, WONKA_SERVER_V6]
@@ -107,7 +108,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "ipv6_server_replies_without_connection",
-        what: "a server's reply in IPv6 for a flow it has not",
+        title: "acme server: IPv6 reply without a connection",
         expected: Expected::Dropped { customer: "acme", reason: Reason::ReplyWithoutConnection },
         run: |lab| {
             let packets = ["SA", "A", "FA", "R"]
@@ -117,14 +118,14 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "server_advertises_itself_as_router",
-        what: "a server's router advertisement",
+        title: "acme server: IPv6 router advertisement",
         expected: Expected::Dropped { customer: "-", reason: Reason::SourceNotServer },
         run: advertise,
     },
 ];
 
-/// A router advertisement to all nodes (RFC 4861 section 4.2), as the gateway's kernel would take it: it must
-/// get neither an address nor a route of it.
+/// Sends a router advertisement to all nodes (RFC 4861 section 4.2), as the gateway's kernel would accept it.
+/// The gateway must gain neither an address nor a route from it.
 fn advertise(lab: &Lab) -> Result<Seen> {
     const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
     const SERVER_MAC: [u8; 6] = [0x06, 0, 0, 0, 0x22, 0x14];
@@ -143,12 +144,12 @@ fn advertise(lab: &Lab) -> Result<Seen> {
     })?;
     let after = of_gateway()?;
     if after != before {
-        seen.leaks.push(format!("the gateway had {before:?}, and has {after:?}"));
+        seen.leaks.push(format!("the gateway's routes and addresses changed from {before:?} to {after:?}"));
     }
     Ok(seen)
 }
 
-/// Of a router, with a prefix for addresses: RFC 4861 sections 4.2 and 4.6.2.
+/// Builds a router advertisement with a prefix for autoconfiguration: RFC 4861 sections 4.2 and 4.6.2.
 fn router_advertisement(source: Ipv6Addr, destination: Ipv6Addr) -> Packet {
     const ROUTER_ADVERTISEMENT: u8 = 134;
     const HOP_LIMIT_FLAGS_LIFETIME: [u8; 4] = [64, 0, 0x07, 0x08];

@@ -1,4 +1,4 @@
-//! GRO must not merge two tunnels (FACTS 8).
+//! An attack on GRO, which must not merge two tunnels (docs/facts.md: gro-merges-tunnels).
 use std::{thread, time::Duration};
 
 use anyhow::{Context, Result};
@@ -15,24 +15,25 @@ use crate::{
 };
 
 const OWN_BYTES: &str = "/gro?these-are-acmes-own-bytes";
-/// Longer than any TCP waits with an acknowledgement.
+/// Longer than any TCP delays an acknowledgement.
 const DELAYED_ACK: Duration = Duration::from_millis(250);
 const INJECTED: &[u8] = b"-and-these-are-globexs";
 
 pub const ATTACKS: &[Attack] = &[Attack {
     name: "gro_does_not_merge_two_tunnels",
-    what: "two tunnels' segments back to back, GRO on",
+    title: "globex springfield: inject into acme's flow via GRO",
     expected: Expected::Dropped { customer: "globex", reason: Reason::DestinationNotServer },
     run: inject,
 }];
 
-/// acme's device sends the first half of a request; globex, whose LAN is the same, the segment that
-/// would come next in that very connection. A plug on the last link lets both ESP packets reach the
-/// gateway in one burst. Then acme sends all of its request, and its server must see just that.
+/// Sends the first half of a request from acme's device, and from globex, whose LAN is the same, the segment
+/// that would follow it in the same connection. A plug on the last link makes both ESP packets reach the
+/// gateway in one burst. Then acme sends its whole request, and acme's server must see exactly that.
 ///
-/// The first half is a raw packet, since a socket's carries a flow hash from end to end of the lab,
-/// as no packet of the real internet does, and GRO would find the two different. Its sender's TCP does
-/// not know of it and sends it once more as part of the whole, which its server's TCP has then already.
+/// The first half is a raw packet: a socket's packets carry a flow hash through the whole lab, unlike
+/// packets of the real internet, and GRO would see two different flows. The sending TCP does not know of the
+/// raw packet and sends the same bytes again as part of the request; the server's TCP takes them as a
+/// retransmission.
 fn inject(lab: &Lab) -> Result<Seen> {
     let (berlin, springfield) = (lab.site("berlin")?, lab.site("springfield")?);
     let internet = &lab.topology.internet;
@@ -49,7 +50,7 @@ fn inject(lab: &Lab) -> Result<Seen> {
         .filter(|frame| frame.outgoing)
         .filter_map(|frame| frame.segment())
         .next_back();
-    let genuine = last.context("the device has sent nothing")?.next(first_half.as_bytes());
+    let genuine = last.context("the device sent nothing")?.next(first_half.as_bytes());
     let injected = genuine.next(INJECTED);
 
     let arrivals = [Capture::start(internet, "berlin")?, Capture::start(internet, "springfield")?];
@@ -65,7 +66,7 @@ fn inject(lab: &Lab) -> Result<Seen> {
     let mut leaks = Vec::new();
     match connection.receive() {
         Ok(body) if body.contains(&format!("{OWN_BYTES}\n")) => {}
-        Ok(body) => leaks.push(format!("acme's server answers {body:?}")),
+        Ok(body) => leaks.push(format!("acme's server answered {body:?}")),
         Err(error) => leaks.push(format!("acme's connection is broken: {error:#}")),
     }
     let received = lab.requests.since(received_before);
@@ -74,7 +75,7 @@ fn inject(lab: &Lab) -> Result<Seen> {
     Ok(Seen { sent: 1, leaks, ..Seen::default() })
 }
 
-/// A queueing discipline that holds all packets to the gateway back. Dropping it lets them go.
+/// A queueing discipline that holds back all packets to the gateway. Dropping it releases them.
 struct Plug<'a> {
     internet: &'a Namespace,
 }
@@ -92,7 +93,7 @@ impl<'a> Plug<'a> {
 
 impl Drop for Plug<'_> {
     fn drop(&mut self) {
-        // What fails here shows as a lab without a way to the gateway.
+        // A failure here shows soon enough: no packet reaches the gateway any more.
         let _ = tc(self.internet, &["del", "dev", "gateway", "root"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Tunnels that are down, and tunnels that must never come up.
+//! Attacks around tunnels that are down or must never come up.
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -11,7 +11,7 @@ use gateway_common::reason::Reason;
 
 use super::watched::{send_from_server, watched};
 use crate::{
-    attack::{AtLeast, Attack, Expected, Seen},
+    attack::{Attack, DropCount, Expected, Seen},
     charon::Charon,
     conversation::Conversation,
     device::Connection,
@@ -23,38 +23,38 @@ use crate::{
     watch::Watch,
 };
 
-/// Packets a server sends while its customer's tunnel is down, and how far apart.
+/// Packets that a server sends while the tunnel is down.
 const BURST: usize = 5;
 const BURST_INTERVAL: Duration = Duration::from_millis(10);
 
 pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "server_sends_while_tunnel_is_down",
-        what: "inner traffic while its tunnel is down",
+        title: "acme server: keep sending while the tunnel is down",
         expected: Expected::Dropped { customer: "acme", reason: Reason::TunnelDown },
         run: while_tunnel_is_down,
     },
     Attack {
         name: "tunnel_goes_down_under_traffic",
-        what: "the tunnel goes down under traffic",
+        title: "acme server: keep sending as the tunnel goes down",
         expected: Expected::Dropped { customer: "acme", reason: Reason::TunnelDown },
         run: while_tunnel_goes_down,
     },
     Attack {
         name: "stranger_with_certificate_of_same_authority",
-        what: "a tunnel with a certificate for no site",
+        title: "stranger: our CA's certificate, but for no site",
         expected: Expected::NoTunnel,
         run: |lab| intrude(lab, "stranger.example", &lab.authority),
     },
     Attack {
         name: "stranger_with_sites_identity_from_other_authority",
-        what: "a site's identity, certified by another CA",
+        title: "stranger: a site's identity, certified by another CA",
         expected: Expected::NoTunnel,
         run: |lab| intrude(lab, SITES[0].identity, &Authority::new("Other root")?),
     },
 ];
 
-/// A connection exists, its tunnel does not: what the server says then must not leave in plaintext.
+/// Takes the tunnel of an open connection down: the server's replies must not leave in plaintext.
 fn while_tunnel_is_down(lab: &Lab) -> Result<Seen> {
     let (connection, replies) = open_connection(lab)?;
     let site = lab.site("berlin")?;
@@ -66,7 +66,8 @@ fn while_tunnel_is_down(lab: &Lab) -> Result<Seen> {
     seen
 }
 
-/// The same at the moment when it goes down: some packets are still encrypted, none leaves as it is.
+/// Takes the tunnel down while the server sends: the first packets are still encrypted, but none may leave
+/// in plaintext.
 fn while_tunnel_goes_down(lab: &Lab) -> Result<Seen> {
     let (connection, replies) = open_connection(lab)?;
     let server = lab.topology.server("acme")?;
@@ -93,23 +94,23 @@ fn while_tunnel_goes_down(lab: &Lab) -> Result<Seen> {
     let leaks = watch.plaintext_on_the_internet()?;
     down?;
     recover(lab, connection)?;
-    Ok(Seen { sent: sent?, dropped: AtLeast::One, leaks })
+    Ok(Seen { sent: sent?, dropped: DropCount::AtLeastOne, leaks })
 }
 
-/// A connection from berlin's device, and replies as its server could send them at any time.
+/// Opens a connection from berlin's device, and builds replies that its server could send at any time.
 fn open_connection(lab: &Lab) -> Result<(Connection, Vec<Packet>)> {
     let Conversation { connection, from_server, .. } = Conversation::open(lab.site("berlin")?, ACME_SERVER)?;
     Ok((connection, vec![from_server; BURST]))
 }
 
-/// Brings the tunnel back; the connection must have survived.
+/// Brings the tunnel up again; the connection must have survived.
 fn recover(lab: &Lab, mut connection: Connection) -> Result<()> {
     lab.site("berlin")?.initiate()?;
     lab.wait_for_tunnels()?;
     connection.get("/after").map(drop)
 }
 
-/// Tries to bring up berlin's tunnel from elsewhere, with this identity and a certificate for it.
+/// Tries to bring berlin's tunnel up from the stranger, with this identity and a certificate for it.
 fn intrude(lab: &Lab, identity: &str, issuer: &Authority) -> Result<Seen> {
     let namespace = &lab.topology.stranger;
     let mut charon = Charon::start(namespace, &lab.dir("stranger"))?;
@@ -123,7 +124,7 @@ fn intrude(lab: &Lab, identity: &str, issuer: &Authority) -> Result<Seen> {
 
     let mut seen = watched(lab, 1, || {
         let refused = charon.initiate(CONNECTION, Duration::from_secs(20)).is_err();
-        ensure!(!refused || was_refused(&charon)?, "it failed, but not because of its certificate");
+        ensure!(!refused || was_refused(&charon)?, "initiation failed, but not because of the certificate");
         Ok(())
     })?;
     let on_both_ends = lab.gateway_sas()?.into_iter().chain(charon.list_sas()?);
@@ -134,7 +135,7 @@ fn intrude(lab: &Lab, identity: &str, issuer: &Authority) -> Result<Seen> {
     Ok(seen)
 }
 
-/// Whether the gateway answered that it does not believe the initiator.
+/// Returns true if the gateway answered with AUTHENTICATION_FAILED.
 fn was_refused(charon: &Charon) -> Result<bool> {
     Ok(charon.log()?.contains("received AUTHENTICATION_FAILED"))
 }

@@ -1,4 +1,4 @@
-//! What must work while strangers send as much IKE as they can.
+//! Scenarios under a flood of IKE from strangers.
 use std::{
     net::Ipv4Addr,
     os::fd::OwnedFd,
@@ -24,16 +24,16 @@ use crate::{
 };
 
 pub const SCENARIOS: &[Scenario] =
-    &[Scenario { name: "rekeys_go_on_while_a_million_sources_send_ike", run: rekeys_under_flood }];
+    &[Scenario { name: "rekeys_succeed_while_a_million_sources_send_ike", run: rekeys_under_flood }];
 
 const SOURCES: u32 = 1_000_000;
-/// Sent in one go, less than half of what a veth's ring holds (VETH_RING_SIZE of drivers/net/veth.c); then the
-/// emulated machine's other processor has its turn, and what is lost is lost at the gateway's doing.
+/// Packets sent in one go: less than half of a veth's ring (VETH_RING_SIZE of drivers/net/veth.c). The pause
+/// after it gives the emulated machine's other processor its turn, so that only the gateway drops packets.
 const BURST: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Both ends rekey, IKE_SA and CHILD_SA, while a million spoofed addresses send an IKE_SA_INIT each, and again
-/// until all of them have done so.
+/// Both ends rekey IKE_SAs and CHILD_SAs, again and again, while a million spoofed addresses send one
+/// IKE_SA_INIT each.
 fn rekeys_under_flood(lab: &mut Lab) -> Result<()> {
     let before = lab.drops()?;
     let wire = packet_socket(&lab.topology.internet, "gateway")?;
@@ -50,7 +50,7 @@ fn rekeys_under_flood(lab: &mut Lab) -> Result<()> {
     rekeyed?;
     flooded.map_err(|_| anyhow::anyhow!("the flood panicked"))??;
     let dropped: u64 = increase(&before, &lab.drops()?).values().sum();
-    ensure!(dropped > u64::from(SOURCES) / 2, "of {SOURCES} packets {dropped} were dropped");
+    ensure!(dropped > u64::from(SOURCES) / 2, "only {dropped} of {SOURCES} packets were dropped");
     Ok(())
 }
 
@@ -73,7 +73,7 @@ fn over_budget() -> String {
     format!("{:?}", Reason::IkeOverBudget)
 }
 
-/// One packet of each source, unless it shall end before.
+/// Sends one packet from each source, or fewer if `ended` is set before.
 fn flood(wire: &OwnedFd, ended: &AtomicBool) -> Result<()> {
     const FIRST: u32 = 0x1000_0000;
     const APART: u32 = 17;
@@ -85,7 +85,7 @@ fn flood(wire: &OwnedFd, ended: &AtomicBool) -> Result<()> {
             break;
         }
         spoof(&mut frame, Ipv4Addr::from(FIRST + number * APART));
-        // What the link's queue has no room for comes again.
+        // Retry while the link's queue is full.
         while !put_if_room(wire, &frame)? {
             thread::sleep(PAUSE);
         }

@@ -1,4 +1,4 @@
-//! Policies that change while traffic goes on: a good one takes effect, a bad one takes none.
+//! Scenarios of policy changes under traffic: a valid policy takes effect, a faulty one changes nothing.
 use std::{collections::BTreeMap, thread, time::Instant};
 
 use ::gateway::control::observed::Observed;
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use gateway_common::{ids::TunnelId, reason::Reason};
 use gateway_tests_kit::process::wait_for;
 
-use super::tunnels::{PATIENCE, WHILE, requests_arrive, without_loss};
+use super::tunnels::{MARGIN, PATIENCE, requests_arrive, without_loss};
 use crate::{
     capture::Capture,
     conversation::Conversation,
@@ -21,8 +21,8 @@ use crate::{
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "customer_added_by_a_file_under_traffic_disturbs_nobody",
-        run: customer_added_by_a_file_under_traffic_disturbs_nobody,
+        name: "adding_a_customer_under_traffic_disturbs_nobody",
+        run: adding_a_customer_under_traffic_disturbs_nobody,
     },
     Scenario {
         name: "faulty_file_keeps_the_last_good_version",
@@ -55,10 +55,10 @@ name = "palo-alto"
 identity = "palo-alto.hooli.example"
 lan = ["192.168.0.0/16"]
 "#;
-/// Packets sent in each direction through a connection that is no longer allowed.
+/// Packets sent in each direction of a connection that is no longer allowed.
 const PROBES: usize = 5;
 
-fn customer_added_by_a_file_under_traffic_disturbs_nobody(lab: &mut Lab) -> Result<()> {
+fn adding_a_customer_under_traffic_disturbs_nobody(lab: &mut Lab) -> Result<()> {
     let (sas, before) = (lab.gateway_sas()?, lab.settled_maps()?);
     without_loss(lab, |lab| {
         let old = lab.status()?.tunnels;
@@ -70,26 +70,31 @@ fn customer_added_by_a_file_under_traffic_disturbs_nobody(lab: &mut Lab) -> Resu
         })?;
         let (new, others): (Vec<_>, Vec<_>) =
             status.tunnels.into_iter().partition(|tunnel| is_hooli(&tunnel.customer));
-        ensure!(others == old, "the others' tunnels were {old:?} and are {others:?}");
+        ensure!(others == old, "the others' tunnels changed from {old:?} to {others:?}");
         ensure!(matches!(&new[..], [tunnel] if !tunnel.up), "the new customer's tunnels: {new:?}");
-        ensure!(status.faults.is_empty() && status.failed.is_empty(), "gatewayd says {:?}", status.failed);
+        ensure!(
+            status.faults.is_empty() && status.failed.is_empty(),
+            "gatewayd reports faults {:?} and failures {:?}",
+            status.faults,
+            status.failed
+        );
         let now = lab.observed()?;
         for (id, tunnel) in &before.tunnels {
-            ensure!(now.tunnels.get(id) == Some(tunnel), "tunnel {id} was {tunnel:?}");
+            ensure!(now.tunnels.get(id) == Some(tunnel), "tunnel {id} changed, it was {tunnel:?}");
         }
         ensure!(now.customers.len() == before.customers.len() + 1, "customers: {:?}", now.customers);
-        thread::sleep(WHILE);
+        thread::sleep(MARGIN);
 
         lab.gateway().policies()?.remove(HOOLI)?;
         lab.gateway().reload()?;
         lab.wait_for_status("the new customer to be gone", |status| status.tunnels == old)?;
-        lab.wait_for_maps("the maps to be what they were", |maps| *maps == before).map(drop)
+        lab.wait_for_maps("the maps to be as before", |maps| *maps == before).map(drop)
     })?;
-    ensure!(lab.gateway_sas()? == sas, "SAs have changed");
+    ensure!(lab.gateway_sas()? == sas, "the SAs changed");
     Ok(())
 }
 
-/// A file that is no TOML, and one that says what cannot be: nobody notices but the operator.
+/// A file that is not TOML and one with an invalid value: only the operator notices.
 fn faulty_file_keeps_the_last_good_version(lab: &mut Lab) -> Result<()> {
     let good = lab.gateway().policies()?.example(ACME)?.to_owned();
     let syntax = good.replacen("10.200.0.11\"", "10.200.0.11", 1);
@@ -104,35 +109,36 @@ fn faulty_file_keeps_the_last_good_version(lab: &mut Lab) -> Result<()> {
             let place = format!("{POLICIES}/{ACME}:{}:", line_of(&bad, needle)?);
             ensure!(
                 status.faults.iter().all(|fault| fault.starts_with(&place)),
-                "the fault is at {place}, gatewayctl says {:?}",
+                "the fault is at {place}, gatewayctl reports {:?}",
                 status.faults
             );
             requests_arrive(lab)?;
-            ensure!(lab.observed()? == before, "the maps have changed");
+            ensure!(lab.observed()? == before, "the maps changed");
             lab.reload_example()
         })?;
     }
-    ensure!(lab.gateway_sas()? == sas, "SAs have changed");
-    ensure!(lab.observed()? == before, "the maps are not what they were");
+    ensure!(lab.gateway_sas()? == sas, "the SAs changed");
+    ensure!(lab.observed()? == before, "the maps are not as before");
     Ok(())
 }
 
-/// A LAN is narrowed so that the device is no longer in it; its tunnel stays up.
+/// A LAN is narrowed to exclude the device; its tunnel stays up.
 fn narrowed_lan_stops_connections_with_the_next_packet(lab: &mut Lab) -> Result<()> {
     let narrow = |text: &str| text.replacen("10.20.0.0/16", "10.20.128.0/17", 1);
     let gone = |maps: &Observed, id| !maps.tunnels.get(&id).is_some_and(|t| t.v4.has(munich().device.into()));
     let expected = [Reason::InnerSourceNotInSite, Reason::FlowNoLongerAllowed];
-    no_longer_allowed(lab, narrow, gone, &expected, |lab| lab.reload_example())
+    connection_stops(lab, narrow, gone, &expected, |lab| lab.reload_example())
 }
 
-/// A site is removed: its tunnel is torn down. Put back, it has its old id and may come up again.
+/// A site is removed and its tunnel torn down. Once restored, the site has its old tunnel id and its tunnel
+/// may come up again.
 fn removed_site_stops_connections_with_the_next_packet(lab: &mut Lab) -> Result<()> {
     let remove = |text: &str| text.rsplit_once("[[site]]").map_or("", |(before, _)| before).to_owned();
     let gone = |maps: &Observed, id| maps.tunnels.get(&id).is_none_or(|tunnel| tunnel.customer == 0);
-    // Packets from the site have no tunnel to come through: only those from the server are counted.
+    // The site's packets have no tunnel left: only the server's are counted.
     let expected = [Reason::UnknownTunnel];
-    no_longer_allowed(lab, remove, gone, &expected, |lab| {
-        wait_for("munich's router to see its tunnel end", PATIENCE, || {
+    connection_stops(lab, remove, gone, &expected, |lab| {
+        wait_for("the tunnel of munich's router to end", PATIENCE, || {
             Ok(lab.site("munich")?.charon.list_sas()?.is_empty().then_some(()))
         })?;
         ensure!(lab.gateway_sa(munich()).is_err(), "the removed site's tunnel is still there");
@@ -142,10 +148,10 @@ fn removed_site_stops_connections_with_the_next_packet(lab: &mut Lab) -> Result<
     })
 }
 
-/// A connection of munich is open while `change` is made to acme's file. Then no packet of it passes in
-/// either direction, for exactly the `expected` reasons; the others lose none. `restore` puts it right,
-/// and the connection goes on.
-fn no_longer_allowed(
+/// Applies `change` to acme's file while a connection of munich is open. Then none of its packets passes in
+/// either direction, for exactly the `expected` reasons; other sites lose none. After `restore` the
+/// connection continues.
+fn connection_stops(
     lab: &mut Lab,
     change: impl Fn(&str) -> String,
     is_in_force: impl Fn(&Observed, TunnelId) -> bool,
@@ -156,7 +162,7 @@ fn no_longer_allowed(
     let mut munichs = Conversation::open(lab.site("munich")?, munich().server)?;
     let others = SITES.iter().filter(|site| site.name != munich().name);
     let traffic = others.map(|site| Traffic::start(lab, site.name)).collect::<Result<Vec<_>>>()?;
-    thread::sleep(WHILE);
+    thread::sleep(MARGIN);
     let before = lab.drops()?;
 
     let refused = || -> Result<()> {
@@ -167,30 +173,30 @@ fn no_longer_allowed(
         let counted = |reason: &Reason| (("acme".to_owned(), reason.name().to_owned()), PROBES as u64);
         let expected: BTreeMap<_, _> = expected.iter().map(counted).collect();
         let arrived = probe(lab, &munichs, || {
-            // Once that many were dropped all have been judged, but for those that no tunnel brought.
+            // Once that many were dropped, the programs have judged every packet that reached them.
             wait_for("the packets to be dropped", PATIENCE, || {
                 let dropped = increase(&before, &lab.drops()?);
                 Ok((dropped.values().sum::<u64>() >= expected.values().sum()).then_some(()))
             })
         })?;
-        ensure!(arrived.is_empty(), "no longer allowed, but {arrived:?}");
+        ensure!(arrived.is_empty(), "no longer allowed, but arrived: {arrived:?}");
         let dropped = increase(&before, &lab.drops()?);
         ensure!(dropped == expected, "dropped: {dropped:?}, expected: {expected:?}");
         Ok(())
     }();
     let restored = restore(lab);
-    thread::sleep(WHILE);
+    thread::sleep(MARGIN);
     let tallies: Vec<_> = traffic.into_iter().map(|one| one.stop(lab)).collect();
     refused?;
     restored?;
     tallies.into_iter().collect::<Result<Vec<_>>>()?;
-    munichs.connection.get("/after").context("allowed again")?;
+    munichs.connection.get("/after").context("the connection after it was allowed again")?;
     ensure!(lab.gateway_sa(munich())?.reqid == id.get(), "munich's tunnel has another id");
     Ok(())
 }
 
-/// Sends packets that belong in munich's connection from both of its ends, waits for what `judged` waits
-/// for, and returns what arrived.
+/// Sends packets of munich's connection from both ends, runs `judged` to wait until the programs have seen
+/// them, and returns descriptions of those that arrived.
 fn probe(lab: &Lab, munichs: &Conversation, judged: impl FnOnce() -> Result<()>) -> Result<Vec<String>> {
     let (device, server) = (lab.site("munich")?.device, lab.topology.server("acme")?);
     let captures = [
@@ -200,7 +206,7 @@ fn probe(lab: &Lab, munichs: &Conversation, judged: impl FnOnce() -> Result<()>)
     send_packets(device, &vec![munichs.from_device.clone(); PROBES])?;
     send_packets(server, &vec![munichs.from_server.clone(); PROBES])?;
     let judged = judged();
-    thread::sleep(WHILE);
+    thread::sleep(MARGIN);
     let mut arrived = Vec::new();
     for (capture, source) in captures {
         let frames = capture.stop()?.into_iter().filter(|frame| !frame.outgoing);
@@ -211,7 +217,7 @@ fn probe(lab: &Lab, munichs: &Conversation, judged: impl FnOnce() -> Result<()>)
     Ok(arrived)
 }
 
-/// A second gatewayd with bad policies, beside the one that runs, says all that is wrong and ends.
+/// A second gatewayd, with faulty policies, reports every fault and ends.
 fn bad_policies_end_with_status_2_and_touch_nothing(lab: &mut Lab) -> Result<()> {
     const BAD: &str = "/run/bad-policies";
     let bad = Policies::copy(lab.gateway().example_dir(), &lab.dir("gateway/run/bad-policies"))?;
@@ -228,8 +234,8 @@ fn bad_policies_end_with_status_2_and_touch_nothing(lab: &mut Lab) -> Result<()>
     second_gatewayd(lab, BAD, 2, &expected)
 }
 
-/// Starts a second gatewayd under traffic: it must end with `exit_status` and lines that start with
-/// `expected`, and nothing may have changed.
+/// Runs a second gatewayd under traffic. It must end with `exit_status` and print lines that start with
+/// `expected`, and must change nothing.
 fn second_gatewayd(lab: &mut Lab, policies: &str, exit_status: i32, expected: &[String]) -> Result<()> {
     let look = |lab: &Lab| anyhow::Ok((lab.observed()?, lab.attached()?, lab.status()?));
     let before = look(lab)?;
@@ -238,9 +244,9 @@ fn second_gatewayd(lab: &mut Lab, policies: &str, exit_status: i32, expected: &[
         let output = lab.gateway().run_second_daemon(&lab.topology.gateway, policies)?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(exit_status), "gatewayd ended with {}:\n{said}", output.status);
-        ensure!(start.elapsed() < PATIENCE, "that took {:?}", start.elapsed());
+        ensure!(start.elapsed() < PATIENCE, "gatewayd took {:?} to end", start.elapsed());
         for place in expected {
-            ensure!(said.lines().any(|line| line.starts_with(place)), "it does not say {place}:\n{said}");
+            ensure!(said.lines().any(|line| line.starts_with(place)), "no line starts with {place}:\n{said}");
         }
         Ok(())
     })?;

@@ -1,4 +1,4 @@
-//! Whatever dies and comes back in whatever order: the same state in the end, no wrong verdict in between.
+//! Scenarios of restarts: charon and gatewayd die and restart in any order. The state in the end is the same,
 use std::{
     fs,
     path::Path,
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use gateway_common::reason::Reason;
 use gateway_tests_kit::{namespace::Namespace, process::wait_for};
 
-use super::tunnels::{PATIENCE, WHILE, requests_arrive, tunnels_come_up};
+use super::tunnels::{MARGIN, PATIENCE, requests_arrive, tunnels_come_up};
 use crate::{
     conversation::Conversation,
     device::Connection,
@@ -32,23 +32,23 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "detached_gateway_forwards_nothing", run: detached_gateway_forwards_nothing },
 ];
 
-/// Why a packet may be dropped while charon and tunnels come back; no other reason is right then. What the
-/// gateway itself sends are ICMP errors: to ESP in UDP as long as charon's socket is not there.
+/// The only reasons for drops while charon and the tunnels come back. The gateway itself sends ICMP errors in
+/// answer to ESP in UDP until charon has opened its socket.
 const BETWEEN_TUNNELS: [Reason; 3] =
     [Reason::TunnelDown, Reason::PlaintextToInternet, Reason::GatewayTrafficNotAllowed];
-/// Of each site, to say that its traffic goes on.
+/// Requests of each site that prove that its traffic continues.
 const REQUESTS: usize = 10;
-/// In each direction, to say that a customer's packets pass.
+/// Packets in each direction that prove that a customer's packets pass.
 const PACKETS: u64 = 10;
-/// Between two packets of each sender.
+/// Time between two packets of each sender.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// charon dies and a new one knows nothing: traffic goes on until gatewayd has heard that there are no
-/// tunnels any more, and again when the sites have made new ones.
+/// charon dies, and the new one has no SAs: traffic continues until gatewayd learns that there are no
+/// tunnels, and resumes once the sites have brought up new ones.
 fn charon_restart(lab: &mut Lab) -> Result<()> {
     same_state_after(lab, |lab| {
         lab.kill_charon()?;
-        traffic_goes_on(lab)?;
+        traffic_continues(lab)?;
         lab.start_charon()
     })
 }
@@ -57,9 +57,9 @@ fn charon_then_gatewayd(lab: &mut Lab) -> Result<()> {
     same_state_after(lab, |lab| {
         lab.kill_daemon()?;
         lab.kill_charon()?;
-        traffic_goes_on(lab)?;
+        traffic_continues(lab)?;
         lab.start_charon()?;
-        traffic_goes_on(lab)?;
+        traffic_continues(lab)?;
         lab.start_daemon()
     })
 }
@@ -68,18 +68,18 @@ fn gatewayd_then_charon(lab: &mut Lab) -> Result<()> {
     same_state_after(lab, |lab| {
         lab.kill_charon()?;
         lab.kill_daemon()?;
-        traffic_goes_on(lab)?;
+        traffic_continues(lab)?;
         lab.spawn_daemon()?;
         lab.wait_for_status("gatewayd without charon", |status| status.charon.is_none())?;
-        traffic_goes_on(lab)?;
+        traffic_continues(lab)?;
         lab.start_charon()?;
         lab.wait_until_ready()
     })
 }
 
-/// Nobody was there to take the tunnels down. But a site behind NAT may have to wait: the kernel takes ESP
-/// out of UDP for charon's socket, so not without charon.
-fn traffic_goes_on(lab: &Lab) -> Result<()> {
+/// Waits for further requests of every site that is not behind NAT. Its tunnels are still up; a site behind
+/// NAT has to wait for charon, since the kernel decapsulates ESP in UDP on charon's socket.
+fn traffic_continues(lab: &Lab) -> Result<()> {
     let before = lab.requests.count();
     wait_for("requests of every site that is not behind NAT", PATIENCE, || {
         let received = lab.requests.since(before);
@@ -92,18 +92,18 @@ fn traffic_goes_on(lab: &Lab) -> Result<()> {
     })
 }
 
-/// Has `restart` done, which leaves charon without tunnels, and the sites reconnect, all under traffic of
-/// all sites. Every request is answered, each by its own customer's server; nothing is anywhere else; no
-/// packet is dropped for a reason that does not fit.
+/// Runs `restart`, which leaves charon without tunnels, and has the sites reconnect, under traffic of all
+/// sites. Each request must be answered by its own customer's server, no packet may go astray, and none may
+/// be dropped for an unrelated reason.
 fn same_state_after(lab: &mut Lab, restart: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
     let ids =
         |lab: &Lab| -> Result<Vec<_>> { Ok(lab.wait_for_tunnels()?.iter().map(|sa| sa.reqid).collect()) };
     let (ids_before, drops_before) = (ids(lab)?, lab.drops()?);
     let watch = Watch::start(lab)?;
     let traffic = SITES.iter().map(|site| Traffic::start(lab, site.name)).collect::<Result<Vec<_>>>()?;
-    thread::sleep(WHILE);
+    thread::sleep(MARGIN);
     let done = restart(lab).and_then(|()| reconnect_sites(lab));
-    thread::sleep(WHILE);
+    thread::sleep(MARGIN);
     let answered: Vec<_> = traffic.into_iter().map(|one| one.stop_requests(lab)).collect();
     let astray = watch.astray()?;
     let dropped = increase(&drops_before, &lab.drops()?);
@@ -115,15 +115,15 @@ fn same_state_after(lab: &mut Lab, restart: impl FnOnce(&mut Lab) -> Result<()>)
     ensure!(astray.is_empty(), "went astray: {astray:?}");
     let wrong = dropped.keys().find(|(_, reason)| BETWEEN_TUNNELS.iter().all(|right| right.name() != reason));
     ensure!(wrong.is_none(), "dropped: {dropped:?}");
-    ensure!(ids(lab)? == ids_before, "tunnels have other ids than before");
+    ensure!(ids(lab)? == ids_before, "the tunnels' ids changed");
     tunnels_come_up(lab)?;
     requests_arrive(lab)
 }
 
-/// Lets the sites make their tunnels anew. They would do so by themselves once their dead peer detection
-/// has noticed, 44 s later; the lab does not wait for that.
+/// Has the sites bring up new tunnels. Their dead peer detection would do so after 44 s; the lab does not
+/// wait for it.
 fn reconnect_sites(lab: &Lab) -> Result<()> {
-    lab.wait_for_status("gatewayd to hear of no tunnel from the new charon", |status| {
+    lab.wait_for_status("gatewayd to see the new charon without tunnels", |status| {
         status.charon.is_some() && status.failed.is_empty() && status.tunnels.iter().all(|tunnel| !tunnel.up)
     })?;
     in_parallel(lab.sites(), |site| {
@@ -133,27 +133,27 @@ fn reconnect_sites(lab: &Lab) -> Result<()> {
     lab.wait_for_tunnels().map(drop)
 }
 
-/// `gatewayctl detach` under traffic, while gatewayd runs. A gatewayd that is started then brings everything
-/// back.
+/// Runs `gatewayctl detach` under traffic, while gatewayd runs. A gatewayd that is started afterwards
+/// attaches everything again.
 fn detached_gateway_forwards_nothing(lab: &mut Lab) -> Result<()> {
     let attached = lab.attached()?;
-    ensure!(attached.len() == 5, "these programs are attached: {attached:?}");
+    ensure!(attached.len() == 5, "expected 5 attached programs, got {attached:?}");
     let held = under_packets(lab, |lab| {
         let watch = Watch::start(lab)?;
         lab.gateway().detach(&lab.topology.gateway)?;
-        // What was on its way.
+        // Packets in flight may still arrive.
         let astray = watch.astray()?;
         ensure!(astray.is_empty(), "went astray: {astray:?}");
         let watch = Watch::start(lab)?;
-        thread::sleep(WHILE);
-        // The gatewayd that still runs does not bring back what it is no longer asked to do.
+        thread::sleep(MARGIN);
+        // The running gatewayd must not attach the programs again.
         lab.gateway().reload()?;
-        lab.wait_for_status("gatewayd to say so", |status| {
+        lab.wait_for_status("gatewayd to report that it is detached", |status| {
             status.failed.iter().any(|line| line.starts_with("detached"))
         })?;
-        thread::sleep(WHILE);
+        thread::sleep(MARGIN);
         let leaks = watch.leaks()?;
-        ensure!(leaks.is_empty(), "{} packets in spite of detaching: {:?}", leaks.len(), leaks.first());
+        ensure!(leaks.is_empty(), "{} packets passed after detaching: {:?}", leaks.len(), leaks.first());
         is_detached(lab)
     });
     lab.kill_daemon()?;
@@ -162,7 +162,7 @@ fn detached_gateway_forwards_nothing(lab: &mut Lab) -> Result<()> {
     tunnels_come_up(lab)?;
     requests_arrive(lab)?;
     let again = lab.attached()?;
-    ensure!(again.keys().eq(attached.keys()), "attached were {attached:?}, are {again:?}");
+    ensure!(again.keys().eq(attached.keys()), "attached before: {attached:?}, now: {again:?}");
     Ok(())
 }
 
@@ -171,8 +171,8 @@ fn is_detached(lab: &Lab) -> Result<()> {
     ensure!(left.is_empty(), "still attached: {left:?}");
     lab.topology.gateway.enter(|| {
         ensure!(!Path::new(PINS).exists(), "{PINS} is still there");
-        for of_whom in ["ipv4/conf/eth_internet", "ipv4/conf/eth_lan", "ipv6/conf/all"] {
-            let path = format!("/proc/sys/net/{of_whom}/forwarding");
+        for scope in ["ipv4/conf/eth_internet", "ipv4/conf/eth_lan", "ipv6/conf/all"] {
+            let path = format!("/proc/sys/net/{scope}/forwarding");
             let forwarding = fs::read_to_string(&path)?;
             ensure!(forwarding.trim() == "0", "{path} is {forwarding}");
         }
@@ -180,8 +180,8 @@ fn is_detached(lab: &Lab) -> Result<()> {
     })
 }
 
-/// Does `work` while packets of open connections come all the time from both ends of each, which all pass
-/// before. The connections are reset in the end, so that none of their packets comes later.
+/// Runs `work` while both ends of open connections send packets all the time, which pass before `work`.
+/// Resets the connections in the end, so that none of their packets arrives later.
 fn under_packets(lab: &Lab, work: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let sites = lab.sites().into_iter();
     let conversations = sites
@@ -200,7 +200,7 @@ fn under_packets(lab: &Lab, work: impl FnOnce(&Lab) -> Result<()>) -> Result<()>
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     send_packets(namespace, std::slice::from_ref(*packet))
-                        .expect("packet sockets take packets");
+                        .expect("sending through a packet socket works");
                     thread::sleep(INTERVAL);
                 }
             });

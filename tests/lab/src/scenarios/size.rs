@@ -1,4 +1,4 @@
-//! Packets of every size: what does not fit a tunnel, or a link on its way, still gets through.
+//! Scenarios of packet sizes: data gets through even if packets do not fit the tunnel or a link on the path.
 use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
 use anyhow::{Context, Result, ensure};
@@ -42,22 +42,23 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "path_mtu_of_the_ipv6_internet_reaches_the_server",
         run: |lab| server_learns_path_mtu(lab, "london"),
     },
-    Scenario { name: "esp_in_fragments_from_a_small_uplink_works", run: fragmented_esp },
-    Scenario { name: "ike_messages_in_ip_fragments_make_a_tunnel", run: fragmented_ike },
+    Scenario { name: "fragmented_esp_from_a_small_uplink_arrives", run: fragmented_esp },
+    Scenario { name: "ike_in_ip_fragments_brings_a_tunnel_up", run: fragmented_ike },
 ];
 
-/// Of every link of the lab, in bytes.
+/// MTU of every link of the lab, in bytes.
 const LINK_MTU: usize = 1500;
-/// Of a link on the way from the gateway to a site, in bytes. A tunnel in it takes what every IPv6 link
-/// must: 1280 bytes (RFC 8200 section 5).
+/// Reduced MTU of a link between the gateway and a site, in bytes. A tunnel over it still holds 1280 bytes,
+/// as every IPv6 link must (RFC 8200 section 5).
 const PATH_MTU: usize = 1400;
-/// Of a site's uplink that is smaller, in bytes, in IPv4 and in IPv6.
+/// MTU of a small uplink, in bytes, over IPv4 and over IPv6.
 const SMALL_MTU: (usize, usize) = (600, 1280);
 const TCP_HEADER_BYTES: usize = 20;
-/// More than a thousand packets.
+/// Size of a bulk transfer: more than a thousand packets.
 const BULK_BYTES: usize = 2 << 20;
 
-/// Both ends offer what their links hold, and each is told no more than the tunnel holds, and not much less.
+/// Both ends offer the MSS of their links, and each receives no more than the tunnel holds, and not much
+/// less.
 fn mss_fits(lab: &mut Lab) -> Result<()> {
     for (site, ends) in families(lab) {
         let (device, server) =
@@ -82,7 +83,7 @@ fn mss_fits(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// The MSS option of the only SYN or SYN-ACK.
+/// Returns the MSS option of the only SYN or SYN-ACK.
 fn mss(frames: &[Frame], outgoing: bool, ack: bool) -> Option<usize> {
     let mut segments = frames.iter().filter(|frame| frame.outgoing == outgoing).filter_map(Frame::segment);
     let syn: Segment = segments.find(|segment| segment.header.syn && segment.header.ack == ack)?;
@@ -92,7 +93,7 @@ fn mss(frames: &[Frame], outgoing: bool, ack: bool) -> Option<usize> {
     })
 }
 
-/// First one direction after the other, then both at once.
+/// Transfers in one direction after the other, then in both at once.
 fn bulk_transfers(lab: &mut Lab) -> Result<()> {
     let before = lab.drops()?;
     for (site, ends) in families(lab) {
@@ -102,17 +103,18 @@ fn bulk_transfers(lab: &mut Lab) -> Result<()> {
         in_parallel(vec![true, false], |up| {
             let mut connection = Connection::open(site.device, ends.server)?;
             if up { connection.upload(BULK_BYTES) } else { connection.download(BULK_BYTES) }
-                .with_context(|| format!("{} with {}, all at once", site.spec.full_name(), ends.server))
+                .with_context(|| format!("{} with {}, all in parallel", site.spec.full_name(), ends.server))
         })
     })?;
     ensure_no_drops(lab, &before)
 }
 
-/// A server is told by its peer's SYN that segments may be as large as its own link's. It finds out.
+/// The peer's SYN promises a server segments as large as its own link's. It learns the tunnel's MTU from
+/// ICMP.
 fn server_learns_tunnel_mtu(lab: &mut Lab) -> Result<()> {
     for site in lab.sites() {
         let server = server_of(lab, site)?;
-        changed(
+        with_change(
             || {
                 forget_mtus(lab, site)?;
                 lie_about_mtu(server, LINK_MTU)
@@ -128,10 +130,10 @@ fn server_learns_tunnel_mtu(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// A link between the gateway and a site takes less than the gateway's own: its router tells the gateway
-/// that an ESP packet is too big, and the gateway the server. The SYN would tell the server so as soon as
-/// gatewayd has heard of it, and with that of the site's second family: it is made to promise what the
-/// gateway's own link holds.
+/// A link between the gateway and a site has a smaller MTU than the gateway's own: its router tells the
+/// gateway that an ESP packet is too big, and the gateway tells the server. Once gatewayd knows the path MTU,
+/// the SYN would tell the server, too, also in the site's second family; the test makes the SYN promise the
+/// MTU of the gateway's own link.
 fn server_learns_path_mtu(lab: &Lab, name: &str) -> Result<()> {
     let site = lab.site(name)?;
     let server = server_of(lab, site)?;
@@ -140,7 +142,7 @@ fn server_learns_path_mtu(lab: &Lab, name: &str) -> Result<()> {
         let route = ["route", verb, &destination, "dev", name];
         output(lab.topology.internet.command("ip").args(route).args(of)).map(drop)
     };
-    changed(
+    with_change(
         || {
             forget_mtus(lab, site)?;
             lie_about_mtu(server, tunnel_mtu(site.spec, LINK_MTU))?;
@@ -155,8 +157,8 @@ fn server_learns_path_mtu(lab: &Lab, name: &str) -> Result<()> {
     )
 }
 
-/// Downloads, in each family of the site; the gateway must tell the server what the tunnel holds on a path of
-/// this MTU, and nothing may be lost for another reason.
+/// Downloads in each family of the site. The gateway must tell the server the tunnel's MTU over a path of
+/// this MTU, and must drop nothing.
 fn server_learns(lab: &Lab, site: Site<'_>, path_mtu: usize) -> Result<()> {
     let mtu = tunnel_mtu(site.spec, path_mtu);
     site.spec.ends().into_iter().try_for_each(|ends| server_learns_about(lab, site, ends, mtu))
@@ -178,8 +180,8 @@ fn server_learns_about(lab: &Lab, site: Site<'_>, ends: Ends, mtu: usize) -> Res
     Ok(())
 }
 
-/// Where a packet was going that the gateway says is too big, and what is not: RFC 1191 section 4, RFC 4443
-/// section 3.2. The quoted header begins at byte 8 of the message.
+/// Parses the gateway's message that a packet was too big: returns the packet's destination and the MTU. RFC
+/// 1191 section 4, RFC 4443 section 3.2; the quoted header begins at byte 8 of the message.
 fn too_big(frame: &Frame) -> Option<(IpAddr, usize)> {
     let own = [IpAddr::from(GATEWAY_LAN), GATEWAY_LAN_V6.into()];
     let message = frame.payload()?;
@@ -200,15 +202,15 @@ fn too_big(frame: &Frame) -> Option<(IpAddr, usize)> {
     }
 }
 
-/// Has a server believe that every peer takes packets of this many bytes, whatever the SYN says when it
-/// arrives. The option is the first one, as Linux writes it.
+/// Rewrites the MSS of arriving SYNs, so that the server takes this MTU for every peer's. Assumes the MSS
+/// option first, where Linux puts it.
 fn lie_about_mtu(server: &Namespace, mtu: usize) -> Result<()> {
     let tc = |args: &str| output(server.command("tc").args(args.split_whitespace())).map(drop);
     tc("qdisc add dev eth0 clsact")?;
     for (priority, (family, protocol_at, tcp_at)) in (1..).zip([("ip", 9, 20), ("ipv6", 6, 40)]) {
         let (flags_at, option_at) = (tcp_at + 13, tcp_at + TCP_HEADER_BYTES);
         let (mss_at, mss) = (option_at + 2, mtu - option_at);
-        // TCP; SYN; kind 2, length 4.
+        // Matches TCP, the SYN flag, and an MSS option (kind 2, length 4).
         tc(&format!(
             "filter add dev eth0 ingress priority {priority} protocol {family} u32 \
              match u8 6 0xff at {protocol_at} match u8 0x02 0x02 at {flags_at} \
@@ -223,7 +225,7 @@ fn stop_lying(server: &Namespace) -> Result<()> {
     output(server.command("tc").args(["qdisc", "del", "dev", "eth0", "clsact"])).map(drop)
 }
 
-/// What path-MTU discovery has taught the server and the gateway.
+/// Flushes the path MTUs that the server, the gateway and the site's router have learnt.
 fn forget_mtus(lab: &Lab, site: Site<'_>) -> Result<()> {
     for namespace in [server_of(lab, site)?, &lab.topology.gateway, site.router] {
         for family in ["-4", "-6"] {
@@ -233,8 +235,8 @@ fn forget_mtus(lab: &Lab, site: Site<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Devices that do not ask for path-MTU discovery, behind uplinks that hold less than an ESP packet: the
-/// gateway gets every large one in fragments, of ESP and of UDP.
+/// Devices without path-MTU discovery, behind uplinks too small for a large ESP packet: the gateway receives
+/// those in fragments, of ESP and of UDP.
 fn fragmented_esp(lab: &mut Lab) -> Result<()> {
     for site in
         lab.sites().into_iter().filter(|site| ["berlin", "austin", "london"].contains(&site.spec.name))
@@ -251,7 +253,7 @@ fn fragmented_esp(lab: &mut Lab) -> Result<()> {
             output(site.router.command("ip").args(change)).map(drop)
         };
         let seen = Capture::start(&lab.topology.internet, "gateway")?;
-        changed(
+        with_change(
             || {
                 site.device.set_sysctl("ipv4/ip_no_pmtu_disc", "1")?;
                 route(small_mtu)
@@ -276,11 +278,11 @@ fn fragmented_esp(lab: &mut Lab) -> Result<()> {
         let fragments = fragments(&seen.stop()?, true, if site.spec.behind_nat { UDP } else { ESP });
         ensure!(
             fragments.first > BULK_BYTES / LINK_MTU && fragments.later >= fragments.first,
-            "the gateway got {fragments:?}"
+            "the gateway received {fragments:?}"
         );
-        wait_for("the gateway to have no fragments any more", PATIENCE, || has_no_fragments(lab))?;
-        // When the machine is busy the gateway loses a fragment now and then, and its kernel then wants to
-        // say so: RFC 792, "fragment reassembly time exceeded".
+        wait_for("the gateway's reassembly queues to empty", PATIENCE, || has_no_fragments(lab))?;
+        // On a busy machine the gateway loses a fragment now and then, and its kernel then tries to send
+        // "fragment reassembly time exceeded" (RFC 792).
         let mut dropped = increase(&before, &lab.drops()?);
         dropped.remove(&("-".to_owned(), Reason::GatewayTrafficNotAllowed.name().to_owned()));
         ensure!(dropped.is_empty(), "dropped: {dropped:?}");
@@ -288,7 +290,7 @@ fn fragmented_esp(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// Something once no packet waits for the rest of its fragments.
+/// Returns `Some` once no packet waits for the rest of its fragments.
 fn has_no_fragments(lab: &Lab) -> Result<Option<()>> {
     let read = |name| fs::read_to_string(Path::new("/proc/thread-self/net").join(name));
     let statistics = lab.topology.gateway.enter(|| Ok([read("sockstat")?, read("sockstat6")?].concat()))?;
@@ -296,14 +298,15 @@ fn has_no_fragments(lab: &Lab) -> Result<Option<()>> {
     Ok((none("FRAG") && none("FRAG6")).then_some(()))
 }
 
-/// Both ends have certificates of several kilobytes and do not fragment IKE themselves, so that IP does.
+/// Both ends have certificates of several kilobytes and no IKE fragmentation, so that IP fragments their
+/// messages.
 fn fragmented_ike(lab: &mut Lab) -> Result<()> {
     const NEVER: u32 = 9000;
     let spec = &SITES[0];
     let drops_before = lab.drops()?;
     let (own, sites) = (lab.credentials.clone(), lab.authority.issue(spec.identity)?);
     let large = (lab.authority.issue_large(GATEWAY_IDENTITY)?, lab.authority.issue_large(spec.identity)?);
-    changed(
+    with_change(
         || use_certificates(lab, &large.0, &large.1, NEVER),
         || {
             let both = wait_for("fragments of IKE from both ends", PATIENCE, || {
@@ -311,7 +314,7 @@ fn fragmented_ike(lab: &mut Lab) -> Result<()> {
                 reconnect(lab, spec.name)?;
                 let frames = seen.stop()?;
                 let (to, from) = (fragments(&frames, true, UDP), fragments(&frames, false, UDP));
-                // The gateway may not have taken its new certificate yet.
+                // The gateway may not use its new certificate yet.
                 Ok((to.is_whole() && from.is_whole()).then_some((to, from)))
             })
             .with_context(|| {
@@ -332,7 +335,8 @@ fn fragmented_ike(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// Gives the gateway and the first site these certificates, and both charons this fragment size.
+/// Configures the gateway and the first site with these certificates, and both charons with this fragment
+/// size.
 fn use_certificates(lab: &Lab, gateways: &Issued, sites: &Issued, fragment_bytes: u32) -> Result<()> {
     let site = lab.sites()[0];
     lab.gateway().charon().set_fragment_bytes(&lab.topology.gateway, fragment_bytes)?;
@@ -340,7 +344,7 @@ fn use_certificates(lab: &Lab, gateways: &Issued, sites: &Issued, fragment_bytes
     lab.load_router(0, sites)?;
     place_gateway_keys(&lab.authority, gateways)?;
     lab.gateway().reload()?;
-    lab.wait_for_status("gatewayd to be content", |status| {
+    lab.wait_for_status("gatewayd without failures", |status| {
         status.failed.is_empty() && status.charon.is_some()
     })
     .map(drop)
@@ -356,7 +360,7 @@ fn reconnect(lab: &Lab, name: &str) -> Result<()> {
 const UDP: u8 = 17;
 const ESP: u8 = 50;
 
-/// How many IP fragments there were.
+/// Numbers of IP fragments.
 #[derive(Debug, Clone, Copy, Default)]
 struct Fragments {
     first: usize,
@@ -369,7 +373,8 @@ impl Fragments {
     }
 }
 
-/// Of this protocol, to or from the gateway; the capture is at its next hop, where only the gateway receives.
+/// Counts fragments of this protocol to or from the gateway. The frames come from its next hop, where
+/// outgoing means to the gateway.
 fn fragments(frames: &[Frame], to_gateway: bool, protocol: u8) -> Fragments {
     let mut count = Fragments::default();
     for frame in frames.iter().filter(|frame| frame.outgoing == to_gateway) {
@@ -381,8 +386,8 @@ fn fragments(frames: &[Frame], to_gateway: bool, protocol: u8) -> Fragments {
     count
 }
 
-/// Whether a packet of this protocol is a later fragment, and whether more follow: RFC 791 section 3.1, RFC
-/// 8200 section 4.5. None of an IPv6 packet that is whole.
+/// Returns, for a packet of this protocol, if it is a later fragment, and if more fragments follow: RFC 791
+/// section 3.1, RFC 8200 section 4.5. An unfragmented IPv6 packet is `None`.
 fn fragment(frame: &Frame, protocol: u8) -> Option<(bool, bool)> {
     const FRAGMENT_HEADER: u8 = 44;
     match frame.ip_protocol()? {
@@ -411,21 +416,21 @@ fn ensure_no_drops(lab: &Lab, before: &Drops) -> Result<()> {
     Ok(())
 }
 
-/// Does `work` with something changed, and undoes the change whatever happens.
-fn changed(
+/// Runs `change` and `work`, then `undo`, whatever fails.
+fn with_change(
     change: impl FnOnce() -> Result<()>,
     work: impl FnOnce() -> Result<()>,
     undo: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let done = change().and_then(|()| work());
-    match (done, undo().context("it cannot be undone")) {
+    match (done, undo().context("cannot undo the change")) {
         (Err(error), Err(also)) => Err(error.context(format!("{also:#}"))),
         (done, undone) => done.and(undone),
     }
 }
 
-/// The largest inner packet that fits a tunnel over a path that takes `path_mtu` bytes: RFC 4303 section 2
-/// (SPI, sequence number, IV, padding with two bytes behind it, ICV), RFC 3948 section 2.1 for ESP in UDP.
+/// Returns the largest inner packet of a tunnel over a path of `path_mtu` bytes: RFC 4303 section 2 (SPI,
+/// sequence number, IV, padding and two bytes after it, ICV), RFC 3948 section 2.1 for ESP in UDP.
 fn tunnel_mtu(site: &Spec, path_mtu: usize) -> usize {
     let (iv, icv, block) = match site.suite {
         Suite::Gcm => (8, 16, 4),
@@ -436,13 +441,13 @@ fn tunnel_mtu(site: &Spec, path_mtu: usize) -> usize {
     (path_mtu - ip - udp - 8 - iv - icv) / block * block - 2
 }
 
-/// Every site with each of its families.
+/// Returns every site with the ends of each of its families.
 fn families(lab: &Lab) -> Vec<(Site<'_>, Ends)> {
     let sites = lab.sites().into_iter();
     sites.flat_map(|site| site.spec.ends().into_iter().map(move |ends| (site, ends))).collect()
 }
 
-/// Of IP and of TCP without options, in bytes.
+/// Returns the bytes of the IP and TCP headers without options.
 fn ip_tcp_headers(ends: Ends) -> usize {
     TCP_HEADER_BYTES + if ends.server.is_ipv4() { 20 } else { 40 }
 }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Flags and more of a packet, true if the device sends it; what becomes of it; the numbers it gets.
+/// True if the device sends the packet; its flags and other words; its fate; the numbers it must get.
 type Line = (bool, &'static str, &'static str, [u32; 2]);
 
 fn step(from_device: bool, words: &str, fate: &str) -> Step {
@@ -57,7 +57,7 @@ fn dropped_packets_and_resets_advance_nothing() {
 }
 
 #[test]
-fn what_a_case_says_is_what_follows_builds_on() {
+fn later_numbers_build_on_stated_ones() {
     follow(&[
         (true, "S seq 4294967295", "opens", [u32::MAX, 0]),
         (false, "SA seq 70000", "passes", [70000, 0]),
