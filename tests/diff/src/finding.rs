@@ -6,7 +6,6 @@ use gateway_common::tcp::Direction;
 use gateway_tests_kit::{packet::Packet, world::TUNNELS};
 
 use super::{purpose::ComparedPacket, round::SequenceRun, segment::Deviation};
-use gateway_tests_kit::packet::Packet;
 
 /// Returns the signature by which findings are grouped: directions and flags of all packets, and the outcome
 /// of the last.

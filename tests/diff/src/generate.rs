@@ -1,9 +1,7 @@
 //! Generates sequences of packets of one connection: of TCPs, of networks that lose and reorder, of
 //! attackers.
 use gateway_common::{packet::flag, tcp::Direction};
-use gateway_tests_kit::random::Random;
 use gateway_tests_kit::{packet::TcpOption, random::Random, world::TUNNELS};
-use gateway_tests_kit::{packet::TcpOption, world::TUNNELS};
 
 use crate::segment::{Deviation, Segment};
 

@@ -24,7 +24,6 @@ use crate::{
     arena::{self, Arena, Families},
     finding, kernel_state,
     purpose::PURPOSES,
-    random::Random,
     round::{self, Difference, SequenceRun},
     segment::{Flow, Segment},
     shrink::{shrink, shrink_while},
