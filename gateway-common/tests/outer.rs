@@ -15,7 +15,7 @@ use gateway_common::{
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::FileFailurePersistence::Direct};
 
 /// Seeds that once failed, tried again in each run.
-const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/outer.regressions");
+const REGRESSIONS: &str = "tests/outer.regressions";
 
 /// Addresses of the gateway, a manager and a stranger, and the unspecified address, in IPv4 and IPv6.
 const INTERNET: [&str; 2] = ["203.0.113.1", "2001:db8:113::1"];

@@ -8,7 +8,7 @@ use gateway_common::{
 use proptest::{prelude::*, test_runner::FileFailurePersistence::Direct};
 
 /// Seeds that once failed, tried again in each run.
-const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/segments.regressions");
+const REGRESSIONS: &str = "tests/segments.regressions";
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;

@@ -55,7 +55,7 @@ proptest! {
     }
 
     #[test]
-    fn nodes_keep_what_is_put_in(
+    fn nodes_round_trip(
         customer in 0..=MAX_NODES,
         address in any::<[u8; 16]>(),
         lan_port in any::<u16>(),

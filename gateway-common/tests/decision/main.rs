@@ -25,7 +25,7 @@ use world::{Key, SITES, World, from_server, from_site, server, transport};
 const START_NS: u64 = (1 << 52) - 30_000_000_000;
 
 /// Seeds that once failed, tried again in each run.
-const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/decision/regressions");
+const REGRESSIONS: &str = "tests/decision/regressions";
 
 /// Runs a property. Fails also if the property judged fewer than `at_least` interesting cases.
 fn often<S: Strategy>(

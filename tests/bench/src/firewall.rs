@@ -1,6 +1,6 @@
 //! This project on the ground: the real programs, with maps filled as gatewayd fills them. Only the identity
 //! that decryption would give a packet is replayed.
-use std::{collections::BTreeSet, ffi::CString, net::IpAddr, path::PathBuf};
+use std::{ffi::CString, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use aya::{
@@ -46,8 +46,8 @@ pub struct Firewall {
     pins: Pins,
     maps: Maps,
     ebpf: Ebpf,
-    /// Test-only programs loaded so far.
-    loaded: BTreeSet<&'static str>,
+    /// Test-only programs, once one is needed.
+    tests: Option<TestPrograms>,
     /// Number of configured customers, counted from 1.
     customers: u32,
     /// The last customer id in use.
@@ -151,12 +151,13 @@ impl Firewall {
         })
     }
 
-    /// Loads a test-only program if it is not loaded yet, and returns the object.
-    fn with(&mut self, name: &'static str) -> Result<&mut Ebpf> {
-        if self.loaded.insert(name) {
-            classifier(&mut self.ebpf, name)?.load().with_context(|| format!("load {name}"))?;
-        }
-        Ok(&mut self.ebpf)
+    /// Returns a test-only program, loaded on first use.
+    fn test_program(&mut self, program: TestProgram) -> Result<&mut SchedClassifier> {
+        let tests = match self.tests.take() {
+            Some(tests) => tests,
+            None => TestPrograms::load(&self.pins)?,
+        };
+        self.tests.insert(tests).get(program)
     }
 
     /// Attaches the firewall to a gateway as gatewayd does, without the programs for outer packets, of which

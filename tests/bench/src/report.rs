@@ -173,9 +173,11 @@ fn wrap(text: &str, indent: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Finds the committed report from the package's directory, which cargo sets, upwards.
     fn committed() -> PathBuf {
-        let mut ancestors = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-        ancestors.find_map(|above| Some(above.join("docs/benchmarks")).filter(|path| path.is_dir())).unwrap()
+        let package = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap());
+        let mut above = package.ancestors().map(|directory| directory.join("docs/benchmarks"));
+        above.find(|directory| directory.is_dir()).unwrap()
     }
 
     #[test]

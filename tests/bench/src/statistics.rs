@@ -1,5 +1,5 @@
 //! Statistics of repeated measurements.
-use crate::diff::random::Random;
+use gateway_tests_kit::random::Random;
 
 /// Returns the median; NaN if there are no values.
 pub fn median(values: &[f64]) -> f64 {

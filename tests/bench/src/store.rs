@@ -135,7 +135,7 @@ impl Explanations {
         let explanations: Self = toml::from_str(&text).with_context(|| format!("read {}", path.display()))?;
         for name in explanations.target.keys() {
             if !target::ALL.iter().any(|target| target.name == name) {
-                bail!("{} explains the unknown target {name}; see tests/src/bench/target.rs", path.display());
+                bail!("{} explains the unknown target {name}; see tests/bench/src/target.rs", path.display());
             }
         }
         Ok(explanations)

@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use gateway_tests_kit::{namespace::Namespace, process::run_with_input};
 
 use super::{
     contender::{Contender, Passes, Setup},
@@ -10,7 +11,6 @@ use super::{
     ground::Ground,
     rules::{Policy, Ruleset},
 };
-use crate::lab::{namespace::Namespace, process::run_with_input};
 
 /// A contender at work.
 pub struct Working {

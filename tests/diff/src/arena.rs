@@ -206,10 +206,6 @@ impl Drop for Arena {
     }
 }
 
-fn c_name(interface: &str) -> Result<std::ffi::CString> {
-    Ok(std::ffi::CString::new(interface)?)
-}
-
 /// Returns flow number `number`; flows differ in device, port and tunnel.
 fn flow(number: u32, families: Families) -> Flow {
     const FIRST_PORT: u16 = 1024;

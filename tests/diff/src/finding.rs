@@ -6,7 +6,6 @@ use gateway_common::tcp::Direction;
 use gateway_tests_kit::{packet::Packet, world::TUNNELS};
 
 use super::{purpose::ComparedPacket, round::SequenceRun, segment::Deviation};
-use crate::replay::packet::Packet;
 
 /// Returns the signature by which findings are grouped: directions and flags of all packets, and the outcome
 /// of the last.
@@ -72,7 +71,7 @@ fn our_word(packet: &ComparedPacket) -> &'static str {
 
 fn step(run: &SequenceRun, at: usize, packet: &ComparedPacket) -> Result<String> {
     let tunnel = match packet.segment.deviation {
-        Deviation::Tunnel(other) => crate::replay::world::TUNNELS[other].name,
+        Deviation::Tunnel(other) => TUNNELS[other].name,
         _ => run.flow.tunnel().name,
     };
     let customer = run.flow.customer().0;

@@ -3,11 +3,7 @@
 use gateway_common::{packet::flag, tcp::Direction};
 use gateway_tests_kit::{packet::TcpOption, random::Random, world::TUNNELS};
 
-use super::{
-    random::Random,
-    segment::{Deviation, Segment},
-};
-use crate::replay::{packet::TcpOption, world::TUNNELS};
+use crate::segment::{Deviation, Segment};
 
 const SYN: u8 = flag::SYN;
 const ACK: u8 = flag::ACK;

@@ -13,34 +13,34 @@ use gateway_tests_diff::{
 #[derive(Parser)]
 #[command(about = "Sends the same packets through the original iptables rules and through our programs")]
 struct Cli {
-    /// So many packets at least
+    /// Send at least this many packets
     #[arg(long, default_value_t = 100_000)]
     packets: usize,
-    /// Where random numbers begin
+    /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// nf_conntrack_tcp_loose, and midstream of ours accordingly
+    /// Value of nf_conntrack_tcp_loose; our programs adopt mid-stream connections if it is 1
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     loose: u8,
-    /// IPv4 alone; both families unless one is named
+    /// Send IPv4 only; without --ipv4 or --ipv6, both families
     #[arg(long)]
     ipv4: bool,
-    /// IPv6 alone
+    /// Send IPv6 only
     #[arg(long)]
     ipv6: bool,
-    /// Only print the table of differences on purpose, as docs/differences.md has it
+    /// Only print docs/differences.md, the table of intended differences
     #[arg(long)]
     differences: bool,
-    /// The file of seeds that ever failed
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/seeds.txt"))]
+    /// File of the seeds that ever failed, which run first
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/diff/seeds.txt"))]
     seeds: PathBuf,
-    /// Also write each finding to a file in this folder
+    /// Write each finding to a file in this folder, too
     #[arg(long)]
     findings: Option<PathBuf>,
-    /// Only show what becomes of the sequence of this seed, run alone
+    /// Only run the sequence of this seed and print the verdicts of both sides
     #[arg(long, value_parser = number::<u64>)]
     trace: Option<u64>,
-    /// Only shrink the sequence of this seed, which ends in different states, and show it
+    /// Only shrink the sequence of this seed, which ends in different states, and print it
     #[arg(long, value_parser = number::<u64>)]
     trace_states: Option<u64>,
 }

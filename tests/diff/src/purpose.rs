@@ -181,7 +181,7 @@ pub fn markdown() -> String {
         "# Where we differ from nf_conntrack\n\n\
          Packet by packet, our verdicts are those of Linux nf_conntrack with `nf_conntrack_tcp_be_liberal=0` and \
          the original iptables rules, except for these intended differences. `cargo xtask diff` compares both \
-         sides and allows for this table, `tests/src/diff/purpose.rs`; `cargo xtask diff --differences` prints \
+         sides and allows for this table, `tests/diff/src/purpose.rs`; `cargo xtask diff --differences` prints \
          it.\n\n\
          | difference | why |\n|---|---|\n",
     );

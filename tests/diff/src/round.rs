@@ -6,7 +6,6 @@ use crate::{
     arena::{Arena, Pair},
     generate,
     purpose::{ComparedPacket, PURPOSES},
-    random::Random,
     segment::{Flow, Segment},
     side::BATCH,
 };

@@ -24,7 +24,6 @@ use crate::{
     arena::{self, Arena, Families},
     finding, kernel_state,
     purpose::PURPOSES,
-    random::Random,
     round::{self, Difference, SequenceRun},
     segment::{Flow, Segment},
     shrink::{shrink, shrink_while},
@@ -233,7 +232,7 @@ fn read_seeds(path: &Path, loose: bool) -> Result<Vec<u64>> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [seed, "loose", value] = words[..] else { bail!("{line:?} is not `SEED loose 0|1`") };
         if value == if loose { "1" } else { "0" } {
-            seeds.push(crate::replay::packet::number(seed)?);
+            seeds.push(number(seed)?);
         }
     }
     Ok(seeds)

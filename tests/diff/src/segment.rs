@@ -86,16 +86,7 @@ pub enum Deviation {
 impl Segment {
     /// Returns a segment without anything special.
     pub fn new(direction: Direction, flags: u8, seq: u32, ack: u32) -> Self {
-        let tcp = Tcp {
-            ports: [0; 2],
-            flags,
-            seq: None,
-            ack: None,
-            window: 64240,
-            options: Vec::new(),
-            data_offset: None,
-            length: 0,
-        };
+        let tcp = Tcp::new([0; 2], flags);
         Self { direction, seq, ack, tcp, checksum_error: 0, ttl: 64, deviation: Deviation::None }
     }
 

@@ -100,18 +100,6 @@ pub fn acknowledge(namespace: &Namespace, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Puts a frame on the wire. Returns false if the queue is full.
-pub fn put(socket: &OwnedFd, frame: &[u8]) -> Result<bool> {
-    match send(socket.as_raw_fd(), frame, MsgFlags::empty()) {
-        Ok(sent) => {
-            ensure!(sent == frame.len(), "a frame was cut off");
-            Ok(true)
-        }
-        Err(Errno::ENOBUFS) => Ok(false),
-        Err(error) => Err(error).context("send a frame"),
-    }
-}
-
 /// Returns the ACK for a SYN-ACK, except to one port in eight.
 fn answer(frame: &[u8]) -> Option<Segment> {
     const ETHERNET: usize = 14;
@@ -158,15 +146,4 @@ fn ignore_outgoing(socket: &OwnedFd) -> Result<()> {
         )
     };
     Errno::result(result).context("ignore outgoing frames").map(drop)
-}
-
-/// Pins this thread to the last CPU it may run on.
-pub fn on_last_cpu() -> Result<()> {
-    let this_thread = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this_thread)?;
-    let last =
-        (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false)).context("no CPU")?;
-    let mut set = CpuSet::new();
-    set.set(last)?;
-    sched_setaffinity(this_thread, &set).context("stay on one CPU")
 }

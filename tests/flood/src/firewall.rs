@@ -33,6 +33,7 @@ use gateway_tests_kit::{
     settings::settings_of,
     world::{MSS_BYTES, access},
 };
+use gateway_tests_programs::{TestProgram, TestPrograms};
 
 use super::{
     ground::Ground,
@@ -156,20 +157,6 @@ fn fill(maps: &mut Maps, internet: &Interface, lan: &Interface, attacker: Quota)
     Ok(())
 }
 
-/// Returns an interface's addresses in the form of the maps.
-pub fn addresses(interface: &Interface) -> Result<Addresses> {
-    let mut addresses = Addresses::default();
-    for (slot, address) in addresses.v4.iter_mut().zip(&interface.v4) {
-        *slot = (*address).into();
-    }
-    for (slot, address) in addresses.v6.iter_mut().zip(&interface.v6) {
-        *slot = (*address).into();
-    }
-    addresses.v4_count = interface.v4.len().try_into()?;
-    addresses.v6_count = interface.v6.len().try_into()?;
-    Ok(addresses)
-}
-
 fn tunnel(party: Party, quota: Quota) -> Tunnel {
     let lan4 = Prefix::new(Ipv4::from(party.lan4(0)), 16);
     let lan6 = Prefix::new(Ipv6::from(party.lan6(0)), 48);
@@ -216,13 +203,13 @@ fn attach(ebpf: &mut Ebpf, tests: &mut TestPrograms) -> Result<()> {
     Ok(())
 }
 
-/// Attaches a program to interfaces, before those that are attached.
+/// Attaches a program to interfaces, ahead of the programs already attached there.
 fn attach_tcx(program: &mut SchedClassifier, side: TcAttachType, interfaces: &[&str]) -> Result<()> {
     for interface in interfaces {
         let options = TcAttach::Tcx { attach_type: side, order: LinkOrder::first() };
         program
             .attach(std::ffi::CString::new(*interface)?.as_c_str(), options)
-            .with_context(|| format!("to {interface}"))?;
+            .with_context(|| format!("attach a TC program to {interface}"))?;
     }
     Ok(())
 }

@@ -9,8 +9,8 @@ use gateway_common::{limits, reason::Reason};
 
 use super::{
     firewall::{self, Held},
+    outcome::Outcome,
     party::{ATTACKER, Party},
-    run::Outcome,
 };
 
 /// The criterion that fails when one customer fills the table.

@@ -9,6 +9,7 @@ pub(crate) mod firewall;
 pub mod frames;
 mod ground;
 mod judge;
+mod outcome;
 pub(crate) mod party;
 mod peer;
 pub mod run;

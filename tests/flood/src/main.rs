@@ -9,10 +9,10 @@ use gateway_tests_flood::run;
 #[derive(Parser)]
 #[command(about = "One customer and the internet flood the gateway; the other customers must not notice")]
 struct Cli {
-    /// How long the flood lasts
+    /// Duration of the flood in seconds
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(6..=600))]
     seconds: u64,
-    /// Only the control: the attacker has no quota, so that the test must fail
+    /// Run only the control, in which the attacker has no quota and the test must fail
     #[arg(long)]
     without_quotas: bool,
 }

@@ -81,8 +81,3 @@ impl Party {
         Ipv4Addr::new(198, 18, 0, self.id as u8)
     }
 }
-
-/// Formats a MAC address for `ip`.
-pub fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}

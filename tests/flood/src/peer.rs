@@ -43,7 +43,7 @@ pub fn send(internet: &Namespace, tally: &Tally, stop: &AtomicBool) -> Result<()
             let frame = frames::ike(IpAddr::V4(peer.peer()), number)?;
             number += 1;
             // Retry on a full link: the gateway is not to blame for it.
-            while !put(&socket, &frame)? {
+            while !put_if_room(&socket, &frame)? {
                 thread::yield_now();
             }
             tally.sent.fetch_add(1, Relaxed);

@@ -12,8 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use gateway::kernel::maps::Counted;
-use gateway_common::{layout::Quota, reason::Reason};
+use gateway_common::layout::Quota;
 use gateway_tests_kit::flow_memory;
 
 use crate::{
@@ -22,9 +21,9 @@ use crate::{
     frames::{self, Pool},
     ground::Ground,
     judge::{self, Criterion},
+    outcome::Outcome,
     party::{ATTACKER, Party},
-    peer, server, victim,
-    watch::{self, Seen},
+    peer, server, victim, watch,
 };
 
 /// Frames of the site's flood. 5 in 16 open IPv4 flows and 3 in 16 open IPv6 flows, more than the tables
@@ -40,39 +39,8 @@ const READING: Duration = Duration::from_millis(300);
 /// Duration of the flood without quotas.
 const CONTROL: Duration = Duration::from_secs(4);
 
-/// What one round ended in.
-pub struct Outcome {
-    /// How long the flood lasted.
-    pub lasted: Duration,
-    /// Frames that the attacker's site put on the wire.
-    pub site_frames: u64,
-    /// Frames that the internet put on the wire.
-    pub internet_frames: u64,
-    /// Each victim's connections.
-    pub victims: BTreeMap<Party, victim::Tally>,
-    /// IKE of known peers.
-    pub ike: peer::Tally,
-    /// What was seen meanwhile.
-    pub seen: Seen,
-    /// Counters of the customers, and of nobody (0), at the end.
-    pub counted: BTreeMap<u32, Counted>,
-    /// What each customer had once half-open flows had had the time to end, if that was waited for:
-    /// counted in the tables, and as the programs count.
-    pub held: Option<BTreeMap<Party, [Held; 2]>>,
-}
-
-impl Outcome {
-    /// Packets of these customers that were dropped.
-    pub fn dropped(&self, customers: &[u32]) -> BTreeMap<Reason, u64> {
-        let mut sum = BTreeMap::new();
-        for (reason, count) in customers.iter().flat_map(|id| &self.counted[id].dropped) {
-            *sum.entry(*reason).or_default() += count;
-        }
-        sum
-    }
-}
-
-/// Does it all and prints it. True if all held. `quotas`: false for the control alone, judged like any.
+/// Runs and prints the whole test. Returns true if all criteria held. Without `quotas` it runs the control
+/// only, judged by the same criteria.
 pub fn run(duration: Duration, quotas: bool) -> Result<bool> {
     let pool = frames::from_site(FRAMES)?;
     let ordinary = firewall::default_quota();

@@ -1,5 +1,5 @@
-//! Kernel memory for one flow: what the kernel says that a table and its nodes take, all overhead
-//! included, divided by the flows there is room for.
+//! Kernel memory for one flow: the kernel's figure for a table and its nodes, all overhead included, divided
+//! by the table's capacity.
 use std::{
     fs,
     os::fd::{AsFd as _, AsRawFd as _},
@@ -15,30 +15,30 @@ use gateway::kernel::{
 
 /// Capacity of each family's table.
 pub const FLOWS: u32 = 1 << 20;
-/// The most that one IPv4 flow may take.
+/// Largest allowed size of one IPv4 flow.
 pub const MOST_BYTES_V4: f64 = 160.0;
 
-/// What one family's maps take.
+/// Memory of one family's maps.
 pub struct Memory {
-    /// Bytes, for [`FLOWS`] flows.
+    /// Bytes for [`FLOWS`] flows.
     all: u64,
-    /// Bytes that each flow more takes.
+    /// Bytes for each additional flow.
     pub each: f64,
 }
 
 impl Memory {
-    /// Bytes divided by the flows there is room for.
+    /// Returns all bytes divided by the capacity.
     pub fn per_flow(&self) -> f64 {
         self.all as f64 / f64::from(FLOWS)
     }
 
-    /// Bytes that are taken for no flow: the maps' own structures.
+    /// Returns the bytes of the maps' own structures, independent of the capacity.
     pub fn fixed(&self) -> f64 {
         self.all as f64 - self.each * f64::from(FLOWS)
     }
 }
 
-/// Of IPv4 and of IPv6.
+/// Measures the maps of IPv4 and of IPv6.
 pub fn measure() -> Result<[Memory; 2]> {
     let [half, all] = [tables(FLOWS / 2)?, tables(FLOWS)?];
     let memory = |family: usize| Memory {
@@ -48,7 +48,7 @@ pub fn measure() -> Result<[Memory; 2]> {
     Ok([memory(0), memory(1)])
 }
 
-/// Bytes that tables of this many flows take, of IPv4 and of IPv6.
+/// Returns the bytes of tables with the given capacity, for IPv4 and IPv6.
 fn tables(flows: u32) -> Result<[u64; 2]> {
     let pins = Pins::new(PathBuf::from("/run/gateway-flood/memory"));
     pins.prepare()?;
@@ -63,7 +63,7 @@ fn tables(flows: u32) -> Result<[u64; 2]> {
     measured
 }
 
-/// Bytes of one pinned map, as `map_mem_usage` of the kernel counts them.
+/// Returns the bytes of one pinned map, as counted by the kernel's `map_mem_usage`.
 fn memory(pins: &Pins, name: &str) -> Result<u64> {
     let map = MapData::from_pin(pins.map(name)).with_context(|| format!("open {name}"))?;
     let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());

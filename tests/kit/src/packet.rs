@@ -26,27 +26,27 @@
 //! - ICMP: `about A > B`, two endpoints: quotes header and ports of a TCP packet between them;
 //! - TCP: `seq`, `ack`, `win`, `doff` (overrides the data offset), options in order: `mss N`, `wscale N`,
 //!   `sackok`, `nop`, `opt HEX`; in cases, `seq` and `ack` default to the numbers that a TCP would send, see
-//!   [`super::sequence`];
+//!   `sequence` of the replay;
 //! - UDP: `udplen` (overrides the length), payload `marker` (four zero bytes) or `keepalive` (0xff);
 //! - payload: `len N` bytes; for UDP and ESP, `spi N` puts an ESP header before the payload.
 //!
 //! Checksums are always right, unless `patch` changes them or their packet.
 use std::net::IpAddr;
 
-/// A frame, described.
+/// The description of a frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packet {
     /// Ethernet.
     pub ethernet: Ethernet,
-    /// What it carries.
+    /// The packet in the frame.
     pub network: Network,
-    /// Changes to the finished bytes, in order: offset and new bytes.
+    /// Changes of the finished bytes, in order: offset and new bytes.
     pub patches: Vec<(usize, Vec<u8>)>,
-    /// Where the frame ends instead.
+    /// Overrides the length of the frame.
     pub cut: Option<usize>,
 }
 
-/// The Ethernet header, and what is behind the packet.
+/// The Ethernet header, and padding after the packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ethernet {
     /// Source MAC address.
@@ -55,27 +55,27 @@ pub struct Ethernet {
     pub destination: [u8; 6],
     /// VLAN id of an 802.1Q tag.
     pub vlan: Option<u16>,
-    /// Instead of the right EtherType.
+    /// Overrides the EtherType.
     pub ether_type: Option<u16>,
-    /// Zero bytes behind the packet.
+    /// Number of zero bytes after the packet.
     pub padding: usize,
 }
 
-/// What a frame carries.
+/// The payload of a frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Network {
-    /// IPv4 or IPv6, as the addresses are.
+    /// An IPv4 or IPv6 packet, according to its addresses.
     Ip(Ip, Transport),
     /// An ARP request.
     Arp {
-        /// Who asks.
+        /// Address of the sender.
         sender: std::net::Ipv4Addr,
-        /// For whom.
+        /// Address that the sender looks for.
         target: std::net::Ipv4Addr,
     },
-    /// So many bytes of another EtherType.
+    /// Another EtherType, with this many bytes.
     Other(u16, usize),
-    /// These bytes are the whole frame.
+    /// The bytes of the whole frame.
     Raw(Vec<u8>),
 }
 
@@ -90,7 +90,7 @@ pub struct Ip {
     pub ttl: u8,
     /// DSCP and ECN, or traffic class.
     pub tos: u8,
-    /// Identification. In IPv6 of the fragment header, and the flow label.
+    /// Identification; in IPv6 that of the fragment header, and the flow label.
     pub id: u16,
     /// Don't fragment.
     pub df: bool,
@@ -98,21 +98,21 @@ pub struct Ip {
     pub mf: bool,
     /// Fragment offset, in 8-byte units.
     pub fragment: u16,
-    /// IPv6: a fragment header also if it is the only fragment (RFC 6946).
+    /// IPv6: adds a fragment header even to the only fragment (RFC 6946).
     pub atomic: bool,
-    /// IPv6: an extension header of this kind.
+    /// IPv6: adds an extension header of this kind.
     pub extension: Option<u8>,
     /// IPv4: options, a multiple of 4 bytes.
     pub options: Vec<u8>,
-    /// Instead of the right total length (IPv4), or payload length (IPv6).
+    /// Overrides the total length (IPv4) or the payload length (IPv6).
     pub total: Option<u16>,
-    /// IPv4: instead of the right header length, in words.
+    /// IPv4: overrides the header length, in 32-bit words.
     pub ihl: Option<u8>,
-    /// Instead of 4 or 6.
+    /// Overrides the version.
     pub version: Option<u8>,
 }
 
-/// What an IP packet carries.
+/// The payload of an IP packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Transport {
     /// TCP.
@@ -125,7 +125,7 @@ pub enum Transport {
         kind: u8,
         /// Code.
         code: u8,
-        /// Source and destination of the TCP packet that it is about.
+        /// Source and destination of the TCP packet that the message quotes.
         about: Option<[(IpAddr, u16); 2]>,
         /// Bytes of payload.
         length: usize,
@@ -134,10 +134,10 @@ pub enum Transport {
     Esp {
         /// SPI.
         spi: u32,
-        /// Bytes behind SPI and sequence number.
+        /// Bytes after SPI and sequence number.
         length: usize,
     },
-    /// So many bytes of another protocol.
+    /// Another protocol, with this many bytes.
     Other(u8, usize),
 }
 
@@ -148,15 +148,15 @@ pub struct Tcp {
     pub ports: [u16; 2],
     /// Flags, as on the wire.
     pub flags: u8,
-    /// Sequence number, if it is said.
+    /// Sequence number, if stated.
     pub seq: Option<u32>,
-    /// Acknowledgment number, if it is said.
+    /// Acknowledgment number, if stated.
     pub ack: Option<u32>,
     /// Window.
     pub window: u16,
     /// Options, in order.
     pub options: Vec<TcpOption>,
-    /// Instead of the right data offset, in words.
+    /// Overrides the data offset, in 32-bit words.
     pub data_offset: Option<u8>,
     /// Bytes of payload.
     pub length: usize,
@@ -167,7 +167,7 @@ pub struct Tcp {
 pub enum TcpOption {
     /// Maximum segment size.
     Mss(u16),
-    /// Any other, or a malformed one: its bytes.
+    /// The bytes of any other option, perhaps a malformed one.
     Bytes(Vec<u8>),
 }
 
@@ -176,19 +176,19 @@ pub enum TcpOption {
 pub struct Udp {
     /// Source and destination port.
     pub ports: [u16; 2],
-    /// Instead of the right length.
+    /// Overrides the length.
     pub udp_length: Option<u16>,
-    /// What the payload begins with.
+    /// First bytes of the payload.
     pub head: Vec<u8>,
-    /// Bytes of payload behind that.
+    /// Bytes of payload after those.
     pub length: usize,
 }
 
-/// Flag letters, from bit 0.
+/// Letters of the TCP flags, from bit 0.
 pub const FLAG_LETTERS: &str = "FSRPAUEC";
 
 impl Ip {
-    /// A header with nothing special.
+    /// Returns a header with default fields.
     pub fn new(source: IpAddr, destination: IpAddr) -> Self {
         Self {
             source,

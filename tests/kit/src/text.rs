@@ -11,7 +11,7 @@ pub fn number<T: TryFrom<u64>>(text: &str) -> Result<T> {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    let value = value.with_context(|| format!("{text:?} is no number"))?;
+    let value = value.with_context(|| format!("{text:?} is not a number"))?;
     T::try_from(value).ok().with_context(|| format!("{text} is too large here"))
 }
 
@@ -26,7 +26,7 @@ pub fn hex(text: &str) -> Result<Vec<u8>> {
 
 /// Parses a MAC address, with colons or without.
 pub fn mac(text: &str) -> Result<[u8; 6]> {
-    hex(&text.replace(':', ""))?.try_into().ok().with_context(|| format!("{text:?} is no MAC address"))
+    hex(&text.replace(':', ""))?.try_into().ok().with_context(|| format!("{text:?} is not a MAC address"))
 }
 
 /// Parses an address with or without a port: `192.168.1.2:80`, `[fd00::2]:80`.
@@ -34,9 +34,9 @@ pub fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>)> {
     if let Ok(address) = text.parse() {
         return Ok((address, None));
     }
-    let (address, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is no address"))?;
+    let (address, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is not an address"))?;
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-    Ok((bare.parse().with_context(|| format!("{address:?} is no IP address"))?, Some(number(port)?)))
+    Ok((bare.parse().with_context(|| format!("{address:?} is not an IP address"))?, Some(number(port)?)))
 }
 
 /// Parses TCP flags, letters of [`FLAG_LETTERS`] or `-` for none.
@@ -45,7 +45,7 @@ pub fn tcp_flags(text: &str) -> Result<u8> {
         return Ok(0);
     }
     text.chars().try_fold(0, |flags, letter| {
-        let bit = FLAG_LETTERS.find(letter).with_context(|| format!("{letter:?} is no TCP flag"))?;
+        let bit = FLAG_LETTERS.find(letter).with_context(|| format!("{letter:?} is not a TCP flag"))?;
         Ok(flags | 1 << bit)
     })
 }

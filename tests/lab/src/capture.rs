@@ -239,12 +239,8 @@ impl Segment {
 
     /// Builds the packet, with fresh checksums.
     pub fn to_packet(&self) -> Packet {
-        let mut packet = tcp_with_header(self.source, self.destination, self.header.clone(), &self.payload);
-        if self.source.is_ipv4() {
-            // The kernel corrects the IPv4 header checksum when it sends the packet.
-            packet[4..6].copy_from_slice(&self.identification.to_be_bytes());
-        }
-        packet
+        let addresses = (self.source, self.destination);
+        tcp_as_captured(addresses, self.identification, &self.header, &self.payload)
     }
 }
 

@@ -15,10 +15,8 @@ use nix::sys::socket::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{
+use crate::{
     content::{self, verdict},
-    namespace::Namespace,
-    process,
     server::PORT,
     site::Spec,
 };

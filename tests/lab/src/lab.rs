@@ -69,7 +69,7 @@ pub struct Site<'a> {
 
 impl Lab {
     /// Builds namespaces and keys, and starts servers, charons and gatewayd. Tunnels are still down.
-    /// The process must be in a mount namespace of its own: [`mounts::isolate`].
+    /// The process must be in a mount namespace of its own: [`gateway_tests_kit::mounts::isolate`].
     pub fn up(programs: Programs) -> Result<Self> {
         let dir = PathBuf::from(DIR);
         let static_keys = StaticKeys::hold()?;
@@ -304,7 +304,7 @@ impl Lab {
     }
 
     /// Loads a site's connection into its router, with this certificate.
-    fn load_router(&self, index: usize, issued: &Issued) -> Result<()> {
+    pub fn load_router(&self, index: usize, issued: &Issued) -> Result<()> {
         let site = self.sites()[index];
         let identity = site.spec.identity.to_owned();
         let local = Local { identity, certificate: issued.certificate_pem.as_bytes().into() };
@@ -338,7 +338,7 @@ fn start_routers(topology: &Topology, dir: &Path) -> Result<Vec<Charon>> {
 }
 
 /// Writes the gateway's certificates and key to the paths its policy names, replacing earlier ones.
-fn place_gateway_keys(authority: &Authority, issued: &Issued) -> Result<()> {
+pub fn place_gateway_keys(authority: &Authority, issued: &Issued) -> Result<()> {
     let dir = Path::new(GATEWAY_PKI);
     fs::create_dir_all(dir)?;
     let place = |name: &str, write: fn(&Path, &str) -> io::Result<()>, text: &str| {

@@ -1,5 +1,5 @@
-//! `lab`: the whole system in network namespaces, shown (`run`) or tested (`test`). Needs root and a
-//! kernel with ESP; `cargo xtask run` and `cargo xtask test` find one.
+//! `lab`: the whole system in network namespaces, as a demonstration (`run`) or a test suite (`test`).
+//! Needs root and a kernel with ESP; `cargo xtask run` and `cargo xtask test` provide both.
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
@@ -22,22 +22,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show it: tunnels, requests, attacks; status 0 only if all held
+    /// Demonstrate tunnels, requests and attacks; exit status 0 only if everything held
     Run {
         #[command(flatten)]
         programs: ProgramArgs,
-        /// Then open a shell on the gateway
+        /// Open a shell on the gateway afterwards
         #[arg(long, conflicts_with = "stay")]
         shell: bool,
-        /// Then stay up until Ctrl-C
+        /// Keep the lab up until Ctrl-C afterwards
         #[arg(long)]
         stay: bool,
     },
-    /// Test it: each attack and each scenario is a test with a name
+    /// Run every attack and every scenario as a named test
     Test {
         #[command(flatten)]
         programs: ProgramArgs,
-        /// A filter and options, as every Rust test takes them
+        /// Filter and options of a Rust test harness
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -45,13 +45,13 @@ enum Command {
 
 #[derive(Args)]
 struct ProgramArgs {
-    /// The folder of gatewayd and gatewayctl
+    /// Folder that holds gatewayd and gatewayctl
     #[arg(long)]
     bin_dir: PathBuf,
-    /// The folder of policies
+    /// Folder of policies
     #[arg(long)]
     policy: PathBuf,
-    /// Put a gateway that forwards everything in gatewayd's place: shows what the attacks do unhindered
+    /// Replace gatewayd with a gateway that forwards everything, to show what the attacks achieve without it
     #[arg(long)]
     without_gatewayd: bool,
 }
@@ -89,7 +89,7 @@ fn start(cli: Cli) -> Result<ExitCode> {
 }
 
 impl ProgramArgs {
-    /// Absolute paths: processes in namespaces have other working directories.
+    /// Makes the paths absolute: processes in namespaces have other working directories.
     fn resolve(self) -> Result<Programs> {
         let absolute = |path: PathBuf| {
             fs::canonicalize(&path).with_context(|| format!("cannot find {}", path.display()))

@@ -8,6 +8,6 @@ use crate::lab::Lab;
 pub struct Scenario {
     /// The test's name.
     pub name: &'static str,
-    /// Fails if it does not work.
+    /// Runs the scenario; an error fails the test.
     pub run: fn(&mut Lab) -> Result<()>,
 }

@@ -222,8 +222,9 @@ pub const GATEWAY_IDENTITY: &str = "gateway.example";
 /// tunnel.
 pub const ROUTER_REQID: u32 = 1;
 
-/// Returns how a site's router tunnels its LANs to its servers through the cloud gateway. `way` is the outer
-/// addresses of router and gateway. The only child has the connection's name, [`CONNECTION`].
+/// Returns the connection of a site's router, which tunnels the site's LANs to its servers through the cloud
+/// gateway. `way` is the outer addresses of router and gateway. Connection and child are both named
+/// [`CONNECTION`].
 pub fn connection(local: Local, authority: &str, way: (IpAddr, IpAddr), spec: &Spec) -> Result<Connection> {
     let remote = Remote {
         identity: GATEWAY_IDENTITY.to_owned(),

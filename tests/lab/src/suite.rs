@@ -32,7 +32,7 @@ pub fn test(programs: Programs, args: Vec<String>) -> Result<ExitCode> {
 }
 
 fn trials(shared: &Shared) -> Vec<Trial> {
-    let scenarios = scenarios::all().map(|scenario| trial(scenario.name, "works", shared, scenario.run));
+    let scenarios = scenarios::all().map(|scenario| trial(scenario.name, "scenario", shared, scenario.run));
     let attacks = attacks::all().map(|attack| {
         trial(attack.name, "attack", shared, |lab| {
             let outcome = judge(attack, lab, &mut lab.drops()?)?;

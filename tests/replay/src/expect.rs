@@ -1,5 +1,5 @@
 //! The expectations of a step: verdict, counters and flows, parsed from text.
-use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
+use std::{collections::BTreeMap, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use gateway_common::{
@@ -205,26 +205,6 @@ impl Counts {
                 Ok((counter, *by))
             })
             .collect()
-    }
-}
-
-/// The key of a flow of either family.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct FlowId {
-    /// The customer id.
-    pub customer: u32,
-    /// The device's address.
-    pub device: IpAddr,
-    /// The device's port.
-    pub port: u16,
-}
-
-impl FlowId {
-    /// Parses `acme` and `192.168.1.2:40000`.
-    pub fn parse(customer: &str, device: &str) -> Result<Self> {
-        let (device, port) = endpoint(device)?;
-        let port = port.context("the device's port is missing")?;
-        Ok(Self { customer: customer_id(customer)?, device, port })
     }
 }
 

@@ -1,10 +1,5 @@
 //! The real programs, loaded into the kernel with maps of their own.
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
@@ -14,7 +9,7 @@ use aya::{
     util::nr_cpus,
 };
 use gateway::kernel::{
-    maps::{self, FamilyFlowTable, Maps},
+    maps::{self, Maps, FamilyFlowTable},
     pins::Pins,
     programs::{self, Purpose, Sizes},
 };
@@ -31,6 +26,8 @@ use gateway_tests_kit::{
     flow::{FlowId, flow_id},
     world::World,
 };
+
+use crate::{case::Input, expect::Counter};
 
 /// Folder of the pins, on a tmpfs that only this process sees.
 const DIRECTORY: &str = "/run/gateway-replay";
@@ -78,34 +75,6 @@ pub struct State {
     pub usage: BTreeMap<u32, [u32; 2]>,
     /// The maps that only gatewayd writes.
     pub world: World,
-}
-
-/// Prepares this process for test runs: moves it into a mount namespace of its own, which leaves nothing
-/// behind, and onto one CPU, since the budget for events is per CPU. To be called before any thread starts.
-pub fn prepare() -> Result<()> {
-    ensure!(geteuid().is_root(), "root is needed");
-    unshare(CloneFlags::CLONE_NEWNS).context("create a mount namespace")?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .context("make mounts private")?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).context("mount a tmpfs")?;
-    let allowed = sched_getaffinity(Pid::from_raw(0))?;
-    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap_or(false)).context("no CPU")?;
-    let mut one = CpuSet::new();
-    one.set(first)?;
-    sched_setaffinity(Pid::from_raw(0), &one).context("stay on one CPU")?;
-    Ok(())
-}
-
-/// Fails if this kernel lacks a feature that the programs need (BTF, BPF_PROG_TEST_RUN, and TCX, new in Linux
-/// 6.6), without loading our programs.
-pub fn supported() -> Result<()> {
-    let release = uname().context("read the kernel's release")?;
-    let release = release.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    ensure!(version >= (6, 6), "TCX needs Linux 6.6, this is {release}");
-    ensure!(Path::new("/sys/kernel/btf/vmlinux").exists(), "the kernel has no BTF");
-    Ok(())
 }
 
 impl Machine {
@@ -365,16 +334,6 @@ impl Machine {
         sums.retain(|_, packets| *packets != 0);
         Ok(sums)
     }
-}
-
-/// Converts a flow's key of either family.
-pub fn flow_id<A: LayoutFamily>(key: &FlowKey<A>) -> FlowId {
-    let mapped = key.lan_address.mapped();
-    let device = match A::HEADER_BYTES == Ipv4::HEADER_BYTES {
-        true => mapped.into(),
-        false => IpAddr::V6(mapped.into()),
-    };
-    FlowId { customer: key.customer, device, port: key.lan_port }
 }
 
 fn pinned(pins: &Pins, name: &str) -> Result<Map> {

@@ -1,4 +1,4 @@
-//! The parser of the packet language.
+//! Parser of the packet language.
 use std::{net::IpAddr, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
@@ -37,7 +37,7 @@ fn read(line: &str) -> Result<Packet> {
                 }
                 _ => false,
             };
-        ensure!(known, "{word:?} does not belong here");
+        ensure!(known, "{word:?} is not a word for this packet");
     }
     Ok(packet)
 }
@@ -51,7 +51,7 @@ impl<'a> Words<'a> {
         self.words.next().context("the line ends too early")
     }
 
-    /// A number, decimal or with 0x.
+    /// Parses the next word as a number, decimal or hexadecimal with 0x.
     fn number<T: TryFrom<u64>>(&mut self) -> Result<T> {
         number(self.next()?)
     }
@@ -62,7 +62,7 @@ impl<'a> Words<'a> {
 
     fn expect(&mut self, word: &str) -> Result<()> {
         let found = self.next()?;
-        ensure!(found == word, "{found:?} stands where {word:?} should");
+        ensure!(found == word, "expected {word:?}, found {found:?}");
         Ok(())
     }
 }
@@ -114,7 +114,7 @@ fn transport(words: &mut Words, ports: Option<(u16, u16)>, v6: bool) -> Result<T
                     words.expect("code")?;
                     (kind, words.number()?)
                 }
-                other => bail!("{other:?} is no ICMP message; say type N code N"),
+                other => bail!("{other:?} is not an ICMP message; use `type N code N`"),
             };
             Transport::Icmp { kind, code, about: None, length: 0 }
         }

@@ -20,7 +20,7 @@ use crate::{
 const BERLIN: Ipv4Addr = SITES[0].device;
 const BERLIN_V6: Ipv6Addr = SITES[0].v6.unwrap().device;
 /// EtherType for local experiments (IEEE Std 802).
-const EXPERIMENTAL: EtherType = EtherType(0x88b5);
+const EXPERIMENTAL: u16 = 0x88b5;
 /// SPIs that no tunnel has: charon allocates from 0xc0000000 on.
 const UNUSED_SPIS: [u32; 3] = [0x1bad_cafe, 0x7fff_ffff, 0x0000_0101];
 

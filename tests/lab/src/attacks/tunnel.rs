@@ -11,7 +11,7 @@ use gateway_common::reason::Reason;
 
 use super::watched::{send_from_server, watched};
 use crate::{
-    attack::{AtLeast, Attack, Expected, Seen},
+    attack::{Attack, DropCount, Expected, Seen},
     charon::Charon,
     conversation::Conversation,
     device::Connection,

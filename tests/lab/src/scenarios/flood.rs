@@ -77,20 +77,16 @@ fn over_budget() -> String {
 fn flood(wire: &OwnedFd, ended: &AtomicBool) -> Result<()> {
     const FIRST: u32 = 0x1000_0000;
     const APART: u32 = 17;
-    const IKE_PORT: u16 = 500;
-    let header =
-        Ethernet2Header { destination: GATEWAY_MAC, source: INTERNET_MAC, ether_type: ether_type::IPV4 };
-    let packet = udp((INTERNET_HOST, IKE_PORT), (GATEWAY, IKE_PORT), &init());
-    let mut frame = [&header.to_bytes()[..], &packet].concat();
-    // UDP without a checksum: it would differ for each source.
-    frame[14 + 20 + 6..14 + 20 + 8].fill(0);
+    const SPI: u64 = 0x5a5a_5a5a_5a5a_5a5a;
+    let ip = Ip { id: 0, df: true, ..Ip::new(INTERNET_HOST.into(), GATEWAY.into()) };
+    let mut frame = Ethernet::new(INTERNET_MAC, GATEWAY_MAC).around(&ike(&ip, &ike_sa_init(SPI))?);
     for number in 0..SOURCES {
         if ended.load(Ordering::Relaxed) {
             break;
         }
         spoof(&mut frame, Ipv4Addr::from(FIRST + number * APART));
         // Retry while the link's queue is full.
-        while send(wire.as_raw_fd(), &frame, MsgFlags::empty()) == Err(Errno::ENOBUFS) {
+        while !put_if_room(wire, &frame)? {
             thread::sleep(PAUSE);
         }
         if number % BURST == 0 {
@@ -98,12 +94,4 @@ fn flood(wire: &OwnedFd, ended: &AtomicBool) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Returns the header of an IKE_SA_INIT request (RFC 7296 section 3.1).
-fn init() -> [u8; 28] {
-    let mut message = [0x5a; 28];
-    message[8..].fill(0);
-    (message[17], message[18], message[19], message[27]) = (0x20, 34, 0x08, 28);
-    message
 }

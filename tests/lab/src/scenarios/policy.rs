@@ -1,4 +1,4 @@
-//! Policies that change while traffic goes on: a good one takes effect, a bad one takes none.
+//! Scenarios of policy changes under traffic: a valid policy takes effect, a faulty one changes nothing.
 use std::{collections::BTreeMap, thread, time::Instant};
 
 use ::gateway::control::observed::Observed;
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use gateway_common::{ids::TunnelId, reason::Reason};
 use gateway_tests_kit::process::wait_for;
 
-use super::tunnels::{PATIENCE, WHILE, requests_arrive, without_loss};
+use super::tunnels::{MARGIN, PATIENCE, requests_arrive, without_loss};
 use crate::{
     capture::Capture,
     conversation::Conversation,

@@ -1,5 +1,4 @@
 //! Scenarios of restarts: charon and gatewayd die and restart in any order. The state in the end is the same,
-//! and no verdict in between is wrong.
 use std::{
     fs,
     path::Path,
@@ -12,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use gateway_common::reason::Reason;
 use gateway_tests_kit::{namespace::Namespace, process::wait_for};
 
-use super::tunnels::{PATIENCE, WHILE, requests_arrive, tunnels_come_up};
+use super::tunnels::{MARGIN, PATIENCE, requests_arrive, tunnels_come_up};
 use crate::{
     conversation::Conversation,
     device::Connection,

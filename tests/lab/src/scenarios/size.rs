@@ -1,4 +1,4 @@
-//! Packets of every size: what does not fit a tunnel, or a link on its way, still gets through.
+//! Scenarios of packet sizes: data gets through even if packets do not fit the tunnel or a link on the path.
 use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
 use anyhow::{Context, Result, ensure};

@@ -62,38 +62,43 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// For what happens in a fraction of that, when the machine has time for it.
+/// Generous timeout: on an idle machine everything takes a fraction of it.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 const DAEMON_KILLS: usize = 2;
-/// Of traffic before and after each thing that happens.
-pub const WHILE: Duration = Duration::from_millis(700);
+/// Length of the traffic before and after each event.
+pub const MARGIN: Duration = Duration::from_millis(700);
 
-/// Every site has a tunnel of its own with the suite its router insists on, and all say the same.
+/// Every site has a tunnel of its own with its router's cipher suite, and gatewayctl agrees with charon.
 pub fn tunnels_come_up(lab: &mut Lab) -> Result<()> {
     let tunnels = lab.wait_for_tunnels()?;
     let ids: BTreeSet<_> = tunnels.iter().map(|sa| sa.reqid).collect();
     ensure!(ids.len() == SITES.len(), "sites share tunnel ids: {ids:?}");
-    // The status is written after the maps.
+    // gatewayd writes its status after the maps.
     let all_up = |status: &Status| status.tunnels.iter().all(|tunnel| tunnel.up);
-    let status = lab.wait_for_status("gatewayctl to tell of all tunnels", all_up)?;
+    let status = lab.wait_for_status("gatewayctl to show all tunnels up", all_up)?;
     for (site, sa) in SITES.iter().zip(&tunnels) {
         let suite = match site.suite {
             Suite::Gcm => "AES_GCM_16 256",
             Suite::Cbc => "AES_CBC 256, HMAC_SHA2_512_256",
         };
         ensure!(sa.cipher == suite, "{} uses {}", site.full_name(), sa.cipher);
-        ensure!(sa.encapsulated == site.behind_nat, "{} in UDP: {}", site.full_name(), sa.encapsulated);
+        ensure!(
+            sa.encapsulated == site.behind_nat,
+            "{}: ESP in UDP is {}",
+            site.full_name(),
+            sa.encapsulated
+        );
         let told = status.tunnels.iter().find(|tunnel| tunnel.id == sa.reqid).context("no such tunnel id")?;
         ensure!(
             told.up && (told.customer.as_str(), told.site.as_str()) == (site.customer, site.name),
-            "gatewayctl tells of tunnel {}: {told:?}",
+            "gatewayctl shows tunnel {} as {told:?}",
             sa.reqid
         );
     }
     Ok(())
 }
 
-/// curl on every device gets its answer from its own customer's server.
+/// curl on every device gets an answer from its own customer's server.
 pub fn requests_arrive(lab: &Lab) -> Result<()> {
     in_parallel(lab.sites(), |site| {
         let start = format!("{}: received /telemetry?device={}-sensor", site.spec.customer, site.spec.name);
@@ -105,8 +110,8 @@ pub fn requests_arrive(lab: &Lab) -> Result<()> {
     })
 }
 
-/// Two devices of two customers have one address, and use one port, at one time: acme-berlin's that of
-/// globex-springfield's in IPv4, and that of wonka-london's in IPv6.
+/// Two customers' devices use the same address and port at the same time: acme-berlin's and
+/// globex-springfield's in IPv4, acme-berlin's and wonka-london's in IPv6.
 fn same_device_address_and_port_reach_own_server_only(lab: &mut Lab) -> Result<()> {
     same_address_and_port(lab, ["berlin", "springfield"], IpAddr::is_ipv4)?;
     same_address_and_port(lab, ["berlin", "london"], IpAddr::is_ipv6)
@@ -121,7 +126,7 @@ fn same_address_and_port(lab: &Lab, sites: [&str; 2], of_family: fn(&IpAddr) -> 
         .map(|site| {
             let site = site?;
             let ends = site.spec.ends().into_iter().find(|ends| of_family(&ends.device));
-            let Ends { device, server } = ends.context("the site has not this family")?;
+            let Ends { device, server } = ends.context("the site lacks this address family")?;
             Ok((site.spec, Connection::open_from(site.device, device, PORT, server)?))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -134,12 +139,12 @@ fn same_address_and_port(lab: &Lab, sites: [&str; 2], of_family: fn(&IpAddr) -> 
         );
     }
     let received = lab.requests.since(start);
-    ensure!(received.len() == 2, "2 requests were sent, the servers received {received:?}");
+    ensure!(received.len() == 2, "sent 2 requests, the servers received {received:?}");
     Ok(())
 }
 
-/// Requests of both families go through one tunnel, as ESP between the site's router and the gateway in the
-/// family of the router's uplink, and as nothing else.
+/// Requests of both families go through one tunnel, only as ESP between the site's router and the gateway, in
+/// the family of the router's uplink.
 fn carries_both(lab: &Lab, name: &str) -> Result<()> {
     const ESP: u8 = 50;
     let site = lab.site(name)?;
@@ -150,7 +155,7 @@ fn carries_both(lab: &Lab, name: &str) -> Result<()> {
     for Ends { server, .. } in ends {
         let capture = Capture::start(&lab.topology.internet, "gateway")?;
         Connection::open(site.device, server)?.get("/in-a-tunnel")?;
-        let frames: Vec<_> = capture.stop()?.into_iter().filter(|frame| !frame.is_of_link()).collect();
+        let frames: Vec<_> = capture.stop()?.into_iter().filter(|frame| !frame.is_link_control()).collect();
         let esp = |way| {
             let way = Some(way);
             let of_way =
@@ -161,29 +166,29 @@ fn carries_both(lab: &Lab, name: &str) -> Result<()> {
         // SYN, ACK and request; SYN-ACK and answer.
         ensure!(
             to_gateway >= 3 && from_gateway >= 2 && to_gateway + from_gateway == frames.len(),
-            "for {server} there was {:?}",
+            "the requests to {server} travelled as {:?}",
             frames.iter().map(Frame::describe).collect::<Vec<_>>()
         );
     }
     Ok(())
 }
 
-/// gatewayd dies and comes back twice. Not one packet is lost, and the programs, which nobody replaced
-/// meanwhile with ones that start at zero, have counted every one.
+/// gatewayd dies and restarts twice. No packet is lost, and the counters show every packet: a restart does
+/// not start them from zero.
 fn kill_and_restart_lose_no_packet(lab: &mut Lab) -> Result<()> {
     without_loss(lab, |lab| {
         for _ in 0..DAEMON_KILLS {
             lab.kill_daemon()?;
-            thread::sleep(WHILE);
+            thread::sleep(MARGIN);
             lab.start_daemon()?;
-            thread::sleep(WHILE);
+            thread::sleep(MARGIN);
         }
         Ok(())
     })
 }
 
-/// Has `work` done under traffic of all sites: not one packet may be lost or dropped, and the programs
-/// must count every one.
+/// Runs `work` under traffic of all sites. No packet may be lost or dropped, and the programs must count
+/// every packet.
 pub fn without_loss(lab: &mut Lab, work: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
     let passed = |lab: &Lab| -> Result<Vec<_>> {
         let of = |(customer, _)| Ok((customer, lab.gateway().passed(&lab.topology.gateway, customer)?));
@@ -191,10 +196,10 @@ pub fn without_loss(lab: &mut Lab, work: impl FnOnce(&mut Lab) -> Result<()>) ->
     };
     let (passed_before, drops_before) = (passed(lab)?, lab.drops()?);
     let traffic = SITES.iter().map(|site| Traffic::start(lab, site.name)).collect::<Result<Vec<_>>>()?;
-    thread::sleep(WHILE);
+    thread::sleep(MARGIN);
     let done = work(lab);
-    thread::sleep(WHILE);
-    // All of it ends before anything can fail: the next scenario counts, too.
+    thread::sleep(MARGIN);
+    // Stop all traffic before anything can fail: the next scenario counts packets, too.
     let tallies: Vec<_> = traffic.into_iter().map(|one| one.stop(lab)).collect();
     done?;
     let tallies = tallies.into_iter().collect::<Result<Vec<_>>>()?;
@@ -232,20 +237,21 @@ pub fn ike_by_site(lab: &Lab, name: &str) -> Result<()> {
     charon.rekey_ike(only(&charon.list_sas()?)?.ike_id)
 }
 
-/// Has `trigger` start a rekey under traffic and waits until the gateway has the new SA in use.
+/// Has `trigger` start a rekey under traffic and waits until the gateway uses the new SA. The gateway may
+/// drop nothing.
 fn rekey(lab: &mut Lab, name: &str, trigger: Trigger) -> Result<()> {
     let refused = refused_in_rekey(lab, name, trigger)?;
     ensure!(refused.by_gateway.is_empty(), "refused: {refused:?}");
     Ok(())
 }
 
-/// What was refused in such a rekey, in which no request was lost.
+/// Runs such a rekey, in which no request may be lost, and returns the packets refused meanwhile.
 pub fn refused_in_rekey(lab: &mut Lab, name: &str, trigger: Trigger) -> Result<Refused> {
     let spec = lab.site(name)?.spec;
     let before = lab.gateway_sa(spec)?;
-    let refused_before = Refused::look(lab, name)?;
+    let refused_before = Refused::read(lab, name)?;
     let traffic = Traffic::start(lab, name)?;
-    thread::sleep(WHILE);
+    thread::sleep(MARGIN);
     trigger(lab, name)?;
     wait_for("the new SA", PATIENCE, || {
         let sas = lab.gateway_sas()?;
@@ -253,17 +259,17 @@ pub fn refused_in_rekey(lab: &mut Lab, name: &str, trigger: Trigger) -> Result<R
         let renewed = |sa: &Sa| (sa.ike_id, sa.child_id) != (before.ike_id, before.child_id);
         Ok(matches!(of_site[..], [sa] if renewed(sa) && sa.reqid == before.reqid).then_some(()))
     })?;
-    thread::sleep(WHILE);
-    // Packets may be lost: one that is about to be encrypted when charon deletes the old SA is dropped by the
-    // kernel (XfrmOutStateInvalid, seen at the gateway).
+    thread::sleep(MARGIN);
+    // Packets may be lost: the kernel drops one that is about to be encrypted when charon deletes the old SA
+    // (XfrmOutStateInvalid, seen at the gateway).
     let requests = traffic.stop_requests(lab);
-    let refused = Refused::look(lab, name)?.since(&refused_before);
+    let refused = Refused::read(lab, name)?.since(&refused_before);
     let requests = requests.with_context(|| format!("refused meanwhile: {refused:?}"))?;
     ensure!(requests > 0, "nothing was sent");
     Ok(refused)
 }
 
-/// What the gateway and the two kernels have refused.
+/// The packets that the gateway's programs and the two kernels have refused.
 #[derive(Debug)]
 pub struct Refused {
     /// Drops of the gateway, by customer and reason.
@@ -275,7 +281,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn look(lab: &Lab, name: &str) -> Result<Self> {
+    fn read(lab: &Lab, name: &str) -> Result<Self> {
         Ok(Self {
             by_gateway: lab.drops()?,
             by_gateways_kernel: xfrm_stat(&lab.topology.gateway)?,
@@ -292,8 +298,8 @@ impl Refused {
     }
 }
 
-/// The programs keep a server's MAC address for a second (docs/decisions/0010), and the kernel's neighbour
-/// table learns another one from the server's announcement (`arp_notify`).
+/// The programs cache a server's MAC address for a second (docs/decisions/0010); the kernel's neighbour table
+/// learns a new one from the server's announcement (`arp_notify`).
 fn server_with_another_mac_address_is_reached_again(lab: &mut Lab) -> Result<()> {
     let site = lab.site("munich")?;
     let server = lab.topology.server(site.spec.customer)?;
@@ -306,7 +312,7 @@ fn server_with_another_mac_address_is_reached_again(lab: &mut Lab) -> Result<()>
     for mac in ["02:00:00:00:99:01", before] {
         device::report_date(site.device, site.spec, site.spec.server.into())?;
         set(mac)?;
-        wait_for(&format!("a request with the server at {mac}"), PATIENCE, || {
+        wait_for(&format!("an answer from the server at {mac}"), PATIENCE, || {
             Ok(device::report_date(site.device, site.spec, site.spec.server.into()).ok())
         })?;
     }
