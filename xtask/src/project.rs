@@ -20,6 +20,8 @@ pub const TOOL_PACKAGES: [&str; 5] = [
     "gateway-tests-lab",
     "gateway-tests-bench",
 ];
+/// The package of the eBPF programs that only tests load. It has no tests of its own.
+pub const TEST_PROGRAMS: &str = "gateway-tests-programs";
 /// The package of gatewayd and gatewayctl.
 pub const GATEWAY: &str = "gateway";
 

@@ -14,7 +14,8 @@ use gateway_common::layout::map_list::{ALL, Bound, Description, Kind, Lifetime, 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gateway-ebpf"));
 /// The ring of log records, which the macros of aya-log-ebpf declare.
 const LOG: &str = "AYA_LOGS";
-const ARCHITECTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md");
+/// Relative to the package, in which cargo runs its tests.
+const ARCHITECTURE: &str = "../ARCHITECTURE.md";
 
 /// The properties of a map that both the list and the object state.
 #[derive(PartialEq, Debug)]

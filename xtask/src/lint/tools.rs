@@ -7,7 +7,7 @@ use super::check::Kind;
 use crate::{
     command::pinned as pinned_command,
     progress::Step,
-    project::{self, HOST_PACKAGES, Pinned, TOOL_PACKAGES},
+    project::{self, HOST_PACKAGES, Pinned, TEST_PROGRAMS, TOOL_PACKAGES},
 };
 
 /// Runs the tool behind one line of progress.
@@ -18,7 +18,7 @@ pub fn run(kind: Kind, pinned: &Pinned, fix: bool) -> Result<()> {
     let mut command = match kind {
         Kind::Rustfmt => rustfmt(pinned, fix),
         Kind::Clippy => {
-            let packages = HOST_PACKAGES.iter().chain(&TOOL_PACKAGES).flat_map(|name| ["-p", name]);
+            let packages = HOST_PACKAGES.iter().chain(&TOOL_PACKAGES).chain(&[TEST_PROGRAMS]).flat_map(|name| ["-p", name]);
             clippy(pinned, fix, &packages.collect::<Vec<_>>(), true)
         }
         Kind::ClippyEbpf => clippy_ebpf(pinned, fix),
@@ -55,7 +55,8 @@ fn clippy(pinned: &Pinned, fix: bool, packages: &[&str], tests: bool) -> Command
 /// Checks the programs for the eBPF machine: on the host, clippy would skip the helpers' inline assembly and the
 /// `cfg(bpf_target_arch)` parts. `-Z build-std` needs RUSTC_BOOTSTRAP on a stable toolchain; core has no tests there.
 fn clippy_ebpf(pinned: &Pinned, fix: bool) -> Command {
-    let packages = ["-p", "gateway-ebpf", "--target", "bpfel-unknown-none", "-Z", "build-std=core"];
+    let packages =
+        ["-p", "gateway-ebpf", "-p", "gateway-tests-ebpf", "--target", "bpfel-unknown-none", "-Z", "build-std=core"];
     let mut command = clippy(pinned, fix, &packages, false);
     // Same as in aya-build: aya-ebpf selects the registers that programs see by the host's architecture.
     let architecture = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
