@@ -101,7 +101,7 @@ pub fn with_extension(mut packet: Packet, number: IpNumber, body: [u8; 7]) -> Pa
 
 /// Sends packets from `namespace` with the source addresses they have; its routes decide the way.
 pub fn send_packets(namespace: &Namespace, packets: &[Packet]) -> Result<()> {
-    // IPIpNumber(47)_RAW: the header is in the packet.
+    // IPPROTO_RAW: the header is in the packet.
     let raw = |family| {
         namespace.enter(|| Ok(socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?))
     };

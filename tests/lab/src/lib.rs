@@ -1,5 +1,5 @@
 //! The lab: a cloud gateway, its customers' sites and servers, and the internet between them, in
-//! network namespaces, with real IKE, real ESP and real HTTP.
+//! network namespaces, with real IKE, ESP and HTTP.
 pub mod attack;
 pub mod attacks;
 pub mod capture;

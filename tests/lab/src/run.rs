@@ -20,7 +20,7 @@ use crate::{
 /// Leaks shown for one attack; the rest is counted.
 const SHOWN_DETAILS: usize = 3;
 
-/// What to do after the demonstration.
+/// The action after the demonstration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// Take the lab down.

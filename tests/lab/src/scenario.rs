@@ -1,4 +1,5 @@
-//! What must work, whatever happens meanwhile. The scenarios themselves are in [`crate::scenarios`].
+//! The type of a scenario: a test of something that must work, whatever else happens. The scenarios are in
+//! [`crate::scenarios`].
 use anyhow::Result;
 
 use crate::lab::Lab;

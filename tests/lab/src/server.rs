@@ -80,9 +80,9 @@ impl Server {
 /// Sends the requested content, or checks the content that was sent. Clients check the answers, so errors of
 /// the connection are ignored here.
 fn exchange_content(mut request: tiny_http::Request) {
-    let asked = request.url().strip_prefix(content::PATH).and_then(|bytes| bytes.parse().ok());
+    let requested = request.url().strip_prefix(content::PATH).and_then(|bytes| bytes.parse().ok());
     let mut body = Vec::new();
-    let answer = match (request.method(), asked) {
+    let answer = match (request.method(), requested) {
         (tiny_http::Method::Get, Some(bytes)) if bytes <= content::MAX_BYTES => content::content(bytes),
         (tiny_http::Method::Post, None) if request.body_length().is_some_and(|b| b <= content::MAX_BYTES) => {
             if request.as_reader().read_to_end(&mut body).is_err() {
@@ -107,7 +107,7 @@ impl Requests {
         self.lock().get(start..).unwrap_or_default().to_vec()
     }
 
-    /// As [`Requests::since`], but waits until there are `count` requests or `timeout` has passed.
+    /// Returns the same as [`Requests::since`] once there are `count` requests or `timeout` has passed.
     pub fn wait_since(&self, start: usize, count: usize, timeout: Duration) -> Vec<Request> {
         let deadline = Instant::now() + timeout;
         let mut received = self.lock();

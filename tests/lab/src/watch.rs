@@ -44,7 +44,7 @@ impl Watch {
         Ok(leaks)
     }
 
-    /// As [`Watch::leaks`], but allows packets between devices and their own customers' servers.
+    /// Works like [`Watch::leaks`], but allows packets between devices and their own customers' servers.
     pub fn astray(self) -> Result<Vec<String>> {
         thread::sleep(SETTLE);
         let mut astray = internet_leaks(self.internet)?;
@@ -65,7 +65,7 @@ impl Watch {
         Ok(astray)
     }
 
-    /// As [`Watch::leaks`], but allows all packets at servers and devices.
+    /// Works like [`Watch::leaks`], but allows all packets at servers and devices.
     pub fn plaintext_on_the_internet(self) -> Result<Vec<String>> {
         thread::sleep(SETTLE);
         internet_leaks(self.internet)

@@ -1,4 +1,5 @@
 //! Scenarios of restarts: charon and gatewayd die and restart in any order. The state in the end is the same,
+//! and no verdict in between is wrong.
 use std::{
     fs,
     path::Path,
