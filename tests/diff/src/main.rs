@@ -31,8 +31,8 @@ struct Cli {
     /// Only print docs/differences.md, the table of intended differences
     #[arg(long)]
     differences: bool,
-    /// File of the seeds that ever failed, which run first
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/diff/seeds.txt"))]
+    /// File of the seeds that ever failed, which run first; the default is relative to the repository
+    #[arg(long, default_value = "tests/diff/seeds.txt")]
     seeds: PathBuf,
     /// Write each finding to a file in this folder, too
     #[arg(long)]

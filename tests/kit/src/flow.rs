@@ -6,12 +6,12 @@ use gateway_common::{family::Family, layout::LayoutFamily, tcp::FlowKey, wire::I
 
 use crate::{text::endpoint, world::customer_id};
 
-/// The key of a flow, whatever its family.
+/// The key of a flow of either family.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowId {
-    /// The customer's id.
+    /// The customer id.
     pub customer: u32,
-    /// The device.
+    /// The device's address.
     pub device: IpAddr,
     /// The device's port.
     pub port: u16,
@@ -26,7 +26,7 @@ impl FlowId {
     }
 }
 
-/// Converts a key of either family.
+/// Converts a flow's key of either family.
 pub fn flow_id<A: LayoutFamily>(key: &FlowKey<A>) -> FlowId {
     let mapped = key.lan_address.mapped();
     let device = match A::HEADER_BYTES == Ipv4::HEADER_BYTES {

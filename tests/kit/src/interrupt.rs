@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::mounts;
 
-/// The shell's way to say "ended by SIGINT".
+/// Exit status by which shells report an end by SIGINT.
 const INTERRUPTED: i32 = 130;
 
 /// Resolves when the user wants the lab to end.

@@ -1,5 +1,5 @@
-//! What more than one of the test tools needs. Each tool (`tests/replay`, `tests/diff`, `tests/flood`,
-//! `tests/lab`, `tests/bench`) is a crate that uses this one and none of the others.
+//! The shared parts of the test tools. Each tool (`tests/replay`, `tests/diff`, `tests/flood`, `tests/lab`,
+//! `tests/bench`) is a crate that uses this one and none of the others.
 //!
 //! - Machine: [`namespace`], [`process`], [`mounts`], [`interrupt`], [`cpu`], [`test_run`], [`flow_memory`].
 //! - Packets: [`packet`] describes one, [`frame`] builds it, [`raw`] sends it; [`text`] and [`random`].

@@ -210,14 +210,14 @@ impl Ip {
 }
 
 impl Ethernet {
-    /// A header with nothing special.
+    /// Returns a header without anything special.
     pub fn new(source: [u8; 6], destination: [u8; 6]) -> Self {
         Self { source, destination, vlan: None, ether_type: None, padding: 0 }
     }
 }
 
 impl Tcp {
-    /// A segment without options or payload. `ports` are source and destination.
+    /// Returns a segment without options or payload. `ports` are source and destination.
     pub fn new(ports: [u16; 2], flags: u8) -> Self {
         Self {
             ports,

@@ -1,4 +1,4 @@
-//! What BPF_PROG_TEST_RUN needs of the process and of the kernel.
+//! Requirements of BPF_PROG_TEST_RUN on the process and on the kernel.
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -6,17 +6,17 @@ use nix::{sys::utsname::uname, unistd::geteuid};
 
 use crate::{cpu, mounts};
 
-/// Prepares this process for test runs: moves it into a mount namespace of its own, so that no pins outlive
-/// it, and onto one CPU, because the budget for events is per CPU. Call it before any thread starts.
+/// Prepares this process for test runs: moves it into a mount namespace of its own, which leaves no pins
+/// behind, and onto one CPU, because the budget for events is per CPU. Call it before any thread starts.
 pub fn prepare() -> Result<()> {
-    ensure!(geteuid().is_root(), "this is not root");
+    ensure!(geteuid().is_root(), "root is needed");
     mounts::private_run()?;
     cpu::on_first_cpu()
 }
 
-/// Fails, with the reason, if this kernel lacks what the programs need: BTF, BPF_PROG_TEST_RUN and TCX, which
-/// came with Linux 6.6. A kernel that has all of it and refuses our programs is a failure of the test
-/// instead.
+/// Fails, with the reason, if this kernel lacks a feature that the programs need: BTF, BPF_PROG_TEST_RUN, and
+/// TCX, new in Linux 6.6. It does not load our programs: a kernel with these features that refuses them fails
+/// the test instead.
 pub fn supported() -> Result<()> {
     let release = uname().context("read the kernel's release")?;
     let release = release.release().to_string_lossy().into_owned();

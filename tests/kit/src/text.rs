@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::packet::FLAG_LETTERS;
 
-/// Parses a number that fits `T`, decimal or with 0x.
+/// Parses a number that fits `T`, decimal or hexadecimal with 0x.
 pub fn number<T: TryFrom<u64>>(text: &str) -> Result<T> {
     let value = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
@@ -29,7 +29,7 @@ pub fn mac(text: &str) -> Result<[u8; 6]> {
     hex(&text.replace(':', ""))?.try_into().ok().with_context(|| format!("{text:?} is not a MAC address"))
 }
 
-/// Parses an address with or without a port: `192.168.1.2:80`, `[fd00::2]:80`.
+/// Parses an address with or without a port: `192.168.1.2:80`, `[fd00::2]:80`, `fd00::2`.
 pub fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>)> {
     if let Ok(address) = text.parse() {
         return Ok((address, None));

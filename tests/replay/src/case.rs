@@ -48,7 +48,7 @@ struct File {
 pub struct Case {
     /// The behaviour that the case shows.
     pub name: String,
-    /// Differences of the world from the usual one (see [`super::world`]).
+    /// Differences of the world from the usual one (see [`gateway_tests_kit::world`]).
     #[serde(default)]
     pub world: Change,
     /// Capacity of the flow maps, if not the usual one.
@@ -111,7 +111,7 @@ pub struct Step {
     pub spi: Option<u32>,
     /// skb->mark, if not the tunnel's.
     pub mark: Option<u32>,
-    /// The packet, in the language of [`super::packet`].
+    /// The packet, in the language of [`gateway_tests_kit::packet`].
     pub packet: String,
     /// Number of times that the packet arrives.
     #[serde(default = "once")]

@@ -9,7 +9,7 @@ use aya::{
     util::nr_cpus,
 };
 use gateway::kernel::{
-    maps::{self, Maps, FamilyFlowTable},
+    maps::{self, FamilyFlowTable, Maps},
     pins::Pins,
     programs::{self, Purpose, Sizes},
 };

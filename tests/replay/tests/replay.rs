@@ -1,4 +1,4 @@
-//! Packet replay: runs each case of `tests/cases/*.toml` as a test. See `gateway_tests::replay`.
+//! Packet replay: runs each case of `tests/cases/*.toml` as a test. See `gateway_tests_replay`.
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     path::Path,
@@ -25,7 +25,8 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // All test runs are on one CPU, and most share their maps.
     arguments.test_threads = Some(1);
-    let cases = match case::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../cases")) {
+    // cargo and xtask run tests in the package's directory.
+    let cases = match case::read(Path::new("../cases")) {
         Ok(cases) => cases,
         Err(error) => {
             eprintln!("{error:#}");
