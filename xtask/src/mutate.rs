@@ -26,19 +26,20 @@ const QUICK: [&str; 6] = ["tracking", "learning", "tcp_table", "rules", "filter"
 /// Test targets with some random tests, which take longer to build and run.
 const MIXED: [&str; 3] = ["outer", "budgets", "wheel"];
 /// Slow tests in those targets, by prefix: random packets, random times, a flood.
-const SLOW: [&str; 12] = [
+const SLOW: [&str; 13] = [
     "arbitrary_bytes_",
-    "what_arrives_",
-    "what_leaves_",
-    "what_reaches_",
-    "what_passes_",
+    "arriving_frames_",
+    "leaving_frames_",
+    "frames_to_the_lan_",
+    "only_neighbour_discovery_",
     "a_bucket_is_",
     "no_window_holds_",
     "a_refusal_",
     "a_million_",
-    "a_flow_",
+    "flow_is_visited_",
+    "expired_flow_",
     "slots_are_counted_over_",
-    "nodes_keep_",
+    "nodes_round_trip",
 ];
 /// Time limit, since a mutation may make a test loop. Unmutated, the tests take half a minute.
 const PATIENCE: Duration = Duration::from_secs(300);
