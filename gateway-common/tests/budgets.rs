@@ -118,7 +118,7 @@ fn a_million_strangers_leave_a_peers_budget_untouched() {
         let now_ns = (1 << 40) + u64::from(number) * 1_000;
         let stranger = std::net::IpAddr::from((0x0b00_0000 + number).to_be_bytes());
         admitted += u32::from(filter.admits(Class::Ike, stranger, now_ns));
-        // As much IKE as a rekey: ten packets in a tenth of a second.
+        // The peer sends ten packets in a tenth of a second, as a rekey does.
         if number % 10_000 == 0 {
             assert!(filter.admits(Class::Ike, peer, now_ns));
             peers += 1;

@@ -193,7 +193,7 @@ contenders! {
         needs_symbol: &[],
         line: GREY,
     },
-    /// As shipped: redirects packets to the server's interface.
+    /// Redirects packets to the server's interface, as shipped.
     Redirect => Row {
         label: "this project",
         setup: Setup::Gateway(Exit::Redirect),

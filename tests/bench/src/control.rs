@@ -50,7 +50,7 @@ const DIRECTORY: &str = "/run/gateway-bench";
 /// A contender stops after a change that takes longer than this.
 const LONG: Duration = Duration::from_secs(2);
 
-/// What to measure.
+/// Command-line choice of measurements.
 #[derive(Args, Clone, Debug)]
 pub struct Choices {
     /// At most 10,000 customers and fewer rounds

@@ -97,7 +97,7 @@ fn measure(
             }
         }
     }
-    // As in `instructions`: the kernel tears down the previous namespace meanwhile.
+    // Same wait as in `instructions`: the kernel tears down the previous namespace meanwhile.
     thread::sleep(Duration::from_secs(1));
     let mut traffic = Traffic::of(Workload::Established, 64, &[CUSTOMER], 1, seed);
     let rounds = (0..rounds).try_fold(Rounds::default(), |mut done, _| {

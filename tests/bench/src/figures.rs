@@ -80,8 +80,8 @@ impl From<&Figure> for Query {
 }
 
 impl Figures {
-    /// Sorts the figures, so that files differ only where figures do. Of several figures of one measurement
-    /// it keeps the last.
+    /// Sorts the figures, so that files differ only where figures do. Keeps only the last of several
+    /// figures of one measurement.
     pub fn new(figures: impl IntoIterator<Item = Figure>) -> Self {
         let mut all: Vec<Figure> = figures.into_iter().collect();
         all.reverse();

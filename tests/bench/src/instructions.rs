@@ -29,7 +29,7 @@ const UNITS: (u32, u32) = (50, 2000);
 /// Size of the flow tables.
 const FLOWS: u32 = 1 << 18;
 
-/// What to measure, and how.
+/// Command-line choice of measurements and their parameters.
 #[derive(Args, Clone, Debug)]
 pub struct Choices {
     #[command(flatten)]

@@ -42,7 +42,7 @@ const PORTS: u32 = 60_000;
 /// Numbers of customers that the slope is taken between.
 const CUSTOMERS: [u32; 2] = [10_000, 40_000];
 
-/// What to measure.
+/// Command-line choice of measurements.
 #[derive(Args, Clone, Debug)]
 pub struct Choices {
     /// Ignored: the whole measurement takes seconds

@@ -22,7 +22,7 @@ use super::{
 /// Longest line of the report, in characters.
 const WIDTH: usize = 120;
 
-/// What to report.
+/// Command-line options of the report.
 #[derive(Args, Clone, Debug)]
 pub struct Choices {
     /// The directory of figures, tables and plots

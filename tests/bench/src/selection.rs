@@ -7,7 +7,7 @@ use super::{
     workload::{Choice, Place, Workload},
 };
 
-/// What to measure.
+/// Command-line choice of measurements.
 #[derive(Args, Clone, Debug)]
 pub struct Selection {
     /// Fewer combinations

@@ -41,7 +41,7 @@ const TOLERANCE: f64 = 0.02;
 /// Added work that must be noticed.
 const INJECTED_NS: f64 = 50.0;
 
-/// What to measure, and how.
+/// Command-line choice of measurements and their parameters.
 #[derive(Args, Clone, Debug)]
 pub struct Choices {
     #[command(flatten)]

@@ -77,7 +77,7 @@ pub fn load_ruleset(
     let loader = ruleset.loader();
     run_with_input(gateway.command(loader.program).args(loader.arguments), &ruleset.text(policy))?;
     if contender.uses_conntrack() {
-        // As with this project, only a SYN opens a connection.
+        // Only a SYN opens a connection, as with this project.
         gateway.set_sysctl("netfilter/nf_conntrack_tcp_loose", "0")?;
     }
     Ok(())
