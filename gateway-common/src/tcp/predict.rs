@@ -1,6 +1,6 @@
 //! Header prediction (V. Jacobson, "4BSD Header Prediction", 1990): nearly every segment is the expected
-//! next one of a well-behaved connection. What [`crate::tcp::track()`] would do with it is known in advance,
-//! and is done here at a fraction of the cost. A test compares both.
+//! next one of a well-behaved connection. The effect of [`crate::tcp::track()`] on such a segment is known in
+//! advance, and this module applies it at a fraction of the cost. A test compares both.
 use super::{
     flow::{Flow, peer_flag, status},
     state::{Direction, State, UNACKNOWLEDGED_SLOT},
