@@ -13,15 +13,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ga
 pub enum TestProgram {
     /// Gives a packet the identity that decryption would give it, by the SPI in its source MAC address.
     ReplayIdentity,
-    /// Makes the kernel calls that tracking needs at the least, and decides nothing.
+    /// Makes the minimum of kernel calls that tracking needs, and decides nothing.
     CallsOnly,
 }
 
 impl TestProgram {
-    /// All of them.
+    /// All test programs.
     pub const ALL: [Self; 2] = [Self::ReplayIdentity, Self::CallsOnly];
 
-    /// Its name in the object.
+    /// Returns the program's name in the object.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ReplayIdentity => "replay_identity",
@@ -56,7 +56,7 @@ impl TestPrograms {
     }
 }
 
-/// Gives a map the size of the gateway's, without which aya does not open the gateway's by its pin.
+/// Sets a map's size to that of the gateway's pinned map; otherwise aya refuses to reuse the pin.
 fn share<K, V>(loader: &mut EbpfLoader<'_>, pins: &Pins, map: &Map<K, V>) -> Result<()> {
     let name = map.description.name;
     let entries = maps::pinned_size(pins, map)

@@ -46,7 +46,7 @@ pub fn replay_identity(ctx: TcContext) -> i32 {
     TCX_NEXT
 }
 
-/// Makes the calls to the kernel that tracking an IPv4 connection needs at the least (the time, the flow and
+/// Makes the calls to the kernel that tracking an IPv4 connection cannot do without (the time, the flow and
 /// the flow's lock) and decides nothing. The benchmark attaches it in place of `internet_ingress`, as the
 /// lower bound of what tracking costs.
 #[classifier]
