@@ -43,7 +43,7 @@ impl Events {
         unsafe { Ok(Self { drops: AsyncFd::register(drops)?, log: AsyncFd::register(log)? }) }
     }
 
-    /// Waits for events and logs them. Cancel safe.
+    /// Waits for events and logs them. Cancellation safe.
     pub async fn log(&mut self, ids: &Assignment) -> Result<()> {
         tokio::select! {
             guard = self.drops.readable_mut() => {
@@ -70,7 +70,7 @@ impl Events {
     }
 }
 
-/// Names of customers and of sites, by customer number and by tunnel number.
+/// Customer names by customer number, and site names by tunnel number.
 type Names<'a> = (HashMap<u32, &'a str>, HashMap<u32, &'a str>);
 
 fn names(ids: &Assignment) -> Names<'_> {

@@ -1,4 +1,4 @@
-//! Rules between policy files.
+//! Checks of rules that span several policy files.
 use std::collections::BTreeMap;
 
 use super::document::{CustomerDocument, GatewayDocument};
@@ -7,15 +7,15 @@ use super::limits::Limits;
 use super::names::CustomerName;
 use super::prefix::{family, is_v4, overlap};
 
-/// A fault that documents cause only together.
+/// A fault in the combination of several documents.
 pub(super) struct Conflict {
-    /// The customers involved, at least one of which must yield.
+    /// The customers involved; at least one of them has to be left out.
     pub parties: Vec<CustomerName>,
     pub fault: Fault,
 }
 
-/// Returns all conflicts. Of two conflicting documents the later in order gets the fault, and the last
-/// customers in order are those beyond a limit.
+/// Returns all conflicts. If two documents conflict, the later one gets the fault. If a limit is exceeded, the
+/// last customers are the ones beyond it.
 pub(super) fn conflicts(gateway: &GatewayDocument, customers: &[&CustomerDocument]) -> Vec<Conflict> {
     let mut conflicts = Vec::new();
     for customer in customers {
@@ -24,7 +24,7 @@ pub(super) fn conflicts(gateway: &GatewayDocument, customers: &[&CustomerDocumen
     }
     check_servers_differ(customers, &mut conflicts);
     check_identities_differ(gateway, customers, &mut conflicts);
-    // Unreadable limits cannot be exceeded.
+    // Without readable limits there is nothing to check.
     if let Some(limits) = gateway.value.as_ref().map(|value| value.limits) {
         check_limits(gateway, limits, customers, &mut conflicts);
     }
@@ -32,7 +32,7 @@ pub(super) fn conflicts(gateway: &GatewayDocument, customers: &[&CustomerDocumen
 }
 
 fn check_server(gateway: &GatewayDocument, customer: &CustomerDocument, conflicts: &mut Vec<Conflict>) {
-    // An unreadable prefix may contain any server.
+    // An unreadable prefix might contain any server.
     if !gateway.cloud_lan.complete {
         return;
     }
@@ -83,7 +83,7 @@ fn check_servers_differ(customers: &[&CustomerDocument], conflicts: &mut Vec<Con
             owners.insert(server.get_ref(), (&customer.name, customer.source.place(server.span())));
             continue;
         };
-        // A repetition within one file is reported there.
+        // The check of the file itself reports a repetition within one file.
         if *owner == &customer.name {
             continue;
         }
@@ -110,11 +110,11 @@ fn check_identities_differ(
                 owners.insert(identity.get_ref(), (Some(&customer.name), place));
                 continue;
             };
-            let whose = match owner {
+            let holder = match owner {
                 None => "the gateway".to_owned(),
                 Some(owner) => format!("another site, of customer `{owner}`"),
             };
-            let message = format!("the identity `{}` belongs to {whose}, see {place}", identity.get_ref());
+            let message = format!("the identity `{}` belongs to {holder}, see {place}", identity.get_ref());
             let invalid = Invalid::new(message, "an identity that neither another site nor the gateway has");
             let fault = customer.source.fault_at(identity.span(), invalid);
             let parties = owner.iter().map(|owner| (*owner).clone()).chain([customer.name.clone()]).collect();
@@ -145,7 +145,7 @@ fn check_limits(
         let invalid = Invalid::new(message, format!("`{key} = {count}` or more, or fewer {key}"));
         conflicts.extend(over_limit(gateway, written.as_ref(), limit, customers, &each, invalid));
     }
-    // With too many customers the default shares exceed the table anyway.
+    // With too many customers, the default quotas exceed the table anyway.
     if customers.len() as u64 <= u64::from(limits.customers) {
         check_quotas(gateway, limits, customers, conflicts);
     }
@@ -159,23 +159,24 @@ fn check_quotas(
     customers: &[&CustomerDocument],
     conflicts: &mut Vec<Conflict>,
 ) {
-    let has = |customer: &CustomerDocument, v4| customer.server.iter().any(|a| a.is_ipv4() == v4);
-    let flows6 = limits.flows6(customers.iter().any(|customer| has(customer, false)));
+    let has_server = |customer: &CustomerDocument, v4| customer.server.iter().any(|a| a.is_ipv4() == v4);
+    let flows6 = limits.flows6(customers.iter().any(|customer| has_server(customer, false)));
     let tables = [
         ("flows", true, &gateway.limits.flows, limits.flows),
         ("flows6", false, &gateway.limits.flows6, flows6),
     ];
     for (key, v4, written, limit) in tables {
-        let with: Vec<&CustomerDocument> = customers.iter().copied().filter(|c| has(c, v4)).collect();
-        let each: Vec<u64> = with.iter().map(|c| u64::from(c.quota.flows(&limits))).collect();
+        let sharing: Vec<&CustomerDocument> =
+            customers.iter().copied().filter(|c| has_server(c, v4)).collect();
+        let each: Vec<u64> = sharing.iter().map(|c| u64::from(c.quota.flows(&limits))).collect();
         let sum: u64 = each.iter().sum();
         let message = format!(
             "quotas sum to {sum} {} flows ({}), but [limits] {key} is {limit}",
             family(v4),
-            describe_quotas(&with, &each)
+            describe_quotas(&sharing, &each)
         );
         let invalid = Invalid::new(message, format!("`{key} = {sum}` or more, or lower `max_flows`"));
-        conflicts.extend(over_limit(gateway, written.as_ref(), limit, &with, &each, invalid));
+        conflicts.extend(over_limit(gateway, written.as_ref(), limit, &sharing, &each, invalid));
     }
 }
 
