@@ -145,7 +145,10 @@ fn mismatch(id: TunnelId, tunnel: &DesiredTunnel, ike: &IkeSa, child: &ChildSa) 
     // charon may list rekeyed and deleted CHILD_SAs without marks; they no longer encrypt anything.
     if child.state.is_up() && (child.mark_in != id.get() || child.mark_out != id.get()) {
         let (mark_in, mark_out) = (child.mark_in, child.mark_out);
-        return Some(format!("the marks are {mark_in:#x} in and {mark_out:#x} out, expected {:#x}", id.get()));
+        return Some(format!(
+            "the marks are {mark_in:#x} in and {mark_out:#x} out, expected {:#x}",
+            id.get()
+        ));
     }
     None
 }
