@@ -180,7 +180,9 @@ impl Bench {
             Fate::Survived => Ok(()),
             Fate::Killed(test) => bail!("{test} fails without any mutation"),
             Fate::Hung => bail!("the tests exceed the time limit without any mutation"),
-            Fate::Broken => bail!("{PACKAGE} and its tests do not compile"),
+            Fate::Broken => {
+                bail!("{PACKAGE} and its tests do not compile: see {}", self.root.join("log").display())
+            }
         }
     }
 
@@ -250,13 +252,18 @@ impl Bench {
 /// Returns the workspace's manifest with this package as its only member.
 fn alone(manifest: &str) -> String {
     let mut lines = String::new();
+    let mut in_members = false;
     for line in manifest.lines() {
         match line.split_once(" = ") {
-            Some(("members", _)) => lines += &format!("members = [{PACKAGE:?}]"),
+            // A list in several lines ends with a line of its own.
+            _ if in_members => in_members = line != "]",
+            Some(("members", list)) => {
+                lines += &format!("members = [{PACKAGE:?}]\n");
+                in_members = !list.ends_with(']');
+            }
             Some(("default-members", _)) => {}
-            _ => lines += line,
+            _ => lines += &format!("{line}\n"),
         }
-        lines.push('\n');
     }
     lines
 }
@@ -354,6 +361,15 @@ mod tests {
         assert!(parse(&good.repeat(2)).is_err());
         for bad in [good.replace("rule = 'r'\n", ""), good.replace("'n'", "n"), good.replace("to", "two")] {
             assert!(parse(&bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn workspace_of_one_member_replaces_both_forms_of_the_list() {
+        for list in ["[\"a\", \"gateway-common\"]", "[\n    \"a\",\n    \"gateway-common\",\n]"] {
+            let manifest =
+                format!("[workspace]\nmembers = {list}\ndefault-members = [\"a\"]\n\n[profile.dev]\n");
+            assert_eq!(alone(&manifest), "[workspace]\nmembers = [\"gateway-common\"]\n\n[profile.dev]\n");
         }
     }
 

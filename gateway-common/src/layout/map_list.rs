@@ -4,9 +4,7 @@
 use core::{fmt, marker::PhantomData};
 
 use crate::{
-    layout::{
-        Counters, Customer, DropEvent, NextProgram, OutboundSpi, Settings, Tunnel, Usage,
-    },
+    layout::{Counters, Customer, DropEvent, NextProgram, OutboundSpi, Settings, Tunnel, Usage},
     limits,
     outer::{Budgets, PeerBudgets},
     packet::{Inner, Segment},

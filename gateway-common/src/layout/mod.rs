@@ -22,8 +22,8 @@
 //! | EVENTS | | [`DropEvent`] | all programs | gatewayd |
 mod counters;
 mod event;
-pub mod map_list;
 pub(crate) mod family;
+pub mod map_list;
 pub(crate) mod prefix;
 mod program;
 pub(crate) mod settings;

@@ -16,8 +16,8 @@ use aya::{
 };
 pub use gateway_common::layout::map_list::{PEERS_PER_TUNNEL, Sizes};
 use gateway_common::{
-    layout::{Hook, NextProgram},
     layout::map_list::{self, Bound},
+    layout::{Hook, NextProgram},
 };
 
 use crate::kernel::{interface, pins::Pins};

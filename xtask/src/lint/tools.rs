@@ -18,7 +18,11 @@ pub fn run(kind: Kind, pinned: &Pinned, fix: bool) -> Result<()> {
     let mut command = match kind {
         Kind::Rustfmt => rustfmt(pinned, fix),
         Kind::Clippy => {
-            let packages = HOST_PACKAGES.iter().chain(&TOOL_PACKAGES).chain(&[TEST_PROGRAMS]).flat_map(|name| ["-p", name]);
+            let packages = HOST_PACKAGES
+                .iter()
+                .chain(&TOOL_PACKAGES)
+                .chain(&[TEST_PROGRAMS])
+                .flat_map(|name| ["-p", name]);
             clippy(pinned, fix, &packages.collect::<Vec<_>>(), true)
         }
         Kind::ClippyEbpf => clippy_ebpf(pinned, fix),
@@ -55,8 +59,16 @@ fn clippy(pinned: &Pinned, fix: bool, packages: &[&str], tests: bool) -> Command
 /// Checks the programs for the eBPF machine: on the host, clippy would skip the helpers' inline assembly and the
 /// `cfg(bpf_target_arch)` parts. `-Z build-std` needs RUSTC_BOOTSTRAP on a stable toolchain; core has no tests there.
 fn clippy_ebpf(pinned: &Pinned, fix: bool) -> Command {
-    let packages =
-        ["-p", "gateway-ebpf", "-p", "gateway-tests-ebpf", "--target", "bpfel-unknown-none", "-Z", "build-std=core"];
+    let packages = [
+        "-p",
+        "gateway-ebpf",
+        "-p",
+        "gateway-tests-ebpf",
+        "--target",
+        "bpfel-unknown-none",
+        "-Z",
+        "build-std=core",
+    ];
     let mut command = clippy(pinned, fix, &packages, false);
     // Same as in aya-build: aya-ebpf selects the registers that programs see by the host's architecture.
     let architecture = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
