@@ -175,7 +175,10 @@ impl Bench {
     }
 
     fn check_tests_pass(&self) -> Result<()> {
+        /// For compiling all dependencies on a busy machine.
+        const BUILD_PATIENCE: Duration = Duration::from_secs(3600);
         self.restore()?;
+        self.cargo(&["--no-run"], BUILD_PATIENCE)?;
         match self.test()? {
             Fate::Survived => Ok(()),
             Fate::Killed(test) => bail!("{test} fails without any mutation"),
@@ -201,7 +204,7 @@ impl Bench {
     /// Runs the fast tests first.
     fn test(&self) -> Result<Fate> {
         let of = |tests: &[&'static str]| tests.iter().flat_map(|test| ["--test", test]).collect::<Vec<_>>();
-        if self.cargo(&[&["--no-run"], &of(&QUICK)[..]].concat())?.0 != Some(true) {
+        if self.cargo(&[&["--no-run"], &of(&QUICK)[..]].concat(), PATIENCE)?.0 != Some(true) {
             return Ok(Fate::Broken);
         }
         let fast = SLOW.iter().flat_map(|name| ["--skip", name]);
@@ -211,7 +214,7 @@ impl Bench {
             rounds.push(Vec::new());
         }
         for tests in &rounds {
-            match self.cargo(tests)? {
+            match self.cargo(tests, PATIENCE)? {
                 (None, _) => return Ok(Fate::Hung),
                 (Some(false), output) => return Ok(Fate::Killed(first_failed(&output))),
                 (Some(true), _) => {}
@@ -221,7 +224,7 @@ impl Bench {
     }
 
     /// Runs `cargo test`. Returns whether it passed, or `None` if it exceeded the time limit; and its output.
-    fn cargo(&self, arguments: &[&str]) -> Result<(Option<bool>, String)> {
+    fn cargo(&self, arguments: &[&str], limit: Duration) -> Result<(Option<bool>, String)> {
         let log = self.root.join("log");
         let mut cargo = pinned_command(&self.pinned, "cargo");
         cargo.current_dir(&self.root).args(["test", "--quiet", "--offline"]).args(arguments);
@@ -236,7 +239,7 @@ impl Bench {
             if let Some(status) = child.try_wait()? {
                 break Some(status);
             }
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > limit {
                 let group = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
                 nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL)?;
                 child.wait()?;
