@@ -102,7 +102,7 @@ impl BareGateway {
             for (number, server) in (1..).zip(SERVERS) {
                 writeln!(rules, "iifname \"eth_lan\" ip saddr {server} meta mark set {number}")?;
             }
-            rules.push_str("} }\n");
+            rules.push_str("}\n}\n");
         }
         run_with_input(self.gateway.command("nft").args(["-f", "-"]), &rules).map(drop)
     }

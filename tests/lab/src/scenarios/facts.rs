@@ -1,9 +1,14 @@
 //! The facts of `docs/facts.md` that no other scenario shows: each fails if the fact were false. Most are
 //! about the kernel alone and use a gateway without gatewayd.
-use std::{process::Command, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use ::gateway::strongswan::EventKind;
+use ::gateway::{kernel::bulk::Bulk, strongswan::EventKind};
 use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{HashMap, Map, MapData};
 use gateway_tests_kit::{
     bpf::{Classifier, Counter, Driver, Way},
     process::output,
@@ -37,6 +42,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "fact_ike_rekey_changes_nothing_in_the_kernel", run: ike_rekey_changes_nothing },
     Scenario { name: "fact_reauthentication_breaks_the_tunnel_first", run: reauthentication_breaks_first },
     Scenario { name: "fact_netns_exec_mounts_sys", run: netns_exec_mounts_sys },
+    Scenario { name: "fact_batched_map_loading", run: batched_map_loading },
 ];
 
 const ICMP: u8 = 1;
@@ -257,4 +263,35 @@ fn netns_exec_mounts_sys(lab: &mut Lab) -> Result<()> {
     output(Command::new("unshare").args(["--mount", "sh", "-c", &script]))?;
     // The pins below /run are not.
     output(exec("bpftool map show pinned").arg(format!("{PINS}/SETTINGS"))).map(drop)
+}
+
+/// Loads a hash map twice: with a system call for each entry, and with one for all.
+fn batched_map_loading(lab: &mut Lab) -> Result<()> {
+    const ENTRIES: u32 = 65_536;
+    let gateway = &lab.topology.gateway;
+    let [one_by_one, in_batch] = ["fact_single", "fact_batch"].map(|name| {
+        let pin = format!("{PINS}/{name}");
+        let arguments = format!("map create {pin} type hash key 4 value 8 entries {ENTRIES} name {name}");
+        output(gateway.command("bpftool").args(arguments.split_whitespace()))?;
+        gateway.enter(|| {
+            let map = MapData::from_pin(&pin)?;
+            fs::remove_file(&pin)?;
+            Ok(map)
+        })
+    });
+    let (keys, values): (Vec<u32>, Vec<u64>) = (0..ENTRIES).map(|key| (key, u64::from(key))).unzip();
+
+    let mut map = HashMap::<_, u32, u64>::try_from(Map::HashMap(one_by_one?))?;
+    let start = Instant::now();
+    keys.iter().zip(&values).try_for_each(|(key, value)| map.insert(key, value, 0))?;
+    let one_by_one = start.elapsed();
+
+    let mut map = Bulk::new(in_batch?)?;
+    let start = Instant::now();
+    map.update(&keys, &values)?;
+    let in_batch = start.elapsed();
+    ensure!(map.entries()?.len() == keys.len(), "the batch is not in the map");
+    println!("{ENTRIES} entries take {one_by_one:?} one by one, {in_batch:?} in a batch");
+    ensure!(in_batch * 2 < one_by_one, "one by one {one_by_one:?}, in a batch {in_batch:?}");
+    Ok(())
 }
