@@ -174,9 +174,10 @@ impl BareGateway {
             ),
         )?;
         for ((number, address), namespace) in (1..).zip(SITES).zip(&self.sites) {
+            // A raw socket's packet meets the policy of its route's source address, not of its own.
             let mut batch = format!(
                 "link set lo up\naddr add {DEVICE}/32 dev lo\naddr add {address}/24 dev eth_wan\n\
-                 link set eth_wan up\nroute add default via {GATEWAY}\n"
+                 link set eth_wan up\nroute add default via {GATEWAY} src {DEVICE}\n"
             );
             state(&mut batch, (address, GATEWAY), number, "")?;
             state(&mut batch, (GATEWAY, address), number, "")?;
@@ -189,13 +190,13 @@ impl BareGateway {
     }
 }
 
-/// Appends the command that adds an SA. Its reqid and SPI are the tunnel's number; the outbound SPI is 256
-/// higher.
+/// Appends the command that adds an SA, whose reqid is the tunnel's number. It has no replay window, since reloaded
+/// tunnels count from 1 again.
 fn state(batch: &mut String, way: (Ipv4Addr, Ipv4Addr), number: u32, more: &str) -> Result<()> {
     let spi = if way.0 == GATEWAY { 0x1100 + number } else { 0x1000 + number };
     Ok(writeln!(
         batch,
-        "xfrm state add src {} dst {} proto esp spi {spi} reqid {number} mode tunnel replay-window 32 {more} {CIPHER}",
+        "xfrm state add src {} dst {} proto esp spi {spi} reqid {number} mode tunnel {more} {CIPHER}",
         way.0, way.1
     )?)
 }
