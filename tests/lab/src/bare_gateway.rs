@@ -190,8 +190,8 @@ impl BareGateway {
     }
 }
 
-/// Appends the command that adds an SA, whose reqid is the tunnel's number. It has no replay window, since reloaded
-/// tunnels count from 1 again.
+/// Appends the command that adds an SA with the tunnel's number as its reqid. The SA has no replay window, since
+/// reloaded tunnels count from 1 again.
 fn state(batch: &mut String, way: (Ipv4Addr, Ipv4Addr), number: u32, more: &str) -> Result<()> {
     let spi = if way.0 == GATEWAY { 0x1100 + number } else { 0x1000 + number };
     Ok(writeln!(
