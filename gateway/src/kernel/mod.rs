@@ -1,5 +1,5 @@
 //! The kernel's side: programs, links, maps, pins, interfaces, routes.
-mod bulk;
+pub mod bulk;
 pub mod clock;
 mod handle;
 pub mod interface;

@@ -12,7 +12,7 @@ use nix::{errno::Errno, libc, net::if_::if_nametoindex};
 #[derive(Debug)]
 pub struct Classifier(OwnedFd);
 
-/// A program for the XDP hook of a driver.
+/// A program for the XDP hook.
 #[derive(Debug)]
 pub struct Driver(OwnedFd);
 
@@ -91,6 +91,30 @@ impl Classifier {
         Self::load(&[&is_esp[..], &counter.add_1(), &[DROP, EXIT]].concat())
     }
 
+    /// Loads a program that sends IPv4 packets of this protocol to an interface with `bpf_redirect_neigh`,
+    /// which looks up route and neighbour by the destination address. It leaves others to the next one.
+    pub fn redirecting_neigh(protocol: u8, interface: u32) -> Result<Self> {
+        const BPF_FUNC_REDIRECT_NEIGH: i32 = 152;
+        // r6 = the context; r0 = the EtherType, then the protocol byte; the program ends with 0 if the packet
+        // is too short.
+        Self::load(&[
+            instruction(0xbf, 6, 1, 0, 0),
+            instruction(0x28, 0, 0, 0, 12),
+            instruction(0x55, 0, 0, 8, 0x0800),
+            instruction(0x30, 0, 0, 0, 14 + 9),
+            instruction(0x55, 0, 0, 6, protocol.into()),
+            // bpf_redirect_neigh(interface, NULL, 0, 0).
+            instruction(0xb7, 1, 0, 0, interface.cast_signed()),
+            instruction(0xb7, 2, 0, 0, 0),
+            instruction(0xb7, 3, 0, 0, 0),
+            instruction(0xb7, 4, 0, 0, 0),
+            instruction(0x85, 0, 0, 0, BPF_FUNC_REDIRECT_NEIGH),
+            EXIT,
+            LEAVE,
+            EXIT,
+        ])
+    }
+
     /// Loads a program that spins for this many rounds, then leaves the packet to the next one.
     pub fn working(rounds: i32) -> Result<Self> {
         Self::load(&[
@@ -153,17 +177,49 @@ impl Driver {
         load(BPF_PROG_TYPE_XDP, &[&counter.add_1()[..], &[XDP_DROP, EXIT]].concat()).map(Self)
     }
 
+    /// Loads a program that counts IPv4 packets of this protocol and lets each packet pass.
+    pub fn counting_pass(counter: &Counter, protocol: u8) -> Result<Self> {
+        const ETHERTYPE_IPV4: i32 = 0x0800_u16.to_be() as i32;
+        const XDP_PASS: u64 = instruction(0xb7, 0, 0, 0, 2);
+        // r2 = data; r3 = data_end; unless the packet has at least 24 bytes, is IPv4, and of the protocol,
+        // skip the instructions that count it.
+        let is_of_protocol = [
+            instruction(0x61, 2, 1, 0, 0),
+            instruction(0x61, 3, 1, 4, 0),
+            instruction(0xbf, 4, 2, 0, 0),
+            instruction(0x07, 4, 0, 0, 24),
+            instruction(0x2d, 4, 3, 8, 0),
+            instruction(0x69, 4, 2, 12, 0),
+            instruction(0x55, 4, 0, 6, ETHERTYPE_IPV4),
+            instruction(0x71, 4, 2, 14 + 9, 0),
+            instruction(0x55, 4, 0, 4, protocol.into()),
+        ];
+        let program = [&is_of_protocol[..], &counter.add_1(), &[XDP_PASS, EXIT]].concat();
+        load(BPF_PROG_TYPE_XDP, &program).map(Self)
+    }
+
     /// Attaches it to the driver of an interface of this thread's network namespace.
     pub fn attach(&self, interface: &str) -> Result<Link> {
         // linux/if_link.h.
         const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+        self.attach_with(interface, XDP_FLAGS_DRV_MODE).context("BPF_LINK_CREATE in the driver")
+    }
+
+    /// Attaches it in generic mode, behind the driver, to an interface of this thread's network namespace.
+    pub fn attach_generic(&self, interface: &str) -> Result<Link> {
+        // linux/if_link.h.
+        const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+        self.attach_with(interface, XDP_FLAGS_SKB_MODE).context("BPF_LINK_CREATE in generic mode")
+    }
+
+    fn attach_with(&self, interface: &str, flags: u32) -> Result<Link> {
         let attributes = LinkCreate {
             program: self.0.as_raw_fd().cast_unsigned(),
             interface: if_nametoindex(interface).with_context(|| format!("there is no {interface}"))?,
             attach_type: BPF_XDP,
-            flags: XDP_FLAGS_DRV_MODE,
+            flags,
         };
-        bpf(BPF_LINK_CREATE, &attributes).context("BPF_LINK_CREATE in the driver").map(Link)
+        bpf(BPF_LINK_CREATE, &attributes).map(Link)
     }
 }
 

@@ -128,6 +128,11 @@ impl Charon {
         self.command(async |client| client.rekey_ike(ike_id).await)
     }
 
+    /// Starts a reauthentication of an IKE_SA: charon takes it down and initiates a new one.
+    pub fn reauthenticate(&self, ike_id: u32) -> Result<()> {
+        self.command(async |client| client.reauthenticate(ike_id).await)
+    }
+
     /// Lists the CHILD_SAs in use whose peer is authenticated.
     pub fn list_sas(&self) -> Result<Vec<Sa>> {
         let list = self.command(async |client| client.list_sas().await)?;
@@ -149,7 +154,7 @@ impl Charon {
     }
 
     /// Path of the VICI socket outside the namespace.
-    fn vici(&self) -> PathBuf {
+    pub fn vici(&self) -> PathBuf {
         self.dir.join("run/charon.vici")
     }
 

@@ -2,6 +2,7 @@
 //! network namespaces, with real IKE, ESP and HTTP.
 pub mod attack;
 pub mod attacks;
+pub mod bare_gateway;
 pub mod capture;
 pub mod charon;
 pub mod content;
@@ -24,3 +25,4 @@ pub mod suite;
 pub mod topology;
 pub mod traffic;
 pub mod watch;
+pub mod xfrm_monitor;

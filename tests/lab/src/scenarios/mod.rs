@@ -1,4 +1,5 @@
 //! The scenarios. To add one, add an entry to one of the lists.
+mod facts;
 mod flood;
 mod policy;
 mod restart;
@@ -9,7 +10,14 @@ use crate::scenario::Scenario;
 
 /// All scenarios, in the order in which they run.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [tunnels::SCENARIOS, size::SCENARIOS, policy::SCENARIOS, flood::SCENARIOS, restart::SCENARIOS]
-        .into_iter()
-        .flatten()
+    [
+        tunnels::SCENARIOS,
+        size::SCENARIOS,
+        policy::SCENARIOS,
+        flood::SCENARIOS,
+        restart::SCENARIOS,
+        facts::SCENARIOS,
+    ]
+    .into_iter()
+    .flatten()
 }
