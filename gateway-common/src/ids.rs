@@ -1,18 +1,18 @@
-//! The numbers that name things. Zero names nothing, in every map.
+//! The numbers that identify tunnels and customers. Zero identifies nothing, in every map.
 use core::num::NonZeroU32;
 
-/// Names a tunnel everywhere: its reqid, its XFRM mark, its map key.
+/// Identifies a tunnel everywhere: its reqid, its XFRM mark, its map key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TunnelId(NonZeroU32);
 
-/// Names a customer in the maps.
+/// Identifies a customer in the maps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CustomerId(NonZeroU32);
 
 macro_rules! id {
     ($name:ident) => {
         impl $name {
-            /// None for 0.
+            /// Returns the id of this number, `None` for 0.
             #[inline(always)]
             pub const fn new(number: u32) -> Option<Self> {
                 match NonZeroU32::new(number) {
@@ -21,7 +21,7 @@ macro_rules! id {
                 }
             }
 
-            /// The number, never 0.
+            /// Returns the number, never 0.
             #[inline(always)]
             pub const fn get(self) -> u32 {
                 self.0.get()

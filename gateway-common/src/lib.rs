@@ -1,23 +1,23 @@
-//! What the eBPF programs, the daemon and the tests share: wire formats, ids, the map
-//! layouts and the packet decision itself. No IO, no allocation, no clock: time is an argument.
+//! Code shared by the eBPF programs, the daemon and the tests: wire formats, ids, map layouts and the packet
+//! decision itself. No IO, no allocation, no clock: time is an argument.
 //!
-//! The packet's way through the modules: [`wire`] → [`family`] → [`packet`] → [`decide`] (with
-//! [`predict`] and [`track`]), and of outer packets [`outer`] → [`budget`]. What it looks up on its way is in
-//! [`layout`].
+//! A packet passes through the modules in this order: [`wire`] → [`family`] → [`packet`] → [`decide`] (with
+//! [`tcp`]); outer packets go through [`outer`]. [`layout`] holds the map values they look up.
 #![no_std]
 
-pub mod budget;
 pub mod decide;
 pub mod family;
 pub mod ids;
+pub mod index;
 pub mod layout;
 pub mod limits;
+pub mod lock;
 pub mod outer;
 pub mod packet;
-pub mod predict;
+pub mod rate;
 pub mod reason;
-pub mod slot;
+pub mod seq;
 pub mod tcp;
-pub mod track;
+pub mod time;
 pub mod wheel;
 pub mod wire;

@@ -1,17 +1,17 @@
 //! Every bound of the data plane, in one place.
 
-/// LAN prefixes of one site, kept inline in its tunnel's map entry.
+/// LAN prefixes of one site, stored inline in its tunnel's map entry.
 pub const PREFIXES_PER_SITE: usize = 4;
 /// Addresses of one family that the gateway may have on one interface.
 pub const OWN_ADDRESSES: usize = 8;
 /// Entries of the management allow-list.
 pub const MANAGEMENT_RULES: usize = 16;
-/// Sources of outer packets whose budgets are remembered; of more the oldest are forgotten, and then
-/// only the budget that all of them share holds them.
+/// Sources of outer packets whose budgets are remembered. Beyond that the oldest are evicted, and only the
+/// budget that all of them share limits them.
 pub const SOURCES: usize = 65_536;
-/// Bytes of the ring buffer for drop events; a power of two and a multiple of the page size.
+/// Bytes of the ring buffer for drop events: a power of two and a multiple of the page size.
 pub const EVENT_RING_BYTES: usize = 256 * 1024;
-/// Drop events one customer may write on one CPU: so many a second...
+/// Drop events per second that one customer may write on one CPU.
 pub const EVENTS_PER_SECOND: u64 = 20;
-/// ...and so many at once.
+/// Largest burst of drop events that one customer may write on one CPU.
 pub const EVENTS_BURST: u32 = 20;

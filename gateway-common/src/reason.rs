@@ -1,9 +1,9 @@
-//! Why a packet was dropped: the one list. Numbers and names are stable; a reason says what was
-//! wrong with the packet, not which program noticed.
+//! Drop reasons: the one list. Numbers and names are stable. A reason describes what is wrong with the packet,
+//! not which program noticed.
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $number:literal $name:ident)+) => {
-        /// Why a packet was dropped.
+        /// The reason for a drop.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         #[repr(u8)]
         pub enum Reason {
@@ -14,7 +14,7 @@ macro_rules! reasons {
             /// All reasons, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// The reason of this number.
+            /// Returns the reason of this number.
             pub const fn from_number(number: u8) -> Option<Self> {
                 match number {
                     $($number => Some(Self::$name),)+
@@ -22,14 +22,14 @@ macro_rules! reasons {
                 }
             }
 
-            /// Its stable name, as in metrics, logs and replay cases.
+            /// Returns the stable name, as in metrics, logs and replay cases.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)+
                 }
             }
 
-            /// One sentence for people.
+            /// Returns one sentence for people.
             pub const fn sentence(self) -> &'static str {
                 match self {
                     $(Self::$name => concat!($($doc),+).trim_ascii(),)+
@@ -40,30 +40,30 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The gateway's settings are not in their map yet, so nothing is allowed.
+    /// The gateway is not configured yet, so it drops everything.
     1 NotConfigured
-    /// The outer frame is shorter than its headers say, or its headers contradict one another.
+    /// The outer frame is shorter than its headers say, or its headers contradict each other.
     2 OuterMalformed
     /// The outer frame is neither IPv4, IPv6 nor ARP.
     3 OuterNotIp
     /// The outer header has IPv4 options, or IPv6 extension headers other than one fragment header.
     4 OuterHasIpOptions
-    /// The outer packet is not for an address of the gateway.
+    /// The outer packet's destination is not an address of the gateway.
     5 OuterNotGatewayAddress
-    /// The outer packet is neither ESP, IKE, management nor an ICMP error that path-MTU discovery needs.
+    /// The outer packet is neither ESP, IKE, management traffic nor an ICMP error that path-MTU discovery needs.
     6 OuterProtocolNotAllowed
-    /// The outer packet is UDP or TCP to a port that is neither IKE's nor allowed for management.
+    /// The outer packet's UDP or TCP port is neither an IKE port nor allowed for management.
     7 OuterPortNotAllowed
-    /// Its source sent more IKE than its budget has.
+    /// The source sent more IKE packets than its budget allows.
     8 IkeOverBudget
-    /// Its source sent more ESP of unknown SPIs than its budget has.
+    /// The source sent more ESP packets with unknown SPIs than its budget allows.
     9 UnknownSpiOverBudget
-    /// Its source sent more fragments than its budget has.
+    /// The source sent more fragments than its budget allows.
     10 FragmentsOverBudget
-    /// Its source sent more ICMP than its budget has.
+    /// The source sent more ICMP packets than its budget allows.
     11 IcmpOverBudget
 
-    /// The SA that decrypted the packet has a reqid that no tunnel has.
+    /// The SA that decrypted the packet has the reqid of no known tunnel.
     16 UnknownTunnel
     /// The SA's reqid and the packet's XFRM mark name different tunnels.
     17 MarkContradictsTunnel
@@ -73,44 +73,44 @@ reasons! {
     19 TunnelDown
     /// The inner packet is neither IPv4 nor IPv6.
     20 InnerNotIp
-    /// The inner packet is shorter than its headers say, or its headers contradict one another.
+    /// The inner packet is shorter than its headers say, or its headers contradict each other.
     21 InnerMalformed
     /// The inner packet is a fragment.
     22 InnerFragment
     /// The inner header has IPv4 options or IPv6 extension headers.
     23 InnerHasIpOptions
-    /// The inner packet's TTL or hop limit ends at the gateway.
+    /// The inner packet's TTL or hop limit expires at the gateway.
     24 TtlExpired
-    /// The inner source address is not in the LAN of the site whose tunnel it came through.
+    /// The inner source address is not in the LAN of the site that the tunnel belongs to.
     25 InnerSourceNotInSite
     /// The destination is not the customer's server.
     26 DestinationNotServer
     /// The packet is neither TCP nor a path-MTU message about a TCP connection.
     27 ProtocolNotAllowed
-    /// The TCP port is not the one the customer's server offers.
+    /// The TCP port is not the port of the customer's server.
     28 PortNotAllowed
-    /// The TCP header is shorter or longer than it may be.
+    /// The TCP header's length is invalid.
     29 TcpMalformed
-    /// The TCP flags are a combination that no TCP sends.
+    /// No TCP sends this combination of TCP flags.
     30 TcpFlagsInvalid
-    /// The packet from the LAN belongs to no connection and does not open one.
+    /// The packet from the site belongs to no connection and does not open one.
     31 NoConnection
     /// The packet does not fit the state of its connection.
     32 TcpStateInvalid
     /// The connection belongs to another tunnel.
     33 FlowOwnedByOtherTunnel
-    /// The connection was allowed by an earlier policy and is not by this one.
+    /// An earlier policy allowed the connection, and the current one does not.
     34 FlowNoLongerAllowed
     /// The flow table is full.
     35 FlowTableFull
-    /// The segment lies outside what both ends of its connection can mean.
+    /// The segment lies outside the sequence windows of its connection.
     36 OutOfWindow
     /// The RST does not have the sequence number that the other end expects.
     37 RstOutOfSequence
     /// The inner IPv4 header's checksum is wrong.
     38 InnerChecksumWrong
-    /// The connection's entry was being added or removed at that moment; the sender's next SYN finds it or
-    /// opens another one.
+    /// Another CPU was adding or removing the connection's entry, so the sender's next SYN finds it or opens a
+    /// new one.
     39 FlowChanging
     /// The packet is larger than the LAN's MTU.
     40 TooBigForLan
@@ -123,22 +123,22 @@ reasons! {
 
     /// The source on the cloud LAN is not the server of any customer.
     48 SourceNotServer
-    /// A server tries to open a connection.
+    /// A server tried to open a connection.
     49 NewFromServer
-    /// The server answers to a connection that does not exist.
+    /// The server answers on a connection that does not exist.
     50 ReplyWithoutConnection
 
-    /// A packet that is not the gateway's own would leave to the internet unencrypted.
+    /// A forwarded packet would leave to the internet unencrypted.
     64 PlaintextToInternet
-    /// An ESP packet of one tunnel carries the SPI of another.
+    /// An ESP packet of one tunnel carries the SPI of another tunnel.
     65 SpiOfOtherTunnel
-    /// The gateway itself sends something that is neither ESP, IKE nor an allowed answer.
+    /// The gateway itself sent a packet that is neither ESP, IKE nor an allowed answer.
     66 GatewayTrafficNotAllowed
     /// A packet would reach the cloud LAN without the gateway's approval.
     67 NotApprovedForLan
 }
 
-/// Slots for counters by [`Reason`] number: a power of two, so that a mask bounds the index.
+/// Slots of an array indexed by [`Reason`] number: a power of two, so that a mask bounds the index.
 pub const REASON_SLOTS: usize = 128;
 
 const _: () = {

@@ -1,17 +1,16 @@
-//! Rates that are kept to exactly, and whose they are.
+//! Budgets: exact rates, and the sources charged for them.
 use std::collections::HashMap;
 
 use gateway_common::{
-    budget::{CLASSES, Class},
     family::Family,
-    layout::{Bucket, Budgets},
-    outer::Outer,
+    outer::{Budgets, CLASSES, Class, Outer},
+    rate::Bucket,
     wire::{Ipv4, Ipv6},
 };
 use proptest::{collection::vec, prelude::*};
 
-/// The continuous-state leaky bucket that GCRA is another form of (ITU-T I.371 annex A): what was taken
-/// leaks away, and there is room for `burst`.
+/// The continuous-state leaky bucket, an equivalent form of GCRA (ITU-T I.371 annex A): taken tokens leak
+/// away, and there is room for `burst` of them.
 struct Leaky {
     level_ns: i128,
     at_ns: u64,
@@ -82,7 +81,7 @@ proptest! {
     }
 }
 
-/// As the outer filter does it: a peer's own budget; else the source's own and the one that all share.
+/// Charges packets like the outer filter: a peer's own budget, or else both the source's and the shared one.
 #[derive(Default)]
 struct Filter {
     peers: HashMap<Ipv6, Budgets>,
@@ -97,15 +96,15 @@ impl Filter {
             std::net::IpAddr::V6(from) => (Ipv6::from(from), Ipv6::from(from).subscriber()),
         };
         let slot = class as usize;
-        let take = |bucket: &mut Bucket, rate: gateway_common::budget::Rate| {
+        let take = |bucket: &mut Bucket, rate: gateway_common::rate::Rate| {
             bucket.take(rate.interval_ns(), rate.burst, now_ns)
         };
         if let Some(peer) = self.peers.get_mut(&address) {
-            return take(&mut peer.classes[slot], class.of_peer());
+            return take(&mut peer.classes[slot], class.peer_rate());
         }
         let source = self.sources.entry(subscriber).or_default();
-        take(&mut source.classes[slot], class.of_stranger())
-            && take(&mut self.strangers.classes[slot], class.of_strangers())
+        take(&mut source.classes[slot], class.stranger_rate())
+            && take(&mut self.strangers.classes[slot], class.shared_rate())
     }
 }
 
@@ -119,13 +118,13 @@ fn a_million_strangers_leave_a_peers_budget_untouched() {
         let now_ns = (1 << 40) + u64::from(number) * 1_000;
         let stranger = std::net::IpAddr::from((0x0b00_0000 + number).to_be_bytes());
         admitted += u32::from(filter.admits(Class::Ike, stranger, now_ns));
-        // A rekey's worth of IKE: ten packets in a tenth of a second.
+        // The peer sends ten packets in a tenth of a second, as a rekey does.
         if number % 10_000 == 0 {
             assert!(filter.admits(Class::Ike, peer, now_ns));
             peers += 1;
         }
     }
-    let rate = Class::Ike.of_strangers();
+    let rate = Class::Ike.shared_rate();
     assert_eq!(peers, 100);
     assert!((rate.burst..=rate.burst + rate.per_second + 1).contains(&admitted), "{admitted} of a second");
 }
@@ -133,7 +132,7 @@ fn a_million_strangers_leave_a_peers_budget_untouched() {
 #[test]
 fn addresses_of_one_64_share_a_budget() {
     let mut filter = Filter::default();
-    let burst = Class::Ike.of_stranger().burst;
+    let burst = Class::Ike.stranger_rate().burst;
     let from = |network: u16, host: u32| {
         let [a, b] = [(host >> 16) as u16, host as u16];
         std::net::IpAddr::from([0x2001, 0xdb8, 0, network, 0, 0, a, b])
@@ -160,7 +159,7 @@ fn subscribers_are_ipv4_addresses_and_ipv6_64s() {
 }
 
 #[test]
-fn classes_are_what_they_are_charged_to() {
+fn packets_are_charged_to_their_class() {
     assert_eq!(Class::ALL.map(|class| class as usize), [0, 1, 2, 3]);
     assert_eq!(Class::ALL.len(), CLASSES);
     for (outer, known, class) in [
@@ -175,9 +174,9 @@ fn classes_are_what_they_are_charged_to() {
     ] {
         assert_eq!(Class::of(outer, known), class, "{outer:?} known {known}");
     }
-    // Whoever is no peer has less than one, and all of them together leave charon its breath.
+    // A stranger gets less than a peer, and all strangers together leave charon room to work.
     for class in Class::ALL {
-        let (peer, stranger, all) = (class.of_peer(), class.of_stranger(), class.of_strangers());
+        let (peer, stranger, all) = (class.peer_rate(), class.stranger_rate(), class.shared_rate());
         assert!(stranger.per_second <= peer.per_second && stranger.burst <= peer.burst, "{class:?}");
         assert!(stranger.per_second <= all.per_second && stranger.burst <= all.burst, "{class:?}");
         assert!(peer.interval_ns() > 0 && all.interval_ns() > 0);

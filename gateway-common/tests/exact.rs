@@ -1,14 +1,16 @@
-//! Arithmetic at its edges: budgets, the timing wheel, times.
+//! Edge cases of arithmetic: budgets, the timing wheel, times.
 use gateway_common::{
-    budget::Rate,
-    layout::{Bucket, FlowKey, NextHop, Ticks},
-    wheel::{MOST_NODES, Node, SLOTS, slot_at, slot_for, slots_between},
+    layout::NextHop,
+    rate::{Bucket, Rate},
+    tcp::FlowKey,
+    time::Ticks,
+    wheel::{MAX_NODES, Node, SLOTS, slot_at, slot_for, slots_between},
     wire::Ipv4,
 };
 
 const NOW_NS: u64 = 1_000_000;
 
-/// How many a bucket that is whole gives at once.
+/// Returns the number of tokens that a full bucket gives at once.
 fn at_once(interval_ns: u64, burst: u32) -> usize {
     let mut bucket = Bucket::default();
     (0..10).take_while(|_| bucket.take(interval_ns, burst, NOW_NS)).count()
@@ -18,7 +20,7 @@ fn at_once(interval_ns: u64, burst: u32) -> usize {
 fn bucket_gives_its_burst_and_no_more() {
     assert_eq!([1, 2, 3].map(|burst| at_once(1_000, burst)), [1, 2, 3]);
     assert_eq!(at_once(0, 1), 10, "no rate");
-    assert_eq!(at_once(1_000, 0), 1, "a burst of none is one of one");
+    assert_eq!(at_once(1_000, 0), 1, "a burst of 0 counts as 1");
 }
 
 #[test]
@@ -28,11 +30,11 @@ fn bucket_fills_at_its_rate_and_to_its_burst() {
     assert_eq!([take(0), take(0), take(0)], [true, true, false]);
     assert_eq!([take(999), take(1_000), take(1_000)], [false, true, false]);
     assert_eq!([take(1_999), take(2_000), take(2_000)], [false, true, false]);
-    assert_eq!([take(50_000), take(50_000), take(50_000)], [true, true, false], "never more than the burst");
+    assert_eq!([take(50_000), take(50_000), take(50_000)], [true, true, false], "at most the burst");
 }
 
 #[test]
-fn rate_is_kept_to_in_nanoseconds() {
+fn rate_has_an_interval_in_nanoseconds() {
     assert_eq!(Rate { per_second: 500, burst: 1 }.interval_ns(), 2_000_000);
 }
 
@@ -41,7 +43,7 @@ fn ticks(ticks: u32) -> Ticks {
 }
 
 #[test]
-fn flow_is_looked_at_in_the_slot_of_its_end() {
+fn flow_is_visited_in_the_slot_of_its_end() {
     let last = SLOTS as u32 - 2;
     for (now, left, slot) in [
         (0, 0, 0),
@@ -59,11 +61,11 @@ fn flow_is_looked_at_in_the_slot_of_its_end() {
     ] {
         assert_eq!(slot_for(ticks(now).plus(ticks(left)), ticks(now)), slot, "{left} after {now}");
     }
-    assert_eq!(slot_for(ticks(7), ticks(5 << 10)), 5, "it was over long ago");
+    assert_eq!(slot_for(ticks(7), ticks(5 << 10)), 5, "expired long ago");
 }
 
 #[test]
-fn slots_are_counted_on_and_on() {
+fn slots_keep_counting() {
     assert_eq!((slot_at(ticks(1023)), slot_at(ticks(1024))), (0, 1));
     let last = slot_at(ticks(u32::MAX));
     assert_eq!([slots_between(3, 3), slots_between(3, 4), slots_between(last, 0)], [0, 1, 1]);
@@ -73,12 +75,12 @@ fn slots_are_counted_on_and_on() {
 #[test]
 fn node_keeps_flow_and_next_node() {
     let key = FlowKey {
-        customer: MOST_NODES - 1,
+        customer: MAX_NODES - 1,
         lan_address: Ipv4 { octets: [192, 168, 1, 2] },
         lan_port: 0xabcd,
         _reserved: 0,
     };
-    for next in [0, 1, 0xffff, 0x1_0000, 0x12_3456, MOST_NODES] {
+    for next in [0, 1, 0xffff, 0x1_0000, 0x12_3456, MAX_NODES] {
         let node = Node::new(&key, next);
         assert_eq!((node.key(), node.next()), (key, next));
     }
@@ -97,26 +99,26 @@ fn times_wrap() {
     assert_eq!(Ticks::from_ns(1 << 52), ticks(0), "after 52 days");
 }
 
-/// Also on a machine that has been up for weeks, where a CPU sees a customer for the first time, or again.
+/// Covers a machine that has been up for weeks, and a CPU that sees a customer for the first time or again.
 #[test]
 fn next_hop_holds_for_a_second_and_never_longer() {
     const DAY: u32 = 82_397_461;
-    const HOLD: u32 = NextHop::<Ipv4>::HOLDS.ticks;
+    const HOLD: u32 = NextHop::<Ipv4>::VALIDITY.ticks;
     for now in [1, HOLD, DAY, 26 * DAY, 27 * DAY, 40 * DAY, 52 * DAY, u32::MAX] {
-        assert!(!NextHop::default().holds(SERVER, ticks(now)), "never asked, {now}");
+        assert!(!NextHop::default().is_valid_for(SERVER, ticks(now)), "never asked, {now}");
         let asked = NextHop { address: SERVER, asked: ticks(now), ..NextHop::default() };
-        let after = |age: u32| asked.holds(SERVER, ticks(now.wrapping_add(age)));
+        let after = |age: u32| asked.is_valid_for(SERVER, ticks(now.wrapping_add(age)));
         assert_eq!([after(0), after(HOLD - 1), after(HOLD)], [true, true, false]);
         assert_eq!([DAY, 26 * DAY, 27 * DAY, 40 * DAY].map(after), [false; 4]);
     }
 }
 
 #[test]
-fn next_hop_of_another_server_is_none() {
+fn next_hop_does_not_hold_for_another_server() {
     let asked = NextHop { address: SERVER, asked: ticks(7), ..NextHop::default() };
-    assert!(asked.holds(SERVER, ticks(7)));
-    assert!(!asked.holds(Ipv4::from_bits(0x0ac8_000c), ticks(7)));
-    assert!(!asked.holds(Ipv4::default(), ticks(7)));
+    assert!(asked.is_valid_for(SERVER, ticks(7)));
+    assert!(!asked.is_valid_for(Ipv4::from_bits(0x0ac8_000c), ticks(7)));
+    assert!(!asked.is_valid_for(Ipv4::default(), ticks(7)));
 }
 
 const SERVER: Ipv4 = Ipv4::from_bits(0x0ac8_000b);

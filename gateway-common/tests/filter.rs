@@ -1,12 +1,13 @@
-//! The internet side's filter, rule by rule: one packet of each kind that passes, and others that differ from
-//! it in one thing.
+//! The outer filter of the internet side, rule by rule: one packet of each kind that passes, and variants
+//! that differ in one detail.
 use etherparse::PacketBuilder;
 use gateway_common::{
-    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings, Ticks},
+    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings},
     limits::MANAGEMENT_RULES,
-    outer::{Outer, arriving, is_neighbour_on_lan, leaving, quoted_esp, to_lan},
+    outer::{Outer, classify_incoming, classify_outgoing, classify_to_lan, is_neighbour_on_lan, quoted_esp},
     reason::Reason::{self, *},
     tcp::STATE_SLOTS,
+    time::Ticks,
     wire::{Ipv4, Ipv6, protocol},
 };
 
@@ -41,7 +42,7 @@ fn settings() -> Settings {
     settings.internet.v6[0] = Ipv6 { octets: OURS_V6 };
     settings.management[0] = rule(22, protocol::TCP);
     settings.management[1] = rule(161, protocol::UDP);
-    // Beyond the count.
+    // A rule beyond the count.
     settings.management[2] = rule(23, protocol::TCP);
     settings
 }
@@ -72,7 +73,7 @@ fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8) -> Vec<u8> {
     frame
 }
 
-/// The frame with these bytes.
+/// Returns the frame with these bytes replaced.
 fn with(mut frame: Vec<u8>, edits: &[(usize, u8)]) -> Vec<u8> {
     for (at, byte) in edits {
         frame[*at] = *byte;
@@ -81,24 +82,24 @@ fn with(mut frame: Vec<u8>, edits: &[(usize, u8)]) -> Vec<u8> {
 }
 
 fn arrives(frame: &[u8]) -> Result<Outer, Reason> {
-    arriving(frame, &settings()).map(|arrival| arrival.outer)
+    classify_incoming(frame, &settings()).map(|arrival| arrival.outer)
 }
 
-/// Leaves with the mark of tunnel 1, whose SPI is 0xbeef.
+/// Classifies an outgoing frame with the mark of tunnel 1, whose SPI is 0xbeef.
 fn leaves(frame: &[u8]) -> Result<Outer, Reason> {
     let owner = |outbound: OutboundSpi| match outbound.spi {
         0xbeef if outbound.peer == mapped(PEER) => Some(1),
         0xf00d if outbound.peer == mapped(PEER) => Some(2),
         _ => None,
     };
-    leaving(frame, &settings(), 1, owner)
+    classify_outgoing(frame, &settings(), 1, owner)
 }
 
 fn reaches_lan(frame: &[u8]) -> Result<Outer, Reason> {
-    to_lan(frame, &settings())
+    classify_to_lan(frame, &settings())
 }
 
-/// Offset of the IPv4 header's fragment field.
+/// Offset of the fragment field in the IPv4 header.
 const FRAGMENT: usize = 20;
 const MORE: (usize, u8) = (FRAGMENT, 0x20);
 const LATER: (usize, u8) = (FRAGMENT + 1, 1);
@@ -124,32 +125,36 @@ fn esp_leaves_with_its_own_tunnels_mark_only() {
     assert_eq!(leaves(&ip(OURS, PEER, 50, ESP_F00D)), Err(SpiOfOtherTunnel));
     assert_eq!(leaves(&udp((OURS, 4500), (PEER, 1024), ESP_BEEF)), Ok(Outer::Esp(0xbeef)));
     assert_eq!(leaves(&udp((OURS, 4500), (PEER, 1024), ESP_F00D)), Err(SpiOfOtherTunnel));
-    assert_eq!(leaves(&ip(OURS, MANAGER, 50, ESP_F00D)), Ok(Outer::Esp(0xf00d)), "another peer's number");
+    assert_eq!(leaves(&ip(OURS, MANAGER, 50, ESP_F00D)), Ok(Outer::Esp(0xf00d)), "same SPI at another peer");
     assert_eq!(leaves(&ip(SERVER, PEER, 50, ESP_BEEF)), Err(PlaintextToInternet));
 }
 
 #[test]
 fn ike_passes_on_its_ports() {
     assert_eq!(arrives(&udp((PEER, 1024), (OURS, 500), &[1; 28])), Ok(Outer::Ike));
-    assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0; 32])), Ok(Outer::Ike), "behind the marker");
+    assert_eq!(
+        arrives(&udp((PEER, 1024), (OURS, 4500), &[0; 32])),
+        Ok(Outer::Ike),
+        "behind the non-ESP marker"
+    );
     assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0xff])), Ok(Outer::Ike), "a keepalive");
     assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0xff, 0])), Err(OuterMalformed));
     assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[0xff, 0, 0])), Err(OuterMalformed));
     assert_eq!(arrives(&udp((PEER, 1024), (OURS, 4500), &[])), Err(OuterMalformed));
     let keepalive = udp((PEER, 1024), (OURS, 4500), &[0xff]);
-    assert_eq!(arrives(&with(keepalive, &[MORE])), Err(OuterMalformed), "a keepalive in pieces");
+    assert_eq!(arrives(&with(keepalive, &[MORE])), Err(OuterMalformed), "a fragmented keepalive");
     assert_eq!(arrives(&udp((PEER, 500), (OURS, 1024), &[1; 28])), Err(OuterPortNotAllowed));
     assert_eq!(leaves(&udp((OURS, 500), (PEER, 1024), &[1; 28])), Ok(Outer::Ike));
     assert_eq!(leaves(&udp((OURS, 1024), (PEER, 500), &[1; 28])), Err(GatewayTrafficNotAllowed));
 }
 
 #[test]
-fn udp_is_as_long_as_both_headers_say() {
+fn udp_length_matches_both_headers() {
     let ike = || udp((PEER, 1024), (OURS, 500), &[1; 28]);
     for (length, expected) in [(35, Err(OuterMalformed)), (36, Ok(Outer::Ike)), (37, Err(OuterMalformed))] {
         assert_eq!(arrives(&with(ike(), &[(39, length)])), expected, "{length}");
     }
-    // A first fragment: the others bring the rest.
+    // In a first fragment the length may exceed the frame: other fragments bring the rest.
     for (length, expected) in [(35, Err(OuterMalformed)), (37, Ok(Outer::Ike))] {
         assert_eq!(arrives(&with(ike(), &[(39, length), MORE])), expected, "{length}");
     }
@@ -159,7 +164,7 @@ fn udp_is_as_long_as_both_headers_say() {
 }
 
 #[test]
-fn later_fragments_pass_of_esp_and_udp_only() {
+fn only_later_fragments_of_esp_and_udp_pass() {
     for edit in [LATER, FAR_LATER] {
         for (proto, passes) in [(50, true), (17, true), (6, false), (1, false)] {
             let outer = with(ip(PEER, OURS, proto, &[3, 4, 0, 0]), &[edit]);
@@ -173,19 +178,23 @@ fn later_fragments_pass_of_esp_and_udp_only() {
 }
 
 #[test]
-fn management_passes_as_its_rules_say() {
+fn management_passes_by_its_rules() {
     let management = |from, to| arrives(&tcp((from, 1024), (OURS, to), 0x02));
     assert_eq!(management(MANAGER, 22), Ok(Outer::Management));
     assert_eq!(management(MANAGER, 23), Err(OuterPortNotAllowed), "beyond the count");
-    assert_eq!(management(MANAGER, 161), Err(OuterPortNotAllowed), "another protocol's");
+    assert_eq!(management(MANAGER, 161), Err(OuterPortNotAllowed), "port of another protocol");
     assert_eq!(management(PEER, 22), Err(OuterPortNotAllowed));
     assert_eq!(arrives(&udp((MANAGER, 1024), (OURS, 161), &[1])), Ok(Outer::Management));
     assert_eq!(arrives(&udp((MANAGER, 1024), (OURS, 22), &[1])), Err(OuterPortNotAllowed));
     let syn = || tcp((MANAGER, 1024), (OURS, 22), 0x02);
-    assert_eq!(arrives(&with(syn(), &[MORE])), Err(OuterProtocolNotAllowed), "in pieces");
+    assert_eq!(arrives(&with(syn(), &[MORE])), Err(OuterProtocolNotAllowed), "fragmented");
     assert_eq!(leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x12)), Ok(Outer::Management));
     assert_eq!(leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x10)), Ok(Outer::Management));
-    assert_eq!(leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x02)), Err(GatewayTrafficNotAllowed), "it connects");
+    assert_eq!(
+        leaves(&tcp((OURS, 22), (MANAGER, 1024), 0x02)),
+        Err(GatewayTrafficNotAllowed),
+        "the gateway opens a connection"
+    );
     assert_eq!(leaves(&tcp((OURS, 22), (PEER, 1024), 0x12)), Err(GatewayTrafficNotAllowed));
     assert_eq!(leaves(&tcp((OURS, 1024), (MANAGER, 22), 0x12)), Err(GatewayTrafficNotAllowed));
 }
@@ -198,7 +207,7 @@ fn only_path_mtu_errors_of_icmp_pass() {
         assert_eq!(arrives(&icmp(PEER, OURS, kind, code)), Err(OuterProtocolNotAllowed));
         assert_eq!(reaches_lan(&icmp(OUR_LAN, SERVER, kind, code)), Err(NotApprovedForLan));
     }
-    assert_eq!(arrives(&with(icmp(PEER, OURS, 3, 4), &[MORE])), Err(OuterProtocolNotAllowed), "in pieces");
+    assert_eq!(arrives(&with(icmp(PEER, OURS, 3, 4), &[MORE])), Err(OuterProtocolNotAllowed), "fragmented");
     assert_eq!(reaches_lan(&icmp(OUR_LAN, SERVER, 3, 4)), Ok(Outer::PathMtu));
     assert_eq!(reaches_lan(&icmp(OURS, SERVER, 3, 4)), Err(NotApprovedForLan));
     assert_eq!(reaches_lan(&udp((OUR_LAN, 3), (SERVER, 4), &[])), Err(NotApprovedForLan));
@@ -220,7 +229,7 @@ fn outer_packet_is_plain_whole_ipv4_or_arp() {
     assert_eq!(arrives(&[]), Err(OuterNotIp));
 }
 
-/// The outbound SA that a path-MTU message is about; in IPv6 as in IPv4.
+/// A path-MTU message names the outbound SA of its quoted packet, in IPv6 as in IPv4.
 #[test]
 fn quoted_esp_names_the_peer_and_its_spi() {
     let message = |quoted: &[u8]| ip(PEER, OURS, 1, &[&[3, 4, 0, 0, 0, 0, 5, 0], quoted].concat());
@@ -248,7 +257,7 @@ fn quoted_esp_names_the_peer_and_its_spi() {
     assert_eq!(quoted_esp(&message(&v6(1, 9, 17, ESP_BEEF)[14..])[..]), None);
 }
 
-/// From the peer in IPv6.
+/// Returns an IPv6 frame from the peer.
 fn ip6(to: [u8; 16], protocol: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
     ip6_between(PEER_V6, to, protocol, hop_limit, payload)
 }
@@ -278,7 +287,7 @@ fn every_bit_of_an_ipv6_fragments_offset_makes_it_a_later_one() {
 }
 
 #[test]
-fn udp_in_an_ipv6_fragment_is_as_long_as_what_follows_the_fragment_header_or_longer() {
+fn udp_length_in_an_ipv6_fragment_is_at_least_the_fragments() {
     let judged = |length: u8| {
         let udp = [1, 244, 1, 244, 0, length, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1];
         arrives(&ip6(OURS_V6, 44, 64, &[&[17, 0, 0, 1, 0, 0, 0, 7][..], &udp].concat()))
@@ -306,9 +315,9 @@ fn neighbour_discovery_is_icmpv6_to_its_groups() {
     assert_eq!(arrives(&v4), Err(OuterProtocolNotAllowed), "ICMP has no neighbour discovery");
 }
 
-/// RFC 4862 section 5.4.2: who has no address yet asks whether it is free, and says nothing else.
+/// RFC 4862 section 5.4.2: a host without an address may only ask whether one is free.
 #[test]
-fn only_who_has_no_address_asks_without_one_of_the_gateways() {
+fn unspecified_source_may_only_solicit() {
     let group: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 1];
     for (from, kind, passes) in
         [([0; 16], 135, true), ([0; 16], 136, false), ([0; 16], 133, false), (PEER_V6, 135, false)]
@@ -321,9 +330,9 @@ fn only_who_has_no_address_asks_without_one_of_the_gateways() {
 }
 
 #[test]
-fn arrival_is_charged_to_its_source_and_that_sources_subscriber() {
+fn arrival_names_its_source_and_subscriber() {
     let judged = |frame: &[u8]| {
-        let arrival = arriving(frame, &settings()).expect("it arrives");
+        let arrival = classify_incoming(frame, &settings()).expect("it arrives");
         (arrival.source, arrival.subscriber)
     };
     assert_eq!(judged(&ip(PEER, OURS, 50, ESP_BEEF)), (mapped(PEER), mapped(PEER)));

@@ -1,30 +1,30 @@
-//! What tracking learns from each segment, detail by detail, against the same source as tracking.rs.
+//! The details that tracking learns from each segment, checked against the same source as tracking.rs.
 #[path = "decision/trace.rs"]
 mod trace;
 #[path = "decision/world.rs"]
 mod world;
 
 use gateway_common::{
-    layout::Ticks,
     reason::Reason::*,
     tcp::{RETRANSMISSION_SLOT, State::*, UNACKNOWLEDGED_SLOT},
+    time::Ticks,
 };
 use trace::{Outcome::*, *};
 use world::World;
 
-/// Permission to use SACK.
+/// The option that permits SACK.
 const SACK_PERMITTED: &[u8] = &[4, 2, 0, 0];
-/// A SACK block up to 1000.
+/// A SACK block that ends at 1000.
 const EDGE_1000: &[u8] = &[5, 10, 0, 0, 3, 0, 0, 0, 3, 232, 0, 0];
 
 const SYN_SENT: (Segment, Outcome) = (site(SYN, 999, 0), Opens(SynSent, 120));
 
 #[test]
-fn largest_window_that_was_offered_counts() {
+fn largest_offered_window_counts() {
     each(
         HANDSHAKE,
         &[
-            // II of the server's data is by the device's window: 1000, then 3000.
+            // Condition II on the server's data depends on the device's window: 1000, then 3000.
             (
                 "grown",
                 &[
@@ -46,7 +46,7 @@ fn largest_window_that_was_offered_counts() {
 }
 
 #[test]
-fn window_is_offered_from_the_acknowledgment_on_and_reaches_from_the_sack_edge() {
+fn window_starts_at_the_acknowledgment_and_reaches_from_the_sack_edge() {
     each(
         &[
             (site(SYN, 999, 0).options(SACK_PERMITTED), Opens(SynSent, 120)),
@@ -54,7 +54,7 @@ fn window_is_offered_from_the_acknowledgment_on_and_reaches_from_the_sack_edge()
             (site(ACK, 1000, 5000), OPEN),
         ],
         &[
-            // The server has got 900, and 1000 by SACK: 2000 from there, 2100 in all.
+            // The server has received 900, and 1000 by SACK: 2000 from there, 2100 in all.
             (
                 "II by the whole window",
                 &[
@@ -76,13 +76,13 @@ fn window_is_offered_from_the_acknowledgment_on_and_reaches_from_the_sack_edge()
 }
 
 #[test]
-fn data_beyond_the_window_shows_that_it_was_larger() {
+fn data_beyond_the_window_proves_a_larger_window() {
     each(
         HANDSHAKE,
         &[(
             "II of the same end",
             &[
-                // Begins inside and ends 1400 beyond: the server's window must be 3400.
+                // Begins inside the window and ends 1400 beyond it: the server's window must be 3400.
                 (site(ACK, 3000, 5000).data(1400), DOUBTFUL),
                 (site(ACK, 1000, 5000), DOUBTFUL),
                 (site(ACK, 999, 5000), Ignored),
@@ -139,9 +139,9 @@ fn data_sent_beyond_the_window_is_doubtful_until_it_is_acknowledged() {
     );
 }
 
-/// Before the server has been seen, its window is not known: an older SYN counts, and its window.
+/// The server's window is unknown until the server is seen: an older SYN counts, and so does its window.
 #[test]
-fn window_that_is_not_known_refuses_nothing() {
+fn unknown_window_drops_nothing() {
     each(
         &[SYN_SENT],
         &[(
@@ -150,7 +150,7 @@ fn window_that_is_not_known_refuses_nothing() {
                 (site(SYN, 900, 0).window(9000), Ignored),
                 (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60)),
                 (site(ACK, 1000, 5000), OPEN),
-                // Beyond what the device allows, and within the 9000 that the SYN offered.
+                // Beyond the device's window, but within the 9000 offered by the SYN.
                 (server(ACK, 14_000, 1000), Ignored),
                 (server(ACK, 15_000, 1000), Drops(OutOfWindow)),
             ],
@@ -159,7 +159,7 @@ fn window_that_is_not_known_refuses_nothing() {
 }
 
 #[test]
-fn rst_must_be_what_the_highest_acknowledgment_expects() {
+fn rst_must_match_the_highest_acknowledgment() {
     let data: &[(Segment, Outcome)] = &[
         (site(SYN, 999, 0), Opens(SynSent, 120)),
         (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60)),
@@ -180,9 +180,10 @@ fn rst_must_be_what_the_highest_acknowledgment_expects() {
     );
 }
 
-/// Three repetitions of an ACK make doubt; what differs in one thing is none.
+/// Three repetitions of an ACK put a connection in doubt; a segment that differs in one field is no
+/// repetition.
 #[test]
-fn segment_is_repeated_only_if_all_of_it_is() {
+fn repetition_needs_an_identical_segment() {
     let same = (site(ACK, 1000, 5000), OPEN);
     let third = (site(ACK, 1000, 5000), DOUBTFUL);
     let sent: &[(Segment, Outcome)] = &[
@@ -220,7 +221,7 @@ fn segment_is_repeated_only_if_all_of_it_is() {
             &[again, again, low, again, again, again, (site(ACK, 1000, 5300), DOUBTFUL)],
         )],
     );
-    // Both ends at the same numbers: an ACK of one is not the other's again.
+    // Both ends use the same numbers: an ACK of one end does not repeat the other's.
     each(
         &[
             (site(SYN, 4999, 0), Opens(SynSent, 120)),
@@ -241,7 +242,7 @@ fn segment_is_repeated_only_if_all_of_it_is() {
 }
 
 #[test]
-fn repetitions_shorten_only_a_longer_silence() {
+fn repetitions_shorten_only_longer_timeouts() {
     let last = (site(ACK, 1001, 5001), Goes(TimeWait, 120));
     each(
         &[
@@ -256,14 +257,14 @@ fn repetitions_shorten_only_a_longer_silence() {
 }
 
 #[test]
-fn ack_flag_says_whether_the_number_counts() {
+fn ack_flag_decides_whether_the_number_counts() {
     each(
         HANDSHAKE,
         &[
-            // Without it a RST's number is no acknowledgment, however wrong.
+            // Without the ACK flag, the number in a RST is no acknowledgment, however wrong it is.
             ("RST without", &[(server(RST, 5000, 77_777), Goes(Close, 10))]),
             ("RST with", &[(server(RST_ACK, 5000, 77_777), Drops(OutOfWindow))]),
-            // With it, 0 means nothing in a RST, and what it says in any other.
+            // With the ACK flag, 0 means nothing in a RST, and acknowledges 0 in any other segment.
             ("ACK of 0", &[(site(ACK, 1000, 0), OPEN), (site(ACK, 1000, 0), OPEN)]),
         ],
     );
@@ -282,17 +283,17 @@ fn ack_flag_says_whether_the_number_counts() {
 fn sequence_number_0_of_a_rst_is_the_expected_one_only_while_a_syn_is_unanswered() {
     each(
         &[SYN_SENT, (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60))],
-        // II: 0 is further back than the device's window.
+        // Condition II: 0 is further back than the device's window.
         &[("answered", &[(server(RST, 0, 0), Ignored)])],
     );
 }
 
 #[test]
-fn syn_with_a_higher_number_begins_anew_until_the_handshake_is_over() {
+fn syn_with_a_higher_number_starts_over_during_the_handshake() {
     each(
         &[SYN_SENT],
         &[
-            // An older one does not.
+            // An older SYN does not start over.
             ("older", &[(site(SYN, 900, 0), Ignored), (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60))]),
             (
                 "SYN-ACK of both",
@@ -308,7 +309,7 @@ fn syn_with_a_higher_number_begins_anew_until_the_handshake_is_over() {
 }
 
 #[test]
-fn window_of_0_in_a_syn_ack_is_a_known_one() {
+fn window_0_in_a_syn_ack_is_known() {
     each(
         &[SYN_SENT, (server(SYN_ACK, 4999, 1000).window(0), Goes(SynRecv, 60))],
         &[(
@@ -326,7 +327,7 @@ fn window_of_0_in_a_syn_ack_is_a_known_one() {
 const ANSWERED: Trace = &[SYN_SENT, (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60))];
 
 #[test]
-fn rst_in_a_handshake_need_only_fit() {
+fn rst_during_the_handshake_need_not_be_exact() {
     each(
         ANSWERED,
         &[
@@ -334,7 +335,7 @@ fn rst_in_a_handshake_need_only_fit() {
             ("site, later", &[(site(RST, 1001, 0), Goes(Close, 10))]),
             ("site, number 0", &[(site(RST, 0, 0), Goes(Close, 10))]),
             ("site, old", &[(site(RST, 999, 0), Drops(RstOutOfSequence))]),
-            // The server's own ACK is taken for what the RST answers.
+            // Tracking takes the server's own ACK for the number that the RST answers.
             (
                 "server, acknowledges its ACK",
                 &[
@@ -351,7 +352,7 @@ fn rst_in_a_handshake_need_only_fit() {
             ),
         ],
     );
-    // Before the device acknowledged anything, nothing is expected of the server's number.
+    // Until the device acknowledges something, no number is expected of the server.
     each(
         &[SYN_SENT, (server(SYN_ACK, 0xf000_0000, 1000), Goes(SynRecv, 60))],
         &[("nothing expected", &[(server(RST, 0xf000_0001, 0), Goes(Close, 10))])],
@@ -399,7 +400,7 @@ fn rst_answers_an_ignored_syn_of_the_other_end_with_its_number() {
 }
 
 #[test]
-fn any_rst_ends_what_is_closing() {
+fn any_rst_ends_a_closing_connection() {
     let reset = (server(RST, 77, 0), Goes(Close, 10));
     let fin = (site(FIN, 1000, 5000), Goes(FinWait, 120));
     let acknowledged = (server(ACK, 5000, 1001), Goes(CloseWait, 60));
@@ -466,12 +467,12 @@ fn connection_is_over_if_either_end_closed_or_the_site_reset_it_last() {
 
 const SCALE_7: &[u8] = &[3, 3, 7, 0];
 const SCALE_3: &[u8] = &[3, 3, 3, 0];
-/// A SACK block up to 9001.
+/// A SACK block that ends at 9001.
 const EDGE_9001: &[u8] = &[5, 10, 0, 0, 3, 0, 0, 0, 0x23, 0x29, 0, 0];
 
-/// After a SYN-ACK answered a SYN that was let through, both ends are as that SYN said.
+/// After a SYN-ACK answers a second SYN, both ends have that SYN's numbers, window and options.
 #[test]
-fn connection_is_what_the_answered_syn_said() {
+fn connection_takes_over_the_answered_syn() {
     let answer = (server(SYN_ACK, 69_999, 9000), Goes(SynRecv, 60));
     each(
         HANDSHAKE,
@@ -521,7 +522,7 @@ fn connection_is_what_the_answered_syn_said() {
                     (site(ACK, 11_001, 70_000), Ignored),
                 ],
             ),
-            // Only a SYN is answered, not data up to the same number.
+            // Only a SYN can be answered, not data up to the same number.
             (
                 "no SYN",
                 &[(site(ACK, 1000, 5000).data(100), DOUBTFUL), (server(SYN_ACK, 69_999, 1100), Ignored)],
@@ -546,7 +547,7 @@ fn connection_is_what_the_answered_syn_said() {
     );
 }
 
-/// Plays conversations in a world that adopts.
+/// Plays conversations in a world that adopts connections.
 fn adopt(cases: &[(&str, Trace)]) {
     for (name, trace) in cases {
         let mut world = World::new();
@@ -558,9 +559,9 @@ fn adopt(cases: &[(&str, Trace)]) {
 const ADOPTED: (Segment, Outcome) = (site(ACK, 1000, 5000), Opens(Established, 300));
 
 #[test]
-fn adoption_learns_only_from_what_acknowledges_next_to_nothing() {
+fn adoption_learns_only_from_acknowledgments_near_zero() {
     let from = |ack: u32| (site(ACK, 1000, ack), Opens(Established, 300));
-    // A RST older than what is expected, if anything is.
+    // A RST older than the expected number, if any is expected.
     let old = |ack: u32| server(RST, ack.wrapping_sub(5), 0);
     let lowest = 0u32.wrapping_sub(66_000);
     adopt(&[
@@ -573,7 +574,7 @@ fn adoption_learns_only_from_what_acknowledges_next_to_nothing() {
 }
 
 #[test]
-fn adopted_connection_is_established_for_certain_once_both_were_heard() {
+fn adopted_connection_is_assured_once_both_ends_sent() {
     let heard = (server(ACK, 5000, 1000), DOUBTFUL);
     adopt(&[
         ("the site alone", &[ADOPTED, (site(ACK, 1000, 5000).window(999), DOUBTFUL)]),
@@ -582,7 +583,7 @@ fn adopted_connection_is_established_for_certain_once_both_were_heard() {
             "an inexact RST after",
             &[ADOPTED, heard, (site(ACK, 1000, 5000).window(999), OPEN), (site(RST, 1001, 0), DOUBTFUL)],
         ),
-        // SACK counts: what acknowledges more than was sent is not learnt from.
+        // SACK counts: tracking learns nothing from a segment that acknowledges more than was sent.
         (
             "SACK",
             &[
@@ -607,7 +608,7 @@ fn adopted_connection_is_established_for_certain_once_both_were_heard() {
     ]);
 }
 
-/// A world in which silence in these states is as long as said, in seconds.
+/// Returns a world with these timeouts in seconds for the given states.
 fn world(timeouts: &[(u8, u32)]) -> World {
     let mut world = World::new();
     for (slot, seconds) in timeouts {
@@ -617,7 +618,7 @@ fn world(timeouts: &[(u8, u32)]) -> World {
 }
 
 #[test]
-fn doubt_shortens_what_was_established_and_does_not_end_soon() {
+fn doubt_shortens_only_long_established_timeouts() {
     let server_fin = (server(FIN, 105_000, 1000), Drops(OutOfWindow));
     let site_fin = site(FIN, 101_000, 5000);
     let server_rst = (server(RST, 105_000, 0), Drops(OutOfWindow));
@@ -643,7 +644,7 @@ fn doubt_shortens_what_was_established_and_does_not_end_soon() {
 }
 
 #[test]
-fn last_segment_is_noted_of_acks_only() {
+fn only_acks_are_remembered_as_last_segment() {
     let world = world(&[(FinWait as u8, 600), (UNACKNOWLEDGED_SLOT, 600)]);
     play(&world, "FIN", &[HANDSHAKE, &[(site(FIN, 1000, 5000).window(0), Goes(FinWait, 600))]]);
 }
@@ -654,9 +655,9 @@ fn syn_of_the_server_without_an_acknowledgment_allows_nothing_yet() {
     each(&[SYN_SENT, syn], &[("I", &[(site(SYN_ACK, 1500, 5000), Ignored)])]);
 }
 
-/// Numbers so high that 0 is far ahead of them.
+/// The numbers are so high that 0 is far ahead of them.
 #[test]
-fn numbers_of_0_in_a_rst_stand_for_what_is_expected() {
+fn zero_numbers_in_a_rst_stand_for_expected_ones() {
     let syn = (site(SYN, 0xefff_ffff, 0), Opens(SynSent, 120));
     each(&[syn], &[("sequence number, to an unanswered SYN", &[(site(RST, 0, 0), Ends)])]);
     each(
@@ -685,10 +686,9 @@ fn rst_is_exact_behind_data_of_its_own_end_only() {
     );
 }
 
-/// A RST without ACK takes all data of the other end for acknowledged, so that the last RST here is
-/// all there is to doubt.
+/// A RST without ACK acknowledges all data of the other end, so the last RST is the only cause of doubt.
 #[test]
-fn inexact_rst_is_doubt_enough() {
+fn inexact_rst_shortens_the_timeout() {
     each(
         HANDSHAKE,
         &[(

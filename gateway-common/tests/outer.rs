@@ -1,22 +1,23 @@
-//! The outer filter over random frames of both families, with etherparse as the judge of what got
-//! through, and over each kind of frame that it knows.
+//! The outer filter on random frames of both families, with etherparse as the judge of accepted frames, and
+//! on each kind of frame that it knows.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, PacketBuilder};
 use gateway_common::{
-    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings, Ticks},
+    layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
-    outer::{Outer, arriving, is_neighbour_on_lan, leaving, to_lan},
+    outer::{Outer, classify_incoming, classify_outgoing, classify_to_lan, is_neighbour_on_lan},
     reason::Reason,
     tcp::STATE_SLOTS,
+    time::Ticks,
     wire::{Ipv6, protocol},
 };
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::FileFailurePersistence::Direct};
 
-/// Where seeds that once failed are kept, to be tried again.
-const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/outer.regressions");
+/// Seeds that once failed, tried again in each run.
+const REGRESSIONS: &str = "tests/outer.regressions";
 
-/// The gateway's, a manager's, a stranger's and no address, of IPv4 and IPv6.
+/// Addresses of the gateway, a manager and a stranger, and the unspecified address, in IPv4 and IPv6.
 const INTERNET: [&str; 2] = ["203.0.113.1", "2001:db8:113::1"];
 const LINK: [&str; 2] = ["203.0.113.1", "fe80::1"];
 const LAN: [&str; 2] = ["10.200.0.1", "fd00:200::1"];
@@ -64,12 +65,12 @@ fn settings() -> Settings {
     }
 }
 
-/// Ethernet and IP: protocol, hop limit and payload.
+/// Builds an Ethernet frame with an IP packet.
 fn packet(from: &str, to: &str, protocol: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
     const UNKNOWN: u8 = 253;
     let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
     let mut frame = Vec::new();
-    // etherparse would look for extension headers of its own.
+    // With the real protocol, etherparse would look for extension headers.
     match (ip(from), ip(to)) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             builder.ipv4(from.octets(), to.octets(), hop_limit).write(&mut frame, UNKNOWN.into(), payload)
@@ -93,7 +94,7 @@ fn tcp(from: u16, to: u16, flags: u8) -> Vec<u8> {
     [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0; 8], &[0x50, flags], &[0; 6]].concat()
 }
 
-/// RFC 8200 section 4.5: protocol, offset in 8-byte units, more to come, and what is in it.
+/// Builds a fragment (RFC 8200 section 4.5) from protocol, offset in 8-byte units, M flag and payload.
 fn fragment(protocol: u8, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
     let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
     [&[protocol, 0, high, low, 0, 0, 0, 7], payload].concat()
@@ -103,7 +104,7 @@ const FRAGMENT: u8 = 44;
 const ICMPV6: u8 = 58;
 const ESP: u8 = 50;
 
-/// Frames of all kinds that the filter knows, and their damaged kin.
+/// Generates frames of all kinds that the filter knows, some of them damaged.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let v4 =
         [INTERNET[0], INTERNET[0], LAN[0], MANAGER[0], MANAGER[0], STRANGER[0], NOBODY[0], "192.168.1.2"];
@@ -169,13 +170,13 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// An IP packet as etherparse sees it, in a frame that holds the whole of it.
+/// An IP packet as parsed by etherparse, from a frame that holds all of it.
 struct Seen {
     source: IpAddr,
     destination: IpAddr,
     hop_limit: u8,
     protocol: u8,
-    /// A fragment but the first.
+    /// A fragment other than the first.
     later: bool,
     whole: bool,
     payload: Vec<u8>,
@@ -221,13 +222,13 @@ fn seen(frame: &[u8]) -> Option<Seen> {
 }
 
 impl Seen {
-    /// Words of the payload: ports, or type and code.
+    /// Returns a word of the payload: a port, or type and code.
     fn word(&self, at: usize) -> u16 {
         self.payload.get(at..at + 2).map_or(0, |word| u16::from_be_bytes([word[0], word[1]]))
     }
 
-    /// Whether what a filter let through may go through, its far end being `peer`, the gateway's own
-    /// port `port`, and neighbour discovery being of these types.
+    /// Returns true if a frame that the filter accepted as `outer` may pass. `peer` is the far end, `port`
+    /// the gateway's own port, and `types` are the accepted types of neighbour discovery.
     fn justifies(&self, outer: Outer, peer: IpAddr, port: u16, types: &[u8]) -> bool {
         let (v6, protocol) = (self.source.is_ipv6(), self.protocol);
         let icmp = [self.word(0) >> 8, self.word(0) & 0xff];
@@ -260,7 +261,7 @@ fn is_arp(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[8, 6])
 }
 
-/// Solicited-node groups and all nodes, RFC 4291 section 2.7.1.
+/// Solicited-node groups and all nodes (RFC 4291 section 2.7.1).
 fn neighbour_group(address: IpAddr) -> bool {
     address == ip("ff02::1")
         || matches!(address, IpAddr::V6(address) if address.octets()[..13] == ip6("ff02::1:ff00:0").octets()[..13])
@@ -287,15 +288,15 @@ proptest! {
             bytes[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
         }
         let settings = settings();
-        let _ = arriving(&bytes[..], &settings);
-        let _ = leaving(&bytes[..], &settings, mark, nobody_owns);
-        let _ = to_lan(&bytes[..], &settings);
+        let _ = classify_incoming(&bytes[..], &settings);
+        let _ = classify_outgoing(&bytes[..], &settings, mark, nobody_owns);
+        let _ = classify_to_lan(&bytes[..], &settings);
         let _ = is_neighbour_on_lan(&bytes[..]);
     }
 
     #[test]
-    fn what_arrives_is_for_the_gateway_and_of_a_kind_it_takes(frame in frame()) {
-        if let Ok(arrival) = arriving(&frame[..], &settings()) && !is_arp(&frame) {
+    fn arriving_frames_are_for_the_gateway_and_of_known_kinds(frame in frame()) {
+        if let Ok(arrival) = classify_incoming(&frame[..], &settings()) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some());
             let seen = seen.unwrap();
@@ -308,9 +309,9 @@ proptest! {
     }
 
     #[test]
-    fn what_leaves_is_the_gateways_and_of_the_marked_tunnel(frame in frame(), mark in 0..3u32) {
+    fn leaving_frames_are_the_gateways_and_of_the_marked_tunnel(frame in frame(), mark in 0..3u32) {
         let owner_of = |outbound: OutboundSpi| (outbound.spi == SPI).then_some(OWNER);
-        if let Ok(outer) = leaving(&frame[..], &settings(), mark, owner_of) && !is_arp(&frame) {
+        if let Ok(outer) = classify_outgoing(&frame[..], &settings(), mark, owner_of) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some());
             let seen = seen.unwrap();
@@ -327,8 +328,8 @@ proptest! {
     }
 
     #[test]
-    fn what_reaches_the_lan_is_about_neighbours_or_a_path_mtu_error_of_the_gateway(frame in frame()) {
-        if let Ok(outer) = to_lan(&frame[..], &settings()) && !is_arp(&frame) {
+    fn frames_to_the_lan_are_neighbour_discovery_or_the_gateways_path_mtu_errors(frame in frame()) {
+        if let Ok(outer) = classify_to_lan(&frame[..], &settings()) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some());
             let seen = seen.unwrap();
@@ -340,7 +341,7 @@ proptest! {
     }
 
     #[test]
-    fn what_passes_on_the_lan_unjudged_is_about_neighbours(frame in frame()) {
+    fn only_neighbour_discovery_passes_undecided_on_the_lan(frame in frame()) {
         if is_neighbour_on_lan(&frame[..]) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some_and(|seen| seen.justifies(Outer::Neighbour, seen.source, 0, &[135, 136])));
@@ -348,10 +349,10 @@ proptest! {
     }
 }
 
-/// What becomes of a packet from the manager to the gateway's address.
+/// Classifies a packet from the manager to the gateway's address.
 fn to_us(family: usize, protocol: u8, payload: &[u8]) -> Result<Outer, Reason> {
     let frame = packet(MANAGER[family], INTERNET[family], protocol, 64, payload);
-    arriving(&frame[..], &settings()).map(|arrival| arrival.outer)
+    classify_incoming(&frame[..], &settings()).map(|arrival| arrival.outer)
 }
 
 #[test]
@@ -381,19 +382,19 @@ fn every_kind_arrives_in_both_families() {
 }
 
 #[test]
-fn the_other_familys_icmp_is_none() {
+fn icmp_of_the_other_family_is_dropped() {
     assert_eq!(to_us(0, ICMPV6, &[2, 0, 0, 0]), Err(Reason::OuterProtocolNotAllowed));
     assert_eq!(to_us(1, 1, &[3, 4, 0, 0]), Err(Reason::OuterProtocolNotAllowed));
 }
 
 #[test]
-fn ipv6_fragments_of_esp_and_udp_alone_arrive() {
+fn only_ipv6_fragments_of_esp_and_udp_arrive() {
     let first = |protocol, payload: &[u8]| to_us(1, FRAGMENT, &fragment(protocol, 0, true, payload));
     let later = |protocol| to_us(1, FRAGMENT, &fragment(protocol, 3, false, &[0; 8]));
     let spi = SPI.to_be_bytes();
     assert_eq!(first(ESP, &spi), Ok(Outer::Esp(SPI)));
     let mut ike = udp(500, 500, &[1; 24]);
-    // Of the whole datagram.
+    // The length of the whole datagram.
     ike[4..6].copy_from_slice(&2000u16.to_be_bytes());
     assert_eq!(first(17, &ike), Ok(Outer::Ike));
     assert_eq!(first(6, &tcp(9, 22, 2)), Err(Reason::OuterProtocolNotAllowed));
@@ -402,7 +403,7 @@ fn ipv6_fragments_of_esp_and_udp_alone_arrive() {
     assert_eq!(later(17), Ok(Outer::Fragment));
     assert_eq!(later(6), Err(Reason::OuterProtocolNotAllowed));
     assert_eq!(later(ICMPV6), Err(Reason::OuterProtocolNotAllowed));
-    // Also an atomic one (RFC 6946) is none that has a first fragment's right.
+    // An atomic fragment (RFC 6946) has no more rights than a first fragment either.
     assert_eq!(to_us(1, FRAGMENT, &fragment(ESP, 0, false, &spi)), Ok(Outer::Esp(SPI)));
     assert_eq!(
         to_us(1, FRAGMENT, &fragment(6, 0, false, &tcp(9, 22, 2))),
@@ -423,7 +424,7 @@ fn no_extension_header_is_a_way_past_the_filter() {
     }
     let twice = fragment(FRAGMENT, 0, true, &fragment(ESP, 0, true, &SPI.to_be_bytes()));
     assert_eq!(to_us(1, FRAGMENT, &twice), Err(Reason::OuterHasIpOptions));
-    // No next header, RFC 8200 section 4.7.
+    // No next header (RFC 8200 section 4.7).
     assert_eq!(to_us(1, 59, &[]), Err(Reason::OuterProtocolNotAllowed));
 }
 
@@ -433,18 +434,23 @@ fn an_ipv6_packet_longer_than_its_frame_is_malformed() {
     for (length, expected) in [(12u16, true), (11, true), (13, false), (u16::MAX, false)] {
         let mut frame = frame.clone();
         frame[18..20].copy_from_slice(&length.to_be_bytes());
-        let result = arriving(&frame[..], &settings());
+        let result = classify_incoming(&frame[..], &settings());
         assert_eq!(result.is_ok(), expected, "payload length {length}");
         assert!(expected || result == Err(Reason::OuterMalformed));
     }
     for version in [0, 4, 5, 7, 15] {
         let mut frame = frame.clone();
         frame[14] = version << 4;
-        assert_eq!(arriving(&frame[..], &settings()), Err(Reason::OuterMalformed), "version {version}");
+        assert_eq!(
+            classify_incoming(&frame[..], &settings()),
+            Err(Reason::OuterMalformed),
+            "version {version}"
+        );
     }
 }
 
-/// ICMPv6 types around those of neighbour discovery: which arrive, leave, come and go on the LAN.
+/// ICMPv6 types around neighbour discovery, and whether each may arrive, leave, pass on the LAN and reach the
+/// LAN.
 const DISCOVERY: [(u8, [bool; 4]); 6] = [
     (132, [false; 4]),
     (133, [false, true, false, false]),
@@ -454,20 +460,20 @@ const DISCOVERY: [(u8, [bool; 4]); 6] = [
     (137, [false; 4]), // Redirect: a way to steal traffic.
 ];
 
-/// In the order of [`DISCOVERY`].
+/// Returns the results in the order of [`DISCOVERY`].
 fn passes(kind: u8, code: u8, hop_limit: u8) -> [bool; 4] {
     let body = [kind, code, 0, 0, 0, 0, 0, 0];
     let frame = |from, to| packet(from, to, ICMPV6, hop_limit, &body);
     let is = |result: Result<Outer, Reason>| result == Ok(Outer::Neighbour);
-    let to_us = arriving(&frame("fe80::9", LINK[1])[..], &settings());
-    let from_us = leaving(&frame(LINK[1], "ff02::1:ff00:9")[..], &settings(), 0, nobody_owns);
+    let to_us = classify_incoming(&frame("fe80::9", LINK[1])[..], &settings());
+    let from_us = classify_outgoing(&frame(LINK[1], "ff02::1:ff00:9")[..], &settings(), 0, nobody_owns);
     let on_lan = is_neighbour_on_lan(&frame("fe80::9", "ff02::1:ff00:1")[..]);
-    let to_lan = to_lan(&frame(LAN[1], "ff02::1:ff00:9")[..], &settings());
+    let to_lan = classify_to_lan(&frame(LAN[1], "ff02::1:ff00:9")[..], &settings());
     [is(to_us.map(|arrival| arrival.outer)), is(from_us), on_lan, is(to_lan)]
 }
 
 #[test]
-fn neighbour_discovery_is_taken_from_this_very_link_only() {
+fn neighbour_discovery_comes_from_the_link_only() {
     for (kind, allowed) in DISCOVERY {
         assert_eq!(passes(kind, 0, 255), allowed, "type {kind}");
         for hop_limit in [0, 1, 64, 254] {
@@ -478,7 +484,7 @@ fn neighbour_discovery_is_taken_from_this_very_link_only() {
 }
 
 #[test]
-fn neighbour_discovery_to_groups_is_of_those_the_gateway_is_in() {
+fn neighbour_discovery_goes_to_the_gateways_groups_only() {
     let body = [135, 0, 0, 0, 0, 0, 0, 0];
     for (to, arrives) in [
         ("ff02::1", true),
@@ -489,13 +495,14 @@ fn neighbour_discovery_to_groups_is_of_those_the_gateway_is_in() {
         ("ff02::1:0:ff00:1", false),
         (STRANGER[1], false),
     ] {
-        let result = arriving(&packet("fe80::9", to, ICMPV6, 255, &body)[..], &settings());
+        let result = classify_incoming(&packet("fe80::9", to, ICMPV6, 255, &body)[..], &settings());
         assert_eq!(result.is_ok(), arrives, "{to}");
         assert!(arrives || result == Err(Reason::OuterNotGatewayAddress));
     }
-    // Nothing else is taken to a group.
+    // No other protocol may go to a group.
     for (protocol, payload) in [(ESP, SPI.to_be_bytes().to_vec()), (17, udp(500, 500, &[1; 28]))] {
-        let result = arriving(&packet(MANAGER[1], "ff02::1", protocol, 255, &payload)[..], &settings());
+        let result =
+            classify_incoming(&packet(MANAGER[1], "ff02::1", protocol, 255, &payload)[..], &settings());
         assert_eq!(result, Err(Reason::OuterNotGatewayAddress));
     }
 }
@@ -505,15 +512,15 @@ fn neighbour_discovery_in_fragments_is_dropped() {
     // RFC 6980.
     let body = fragment(ICMPV6, 0, true, &[135, 0, 0, 0, 0, 0, 0, 0]);
     let frame = packet("fe80::9", LINK[1], FRAGMENT, 255, &body);
-    assert_eq!(arriving(&frame[..], &settings()), Err(Reason::OuterProtocolNotAllowed));
+    assert_eq!(classify_incoming(&frame[..], &settings()), Err(Reason::OuterProtocolNotAllowed));
     assert!(!is_neighbour_on_lan(&frame[..]));
 }
 
-/// RFC 4942 section 2.2: it would pass for the manager, and for an IPv4 peer.
+/// RFC 4942 section 2.2: such a source would pass for the manager, and for an IPv4 peer.
 #[test]
-fn an_ipv4_address_mapped_into_ipv6_is_no_source() {
+fn ipv4_mapped_source_is_malformed() {
     for (protocol, payload) in [(6, tcp(9, 22, 2)), (17, udp(500, 500, &[1; 28])), (ESP, vec![1; 8])] {
         let mapped = packet("::ffff:198.51.100.7", INTERNET[1], protocol, 64, &payload);
-        assert_eq!(arriving(&mapped[..], &settings()), Err(Reason::OuterMalformed));
+        assert_eq!(classify_incoming(&mapped[..], &settings()), Err(Reason::OuterMalformed));
     }
 }

@@ -1,13 +1,12 @@
-//! What is predicted is what tracking would have done: on flows and segments made up around one another, so
-//! that every comparison comes out both ways.
+//! Header prediction does exactly what tracking does, on flows and segments built around one another so that
+//! every comparison comes out both ways.
 use etherparse::PacketBuilder;
 use gateway_common::{
-    family::Family,
-    layout::{Flow, Peer, Settings, Ticks},
-    packet::{Inner, Segment},
-    predict::{Next, predict},
-    tcp::{Direction, STATE_SLOTS, State},
-    track::{Tracked, status, track},
+    layout::Settings,
+    packet::{FastFamily, FastSegment, Inner, Segment},
+    seq::Seq,
+    tcp::{Direction, Flow, Peer, STATE_SLOTS, State, Tracked, predict, status, track},
+    time::Ticks,
     wire::Ipv4,
 };
 use proptest::{
@@ -19,7 +18,7 @@ use proptest::{
 const CASES: u32 = 20_000;
 const NOW: Ticks = Ticks { ticks: 1_000_000 };
 
-/// What one case is made of.
+/// The parts of one case.
 #[derive(Clone, Debug)]
 struct Case {
     flow: Flow,
@@ -32,7 +31,7 @@ struct Case {
     timeouts: [Ticks; STATE_SLOTS],
 }
 
-/// A number at, just beside or far from one of these.
+/// Generates a number at, near or far from one of the anchors.
 fn near(anchors: Vec<u32>) -> impl Strategy<Value = u32> {
     let off = prop_oneof![
         6 => -2_i64..=2,
@@ -45,8 +44,14 @@ fn near(anchors: Vec<u32>) -> impl Strategy<Value = u32> {
 
 fn peer(end: u32) -> impl Strategy<Value = Peer> {
     let window = prop_oneof![1 => Just(0_u32), 1 => 1_u32..4, 6 => 1_000_u32..70_000, 1 => any::<u32>()];
-    (near(vec![end]), near(vec![end, end.wrapping_add(3_000)]), window, near(vec![5_000, 1_000]))
-        .prop_map(|(end, max_end, max_window, max_ack)| Peer { end, max_end, max_window, max_ack })
+    (near(vec![end]), near(vec![end, end.wrapping_add(3_000)]), window, near(vec![5_000, 1_000])).prop_map(
+        |(end, max_end, max_window, max_ack)| Peer {
+            end: Seq(end),
+            max_end: Seq(max_end),
+            max_window,
+            max_ack: Seq(max_ack),
+        },
+    )
 }
 
 fn case() -> impl Strategy<Value = Case> {
@@ -68,8 +73,8 @@ fn case() -> impl Strategy<Value = Case> {
                 tunnel: 1,
                 expires: NOW.plus(Ticks { ticks: 5 }),
                 peers: [device, server],
-                last_ack,
-                last_end,
+                last_ack: Seq(last_ack),
+                last_end: Seq(last_end),
                 last_length: length,
                 last_window: window,
                 generation: 1,
@@ -87,9 +92,8 @@ fn case() -> impl Strategy<Value = Case> {
             Direction::ToServer => flow.peers,
             Direction::ToSite => [flow.peers[1], flow.peers[0]],
         };
-        let sequence =
-            near(vec![own.end, own.max_end, own.end.wrapping_sub(other.max_window), flow.last_end]);
-        let ack = near(vec![other.end, own.max_ack, flow.last_ack, other.end.wrapping_sub(66_000)]);
+        let sequence = near(vec![own.end.0, own.max_end.0, (own.end - other.max_window).0, flow.last_end.0]);
+        let ack = near(vec![other.end.0, own.max_ack.0, flow.last_ack.0, (other.end - 66_000).0]);
         let window = prop::sample::select(vec![0_u16, 1, flow.last_window, 1_000, 64_000]);
         let length = prop::sample::select(vec![0_u16, 1, flow.last_length, 1_000]);
         (sequence, ack, window, length).prop_map(move |(sequence, ack, window, length)| {
@@ -117,27 +121,27 @@ impl Case {
     }
 
     fn settings(&self) -> Settings {
-        // SAFETY: integers only.
+        // SAFETY: `Settings` consists of integers only, so all zeroes are valid.
         let mut settings: Settings = unsafe { std::mem::zeroed() };
         settings.timeouts = self.timeouts;
         settings
     }
 }
 
-/// Whether the case was predicted, if tracking agrees.
+/// Returns whether the case was predicted; fails if tracking disagrees.
 fn agrees(case: &Case) -> Result<bool, TestCaseError> {
     let (frame, settings) = (case.frame(), case.settings());
     let inner = Inner::<Ipv4>::parse(&frame[..]).expect("a packet");
     let segment = Segment::parse(&frame[..], &inner).expect("a segment");
     let tcp = Ipv4::tcp(&frame[..]).expect("TCP");
-    let next = Next::of(&frame[..], &tcp).expect("such a segment");
+    let next = FastSegment::of(&frame[..], &tcp).expect("such a segment");
     let mut predicted = case.flow;
     if !predict(&mut predicted, &next, case.direction, &settings, NOW) {
-        prop_assert_eq!(predicted, case.flow, "changed, and not predicted");
+        prop_assert_eq!(predicted, case.flow, "changed without a prediction");
         return Ok(false);
     }
     let mut tracked = case.flow;
-    prop_assert_eq!(track(&mut tracked, &segment, case.direction, &settings, NOW), Ok(Tracked::On));
+    prop_assert_eq!(track(&mut tracked, &segment, case.direction, &settings, NOW), Ok(Tracked::Continues));
     prop_assert_eq!(predicted, tracked);
     Ok(true)
 }

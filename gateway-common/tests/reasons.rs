@@ -1,10 +1,10 @@
-//! The list of reasons: numbers and names are stable, so they must be one to one.
+//! The list of reasons: numbers and names are stable and one to one.
 use std::collections::BTreeSet;
 
 use gateway_common::reason::{REASON_SLOTS, Reason};
 
 #[test]
-fn number_leads_back_to_its_reason_and_no_other_number_leads_anywhere() {
+fn numbers_map_back_to_their_reasons_only() {
     for number in 0..=u8::MAX {
         let reason = Reason::from_number(number);
         assert_eq!(reason.map(|reason| reason as u8), reason.map(|_| number));
@@ -18,7 +18,7 @@ fn zero_is_no_reason() {
 }
 
 #[test]
-fn names_and_sentences_are_unique_and_fit_for_people() {
+fn names_and_sentences_are_unique_and_readable() {
     let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
     let sentences: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.sentence()).collect();
     assert_eq!(names.len(), Reason::ALL.len());

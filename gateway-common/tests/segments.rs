@@ -1,14 +1,14 @@
-//! TCP flags and options, against statements of their own.
+//! TCP flags and options, checked against an independent implementation.
 use etherparse::PacketBuilder;
 use gateway_common::{
     family::Family,
-    packet::{Inner, Kind, MOST_OPTIONS_BYTES, Segment},
+    packet::{Inner, Kind, MAX_OPTIONS_BYTES, Segment},
     wire::{Ipv4, Ipv6},
 };
 use proptest::{prelude::*, test_runner::FileFailurePersistence::Direct};
 
-/// Where seeds that once failed are kept, to be tried again.
-const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/segments.regressions");
+/// Seeds that once failed, tried again in each run.
+const REGRESSIONS: &str = "tests/segments.regressions";
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -16,12 +16,12 @@ const RST: u8 = 4;
 const ACK: u8 = 16;
 const URG: u8 = 32;
 
-/// What Linux takes for valid (`tcp_valid_flags` of nf_conntrack_proto_tcp.c), whatever PSH, ECE
-/// and CWR say.
+/// Flags that Linux considers valid (`tcp_valid_flags` in nf_conntrack_proto_tcp.c), regardless of PSH, ECE
+/// and CWR.
 const VALID: [u8; 9] =
     [SYN, SYN | URG, SYN | ACK, RST, RST | ACK, FIN | ACK, FIN | ACK | URG, ACK, ACK | URG];
 
-/// As `get_conntrack_index` looks at them: RST before SYN before FIN before ACK.
+/// Returns the kind as `get_conntrack_index` does: RST before SYN before FIN before ACK.
 fn kind(flags: u8) -> Kind {
     match flags {
         f if f & RST != 0 => Kind::Rst,
@@ -33,15 +33,15 @@ fn kind(flags: u8) -> Kind {
 }
 
 #[test]
-fn all_flags_are_judged_as_linux_does() {
+fn flags_are_judged_as_by_linux() {
     for flags in 0..=u8::MAX {
         let valid = VALID.contains(&(flags & (FIN | SYN | RST | ACK | URG)));
         assert_eq!(Kind::of(flags), valid.then(|| kind(flags)), "flags {flags:#04x}");
     }
 }
 
-/// RFC 9293 section 3.1 read off simply: a list of options, kind and where the content stands, up
-/// to the end of list or nonsense.
+/// Parses options as RFC 9293 section 3.1 describes them, up to the end of the list or the first malformed
+/// one. Returns kind, offset of the content and content of each.
 fn list(options: &[u8]) -> Vec<(u8, usize, &[u8])> {
     let mut list = Vec::new();
     let mut rest = options;
@@ -62,7 +62,7 @@ fn list(options: &[u8]) -> Vec<(u8, usize, &[u8])> {
     list
 }
 
-/// The first MSS option: where its value stands, and the value.
+/// Returns offset and value of the first MSS option.
 fn first_mss(options: &[u8]) -> Option<(usize, u16)> {
     let of = |(kind, at, content): &(u8, usize, &[u8])| match (kind, content) {
         (2, [high, low]) => Some((*at, u16::from_be_bytes([*high, *low]))),
@@ -71,7 +71,7 @@ fn first_mss(options: &[u8]) -> Option<(usize, u16)> {
     list(options).iter().find_map(of)
 }
 
-/// The last window scale, at most 14 (RFC 7323 section 2.3).
+/// Returns the last window scale, at most 14 (RFC 7323 section 2.3).
 fn last_scale(options: &[u8]) -> Option<u8> {
     let of = |(kind, _, content): &(u8, usize, &[u8])| match (kind, content) {
         (3, [scale]) => Some((*scale).min(14)),
@@ -80,8 +80,8 @@ fn last_scale(options: &[u8]) -> Option<u8> {
     list(options).iter().filter_map(of).next_back()
 }
 
-/// The highest right edge of the first SACK option of whole blocks, if it is above `ack`: above by
-/// less than half of all numbers (RFC 9293 section 3.4).
+/// Returns the highest right edge in the first SACK option with whole blocks, if that edge is above `ack` by
+/// at most half of all numbers (RFC 9293 section 3.4).
 fn highest_sack(options: &[u8], ack: u32) -> u32 {
     let whole = |content: &[u8]| !content.is_empty() && content.len().is_multiple_of(8);
     let mut highest = ack;
@@ -97,7 +97,7 @@ fn highest_sack(options: &[u8], ack: u32) -> u32 {
     highest
 }
 
-/// Options that are mostly well formed, so that reading gets far, up to whole words.
+/// Generates options, mostly well-formed so that parsing gets far, padded to whole words.
 fn options() -> impl Strategy<Value = Vec<u8>> {
     let near = prop_oneof![3 => 0..100u32, 1 => any::<u32>()];
     let block = (any::<[u8; 4]>(), near).prop_map(|(left, right)| [left, right.to_be_bytes()].concat());
@@ -117,13 +117,13 @@ fn options() -> impl Strategy<Value = Vec<u8>> {
     ];
     (proptest::collection::vec(option, 0..8), any::<u8>()).prop_map(|(options, padding)| {
         let mut options = options.concat();
-        options.truncate(MOST_OPTIONS_BYTES);
+        options.truncate(MAX_OPTIONS_BYTES);
         options.resize(options.len().next_multiple_of(4), padding);
         options
     })
 }
 
-/// The TCP header and what follows, of a segment with these options and data.
+/// Returns a TCP segment with these options and data.
 fn tcp(options: &[u8], data: &[u8], sequence: u32, ack: u32, flags: u8, window: u16) -> Vec<u8> {
     let mut tcp = [1234u16.to_be_bytes(), 80u16.to_be_bytes()].concat();
     tcp.extend([sequence.to_be_bytes(), ack.to_be_bytes()].concat());
@@ -133,7 +133,7 @@ fn tcp(options: &[u8], data: &[u8], sequence: u32, ack: u32, flags: u8, window: 
     [&tcp, options, data].concat()
 }
 
-/// Read in both families, which must not differ; `behind` follows the packet in the frame.
+/// Parses the segment in both families, which must agree; `behind` follows the packet in the frame.
 fn parse_before(tcp: &[u8], behind: &[u8]) -> Segment {
     let ethernet = || PacketBuilder::ethernet2([2; 6], [4; 6]);
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
@@ -162,7 +162,7 @@ proptest! {
     })]
 
     #[test]
-    fn options_are_read_as_by_a_simple_parser(
+    fn options_match_a_simple_parser(
         options in options(),
         ack in prop_oneof![3 => (0..200u32).prop_map(|ack| ack.wrapping_sub(100)), 1 => any::<u32>()],
     ) {
@@ -172,17 +172,17 @@ proptest! {
         prop_assert_eq!(parsed.window_scale(), last_scale(&options));
         let permitted = list(&options).iter().any(|(kind, _, content)| *kind == 4 && content.is_empty());
         prop_assert_eq!(parsed.sack_permitted, permitted);
-        prop_assert_eq!(parsed.highest_sack, highest_sack(&options, ack));
+        prop_assert_eq!(parsed.highest_sack.0, highest_sack(&options, ack));
         prop_assert_eq!(parsed.present, !options.is_empty());
     }
 
     #[test]
-    fn nothing_behind_the_options_matters(options in options(), data in proptest::collection::vec(any::<u8>(), 0..64)) {
+    fn bytes_behind_the_options_do_not_matter(options in options(), data in proptest::collection::vec(any::<u8>(), 0..64)) {
         let alone = parse(&tcp(&options, &[], 1, 50, ACK, 1)).options;
         let before_data = parse(&tcp(&options, &data, 1, 50, ACK, 1)).options;
         let padded = parse_before(&tcp(&options, &[], 1, 50, ACK, 1), &data);
         prop_assert_eq!(alone, before_data);
-        prop_assert_eq!((alone, 1), (padded.options, padded.end));
+        prop_assert_eq!((alone, 1), (padded.options, padded.end.0));
     }
 
     #[test]
@@ -195,8 +195,8 @@ proptest! {
     ) {
         let segment = parse(&tcp(&options, &vec![0; data], sequence, ack, flags, window));
         let taken = data as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-        prop_assert_eq!((segment.sequence, segment.end), (sequence, sequence.wrapping_add(taken)));
-        prop_assert_eq!((segment.acknowledgment, segment.window), (ack, window));
+        prop_assert_eq!((segment.sequence.0, segment.end.0), (sequence, sequence.wrapping_add(taken)));
+        prop_assert_eq!((segment.acknowledgment.0, segment.window), (ack, window));
         prop_assert_eq!((segment.kind, segment.has_ack), (kind(flags), flags & ACK != 0));
     }
 }

@@ -1,16 +1,16 @@
-//! The TCP state table against a statement of its own of what Linux 6.12's
-//! net/netfilter/nf_conntrack_proto_tcp.c does (`tcp_conntracks`), one sentence a transition.
+//! The TCP state table, checked against an independent statement of `tcp_conntracks` in Linux 6.12's
+//! net/netfilter/nf_conntrack_proto_tcp.c.
 use gateway_common::{
     packet::Kind,
-    tcp::{Direction, State, Step, step},
+    tcp::{Direction, State, Transition, transition},
 };
 
-/// States from, separated by spaces, and the state to.
+/// Origin states, separated by spaces, and the destination state.
 type Transitions = &'static [(&'static str, &'static str)];
 
-/// For both directions and each kind of segment: from which states it leads where. `same`: it
-/// stays. `ignore`: it passes and nothing is learnt. What is not named is invalid. Linux's state
-/// NONE is left out: here a flow exists or does not.
+/// The transitions of each direction and kind of segment. `same` keeps the state; `ignore` passes the segment
+/// without learning from it. All unlisted transitions are invalid. Linux's state NONE is missing: here a flow
+/// either exists or does not.
 const LINUX: &[(Direction, Kind, Transitions)] = {
     use Direction::{ToServer, ToSite};
     use Kind::{Ack, Fin, Rst, Syn, SynAck};
@@ -69,35 +69,35 @@ const LINUX: &[(Direction, Kind, Transitions)] = {
     ]
 };
 
-/// The one deliberate difference: a server reopens nothing.
+/// Returns true for the one deliberate difference: a server reopens nothing.
 fn differs(state: State, direction: Direction, kind: Kind) -> bool {
     (state, direction, kind) == (State::TimeWait, Direction::ToSite, Kind::Syn)
 }
 
-fn linux(state: State, direction: Direction, kind: Kind) -> Step {
+fn linux(state: State, direction: Direction, kind: Kind) -> Transition {
     let (_, _, transitions) = LINUX
         .iter()
         .find(|(d, k, _)| (*d, *k) == (direction, kind))
         .expect("every direction and kind is stated");
     let mut to = transitions.iter().filter(|(from, _)| from.split(' ').any(|name| name == state.name()));
-    let Some((_, to)) = to.next() else { return Step::Invalid };
+    let Some((_, to)) = to.next() else { return Transition::Invalid };
     match *to {
-        "same" => Step::To(state),
-        "ignore" => Step::Ignore,
-        name => Step::To(*State::ALL.iter().find(|state| state.name() == name).expect("a state")),
+        "same" => Transition::To(state),
+        "ignore" => Transition::Ignore,
+        name => Transition::To(*State::ALL.iter().find(|state| state.name() == name).expect("a state")),
     }
 }
 
 #[test]
-fn every_step_is_linuxs_but_the_one_that_would_let_a_server_reopen() {
+fn every_transition_is_linuxs_except_a_server_reopening() {
     let kinds = [Kind::Syn, Kind::SynAck, Kind::Fin, Kind::Ack, Kind::Rst];
     let mut differences = 0;
     for state in State::ALL {
         for direction in [Direction::ToServer, Direction::ToSite] {
             for kind in kinds {
-                let (ours, linux) = (step(*state, direction, kind), linux(*state, direction, kind));
+                let (ours, linux) = (transition(*state, direction, kind), linux(*state, direction, kind));
                 if differs(*state, direction, kind) {
-                    assert_eq!((ours, linux), (Step::Invalid, Step::To(State::SynSent)));
+                    assert_eq!((ours, linux), (Transition::Invalid, Transition::To(State::SynSent)));
                     differences += 1;
                 } else {
                     assert_eq!(ours, linux, "{state:?} {direction:?} {kind:?}");
@@ -123,7 +123,11 @@ fn every_state_in_the_statement_exists() {
 fn no_segment_of_a_server_leads_to_a_new_connection() {
     for state in State::ALL {
         for kind in [Kind::Syn, Kind::SynAck, Kind::Fin, Kind::Ack, Kind::Rst] {
-            assert_ne!(step(*state, Direction::ToSite, kind), Step::To(State::SynSent), "{state:?} {kind:?}");
+            assert_ne!(
+                transition(*state, Direction::ToSite, kind),
+                Transition::To(State::SynSent),
+                "{state:?} {kind:?}"
+            );
         }
     }
 }
@@ -141,9 +145,9 @@ fn state_numbers_and_names_are_one_to_one() {
     assert_eq!(names.len(), State::ALL.len());
 }
 
-/// `tcp_timeouts` of the same file, and RFC 5382 REQ-5 for established connections.
+/// Linux's `tcp_timeouts` in the same file, and RFC 5382 REQ-5 for established connections.
 #[test]
-fn timeouts_are_linuxs_but_for_established_connections() {
+fn timeouts_are_linuxs_except_for_established_connections() {
     let seconds = State::ALL.iter().map(|state| (state.name(), state.default_timeout_seconds()));
     let linux = [
         ("syn-sent", 2 * 60),

@@ -1,5 +1,5 @@
-//! Short conversations, each with what nf_conntrack makes of it: expectations are read off Linux
-//! 6.12's net/netfilter/nf_conntrack_proto_tcp.c with `nf_conntrack_tcp_be_liberal=0`.
+//! Short conversations with the verdicts of nf_conntrack, read off Linux 6.12's
+//! net/netfilter/nf_conntrack_proto_tcp.c with `nf_conntrack_tcp_be_liberal=0`.
 #[path = "decision/trace.rs"]
 mod trace;
 #[path = "decision/world.rs"]
@@ -35,7 +35,8 @@ fn each_window_condition_holds_to_the_byte() {
     each(
         HANDSHAKE,
         &[
-            // I. seq <= sender.td_maxend; more passes unnoted while it could fit the receiver.
+            // I. seq <= sender.td_maxend; a higher number passes without effect while it could fit the
+            // receiver.
             ("site I in", &[(site(ACK, 3000, 5000), DOUBTFUL)]),
             ("site I over", &[(site(ACK, 3001, 5000), Ignored)]),
             ("site I far over", &[(site(ACK, 4999, 5000), Ignored)]),
@@ -54,7 +55,7 @@ fn each_window_condition_holds_to_the_byte() {
                     (server(ACK, 5000, 3501), OPEN),
                 ],
             ),
-            // II. end >= sender.td_end - receiver.td_maxwin; less passes unnoted.
+            // II. end >= sender.td_end - receiver.td_maxwin; a lower number passes without effect.
             ("site II in", &[(site(ACK, 1000u32.wrapping_sub(2000), 5000), OPEN)]),
             ("site II under", &[(site(ACK, 1000u32.wrapping_sub(2001), 5000), Ignored)]),
             ("site II end in", &[(site(ACK, 1000u32.wrapping_sub(2010), 5000).data(10), OPEN)]),
@@ -65,19 +66,19 @@ fn each_window_condition_holds_to_the_byte() {
             ("site III over", &[(site(ACK, 1000, 5001), Drops(OutOfWindow))]),
             ("server III in", &[(server(ACK, 5000, 1000), OPEN)]),
             ("server III over", &[(server(ACK, 5000, 1001), Drops(OutOfWindow))]),
-            // IV. ack >= receiver.td_end - 66000; less passes unnoted.
+            // IV. ack >= receiver.td_end - 66000; a lower number passes without effect.
             ("site IV in", &[(site(ACK, 1000, 5000u32.wrapping_sub(66_000)), OPEN)]),
             ("site IV under", &[(site(ACK, 1000, 5000u32.wrapping_sub(66_001)), Ignored)]),
             ("server IV in", &[(server(ACK, 5000, 1000u32.wrapping_sub(66_000)), OPEN)]),
             ("server IV under", &[(server(ACK, 5000, 1000u32.wrapping_sub(66_001)), Ignored)]),
-            // Beyond the window and acknowledging too much or too little: not only beyond.
+            // Beyond the window, and acknowledging too much or too little as well.
             ("I and III", &[(site(ACK, 3001, 5001), Drops(OutOfWindow))]),
             ("I and IV", &[(site(ACK, 3001, 5000u32.wrapping_sub(66_001)), Drops(OutOfWindow))]),
         ],
     );
 }
 
-/// Scale 7 of the device, 3 of the server.
+/// The device's scale 7 and the server's scale 3.
 const SCALE_7: &[u8] = &[3, 3, 7, 0];
 const SCALE_3: &[u8] = &[3, 3, 3, 0];
 
@@ -95,7 +96,7 @@ fn windows_are_scaled_if_both_ends_offer_it() {
             ("server I over", &[(server(ACK, 5001 + 128_000, 1000), Ignored)]),
             ("site I in", &[(site(ACK, 1000 + 16_000, 5000), DOUBTFUL)]),
             ("site I over", &[(site(ACK, 1001 + 16_000, 5000), Ignored)]),
-            // IV allows the sender's own window if that is more than 66000.
+            // Condition IV allows the sender's own window if that exceeds 66000.
             ("site IV in", &[(site(ACK, 1000, 5000u32.wrapping_sub(128_000)), OPEN)]),
             ("site IV under", &[(site(ACK, 1000, 5000u32.wrapping_sub(128_001)), Ignored)]),
         ],
@@ -137,7 +138,7 @@ fn windows_are_not_scaled_if_one_end_does_not_offer_it() {
 #[test]
 fn sack_counts_only_if_the_other_end_permitted_it() {
     const PERMITTED: &[u8] = &[4, 2, 0, 0];
-    // Right edges 1000 and 1001, where the device has sent up to 1000.
+    // Right edges 1000 and 1001; the device has sent up to 1000.
     const EDGE_1000: &[u8] = &[5, 10, 0, 0, 3, 0, 0, 0, 3, 232, 0, 0];
     const EDGE_1001: &[u8] = &[5, 10, 0, 0, 3, 0, 0, 0, 3, 233, 0, 0];
     for (permitted, over) in [(PERMITTED, Drops(OutOfWindow)), (&[], OPEN)] {
@@ -211,7 +212,7 @@ fn rst_answers_a_syn_with_sequence_number_0() {
                     (site(SYN, 99_999, 0), Opens(SynSent, 120)),
                 ],
             ),
-            // As if it answered a keepalive.
+            // Looks like the answer to a keepalive.
             ("acknowledges one more", &[(server(RST_ACK, 0, 1001), Ends)]),
             ("acknowledges what was not sent", &[(server(RST_ACK, 0, 1002), Drops(OutOfWindow))]),
             ("the site gives up", &[(site(RST, 1000, 0), Ends), syn]),
@@ -228,7 +229,7 @@ fn rst_answers_a_syn_with_sequence_number_0() {
 }
 
 #[test]
-fn handshake_goes_in_its_order() {
+fn handshake_keeps_its_order() {
     each(
         &[(site(SYN, 999, 0), Opens(SynSent, 120))],
         &[
@@ -250,7 +251,7 @@ fn handshake_goes_in_its_order() {
             (
                 "both ends at once",
                 &[
-                    // Linux renews nothing by a SYN before any answer, and takes this for one.
+                    // Before any answer, Linux does not renew the timeout for a SYN, and this counts as one.
                     (server(SYN, 4999, 0), Goes(SynSent2, 119)),
                     (site(SYN_ACK, 999, 5000), Goes(SynRecv, 60)),
                     (server(ACK, 5000, 1000), OPEN),
@@ -261,7 +262,7 @@ fn handshake_goes_in_its_order() {
 }
 
 #[test]
-fn syn_on_a_live_connection_passes_and_only_its_answer_tells() {
+fn syn_on_a_live_connection_passes_and_only_its_answer_counts() {
     let again = (site(SYN, 8999, 0), Ignored);
     each(
         HANDSHAKE,
@@ -351,7 +352,7 @@ fn challenge_ack_is_not_the_last_ack() {
 }
 
 #[test]
-fn only_a_site_reopens_what_is_over() {
+fn only_a_site_reopens_a_connection() {
     let again = (site(SYN, 8999, 0), Opens(SynSent, 120));
     each(
         BOTH_FINS,
@@ -395,7 +396,7 @@ fn only_a_site_reopens_what_is_over() {
 }
 
 #[test]
-fn doubt_shortens_the_silence() {
+fn doubt_shortens_the_timeout() {
     let again = (site(ACK, 1000, 5000), OPEN);
     each(
         HANDSHAKE,
@@ -427,7 +428,7 @@ fn doubt_shortens_the_silence() {
 }
 
 #[test]
-fn connection_in_mid_stream_is_adopted_only_if_asked_for_and_only_from_the_site() {
+fn midstream_connection_is_adopted_only_if_configured_and_from_the_site() {
     each(
         &[],
         &[
@@ -448,7 +449,7 @@ fn connection_in_mid_stream_is_adopted_only_if_asked_for_and_only_from_the_site(
             (site(ACK, 1000, 5000), Opens(Established, 300)),
             (server(ACK, 5000, 1000), DOUBTFUL),
             (site(ACK, 1000, 5000), OPEN),
-            // Its window scale is not known: nothing is outside the windows.
+            // The window scale of an adopted connection is unknown: nothing is outside the windows.
             (server(ACK, 905_000, 1000), OPEN),
             (site(ACK, 901_000, 905_000), OPEN),
         ],

@@ -1,4 +1,4 @@
-//! Packets in kernel memory: bounds checks that the verifier follows, and the skb's own fields.
+//! Packets in kernel memory: bounds checks that the verifier can follow, and the skb's own fields.
 use core::ptr::NonNull;
 
 use aya_ebpf::{
@@ -9,30 +9,30 @@ use aya_ebpf::{
 };
 use gateway_common::{
     decide::Identity,
-    packet::MOST_OPTIONS_BYTES,
-    wire::{Frame, Ipv6Header, NETWORK_OFFSET, Step, TcpHeader, Wire, Words},
+    packet::MAX_OPTIONS_BYTES,
+    wire::{Frame, Ipv6Header, LoopBody, NETWORK_OFFSET, TcpHeader, Wire, Words, ethertype, ethertype_of},
 };
 
-use crate::maps::{INBOUND_SPIS, REPLAY};
+use crate::maps::REPLAY;
 
 /// Bytes of a frame that the programs read directly: Ethernet, IPv6, and TCP with all options. The
-/// kernel's drivers put at least this much into the linear part; for others it is pulled there.
+/// kernel's drivers put at least this much into the linear part; if one does not, the bytes are pulled there.
 const HEADERS_BYTES: usize =
-    NETWORK_OFFSET + size_of::<Ipv6Header>() + size_of::<TcpHeader>() + MOST_OPTIONS_BYTES;
+    NETWORK_OFFSET + size_of::<Ipv6Header>() + size_of::<TcpHeader>() + MAX_OPTIONS_BYTES;
 
-/// A packet whose linear part can be read directly. Where that is, is asked again for each read: what is kept
-/// from one to the next would not fit into registers, and a helper may have moved the data.
-pub trait Direct: Frame + Copy {
-    /// Where it begins.
+/// A packet whose linear part can be read directly. Reloads the packet bounds on every read: there are no
+/// registers to cache them, and a helper may have moved the data.
+pub trait DirectPacket: Frame + Copy {
+    /// Returns the address of the first byte.
     fn start(self) -> usize;
-    /// Where it ends.
+    /// Returns the address after the last byte of the linear part.
     fn end(self) -> usize;
-    /// As [`Frame::length`].
+    /// Implements [`Frame::length`].
     fn length(self) -> usize;
-    /// As [`Frame::segment_bytes`].
+    /// Implements [`Frame::segment_bytes`].
     fn segment_bytes(self) -> u32;
 
-    /// `N` bytes at an offset, to be read or written.
+    /// Returns a pointer to `N` readable and writable bytes at an offset.
     #[inline(always)]
     fn bytes_mut<const N: usize>(self, offset: usize) -> Option<*mut [u8; N]> {
         let start = self.start();
@@ -43,7 +43,7 @@ pub trait Direct: Frame + Copy {
     }
 }
 
-/// [`Frame`] for what is [`Direct`].
+/// Implements [`Frame`] for a [`DirectPacket`].
 macro_rules! frame {
     ($packet:ty) => {
         impl Frame for $packet {
@@ -61,22 +61,22 @@ macro_rules! frame {
             #[inline(always)]
             fn words<const N: usize>(&self, offset: usize) -> Option<impl Words> {
                 let at = self.start() + offset;
-                (at + 4 * N <= self.end()).then_some(Checked(at as *const u32))
+                (at + 4 * N <= self.end()).then_some(PacketWords(at as *const u32))
             }
 
             #[inline(always)]
             fn length(&self) -> usize {
-                Direct::length(*self)
+                DirectPacket::length(*self)
             }
 
             #[inline(always)]
             fn segment_bytes(&self) -> u32 {
-                Direct::segment_bytes(*self)
+                DirectPacket::segment_bytes(*self)
             }
 
             #[inline(always)]
-            fn repeat<S: Step>(most: u32, state: &mut S) {
-                // SAFETY: `one_step` has the signature bpf_loop calls, and gets the state it is made for.
+            fn repeat<S: LoopBody>(most: u32, state: &mut S) {
+                // SAFETY: `one_step` has the signature that bpf_loop calls, and gets the state it expects.
                 unsafe {
                     bpf_loop(most, one_step::<S> as *mut core::ffi::c_void, (&raw mut *state).cast(), 0);
                 }
@@ -88,11 +88,11 @@ macro_rules! frame {
 frame!(Skb);
 frame!(Xdp);
 
-/// Words of a packet that ends behind the last one that is read.
+/// Words of a packet, all within its bounds.
 #[derive(Clone, Copy)]
-struct Checked(*const u32);
+struct PacketWords(*const u32);
 
-impl Words for Checked {
+impl Words for PacketWords {
     #[inline(always)]
     fn raw(&self, index: usize) -> u32 {
         // SAFETY: `words` checked the bounds (the verifier demands it); an IP header is 4-aligned here.
@@ -100,8 +100,8 @@ impl Words for Checked {
     }
 }
 
-/// bpf_loop's callback: 0 goes on, 1 ends.
-extern "C" fn one_step<S: Step>(_round: u32, state: *mut S) -> i64 {
+/// The callback of bpf_loop: returns 0 to continue, 1 to stop.
+extern "C" fn one_step<S: LoopBody>(_round: u32, state: *mut S) -> i64 {
     // SAFETY: the pointer is the one `repeat` passed, and nobody else uses it meanwhile.
     i64::from(!unsafe { &mut *state }.step())
 }
@@ -113,14 +113,14 @@ pub struct Xdp {
 }
 
 impl Xdp {
-    /// As the driver hands it over.
+    /// Wraps the packet of this context.
     #[inline(always)]
-    pub fn of(ctx: &XdpContext) -> Self {
+    pub fn new(ctx: &XdpContext) -> Self {
         Self { raw: ctx.as_ptr().cast() }
     }
 }
 
-impl Direct for Xdp {
+impl DirectPacket for Xdp {
     #[inline(always)]
     fn start(self) -> usize {
         // SAFETY: the context of an XDP program is an `xdp_md`.
@@ -138,14 +138,20 @@ impl Direct for Xdp {
         self.end() - self.start()
     }
 
-    /// Nothing was merged yet.
+    /// Returns 0: GRO runs after XDP.
     #[inline(always)]
     fn segment_bytes(self) -> u32 {
         0
     }
 }
 
-impl Direct for Skb {
+/// The packet of a TC program.
+#[derive(Clone, Copy)]
+pub struct Skb {
+    raw: *mut __sk_buff,
+}
+
+impl DirectPacket for Skb {
     #[inline(always)]
     fn start(self) -> usize {
         // SAFETY: the context of a TC program is a `__sk_buff`.
@@ -171,32 +177,32 @@ impl Direct for Skb {
     }
 }
 
-/// The packet of a TC program.
-#[derive(Clone, Copy)]
-pub struct Skb {
-    raw: *mut __sk_buff,
-}
-
 impl Skb {
-    /// As it is: what is not in the linear part cannot be read.
+    /// Wraps the packet of this context as it is: bytes outside the linear part cannot be read.
     #[inline(always)]
-    pub fn of(ctx: &TcContext) -> Self {
+    pub fn as_is(ctx: &TcContext) -> Self {
         Self { raw: ctx.as_ptr().cast() }
     }
 
-    /// Pulls the headers into the linear part if they are not there.
+    /// Wraps the packet of this context, and pulls its headers into the linear part if they are not there.
     #[inline(always)]
-    pub fn new(ctx: &TcContext) -> Self {
+    pub fn pulled(ctx: &TcContext) -> Self {
         let length = ctx.len() as usize;
         let wanted = if length < HEADERS_BYTES { length } else { HEADERS_BYTES };
         if ctx.data_end() - ctx.data() < wanted {
             // On failure the headers stay unreadable, and the packet is dropped as malformed.
             let _ = ctx.pull_data(wanted as u32);
         }
-        Self::of(ctx)
+        Self::as_is(ctx)
     }
 
-    /// How many packets GRO merged into it; 1 if it did not.
+    /// Returns true for an Ethernet frame that holds IPv6.
+    #[inline(always)]
+    pub fn is_ipv6(&self) -> bool {
+        ethertype_of(self) == Some(ethertype::IPV6)
+    }
+
+    /// Returns how many packets GRO merged into this one; 1 if none.
     #[inline(always)]
     pub fn segments(self) -> u32 {
         // SAFETY: as in `mark`.
@@ -204,20 +210,20 @@ impl Skb {
         if segments == 0 { 1 } else { segments }
     }
 
-    /// For logging.
+    /// Returns the context, for logging.
     #[inline(always)]
     pub fn context(self) -> TcContext {
-        // SAFETY: the kernel's, of a program that runs.
+        // SAFETY: the kernel's pointer to the context of the running program.
         TcContext::new(unsafe { NonNull::new_unchecked(self.raw) })
     }
 
-    /// For helpers.
+    /// Returns the kernel's structure, for helpers.
     #[inline(always)]
     pub fn raw(self) -> *mut __sk_buff {
         self.raw
     }
 
-    /// skb->mark.
+    /// Returns skb->mark.
     #[inline(always)]
     pub fn mark(self) -> u32 {
         // SAFETY: the context of a TC program is a `__sk_buff`.
@@ -231,8 +237,8 @@ impl Skb {
         unsafe { (*self.raw).mark = mark }
     }
 
-    /// Who sent it, if it came out of a tunnel (FACTS 1: index 0 of the decapsulated packet, an
-    /// error for everything else).
+    /// Returns the sender's identity if the packet came out of a tunnel. The helper gives index 0 for a
+    /// decapsulated packet and an error for any other (docs/facts.md: tc-ingress-runs-twice).
     #[inline(always)]
     pub fn identity(self) -> Option<Identity> {
         if REPLAY.load() != 0 {
@@ -251,22 +257,7 @@ impl Skb {
         })
     }
 
-    /// Sets what [`Skb::identity`] reads in a replay, by the SPI in the source MAC address.
-    #[inline(always)]
-    pub fn replay_identity(self) {
-        const SPI_OFFSET: usize = 8;
-        let Some(bytes) = self.read::<[u8; 4]>(SPI_OFFSET) else { return };
-        let spi = u32::from_be_bytes(bytes);
-        // SAFETY: an element that is replaced meanwhile stays readable (RCU).
-        let tunnel = unsafe { INBOUND_SPIS.get(&spi) }.copied().unwrap_or(0);
-        self.set_mark(tunnel);
-        // SAFETY: as in `mark`; the indices are constant.
-        unsafe {
-            (*self.raw).cb[0] = tunnel;
-            (*self.raw).cb[1] = spi;
-        }
-    }
-
+    /// Returns the identity that a test wrote into skb->cb.
     #[inline(always)]
     fn replayed_identity(self) -> Option<Identity> {
         // SAFETY: as in `mark`; the indices are constant.

@@ -1,125 +1,124 @@
-//! What a verdict does to a packet. Kernel action codes appear here only.
+//! Carries out verdicts on packets. The only file with the kernel's action codes.
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC as TCX_NEXT, xdp_action},
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
     helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes},
 };
 use gateway_common::{
     decide::{Decision, Syn},
-    layout::{APPROVED_MARK, Hook, Settings, Ticks},
+    layout::{APPROVED_MARK, Hook, Settings},
     outer::Outer,
     reason::Reason,
     tcp::Direction,
+    time::Ticks,
     wire::TcpHeader,
 };
 
 use crate::{
-    access::{Direct, Skb, Xdp},
+    access::{DirectPacket, Skb, Xdp},
+    clock::now_ns,
     count::{self, Attribution},
     maps::FORWARD,
-    neighbour::{self, Routed},
-    tables::{customer_of, now_ns},
+    neighbour::{self, FamilyNextHop},
+    tables::customer_of,
 };
 
-/// Lets the packet go its usual way.
+/// Lets the packet continue through the stack.
 #[inline(always)]
 pub fn pass() -> i32 {
     TC_ACT_OK
 }
 
-/// Leaves the packet to the next program of the hook.
+/// Drops a packet that belongs to no known customer yet.
 #[inline(always)]
-pub fn next() -> i32 {
-    TCX_NEXT
-}
-
-/// Drops what is nobody's yet.
-#[inline(always)]
-pub fn dropped(skb: Skb, hook: Hook, reason: Reason) -> i32 {
-    count::drop(skb, hook, Attribution::NOBODY, reason, now_ns());
+pub fn drop_unattributed(skb: Skb, hook: Hook, reason: Reason) -> i32 {
+    count::drop(skb, hook, Attribution::NONE, reason, now_ns());
     TC_ACT_SHOT
 }
 
-/// At the XDP hook.
+/// Carries out a verdict at the XDP hook.
 #[inline(always)]
 pub fn xdp(packet: Xdp, verdict: Result<Outer, Reason>) -> u32 {
     match verdict {
         Ok(outer) => {
             if let Outer::Esp(spi) = outer {
-                keep_apart(packet, spi);
+                tag_source_mac(packet, spi);
             }
             xdp_action::XDP_PASS
         }
         Err(reason) => {
-            count::drop(packet, Hook::InternetXdp, Attribution::NOBODY, reason, now_ns());
+            count::drop(packet, Hook::InternetXdp, Attribution::NONE, reason, now_ns());
             xdp_action::XDP_DROP
         }
     }
 }
 
-/// At a TC hook, for outer frames and for the gateway's own.
+/// Carries out a verdict at a TC hook, on outer frames and on the gateway's own.
 #[inline(always)]
 pub fn outer(skb: Skb, hook: Hook, verdict: Result<Outer, Reason>) -> i32 {
     let Err(reason) = verdict else { return TC_ACT_OK };
-    let whose = match hook {
-        // On the way out the mark still names the tunnel (FACTS 3).
+    let attribution = match hook {
+        // On egress the mark still names the tunnel (docs/facts.md: mark-survives-esp-output).
         Hook::InternetEgress => {
             let tunnel = skb.mark();
-            Attribution::of(customer_of(tunnel), tunnel)
+            Attribution::new(customer_of(tunnel), tunnel)
         }
-        _ => Attribution::NOBODY,
+        _ => Attribution::NONE,
     };
-    count::drop(skb, hook, whose, reason, now_ns());
+    count::drop(skb, hook, attribution, reason, now_ns());
     TC_ACT_SHOT
 }
 
-/// A site's packet: past the stack to its server on the LAN.
+/// Sends a site's packet past the stack to its server on the LAN, or drops it.
 #[inline(always)]
-pub fn to_server<A: Routed>(skb: Skb, settings: &Settings, decision: &Decision, now_ns: u64) -> i32 {
+pub fn to_server<A: FamilyNextHop>(skb: Skb, settings: &Settings, decision: &Decision, now_ns: u64) -> i32 {
     if let Err(reason) = decision.verdict {
-        let whose = Attribution::of(decision.customer, decision.tunnel);
-        let told = count::drop(skb, Hook::InternetIngress, whose, reason, now_ns);
-        if told && matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
-            report_contradiction(skb, whose.tunnel(), reason);
+        let attribution = Attribution::new(decision.customer, decision.tunnel);
+        let reported = count::drop(skb, Hook::InternetIngress, attribution, reason, now_ns);
+        if reported && matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
+            log_contradiction(skb, attribution.tunnel(), reason);
         }
         return TC_ACT_SHOT;
     }
     if let Some(syn) = decision.syn() {
         lower_mss(skb, syn);
     }
-    let Some(counters) = count::of(decision.customer) else {
-        return dropped(skb, Hook::InternetIngress, Reason::NotConfigured);
+    let Some(counters) = count::counters(decision.customer) else {
+        return drop_unattributed(skb, Hook::InternetIngress, Reason::NotConfigured);
     };
     count::passed(counters, decision, Direction::ToServer, skb.segments());
     skb.set_mark(APPROVED_MARK | decision.tunnel);
     if FORWARD.load() != 0 {
         return TC_ACT_OK;
     }
-    neighbour::redirect::<A>(skb, settings, counters, Ticks::from_ns(now_ns))
+    match neighbour::redirect::<A>(skb, settings, counters, Ticks::from_ns(now_ns)) {
+        Ok(action) => action,
+        Err(reason) => drop_unattributed(skb, Hook::InternetIngress, reason),
+    }
 }
 
-/// A server's answer: the mark makes the stack encrypt it into its tunnel.
+/// Marks a server's answer so that the stack encrypts it into its tunnel, or drops it.
 #[inline(always)]
 pub fn to_tunnel(skb: Skb, decision: &Decision, now_ns: u64) -> i32 {
     if let Err(reason) = decision.verdict {
-        let whose = Attribution::of(decision.customer, decision.tunnel);
-        count::drop(skb, Hook::LanIngress, whose, reason, now_ns);
+        let attribution = Attribution::new(decision.customer, decision.tunnel);
+        count::drop(skb, Hook::LanIngress, attribution, reason, now_ns);
         return TC_ACT_SHOT;
     }
     if let Some(syn) = decision.syn() {
         lower_mss(skb, syn);
     }
-    let Some(counters) = count::of(decision.customer) else {
-        return dropped(skb, Hook::LanIngress, Reason::NotConfigured);
+    let Some(counters) = count::counters(decision.customer) else {
+        return drop_unattributed(skb, Hook::LanIngress, Reason::NotConfigured);
     };
     count::passed(counters, decision, Direction::ToSite, skb.segments());
     skb.set_mark(decision.tunnel);
     TC_ACT_OK
 }
 
-/// Not what a packet can bring about: the kernel or our maps are not as we think.
+/// Logs an error that no packet can cause: the kernel or the maps are not as the gateway assumes.
 #[cold]
 #[inline(never)]
-fn report_contradiction(skb: Skb, tunnel: u32, reason: Reason) {
+fn log_contradiction(skb: Skb, tunnel: u32, reason: Reason) {
     let context = skb.context();
     aya_log_ebpf::error!(
         &context,
@@ -129,10 +128,10 @@ fn report_contradiction(skb: Skb, tunnel: u32, reason: Reason) {
     );
 }
 
-/// Writes 02:00:SPI into the source MAC. GRO merges only packets with equal MAC headers, so it
-/// cannot merge segments of two tunnels after decapsulation (FACTS 8).
+/// Writes 02:00:SPI into the source MAC address. GRO merges only packets with equal MAC headers, so it
+/// cannot merge segments of two tunnels after decapsulation (docs/facts.md: gro-merges-tunnels).
 #[inline(always)]
-fn keep_apart(packet: Xdp, spi: u32) {
+fn tag_source_mac(packet: Xdp, spi: u32) {
     const SOURCE_MAC_OFFSET: usize = 6;
     if let Some(mac) = packet.bytes_mut::<6>(SOURCE_MAC_OFFSET) {
         let [a, b, c, d] = spi.to_be_bytes();
@@ -141,16 +140,16 @@ fn keep_apart(packet: Xdp, spi: u32) {
     }
 }
 
-/// Lowers the MSS option of a SYN to what fits the tunnel. A SYN without the option means 536
-/// bytes (RFC 9293 section 3.7.1) and needs none.
+/// Lowers the MSS option of a SYN to what fits the tunnel. A SYN without the option implies 536
+/// bytes (RFC 9293 section 3.7.1) and needs no change.
 #[inline(always)]
 fn lower_mss(skb: Skb, syn: Syn) {
     const CHECKSUM_OFFSET: u32 = 16;
     let transport = u32::from(syn.transport);
     let value = syn.mss.to_be();
     let offered = syn.offered.bytes.to_be();
-    // The checksum sums 16-bit words from an even offset on. A value at an odd one lies across two
-    // of them, which counts like the value with its bytes swapped (RFC 1071 section 2 B).
+    // The checksum sums 16-bit words from an even offset. A value at an odd offset spans two words,
+    // which counts like the value with its bytes swapped (RFC 1071 section 2 B).
     let (from, to) = match syn.offered.at % 2 {
         0 => (offered, value),
         _ => (offered.swap_bytes(), value.swap_bytes()),

@@ -1,25 +1,25 @@
-//! Budgets of outer packets, see `gateway_common::budget`.
+//! Charges outer packets to budgets, see `gateway_common::budget`.
 use aya_ebpf::bindings::BPF_NOEXIST;
 use gateway_common::{
-    budget::{CLASSES, Class, Rate},
-    layout::{Bucket, Budgets, Source},
-    outer::{Arrival, Outer},
+    index::masked_index,
+    outer::{Arrival, Budgets, CLASSES, Class, Outer, PeerBudgets},
+    rate::{Bucket, Rate},
     reason::Reason,
-    slot::slot,
     wire::Ipv6,
 };
 
 use crate::{
+    clock::now_ns,
     count,
+    lock::with_lock,
     maps::{INBOUND_SPIS, PEERS, SOURCES, STRANGERS},
-    tables::{locked, now_ns},
 };
 
-/// Charges an outer packet to its source, or says of what it sent too much.
+/// Charges an outer packet to its source. Returns the reason to drop it if that budget is empty.
 #[inline(always)]
 pub fn charge(arrival: &Arrival) -> Result<(), Reason> {
     let known = match arrival.outer {
-        // SAFETY: the element is only looked for.
+        // SAFETY: the element is not dereferenced.
         Outer::Esp(spi) => unsafe { INBOUND_SPIS.get(&spi) }.is_some(),
         _ => true,
     };
@@ -28,11 +28,11 @@ pub fn charge(arrival: &Arrival) -> Result<(), Reason> {
     }
     let Some(class) = Class::of(arrival.outer, known) else { return Ok(()) };
     let now_ns = now_ns();
-    let paid = match PEERS.get_ptr_mut(&arrival.source) {
-        Some(peer) => pay_as_peer(peer, class, now_ns),
-        None => pay_as_stranger(&arrival.subscriber, class, now_ns),
+    let within_budget = match PEERS.get_ptr_mut(&arrival.source) {
+        Some(peer) => charge_peer(peer, class, now_ns),
+        None => charge_stranger(&arrival.subscriber, class, now_ns),
     };
-    match (paid, class) {
+    match (within_budget, class) {
         (true, _) => Ok(()),
         (false, Class::Ike) => Err(Reason::IkeOverBudget),
         (false, Class::UnknownSpi) => Err(Reason::UnknownSpiOverBudget),
@@ -42,35 +42,36 @@ pub fn charge(arrival: &Arrival) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-fn pay_as_peer(peer: *mut Source, class: Class, now_ns: u64) -> bool {
+fn charge_peer(peer: *mut PeerBudgets, class: Class, now_ns: u64) -> bool {
     // SAFETY: a live map value, and its lock.
     unsafe {
-        locked(peer, &raw mut (*peer).lock, |peer: &mut Source| {
-            pay(&mut peer.budgets, class, class.of_peer(), now_ns)
+        with_lock(peer, &raw mut (*peer).lock, |peer: &mut PeerBudgets| {
+            take(&mut peer.budgets, class, class.peer_rate(), now_ns)
         })
     }
 }
 
-/// From its own budget, then from the one of all strangers, so that a loud one does not empty that.
+/// Charges the source's own budget first and the budget of all strangers second, so that a single loud
+/// source cannot empty the shared one.
 #[inline(always)]
-fn pay_as_stranger(subscriber: &Ipv6, class: Class, now_ns: u64) -> bool {
+fn charge_stranger(subscriber: &Ipv6, class: Class, now_ns: u64) -> bool {
     if SOURCES.get_ptr_mut(subscriber).is_none() {
         let _ = SOURCES.insert(subscriber, &Budgets::default(), u64::from(BPF_NOEXIST));
     }
     if let Some(budgets) = SOURCES.get_ptr_mut(subscriber) {
-        // SAFETY: a live map value. Another CPU may change it at the same time, in which case one packet
-        // more passes here; what all strangers share is this CPU's own.
-        if !pay(unsafe { &mut *budgets }, class, class.of_stranger(), now_ns) {
+        // SAFETY: a live map value. If another CPU changes it at the same time, one packet more passes
+        // here; the budget that all strangers share is this CPU's own.
+        if !take(unsafe { &mut *budgets }, class, class.stranger_rate(), now_ns) {
             return false;
         }
     }
     let Some(budgets) = STRANGERS.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's own slot.
-    pay(unsafe { &mut *budgets }, class, class.of_strangers(), now_ns)
+    take(unsafe { &mut *budgets }, class, class.shared_rate(), now_ns)
 }
 
 #[inline(always)]
-fn pay(budgets: &mut Budgets, class: Class, rate: Rate, now_ns: u64) -> bool {
-    let bucket: &mut Bucket = &mut budgets.classes[slot::<CLASSES>(class as u8)];
+fn take(budgets: &mut Budgets, class: Class, rate: Rate, now_ns: u64) -> bool {
+    let bucket: &mut Bucket = &mut budgets.classes[masked_index::<CLASSES>(class as u8)];
     bucket.take(rate.interval_ns(), rate.burst, now_ns)
 }

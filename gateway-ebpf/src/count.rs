@@ -2,29 +2,29 @@
 use gateway_common::{
     decide::Decision,
     family::Family,
+    index::masked_index,
     layout::{Counters, DropEvent, Hook},
     limits::{EVENTS_BURST, EVENTS_PER_SECOND},
     reason::{REASON_SLOTS, Reason},
-    slot::slot,
     tcp::Direction,
     wire::{Ipv4, Ipv6, TcpHeader, ethertype, protocol},
 };
 
 use crate::{
-    access::Direct,
+    access::DirectPacket,
     maps::{COUNTERS, EVENTS},
 };
 
-/// For whom something is counted: customer and tunnel, 0 if not known. One value for the program that hands it
-/// on, which can hand on five.
+/// The customer and tunnel that a packet is counted for, 0 if not known. One value, because an eBPF function
+/// takes at most five arguments.
 #[derive(Clone, Copy)]
 pub struct Attribution([u32; 2]);
 
 impl Attribution {
-    /// Nobody's packet: outer frames have no tunnel yet.
-    pub const NOBODY: Self = Self::of(0, 0);
+    /// For outer frames, which have no tunnel yet.
+    pub const NONE: Self = Self::new(0, 0);
 
-    pub const fn of(customer: u32, tunnel: u32) -> Self {
+    pub const fn new(customer: u32, tunnel: u32) -> Self {
         Self([customer, tunnel])
     }
 
@@ -37,22 +37,28 @@ impl Attribution {
     }
 }
 
-/// Counts a drop, and writes an event if the budget has room for one; true if it did.
+/// Counts a drop, and writes an event if the budget allows one. Returns true if it wrote an event.
 #[inline(always)]
-pub fn drop<F: Direct>(frame: F, hook: Hook, whose: Attribution, reason: Reason, now_ns: u64) -> bool {
-    let Some(counters) = of(whose.customer()) else { return false };
-    let slot = slot::<REASON_SLOTS>(reason as u8);
+pub fn drop<P: DirectPacket>(
+    packet: P,
+    hook: Hook,
+    attribution: Attribution,
+    reason: Reason,
+    now_ns: u64,
+) -> bool {
+    let Some(counters) = counters(attribution.customer()) else { return false };
+    let slot = masked_index::<REASON_SLOTS>(reason as u8);
     counters.dropped[slot] = counters.dropped[slot].wrapping_add(1);
-    let told = counters.events.take(EVENT_INTERVAL_NS, EVENTS_BURST, now_ns)
-        && tell(frame, hook, whose, reason, now_ns);
-    counters.events_lost = counters.events_lost.wrapping_add(u64::from(!told));
-    told
+    let reported = counters.events.take(EVENT_INTERVAL_NS, EVENTS_BURST, now_ns)
+        && write_event(packet, hook, attribution, reason, now_ns);
+    counters.events_lost = counters.events_lost.wrapping_add(u64::from(!reported));
+    reported
 }
 
-/// Counts a packet that goes on.
+/// Counts a packet that passes.
 #[inline(always)]
 pub fn passed(counters: &mut Counters, decision: &Decision, direction: Direction, segments: u32) {
-    // Each of the segments that GRO merged had headers of its own.
+    // Every segment that GRO merged had its own headers.
     let headers = u64::from(segments - 1) * u64::from(decision.header_bytes);
     let slot = direction as usize & 1;
     counters.passed[slot] = counters.passed[slot].wrapping_add(u64::from(segments));
@@ -63,29 +69,35 @@ pub fn passed(counters: &mut Counters, decision: &Decision, direction: Direction
     }
 }
 
-/// Counts an ESP packet whose SPI no tunnel is known to own.
+/// Counts an ESP packet whose SPI belongs to no known tunnel.
 #[inline(always)]
 pub fn unknown_spi() {
-    if let Some(counters) = of(0) {
+    if let Some(counters) = counters(0) {
         counters.unknown_spi = counters.unknown_spi.wrapping_add(1);
     }
 }
 
-/// What is counted for a customer on this CPU; 0: for nobody.
+/// Returns a customer's counters on this CPU; customer 0 counts packets of no known customer.
 #[inline(always)]
-pub fn of(customer: u32) -> Option<&'static mut Counters> {
-    // SAFETY: this CPU's own slot of a map that outlives the program, which nothing interrupts on
-    // this CPU but programs that only add to it.
+pub fn counters(customer: u32) -> Option<&'static mut Counters> {
+    // SAFETY: this CPU's own slot of a map that outlives the program. Only programs that add to the
+    // counters can interrupt this one on its CPU.
     COUNTERS.get_ptr_mut(customer).map(|counters| unsafe { &mut *counters })
 }
 
-/// Writes an event; false if there is no room. A function of its own, so that it takes no room on the caller's
-/// stack.
+/// Writes an event; returns false if the ring has no room. Out of line: keeps its locals off the caller's
+/// 512-byte stack.
 #[inline(never)]
-fn tell<F: Direct>(frame: F, hook: Hook, whose: Attribution, reason: Reason, time_ns: u64) -> bool {
+fn write_event<P: DirectPacket>(
+    packet: P,
+    hook: Hook,
+    attribution: Attribution,
+    reason: Reason,
+    time_ns: u64,
+) -> bool {
     let Some(mut entry) = EVENTS.reserve(0) else { return false };
-    // SAFETY: integers only, for which zero is a value; the kernel aligns entries to 8. Volatile, word by word:
-    // LLVM would make it a loop over bytes.
+    // SAFETY: integers only, for which zero is valid; the kernel aligns entries to 8 bytes. Volatile stores
+    // of words: LLVM would turn plain ones into a loop over bytes.
     let event = unsafe {
         let words = entry.as_mut_ptr().cast::<u64>();
         let mut word = 0;
@@ -96,24 +108,24 @@ fn tell<F: Direct>(frame: F, hook: Hook, whose: Attribution, reason: Reason, tim
         entry.assume_init_mut()
     };
     event.time_ns = time_ns;
-    event.customer = whose.customer();
-    event.tunnel = whose.tunnel();
-    event.length = frame.length() as u32;
+    event.customer = attribution.customer();
+    event.tunnel = attribution.tunnel();
+    event.length = packet.length() as u32;
     event.reason = reason as u8;
     event.hook = hook as u8;
-    match gateway_common::packet::ethertype_of(&frame) {
-        Some(ethertype::IPV4) => describe::<Ipv4, F>(frame, event),
-        Some(ethertype::IPV6) => describe::<Ipv6, F>(frame, event),
+    match gateway_common::wire::ethertype_of(&packet) {
+        Some(ethertype::IPV4) => describe::<Ipv4, P>(packet, event),
+        Some(ethertype::IPV6) => describe::<Ipv6, P>(packet, event),
         _ => {}
     }
     entry.submit(0);
     true
 }
 
-/// What can be said of a packet, as far as its header is one.
+/// Fills in addresses, ports and flags as far as the packet's headers are valid.
 #[inline(always)]
-fn describe<A: Family, F: Direct>(frame: F, event: &mut DropEvent) {
-    let Ok(header) = A::header(&frame) else { return };
+fn describe<A: Family, P: DirectPacket>(packet: P, event: &mut DropEvent) {
+    let Ok(header) = A::header(&packet) else { return };
     event.source = header.source.mapped();
     event.destination = header.destination.mapped();
     event.protocol = header.protocol;
@@ -121,16 +133,16 @@ fn describe<A: Family, F: Direct>(frame: F, event: &mut DropEvent) {
     if !ported || header.is_later_fragment() {
         return;
     }
-    if let Ok([a, b, c, d]) = header.payload::<_, [u8; 4]>(&frame, 0) {
+    if let Ok([a, b, c, d]) = header.payload::<_, [u8; 4]>(&packet, 0) {
         event.source_port = u16::from_be_bytes([a, b]);
         event.destination_port = u16::from_be_bytes([c, d]);
     }
     if header.protocol == protocol::TCP
-        && let Ok(tcp) = header.payload::<_, TcpHeader>(&frame, 0)
+        && let Ok(tcp) = header.payload::<_, TcpHeader>(&packet, 0)
     {
         event.tcp_flags = tcp.flags;
     }
 }
 
-/// One event of a customer in so many nanoseconds.
+/// Nanoseconds in which a customer's budget gains one event.
 const EVENT_INTERVAL_NS: u64 = 1_000_000_000 / EVENTS_PER_SECOND;

@@ -1,2 +1,3 @@
-//! Nothing: the programs are the binary. A library makes cargo rebuild the daemon when they change.
+//! Empty: the programs are in the binary. The library exists so that cargo rebuilds the daemon when a
+//! dependency of the programs changes.
 #![no_std]

@@ -1,27 +1,24 @@
-//! The decision's tables, in maps.
-use aya_ebpf::{
-    bindings::{BPF_NOEXIST, bpf_spin_lock},
-    helpers,
-};
+//! The decision's tables, backed by maps.
+use aya_ebpf::bindings::BPF_NOEXIST;
 use gateway_common::{
-    decide::{FamilyTables, FlowCell, NotInserted, Place, Tables, UsageCell},
-    layout::{Flow, FlowKey, OutboundSpi, Settings, Ticks, Tunnel, Usage},
+    decide::{FamilyTables, FlowCell, NotInserted, Scratch, Tables, UsageCell},
+    layout::{OutboundSpi, Settings, Tunnel},
     packet::{Inner, Segment},
+    tcp::{Flow, FlowKey},
+    time::Ticks,
     wire::Ipv6,
 };
 
 use crate::{
-    expiry,
-    maps::{
-        INBOUND_SPIS, INNER, NEW_FLOW, OUTBOUND_SPIS, REPLAY, REPLAY_CLOCK, SEGMENT, SETTINGS, Stored,
-        TUNNELS, USAGE,
-    },
+    lock::MapCell,
+    maps::{FamilyMaps, INBOUND_SPIS, INNER, NEW_FLOW, OUTBOUND_SPIS, SEGMENT, SETTINGS, TUNNELS, USAGE},
+    nodes,
 };
 
-/// As the kernel's helpers return it.
+/// EEXIST as the kernel's helpers return it.
 const EEXIST: i32 = -17;
 
-/// All maps.
+/// The tables of the decision; all state is in the maps.
 pub struct Maps;
 
 impl Tables for Maps {
@@ -44,35 +41,21 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn usage(&self, customer: u32) -> Option<impl UsageCell> {
-        USAGE.get_ptr_mut(customer).map(Shared)
+        USAGE.get_ptr_mut(customer).map(MapCell)
     }
 
     #[inline(always)]
-    fn segment_place(&self) -> Option<impl Place<Segment>> {
-        SEGMENT.get_ptr_mut(0).map(Slot)
+    fn segment_scratch(&self) -> Option<impl Scratch<Segment>> {
+        SEGMENT.get_ptr_mut(0).map(PerCpuScratch)
     }
 
     #[inline(always)]
-    fn flow_place(&self) -> Option<impl Place<Flow>> {
-        NEW_FLOW.get_ptr_mut(0).map(|slot| Slot(slot.cast()))
+    fn flow_scratch(&self) -> Option<impl Scratch<Flow>> {
+        NEW_FLOW.get_ptr_mut(0).map(|words| PerCpuScratch(words.cast()))
     }
 }
 
-/// This CPU's slot for a value, which it has room for.
-struct Slot<T>(*mut T);
-
-impl<T> Place<T> for Slot<T> {
-    #[inline(always)]
-    fn keep(&mut self, value: T) -> &mut T {
-        // SAFETY: a live map value, this CPU's own. The black box keeps LLVM from using the value itself.
-        unsafe {
-            *self.0 = value;
-            &mut *core::hint::black_box(self.0)
-        }
-    }
-}
-
-impl<A: Stored> FamilyTables<A> for Maps {
+impl<A: FamilyMaps> FamilyTables<A> for Maps {
     #[inline(always)]
     fn customer(&self, server: A) -> Option<u32> {
         // SAFETY: as in `inbound_spi`.
@@ -81,96 +64,55 @@ impl<A: Stored> FamilyTables<A> for Maps {
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey<A>) -> Option<impl FlowCell> {
-        A::flows().get_ptr_mut(key).map(Shared)
+        A::flows().get_ptr_mut(key).map(MapCell)
     }
 
     #[inline(always)]
-    fn inner_place(&self) -> Option<impl Place<Inner<A>>> {
+    fn inner_scratch(&self) -> Option<impl Scratch<Inner<A>>> {
         const { assert!(size_of::<Inner<A>>() <= size_of::<Inner<Ipv6>>()) };
-        INNER.get_ptr_mut(0).map(|slot| Slot(slot.cast()))
+        INNER.get_ptr_mut(0).map(|words| PerCpuScratch(words.cast()))
     }
 
     #[inline(always)]
     fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, now: Ticks) -> Result<(), NotInserted> {
-        let Some(number) = expiry::allocate::<A>() else { return Err(NotInserted::Full) };
+        let Some(number) = nodes::allocate::<A>() else { return Err(NotInserted::Full) };
         match A::flows().insert(key, flow, u64::from(BPF_NOEXIST)) {
             Ok(()) => {
-                expiry::list(number, key, flow.expires, now);
+                nodes::schedule(number, key, flow.expires, now);
                 Ok(())
             }
             Err(error) => {
-                expiry::free::<A>(number);
+                nodes::free::<A>(number);
                 Err(if error == EEXIST { NotInserted::Exists } else { NotInserted::Full })
             }
         }
     }
 }
 
-/// A value that begins with its lock, in its map.
-pub struct Shared<T>(pub *mut T);
+/// This CPU's slot of a scratch map, large enough for a `T`.
+struct PerCpuScratch<T>(*mut T);
 
-impl FlowCell for Shared<Flow> {
+impl<T> Scratch<T> for PerCpuScratch<T> {
     #[inline(always)]
-    fn tunnel(&self) -> u32 {
-        // SAFETY: the pointer is a live map value; one aligned load.
-        unsafe { (*self.0).tunnel }
-    }
-
-    #[inline(always)]
-    fn locked<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
-        // SAFETY: the lock is the flow's.
-        unsafe { locked(self.0, &raw mut (*self.0).lock, change) }
+    fn put(&mut self, value: T) -> &mut T {
+        // SAFETY: a live map value, this CPU's own. The black box stops LLVM from using `value` directly,
+        // which would carry the verifier's knowledge of it past the store.
+        unsafe {
+            *self.0 = value;
+            &mut *core::hint::black_box(self.0)
+        }
     }
 }
 
-impl UsageCell for Shared<Usage> {
-    #[inline(always)]
-    fn locked<R>(&self, change: impl FnOnce(&mut Usage) -> R) -> R {
-        // SAFETY: the lock is the usage's.
-        unsafe { locked(self.0, &raw mut (*self.0).lock, change) }
-    }
-}
-
-/// Runs `change` while nobody else changes the value.
-///
-/// # Safety
-/// `value` is a live map value and `lock` a field of it, which `change` does not touch.
-#[inline(always)]
-pub unsafe fn locked<T, R>(
-    value: *mut T,
-    lock: *mut gateway_common::layout::bpf_spin_lock,
-    change: impl FnOnce(&mut T) -> R,
-) -> R {
-    let lock = lock.cast::<bpf_spin_lock>();
-    // SAFETY: as the caller promises; while the lock is held no other program changes the value.
-    unsafe {
-        helpers::bpf_spin_lock(lock);
-        let result = change(&mut *value);
-        helpers::bpf_spin_unlock(lock);
-        result
-    }
-}
-
-/// The tunnel that an outbound SPI is known to belong to.
+/// Returns the tunnel that an outbound SPI is known to belong to.
 #[inline(always)]
 pub fn outbound_owner(spi: OutboundSpi) -> Option<u32> {
-    // SAFETY: as in `inbound_spi`.
+    // SAFETY: as in `Maps::inbound_spi`.
     unsafe { OUTBOUND_SPIS.get(&spi) }.copied()
 }
 
-/// The tunnel's customer number, 0 if there is none.
+/// Returns the tunnel's customer number, or 0 if there is no such tunnel.
 #[inline(always)]
 pub fn customer_of(tunnel: u32) -> u32 {
     TUNNELS.get(tunnel).map_or(0, |tunnel| tunnel.customer)
-}
-
-/// CLOCK_MONOTONIC, as of the last timer interrupt: reading it costs a third, and nothing here needs more
-/// than its 4 ms.
-#[inline(always)]
-pub fn now_ns() -> u64 {
-    if REPLAY.load() == 1 {
-        return REPLAY_CLOCK.get(0).copied().unwrap_or(0);
-    }
-    // SAFETY: a helper without arguments.
-    unsafe { helpers::bpf_ktime_get_coarse_ns() }
 }

@@ -1,4 +1,4 @@
-//! gatewayd: starts the data plane, then keeps maps and charon as the policy says, for ever.
+//! gatewayd: starts the data plane, then keeps the maps and charon in line with the policy until a signal.
 use std::{
     collections::{BTreeMap, HashMap},
     fs, mem,
@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use gateway_common::{ids::TunnelId, layout::Tunnel};
+use gateway_common::{
+    ids::TunnelId,
+    layout::{Tunnel, map_list},
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
@@ -20,8 +23,7 @@ use crate::{
     control::{
         apply::apply_all,
         desired::{Credentials, Desired, Links, desired, desired_of},
-        follow::{Live, follow},
-        mss,
+        follow::{Live, follow, mss_of_sas},
         observed::{observe, observe_of},
         plan::{Action, Charon, plan, plan_some},
         status::{Status, TunnelStatus},
@@ -40,55 +42,55 @@ use crate::{
     strongswan::{Client, IkeSa, Notice, SaList, Supervisor},
 };
 
-/// How often maps, interfaces and charon are compared with the policy when nothing happens.
+/// Interval of reconciliations when no event occurs.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long to wait for more events before reconciling once for all of them.
+/// Delay after an event, so that one reconciliation serves a burst of events.
 const DEBOUNCE: Duration = Duration::from_millis(10);
-/// How often to retry what failed.
-const RETRY: Duration = Duration::from_secs(1);
-/// How many actions of one plan are logged, one by one: enough to follow changes, and no more than a start
-/// with many customers can wait for.
+/// Interval of reconciliations after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest number of actions of one plan that are logged one by one: enough to follow changes, and few enough
+/// not to delay a start with many customers.
 const LOGGED_ACTIONS: usize = 1000;
 
-/// What is said after somebody has taken the pins away: trying again would undo what they wanted.
-const DETACHED: &str = "detached: nothing is forwarded until gatewayd is started again";
+/// Message after the pins were removed. The daemon does not attach again: that would undo a deliberate detach.
+const DETACHED: &str = "detached: nothing is forwarded; restart gatewayd to attach again";
 
-/// Where things are.
+/// Paths that the daemon works with.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The folder of policies.
+    /// The policy folder.
     pub policy: PathBuf,
-    /// What must outlive a restart: ids, and the status.
+    /// The state directory: ids and status outlive a restart.
     pub state: PathBuf,
     /// charon's VICI socket.
     pub vici: PathBuf,
-    /// Pinned links and maps.
+    /// The pinned links and maps.
     pub pins: Pins,
 }
 
-/// A policy with what it names outside itself.
+/// A policy and the credentials it names.
 pub struct Inputs {
     policy: Policy,
     credentials: Credentials,
 }
 
 impl Inputs {
-    /// Reads policies and secrets. All faults at once.
+    /// Reads policies and secrets. Reports all faults at once.
     pub fn load(options: &Options) -> Result<Self, policy::Faults> {
         let policy = policy::load(&options.policy)?;
-        let credentials = credentials(&policy.gateway)?;
+        let credentials = read_credentials(&policy.gateway)?;
         Ok(Self { policy, credentials })
     }
 
-    /// How many sites and customers there are.
+    /// Returns the numbers of customers and sites as text.
     pub fn describe(&self) -> String {
         let (customers, sites) = (self.policy.customers.len(), self.policy.site_count());
         format!("{customers} customers with {sites} sites")
     }
 }
 
-/// The files that `gateway.toml` names.
-fn credentials(gateway: &Gateway) -> Result<Credentials, policy::Faults> {
+/// Reads the certificates and the key that `gateway.toml` names.
+fn read_credentials(gateway: &Gateway) -> Result<Credentials, policy::Faults> {
     let faults = policy::check_secrets(gateway);
     if !faults.is_empty() {
         return Err(faults);
@@ -110,17 +112,17 @@ pub struct Daemon {
     plane: DataPlane,
     maps: Maps,
     events: Events,
-    /// Of the tables, as they were made.
+    /// Sizes of the tables as created.
     sizes: Sizes,
     network: Network,
     paths: Paths,
     charon: Option<Connected>,
     status: Status,
-    written: Option<Status>,
+    last_written: Option<Status>,
     signals: Signals,
 }
 
-/// The signals we understand; taken early, since an untaken SIGHUP ends a process.
+/// The handled signals. Registered early, because an unhandled SIGHUP ends the process.
 struct Signals {
     hangup: Signal,
     terminate: Signal,
@@ -128,7 +130,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn take() -> Result<Self> {
+    fn register() -> Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
@@ -137,18 +139,18 @@ impl Signals {
     }
 }
 
-/// charon, while we are connected.
+/// A connection to charon.
 struct Connected {
     client: Client,
-    /// Known once it has our authority and key.
+    /// charon's version, set once the authority and the private key are loaded.
     version: Option<String>,
-    /// Connections we loaded into it.
+    /// Connections that the daemon loaded over this connection to charon.
     loaded: BTreeMap<String, crate::strongswan::Connection>,
 }
 
 impl Connected {
-    /// What it knows after an action.
-    fn remember(&mut self, action: &Action) {
+    /// Updates `loaded` after an applied action.
+    fn record(&mut self, action: &Action) {
         match action {
             Action::Load(connection) => {
                 self.loaded.insert(connection.name.clone(), (**connection).clone());
@@ -162,15 +164,15 @@ impl Connected {
 }
 
 impl Daemon {
-    /// Attaches the programs, or takes over those that are attached, with all that is in the maps.
-    /// Nothing is forwarded before all of them are.
+    /// Attaches the programs, or adopts programs that are attached already along with the contents of their
+    /// maps. Nothing is forwarded before all of them are attached.
     pub async fn start(options: Options, inputs: Inputs) -> Result<Self> {
         let gateway = &inputs.policy.gateway;
         let (internet, lan) = (gateway.internet.to_string(), gateway.lan.to_string());
-        let signals = Signals::take()?;
-        // Before the first look: what changes after it is told.
+        let signals = Signals::register()?;
+        // Subscribe before reading the interfaces, so that no later change is missed.
         let network = Network::open()?;
-        let now = (Interface::look(&internet)?, Interface::look(&lan)?);
+        let interfaces = (Interface::look(&internet)?, Interface::look(&lan)?);
         fs::create_dir_all(&options.state).with_context(|| format!("create {}", options.state.display()))?;
         let mut registry = Registry::open(options.state.join("ids.toml"))?;
         let ids = registry.assign(&inputs.policy)?;
@@ -180,9 +182,9 @@ impl Daemon {
             tunnels: limits.tunnels,
             customers: limits.customers,
             flows: limits.flows,
-            flows6: flows6(&inputs.policy, &options.pins),
+            flows6: flows6_size(&inputs.policy, &options.pins),
         };
-        let mut plane = DataPlane::start(&options.pins, sizes, &now.0, &now.1)?;
+        let mut plane = DataPlane::start(&options.pins, sizes, &interfaces.0, &interfaces.1)?;
         let maps = Maps::open(&options.pins)?;
         let events = Events::open(&options.pins, plane.ebpf())?;
         let status = Status { pid: std::process::id(), ..Status::default() };
@@ -199,40 +201,40 @@ impl Daemon {
             paths: Paths::default(),
             charon: None,
             status,
-            written: None,
+            last_written: None,
             signals,
         };
         daemon.reconcile().await?;
         Ok(daemon)
     }
 
-    /// Until a signal says otherwise. The programs stay attached.
+    /// Runs until SIGTERM or SIGINT. The programs stay attached.
     pub async fn run(mut self) -> Result<()> {
         let mut supervisor = Supervisor::start(self.options.vici.clone());
         let mut due = Instant::now() + RECONCILE_INTERVAL;
-        let mut rest_until = Instant::now();
+        let mut not_before = Instant::now();
         loop {
             tokio::select! {
                 notice = supervisor.next() => {
-                    self.notice(notice).await;
-                    due = due.min((Instant::now() + DEBOUNCE).max(rest_until));
+                    self.handle_notice(notice);
+                    due = due.min((Instant::now() + DEBOUNCE).max(not_before));
                 }
                 () = self.network.changed() => {
-                    due = due.min((Instant::now() + DEBOUNCE).max(rest_until));
+                    due = due.min((Instant::now() + DEBOUNCE).max(not_before));
                 }
                 () = sleep_until(due) => {
-                    let begun = Instant::now();
-                    let done = self.reconcile().await;
-                    // However often tunnels come and go, at least half of the time is for the rest.
-                    rest_until = Instant::now() + begun.elapsed();
-                    due = Instant::now() + match done {
+                    let started = Instant::now();
+                    let result = self.reconcile().await;
+                    // Leave at least half of the time to other tasks, however often tunnels change.
+                    not_before = Instant::now() + started.elapsed();
+                    due = Instant::now() + match result {
                         Ok(true) => RECONCILE_INTERVAL,
-                        Ok(false) => RETRY,
+                        Ok(false) => RETRY_INTERVAL,
                         Err(error) => {
                             error!("reconcile: {error:#}");
                             self.status.failed = vec![format!("{error:#}")];
                             let _ = self.status.write(&self.options.state);
-                            RETRY
+                            RETRY_INTERVAL
                         }
                     };
                 }
@@ -247,26 +249,26 @@ impl Daemon {
                 _ = self.signals.interrupt.recv() => break,
             }
         }
-        info!("ending; the programs stay attached (`gatewayctl detach` removes them)");
+        info!("stopping; the programs stay attached (`gatewayctl detach` removes them)");
         Ok(())
     }
 
-    /// What charon, or the way to it, tells.
-    async fn notice(&mut self, notice: Notice) {
+    /// Handles a notice of the supervisor.
+    fn handle_notice(&mut self, notice: Notice) {
         match notice {
             Notice::Connected(client) => {
                 self.charon = Some(Connected { client, version: None, loaded: BTreeMap::new() });
             }
             Notice::Disconnected(error) => {
-                warn!("charon is not connected, tunnels stay as they are: {error:#}");
+                warn!("charon is not connected, tunnels keep their state: {error:#}");
                 self.charon = None;
             }
             Notice::Event(_) | Notice::Resync => {}
         }
     }
 
-    /// Loads what does not depend on sites into a charon that may know nothing.
-    async fn introduce(&mut self) -> Result<()> {
+    /// Loads the authority and the private key into charon, once for each connection to it.
+    async fn load_credentials(&mut self) -> Result<()> {
         let credentials = &self.inputs.credentials;
         let Some(connected) = &mut self.charon else { return Ok(()) };
         if connected.version.is_some() {
@@ -281,7 +283,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Compares, plans, applies. Ok(false) if something failed and is to be tried again.
+    /// Observes, plans and applies. Returns false if an action failed and needs a retry.
     async fn reconcile(&mut self) -> Result<bool> {
         let inputs = Arc::clone(&self.inputs);
         let gateway = &inputs.policy.gateway;
@@ -290,11 +292,11 @@ impl Daemon {
         let links = Links { internet: &internet, lan: &lan, xdp: self.plane.xdp() == XdpState::Native };
         let desired = desired(&inputs.policy, &self.ids, links, &inputs.credentials)?;
         let mut failed = Vec::new();
-        let seen = match self.introduce().await {
-            Ok(()) => self.look_at_charon(&desired).await,
+        let queried = match self.load_credentials().await {
+            Ok(()) => self.query_charon(&desired).await,
             Err(error) => Err(error),
         };
-        let (charon, sas) = seen.unwrap_or_else(|error| {
+        let (charon, sas) = queried.unwrap_or_else(|error| {
             warn!("charon: {error:#}");
             failed.push(format!("charon: {error:#}"));
             (None, Vec::new())
@@ -303,15 +305,15 @@ impl Daemon {
         let actions = plan(&desired, &observed, charon.as_ref());
         let client = self.charon.as_ref().map(|connected| connected.client.clone());
         let mut applied = 0usize;
-        let charon_now = &mut self.charon;
+        let connected = &mut self.charon;
         apply_all(&actions, &mut self.maps, client.as_ref(), |action, result| match result {
             Ok(()) => {
                 applied += 1;
                 if applied <= LOGGED_ACTIONS {
                     info!("{action}");
                 }
-                if let Some(connected) = charon_now {
-                    connected.remember(action);
+                if let Some(connected) = connected {
+                    connected.record(action);
                 }
             }
             Err(error) => {
@@ -321,17 +323,17 @@ impl Daemon {
         })
         .await;
         if let Some(more) = applied.checked_sub(LOGGED_ACTIONS).filter(|more| *more > 0) {
-            info!("and {more} actions more");
+            info!("{more} more actions not logged");
         }
-        // After the maps: forwarding comes on only when they are filled in. Never without pins: they
-        // are gone because somebody wants nothing to be forwarded.
+        // Attach after filling the maps, so that forwarding starts with complete maps. Never attach without
+        // pins: `gatewayctl detach` removed them to stop forwarding.
         if self.options.pins.exist()
             && let Err(error) = self.plane.ensure(&internet, &lan, self.inputs.policy.has_v6_server())
         {
             error!("{error:#}");
             failed.push(format!("{error:#}"));
         }
-        let done = failed.is_empty();
+        let succeeded = failed.is_empty();
         if !self.options.pins.exist() {
             failed.push(DETACHED.to_owned());
             if !self.status.failed.iter().any(|line| line == DETACHED) {
@@ -343,17 +345,17 @@ impl Daemon {
             XdpState::Native => "native".into(),
             XdpState::Missing => "missing".into(),
         };
-        if let Err(error) = self.report(&desired, charon.as_ref(), &sas) {
+        if let Err(error) = self.write_status(&desired, charon.as_ref(), &sas) {
             warn!("{error:#}");
         }
-        Ok(done)
+        Ok(succeeded)
     }
 
-    async fn look_at_charon(&mut self, desired: &Desired<'_>) -> Result<(Option<Charon>, Vec<IkeSa>)> {
+    async fn query_charon(&mut self, desired: &Desired<'_>) -> Result<(Option<Charon>, Vec<IkeSa>)> {
         let Some(connected) = &self.charon else { return Ok((None, Vec::new())) };
         let (list, live) = self.list_sas(&connected.client, desired).await.context("list SAs")?;
         for fault in &list.faults {
-            warn!("charon's SA {} is left out: {}", fault.name, fault.reason);
+            warn!("ignoring charon's SA {}: {}", fault.name, fault.reason);
         }
         let learnt = self.paths.learn(&self.network, live.peers.iter().map(|peer| (*peer).into())).await;
         let charon = Charon {
@@ -361,24 +363,24 @@ impl Daemon {
             listed: connected.client.list_conns().await.context("list connections")?,
             ike_sas: list.sas.iter().map(|ike| (ike.unique_id, ike.name.clone())).collect(),
             live,
-            mss: mss::of_sas(&desired.tunnels, &list.sas, &learnt),
+            mss: mss_of_sas(&desired.tunnels, &list.sas, &learnt),
         };
         for stranger in &charon.live.strangers {
-            error!(tunnel = %stranger.tunnel, "a stranger's SA has this tunnel's reqid: {}", stranger.what);
+            error!(tunnel = %stranger.tunnel, "SA of a stranger uses this tunnel's reqid: {}", stranger.reason);
         }
         Ok((Some(charon), list.sas))
     }
 
-    /// charon's SAs, and what they say of the tunnels. A list waits for an IKE_SA that is being rekeyed, whose
-    /// CHILD_SAs then belong to a new one, and that one stands where the list has passed already
-    /// (strongSwan, ike_rekey.c, `establish_new`). So what was up and is missing is asked for once more: now the
-    /// new one is there.
+    /// Returns charon's SAs and the tunnel state derived from them. Lists a second time if a tunnel that was
+    /// up is missing: while charon builds the list, it waits for an IKE_SA that is being rekeyed. The
+    /// CHILD_SAs then move to a new IKE_SA at a position that the list has already passed (strongSwan,
+    /// ike_rekey.c, `establish_new`). The second list contains the new IKE_SA.
     async fn list_sas(&self, client: &Client, desired: &Desired<'_>) -> Result<(SaList, Live)> {
         let list = client.list_sas().await?;
         let live = follow(&desired.tunnels, &list.sas);
         let tunnels = self.maps.tunnels()?;
         let up = tunnels.iter().filter(|(_, tunnel)| tunnel.up == 1).map(|(id, _)| *id);
-        if !live.lacks(up.filter(|id| desired.tunnels.contains_key(id))) {
+        if !live.lost_any(up.filter(|id| desired.tunnels.contains_key(id))) {
             return Ok((list, live));
         }
         let list = client.list_sas().await?;
@@ -386,24 +388,24 @@ impl Daemon {
         Ok((list, live))
     }
 
-    fn report(&mut self, desired: &Desired, charon: Option<&Charon>, sas: &[IkeSa]) -> Result<()> {
+    fn write_status(&mut self, desired: &Desired, charon: Option<&Charon>, sas: &[IkeSa]) -> Result<()> {
         let status = &mut self.status;
         status.charon = self.charon.as_ref().and_then(|connected| connected.version.clone());
         status.strangers = charon.map_or_else(Vec::new, |charon| {
             let lines = charon.live.strangers.iter();
-            lines.map(|stranger| format!("tunnel {}: {}", stranger.tunnel, stranger.what)).collect()
+            lines.map(|stranger| format!("tunnel {}: {}", stranger.tunnel, stranger.reason)).collect()
         });
-        status.tunnels = tunnels(&self.ids, desired, sas, &self.maps.tunnels()?);
-        if self.written.as_ref() != Some(status) {
+        status.tunnels = tunnel_statuses(&self.ids, desired, sas, &self.maps.tunnels()?);
+        if self.last_written.as_ref() != Some(status) {
             status.write(&self.options.state)?;
-            self.written = Some(status.clone());
+            self.last_written = Some(status.clone());
         }
         Ok(())
     }
 
-    /// Reads the policies again; whatever is wrong in them, what worked goes on.
+    /// Reads the policies again. Documents with faults keep their last valid state.
     async fn reload(&mut self) {
-        let reload = policy::load_keeping(&self.options.policy, Some(&self.inputs.policy));
+        let reload = policy::reload(&self.options.policy, Some(&self.inputs.policy));
         self.status.faults = reload.faults.iter().map(ToString::to_string).collect();
         if !reload.faults.is_empty() {
             error!("policies have faults:\n{}", reload.faults);
@@ -411,54 +413,55 @@ impl Daemon {
         let Some(mut policy) = reload.policy else { return };
         let running = self.inputs.policy.gateway.limits;
         if policy.gateway.limits != running {
-            let told = "[limits] changed: it takes effect after `gatewayctl detach` and a restart";
-            warn!("{told}");
-            self.status.faults.push(told.to_owned());
+            let message = "[limits] changed: run `gatewayctl detach` and restart gatewayd to apply them";
+            warn!("{message}");
+            self.status.faults.push(message.to_owned());
             policy.gateway.limits = running;
         }
-        if let Err(error) = self.take(policy).await {
-            error!("the policies stay as they were: {error:#}");
+        if let Err(error) = self.adopt_policy(policy).await {
+            error!("reload failed, the previous policies stay in force: {error:#}");
             self.status.faults.push(format!("{error:#}"));
         }
     }
 
-    async fn take(&mut self, policy: Policy) -> Result<()> {
+    /// Puts a policy into force, or fails and keeps the previous one.
+    async fn adopt_policy(&mut self, policy: Policy) -> Result<()> {
         let gateway = &self.inputs.policy.gateway;
         anyhow::ensure!(
             (&policy.gateway.internet, &policy.gateway.lan) == (&gateway.internet, &gateway.lan),
-            "[interfaces] changed, which needs a restart of gatewayd"
+            "[interfaces] changed: restart gatewayd to apply them"
         );
         let (v4, v6) = policy.quotas();
-        let room = (u64::from(self.sizes.flows), u64::from(self.sizes.flows6));
+        let capacity = (u64::from(self.sizes.flows), u64::from(self.sizes.flows6));
         anyhow::ensure!(
-            v4 <= room.0 && v6 <= room.1,
-            "the customers' quotas are {v4} IPv4 and {v6} IPv6 flows, and the tables have room for {} and {}: \
-             larger ones are made after `gatewayctl detach` and a restart",
-            room.0,
-            room.1
+            v4 <= capacity.0 && v6 <= capacity.1,
+            "the customers' quotas need {v4} IPv4 and {v6} IPv6 flows, but the tables hold {} and {}: \
+             run `gatewayctl detach` and restart gatewayd to create larger tables",
+            capacity.0,
+            capacity.1
         );
-        let credentials = credentials(&policy.gateway)?;
+        let credentials = read_credentials(&policy.gateway)?;
         self.ids = self.registry.assign(&policy)?;
         if credentials != self.inputs.credentials
             && let Some(connected) = &mut self.charon
         {
-            // Authority and key go into charon before the connections that need them.
+            // Forces `load_credentials` to load authority and key before the connections that need them.
             connected.version = None;
         }
         info!("policies reloaded: {} customers with {} sites", policy.customers.len(), policy.site_count());
-        let older = mem::replace(&mut self.inputs, Arc::new(Inputs { policy, credentials }));
-        if let Err(error) = self.hasten(&older.policy).await {
-            warn!("what changed comes into force with all the rest: {error:#}");
+        let previous = mem::replace(&mut self.inputs, Arc::new(Inputs { policy, credentials }));
+        if let Err(error) = self.apply_additions(&previous.policy).await {
+            warn!("cannot apply the changes at once, reconciling everything instead: {error:#}");
         }
         Ok(())
     }
 
-    /// Brings what is new in the policy into the maps, in a time that does not depend on how many customers
-    /// there are. The reconciliation that follows does the rest. Where something is gone, what is gone has
-    /// to go first, and all is left to that.
-    async fn hasten(&mut self, older: &Policy) -> Result<()> {
+    /// Writes new and changed customers to the maps, in a time independent of the total number of customers.
+    /// The next reconciliation does the rest. It also does everything if the policy lost a customer or site,
+    /// because removals have to come first.
+    async fn apply_additions(&mut self, previous: &Policy) -> Result<()> {
         let Inputs { policy, credentials } = &*self.inputs;
-        let Some(changed) = policy.changes(older).filter(|changed| !changed.is_empty()) else {
+        let Some(changed) = policy.changes(previous).filter(|changed| !changed.is_empty()) else {
             return Ok(());
         };
         let internet = Interface::look(policy.gateway.internet.as_str())?;
@@ -476,18 +479,18 @@ impl Daemon {
     }
 }
 
-/// IPv6 flows that there is to be room for. If nobody wrote it down, a table that is there already stays
-/// as long as it holds the quotas: a restart must not fail because IPv6 servers came or went before.
-fn flows6(policy: &Policy, pins: &Pins) -> u32 {
+/// Returns the size of the IPv6 flow table. If the policy gives none, an existing table keeps its size as long
+/// as it holds the quotas: a restart must not fail because IPv6 servers were added or removed before.
+fn flows6_size(policy: &Policy, pins: &Pins) -> u32 {
     let (_, quotas) = policy.quotas();
-    let there = maps::pinned_size(pins, "FLOWS6").filter(|there| u64::from(*there) >= quotas);
-    match (policy.gateway.limits.flows6, there) {
-        (None, Some(there)) => there,
+    let existing = maps::pinned_size(pins, &map_list::FLOWS6).filter(|size| u64::from(*size) >= quotas);
+    match (policy.gateway.limits.flows6, existing) {
+        (None, Some(size)) => size,
         _ => policy.flows6(),
     }
 }
 
-fn tunnels(
+fn tunnel_statuses(
     ids: &Assignment,
     desired: &Desired,
     sas: &[IkeSa],

@@ -1,5 +1,5 @@
-//! The programs on their interfaces, and what must hold around them: looked at again and again, since
-//! interfaces are made anew and others write sysctls too.
+//! The programs on their interfaces, and the interfaces' settings that the programs rely on. Both are checked
+//! again and again, because interfaces are recreated and other software writes sysctls, too.
 use anyhow::{Context, Result};
 use aya::Ebpf;
 use gateway_common::layout::Hook;
@@ -22,8 +22,8 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    /// Loads the programs and attaches them, or puts them in the place of those that are attached.
-    /// Unless all of an earlier gatewayd's are, nothing is forwarded until `ensure`.
+    /// Loads the programs and attaches them, or replaces those that are attached. Forwarding is off until
+    /// `ensure` unless all programs of an earlier gatewayd are still attached.
     pub fn start(pins: &Pins, sizes: Sizes, internet: &Interface, lan: &Interface) -> Result<Self> {
         pins.prepare()?;
         interface::set_forwarding(&internet.name, false)?;
@@ -32,7 +32,7 @@ impl DataPlane {
         if !adopted {
             interface::set_forwarding(&lan.name, false)?;
             interface::set_forwarding6(false)?;
-            programs::forget_links(pins)?;
+            programs::unpin_links(pins)?;
         }
         let mut ebpf = programs::load(pins, sizes, Purpose::Gateway)?;
         let xdp = programs::attach(&mut ebpf, pins, &internet.name, &lan.name)?;
@@ -50,17 +50,17 @@ impl DataPlane {
         Ok(Self { ebpf, pins: pins.clone(), attached: indices, xdp })
     }
 
-    /// Makes true what must be: programs on the interfaces of these names as they are now, forwarding
-    /// off on the internet side and on towards the LAN, GRO off where it must be. In IPv6 forwarding has
-    /// one switch for all interfaces, which is on if there is any server to answer in it.
+    /// Repairs the data plane: attaches the programs to interfaces that were recreated, turns forwarding off on
+    /// the internet interface and on on the LAN interface, and GRO off if there is no native XDP. IPv6 forwarding
+    /// has one switch for all interfaces, which is on if any customer has an IPv6 server.
     pub fn ensure(&mut self, internet: &Interface, lan: &Interface, any_v6_server: bool) -> Result<()> {
         let indices = (internet.index, lan.index);
         if indices != self.attached {
-            warn!("an interface was made anew: attaching to it");
+            warn!("an interface was recreated: attaching to it");
             interface::set_forwarding(&lan.name, false)?;
             interface::set_forwarding(&internet.name, false)?;
             interface::set_forwarding6(false)?;
-            programs::forget_links(&self.pins)?;
+            programs::unpin_links(&self.pins)?;
             self.xdp = programs::attach(&mut self.ebpf, &self.pins, &internet.name, &lan.name)?;
             self.attached = indices;
         }
@@ -80,21 +80,21 @@ impl DataPlane {
         Ok(())
     }
 
-    /// How XDP runs.
+    /// Returns how XDP runs.
     pub fn xdp(&self) -> XdpState {
         self.xdp
     }
 
-    /// The loaded object.
+    /// Returns the loaded object.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
 }
 
-/// Whether all programs of an earlier gatewayd are attached to these very interfaces.
+/// Returns true if all programs of an earlier gatewayd are attached to these very interfaces.
 fn is_attached(pins: &Pins, indices: (u32, u32)) -> bool {
     let settings = Maps::open(pins).context("no pins").and_then(|maps| maps.settings());
-    // XDP may be missing by right.
+    // The XDP link is missing if the driver does not support XDP.
     let links = Hook::ALL.iter().filter(|hook| **hook != Hook::InternetXdp);
     settings.is_ok_and(|settings| {
         settings.ready == 1 && (settings.internet_ifindex, settings.lan_ifindex) == indices

@@ -1,4 +1,4 @@
-//! Drop events and the programs' own log, from the kernel's rings to the daemon's log.
+//! Forwards drop events and the programs' own log from the kernel's ring buffers to the daemon's log.
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -20,40 +20,43 @@ use log::Log;
 use tokio::io::unix::AsyncFd;
 use tracing::info;
 
-use crate::{kernel::maps, kernel::pins::Pins, registry::Assignment};
+use crate::{
+    kernel::{maps, pins::Pins},
+    registry::Assignment,
+};
 
-/// Drop events that are taken at a time, so that a flood of them does not keep the daemon from the rest.
-const DROPS_AT_A_TIME: usize = 256;
+/// Drop events logged per wake-up, so that a flood of them does not starve the daemon's other tasks.
+const DROPS_PER_WAKEUP: usize = 256;
 
-/// Both rings.
+/// The ring buffers of drop events and of the programs' log.
 pub struct Events {
     drops: AsyncFd<RingBuf<MapData>>,
     log: AsyncFd<EbpfLogger<&'static dyn Log>>,
 }
 
 impl Events {
-    /// Opens them.
+    /// Opens both ring buffers.
     pub fn open(pins: &Pins, ebpf: &mut Ebpf) -> Result<Self> {
-        let log = EbpfLogger::init(ebpf).context("open the programs' log")?;
+        let log = EbpfLogger::init(ebpf).context("cannot open the programs' log")?;
         let drops = maps::events(pins)?;
-        // SAFETY: both own their descriptor for as long as they live, and it stays the same one.
+        // SAFETY: both values own their file descriptor for their whole lifetime and never replace it.
         unsafe { Ok(Self { drops: AsyncFd::register(drops)?, log: AsyncFd::register(log)? }) }
     }
 
-    /// Waits until there is something, and logs it. Safe to cancel.
+    /// Waits for events and logs them. Cancellation safe.
     pub async fn log(&mut self, ids: &Assignment) -> Result<()> {
         tokio::select! {
             guard = self.drops.readable_mut() => {
                 let mut guard = guard?;
                 let names = names(ids);
-                for _ in 0..DROPS_AT_A_TIME {
+                for _ in 0..DROPS_PER_WAKEUP {
                     let Some(item) = guard.get_inner_mut().next() else {
                         guard.clear_ready();
                         break;
                     };
                     let bytes: &[u8] = &item;
-                    if let Some(event) = bytes.read::<Raw>(0) {
-                        describe(&event.0, &names);
+                    if let Some(event) = bytes.read::<RawDropEvent>(0) {
+                        log_drop(&event.0, &names);
                     }
                 }
             }
@@ -67,7 +70,7 @@ impl Events {
     }
 }
 
-/// Names by customer number, and by tunnel number.
+/// Customer names by customer number, and site names by tunnel number.
 type Names<'a> = (HashMap<u32, &'a str>, HashMap<u32, &'a str>);
 
 fn names(ids: &Assignment) -> Names<'_> {
@@ -77,7 +80,7 @@ fn names(ids: &Assignment) -> Names<'_> {
     (customers, sites.collect())
 }
 
-fn describe(event: &DropEvent, (customers, sites): &Names<'_>) {
+fn log_drop(event: &DropEvent, (customers, sites): &Names<'_>) {
     let unknown = "-";
     info!(
         target: "drop",
@@ -87,12 +90,12 @@ fn describe(event: &DropEvent, (customers, sites): &Names<'_>) {
         hook = Hook::ALL.get(usize::from(event.hook)).map_or("?", |hook| hook.name()),
         bytes = event.length,
         "{}",
-        packet(event)
+        describe_packet(event)
     );
 }
 
-/// `192.168.1.2:40000 > 10.200.0.11:80 tcp SYN`, `[fd00:1::2]:40000 > [fd00:200::11]:80 tcp SYN`
-fn packet(event: &DropEvent) -> String {
+/// Returns text such as `192.168.1.2:40000 > 10.200.0.11:80 tcp SYN`.
+fn describe_packet(event: &DropEvent) -> String {
     let (source, destination): (IpAddr, IpAddr) = (event.source.into(), event.destination.into());
     let from = SocketAddr::new(source, event.source_port);
     let to = SocketAddr::new(destination, event.destination_port);
@@ -103,7 +106,7 @@ fn packet(event: &DropEvent) -> String {
         protocol::ICMPV6 => format!("{source} > {destination} icmp6"),
         protocol::ESP => format!("{source} > {destination} esp"),
         0 if source.is_unspecified() && destination.is_unspecified() => {
-            "a frame whose addresses were not read".to_owned()
+            "frame without readable addresses".to_owned()
         }
         other => format!("{source} > {destination} protocol {other}"),
     }
@@ -122,10 +125,10 @@ fn flags(flags: u8) -> String {
     if set.is_empty() { "no flags".to_owned() } else { set.join(",") }
 }
 
-/// A [`DropEvent`] as bytes of the ring.
+/// A [`DropEvent`] in the byte layout of the ring buffer.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Raw(DropEvent);
+struct RawDropEvent(DropEvent);
 
-// SAFETY: repr(C) integers, every byte of them named (layout.rs).
-unsafe impl gateway_common::wire::Wire for Raw {}
+// SAFETY: a repr(C) struct of integers without padding (gateway_common::layout).
+unsafe impl gateway_common::wire::Wire for RawDropEvent {}

@@ -1,13 +1,12 @@
-//! The gateway's control: policies in, strongSwan and eBPF maps out.
+//! The gateway's control plane: reads policies, drives strongSwan and fills eBPF maps.
 //!
-//! The policy's way: [`policy`] → [`registry`] → [`control`] → [`kernel`] and [`strongswan`];
-//! [`daemon`] keeps it going.
+//! A policy passes through [`policy`] → [`registry`] → [`control`] → [`kernel`] and [`strongswan`];
+//! [`daemon`] repeats this whenever something changes.
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod events;
 pub mod kernel;
-pub mod pki;
 pub mod policy;
 pub mod registry;
 pub mod strongswan;

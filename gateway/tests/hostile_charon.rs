@@ -1,4 +1,4 @@
-//! The VICI client against a charon that has been taken over: it must refuse, promptly and without panic.
+//! The VICI client against a compromised charon: the client must refuse promptly and without panic.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
@@ -16,8 +16,8 @@ use tokio::time::timeout;
 const REQUEST: u8 = 0;
 const REGISTER: u8 = 3;
 
-/// Listens, confirms registrations, and hands each connection to `then`: when it has registered its last
-/// event (`ike-update`) or sent a command, with that packet.
+/// A fake charon. It confirms registrations and calls `then` with the packet of every command and of the last
+/// registration (`ike-update`).
 struct Impostor(PathBuf);
 
 impl Impostor {
@@ -61,7 +61,7 @@ fn receive(stream: &mut UnixStream) -> Option<Vec<u8>> {
 
 fn send(stream: &mut UnixStream, packet: &[u8]) {
     let length = u32::try_from(packet.len()).unwrap().to_be_bytes();
-    // The client may have hung up.
+    // The client may have closed the connection.
     let _ = stream.write_all(&[&length[..], packet].concat());
 }
 
@@ -69,7 +69,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(5), future).await.expect("within 5 s")
 }
 
-/// Sends `list-sas` and `version`, both answered by `then`; both must fail, and the connection close.
+/// Checks that `list-sas`, answered by `then`, fails, that the connection closes and that `version` fails.
 async fn assert_refused(then: fn(&mut UnixStream, &[u8]), expected: fn(&Error) -> bool) {
     let impostor = Impostor::listen(then);
     let client = soon(Client::connect(&impostor.0)).await.unwrap();
@@ -118,8 +118,8 @@ async fn deep_nesting_closes() {
 }
 
 #[tokio::test]
-async fn unasked_packet_closes_an_idle_connection() {
-    // Answers the command, then adds an answer nobody asked for.
+async fn unsolicited_packet_closes_an_idle_connection() {
+    // The second answer has no command.
     let impostor = Impostor::listen(|stream, _| {
         send(stream, b"\x01");
         send(stream, b"\x01");
@@ -130,7 +130,7 @@ async fn unasked_packet_closes_an_idle_connection() {
 }
 
 #[tokio::test]
-async fn sas_that_cannot_be_read_are_faults() {
+async fn unreadable_sas_are_faults() {
     let impostor = Impostor::listen(|stream, _| {
         send(stream, b"\x07\x07list-sa\x01\x04site\x03\x08uniqueid\x00\x02-1\x02");
         send(stream, b"\x07\x07list-sa\x03\x04site\x00\x00");
@@ -177,7 +177,7 @@ async fn flood_of_events_ends_in_one_resync() {
     });
     let mut supervisor = Supervisor::start(impostor.0.clone());
     assert!(matches!(soon(supervisor.next()).await, Notice::Connected(_)));
-    // Not reading: hints are dropped, memory does not grow, charon's socket is drained.
+    // Read nothing: the supervisor drops hints, keeps memory bounded and drains charon's socket.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut events = 0;
     loop {

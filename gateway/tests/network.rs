@@ -1,4 +1,4 @@
-//! What the kernel tells of interfaces and paths, in network namespaces of their own.
+//! Interfaces and path MTUs as the kernel reports them. Every test has its own network namespace.
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::Command,
@@ -12,20 +12,20 @@ use libtest_mimic::{Arguments, Trial};
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::timeout;
 
-/// Far above what the kernel takes.
+/// Time limit of a wait, far above what the kernel needs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 type Test = fn() -> Result<()>;
 
 fn main() -> std::process::ExitCode {
     let tests: [(&str, Test); 3] = [
-        ("interface_is_seen_with_mtu_and_addresses_of_both_families", interface_is_seen),
-        ("path_mtu_is_what_the_kernel_knows_of_the_route", || run(path_mtu_is_read)),
-        ("changes_of_links_and_addresses_are_told_at_once", || run(changes_are_told)),
+        ("interface_has_mtu_and_addresses_of_both_families", interface_is_read),
+        ("path_mtu_is_that_of_the_kernels_route", || run(path_mtu_is_read)),
+        ("changes_of_links_and_addresses_are_reported_at_once", || run(changes_are_reported)),
     ];
     let missing = !nix::unistd::geteuid().is_root();
     if missing {
-        eprintln!("SKIPPED, all tests: not root, so no network namespaces");
+        eprintln!("SKIPPED: all tests need root, for network namespaces");
     }
     let trials = tests.map(|(name, test)| {
         let test = move || in_namespace(test).map_err(|error| format!("{error:#}").into());
@@ -34,13 +34,14 @@ fn main() -> std::process::ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
 }
 
-/// In a thread with a network namespace of its own, which goes with it; it has one link with a peer.
+/// Runs the test in a thread with its own network namespace, which has one link with a peer.
 ///
-/// The kernel does nothing of its own accord once the test begins: it gives no link-local address
-/// (addrgenmode) and has seen the carrier, which it does in a work queue (net/core/link_watch.c).
+/// The setup leaves the kernel no reason to change anything during the test: it assigns no link-local
+/// address (addrgenmode), and it has handled the carrier, which it does in a work queue
+/// (net/core/link_watch.c).
 fn in_namespace(test: Test) -> Result<()> {
     let thread = thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot create a network namespace")?;
         ip("link add outside mtu 1400 type veth peer name e0")?;
         for link in ["outside", "e0"] {
             ip(&format!("link set {link} addrgenmode none up"))?;
@@ -51,7 +52,7 @@ fn in_namespace(test: Test) -> Result<()> {
         wait_for_carriers()?;
         test()
     });
-    thread.join().map_err(|_| anyhow!("it panicked"))?
+    thread.join().map_err(|_| anyhow!("the test panicked"))?
 }
 
 fn wait_for_carriers() -> Result<()> {
@@ -78,7 +79,7 @@ fn ip(arguments: &str) -> Result<()> {
     Ok(())
 }
 
-fn interface_is_seen() -> Result<()> {
+fn interface_is_read() -> Result<()> {
     let interface = Interface::look("outside")?;
     ensure!(interface.mtu == 1400 && interface.index != 0, "{interface:?}");
     ensure!(interface.v4 == ["203.0.113.1".parse::<Ipv4Addr>()?], "{interface:?}");
@@ -105,12 +106,12 @@ async fn path_mtu_is_read(network: Network) -> Result<()> {
     ];
     for (peer, expected) in cases {
         let mtu = network.path_mtu(peer.parse::<IpAddr>()?).await;
-        ensure!(mtu == expected, "the path MTU to {peer} is {mtu:?} and not {expected:?}");
+        ensure!(mtu == expected, "the path MTU to {peer} is {mtu:?}, expected {expected:?}");
     }
     Ok(())
 }
 
-async fn changes_are_told(mut network: Network) -> Result<()> {
+async fn changes_are_reported(mut network: Network) -> Result<()> {
     let changes = [
         "link set outside mtu 1300",
         "addr add 203.0.113.7/24 dev outside",
@@ -119,10 +120,12 @@ async fn changes_are_told(mut network: Network) -> Result<()> {
         "link del outside",
     ];
     for change in changes {
-        // What is under way already.
+        // Consume earlier changes.
         while timeout(Duration::from_millis(200), network.changed()).await.is_ok() {}
         ip(change)?;
-        timeout(PATIENCE, network.changed()).await.with_context(|| format!("after `ip {change}`"))?;
+        timeout(PATIENCE, network.changed())
+            .await
+            .with_context(|| format!("no change reported after `ip {change}`"))?;
     }
     Ok(())
 }

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use charon::{Pair, days, load};
-use gateway::{
-    pki::{Authority, Revoked},
-    strongswan::{ChildState, Client, Error, Event, EventKind, Events, IkeState, Notice, Supervisor},
+use gateway::strongswan::{
+    ChildState, Client, Error, Event, EventKind, Events, IkeState, Notice, Supervisor,
 };
+use gateway_tests_kit::pki::{Authority, Revoked};
 use libtest_mimic::{Arguments, Trial};
 use tokio::time::timeout;
 
-/// Far above what anything here takes, far below charon's own timeouts.
+/// Time limit of a wait, far above what any step needs and far below charon's own timeouts.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SITE: &str = "berlin.acme.example";
 
@@ -21,13 +21,13 @@ type Test = fn() -> Result<()>;
 
 fn main() -> std::process::ExitCode {
     let tests: [(&str, Test); 14] = [
-        ("version_is_charons", || run(version_is_charons)),
+        ("version_is_that_of_charon", || run(version_is_that_of_charon)),
         ("connections_are_loaded_listed_and_unloaded", || run(connections_are_loaded)),
-        ("what_charon_cannot_read_is_refused_with_its_words", || run(garbage_is_refused)),
+        ("garbage_is_refused_with_charons_message", || run(garbage_is_refused)),
         ("tunnel_is_listed_with_identity_reqid_and_spis", || run(tunnel_is_listed)),
-        ("child_rekey_keeps_the_reqid_and_is_an_event", || run(child_rekey_is_an_event)),
+        ("child_rekey_keeps_the_reqid_and_sends_an_event", || run(child_rekey_sends_an_event)),
         ("ike_rekey_and_reauthentication_keep_the_reqid", || run(ike_rekey_keeps_reqid)),
-        ("terminated_tunnel_is_gone_at_once_though_the_peer_is_dead", || run(terminate_dead_peer)),
+        ("tunnel_to_a_dead_peer_is_terminated_at_once", || run(terminate_dead_peer)),
         ("crashed_site_replaces_its_own_tunnel", || run(crashed_site_replaces)),
         ("another_identity_neither_connects_nor_displaces", || run(stranger_is_refused)),
         ("revoked_certificate_is_refused", || run(revoked_is_refused)),
@@ -38,7 +38,7 @@ fn main() -> std::process::ExitCode {
     ];
     let missing = charon::missing();
     if let Some(reason) = &missing {
-        eprintln!("SKIPPED, all tests with a real charon: {reason}");
+        eprintln!("SKIPPED: all tests with a real charon: {reason}");
     }
     let trials = tests
         .map(|(name, test)| {
@@ -49,7 +49,7 @@ fn main() -> std::process::ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// Runs a test with a fresh pair; a failure comes with the gateway's log.
+/// Runs a test with a new pair. A failure includes the log of the gateway's charon.
 fn run(test: impl AsyncFnOnce(&mut Pair) -> Result<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut pair = Pair::start()?;
@@ -57,7 +57,7 @@ fn run(test: impl AsyncFnOnce(&mut Pair) -> Result<()>) -> Result<()> {
     outcome.with_context(|| format!("gateway's charon:\n{}", pair.gateway.log()))
 }
 
-async fn version_is_charons(pair: &mut Pair) -> Result<()> {
+async fn version_is_that_of_charon(pair: &mut Pair) -> Result<()> {
     let version = Client::connect(&pair.gateway.socket()).await?.version().await?;
     ensure!(version.daemon == "charon" && version.version.starts_with('5'), "{version:?}");
     Ok(())
@@ -94,7 +94,7 @@ async fn garbage_is_refused(pair: &mut Pair) -> Result<()> {
     connection.remote.identity = "*.acme.example".into();
     let loaded = client.load_conn(&connection).await;
     ensure!(matches!(loaded, Err(Error::Invalid { .. })), "{loaded:?}");
-    // And the connection is still of use.
+    // The VICI connection stays usable.
     client.load_authority("root", pair.authority.certificate_pem().as_bytes()).await?;
     client.load_certificate(issued.certificate_pem.as_bytes()).await?;
     client.clear_credentials().await?;
@@ -119,7 +119,7 @@ async fn tunnel_is_listed(pair: &mut Pair) -> Result<()> {
     Ok(())
 }
 
-async fn child_rekey_is_an_event(pair: &mut Pair) -> Result<()> {
+async fn child_rekey_sends_an_event(pair: &mut Pair) -> Result<()> {
     let mut events = Events::connect(&pair.gateway.socket()).await?;
     let (gateway, _site) = pair.up().await?;
     let up = wait_for(&mut events, EventKind::ChildUp).await?;
@@ -129,7 +129,7 @@ async fn child_rekey_is_an_event(pair: &mut Pair) -> Result<()> {
     let [old, new] = &rekey.children[..] else { bail!("{rekey:?}") };
     ensure!(old.spi_in == up.children[0].spi_in && new.spi_in != old.spi_in, "{rekey:?}");
     ensure!(new.reqid == 101 && rekey.ike == "to-berlin.acme.example", "{rekey:?}");
-    // Perfect forward secrecy: from the first rekey on with a key exchange of its own.
+    // Perfect forward secrecy: from the first rekey on, a CHILD_SA has its own key exchange.
     ensure!(new.algorithms.key_exchange.as_deref() == Some("CURVE_25519"), "{new:?}");
     Ok(())
 }
@@ -175,7 +175,7 @@ async fn crashed_site_replaces(pair: &mut Pair) -> Result<()> {
     load(&site, pair.site_connection(SITE)?).await?;
     site.initiate("tunnel", Duration::from_secs(20)).await?;
     let list = gateway.list_sas().await?;
-    let [new] = &list.sas[..] else { bail!("not one: {list:?}") };
+    let [new] = &list.sas[..] else { bail!("expected one IKE_SA: {list:?}") };
     ensure!(new.unique_id != old.unique_id && new.children[0].reqid == 101, "{new:?}");
     Ok(())
 }
@@ -183,14 +183,14 @@ async fn crashed_site_replaces(pair: &mut Pair) -> Result<()> {
 async fn stranger_is_refused(pair: &mut Pair) -> Result<()> {
     let (gateway, site) = pair.up().await?;
     let before = established(&gateway).await?;
-    // A valid certificate of the same CA, but of a site without a connection.
+    // A valid certificate of the same CA, for a site without a connection.
     let (mut connection, issued) = pair.site_connection("paris.acme.example")?;
     connection.name = "stranger".into();
     connection.children[0].name = "stranger".into();
     load(&site, (connection.clone(), issued.clone())).await?;
     let refused = site.initiate("stranger", Duration::from_secs(5)).await;
     ensure!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
-    // The site's identity, but certified by another CA of the same name.
+    // The site's identity, certified by another CA of the same name.
     let foreign = Authority::new("test root", days(-1, 30))?.issue(SITE, days(-1, 30))?;
     connection.local.identity = SITE.into();
     connection.local.certificate = foreign.certificate_pem.as_bytes().into();
@@ -198,7 +198,8 @@ async fn stranger_is_refused(pair: &mut Pair) -> Result<()> {
     load(&site, (connection, foreign)).await?;
     let refused = site.initiate("stranger", Duration::from_secs(5)).await;
     ensure!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
-    ensure!(pair.gateway.log().contains("received end entity cert \"CN=berlin"), "was not sent");
+    let received = pair.gateway.log().contains("received end entity cert \"CN=berlin");
+    ensure!(received, "the gateway did not receive the certificate");
     let after = established(&gateway).await?;
     ensure!(after.unique_id == before.unique_id, "displaced: {after:?}");
     ensure!(after.children[0].spi_in == before.children[0].spi_in, "displaced: {after:?}");
@@ -214,7 +215,7 @@ async fn revoked_is_refused(pair: &mut Pair) -> Result<()> {
     load(&site, (connection, issued)).await?;
     let crl = pair.authority.revoke(&[], 1, days(-1, 30))?;
     gateway.load_crl(crl.as_bytes()).await?;
-    site.initiate("tunnel", PATIENCE).await.context("not revoked yet")?;
+    site.initiate("tunnel", PATIENCE).await.context("the certificate is not revoked yet, but was refused")?;
     gateway.terminate_ike(established(&gateway).await?.unique_id).await?;
     let at = days(-1, 0).from;
     let crl = pair.authority.revoke(&[Revoked { serial, at }], 2, days(-1, 30))?;
@@ -226,7 +227,7 @@ async fn revoked_is_refused(pair: &mut Pair) -> Result<()> {
 
 async fn killed_charon_fails_pending(pair: &mut Pair) -> Result<()> {
     let client = Client::connect(&pair.gateway.socket()).await?;
-    // Stopped, it cannot answer: the command is certainly pending.
+    // A stopped charon cannot answer, so the command stays pending.
     pair.gateway.freeze()?;
     let pending = tokio::spawn({
         let client = client.clone();
@@ -253,7 +254,7 @@ async fn hung_charon_times_out(pair: &mut Pair) -> Result<()> {
     pair.gateway.freeze()?;
     let answer = timeout(Duration::from_secs(12), client.version()).await?;
     ensure!(matches!(answer, Err(Error::Timeout { .. })), "{answer:?}");
-    // Its late answer must not be taken for the next one's.
+    // The late answer must not be taken for that of the next command.
     pair.gateway.thaw()?;
     timeout(PATIENCE, client.closed()).await?;
     ensure!(matches!(client.list_sas().await, Err(Error::Closed)));
@@ -317,7 +318,7 @@ async fn notice(supervisor: &mut Supervisor) -> Result<Notice> {
     timeout(PATIENCE, supervisor.next()).await.context("no notice")
 }
 
-/// The one established IKE_SA, once there is one.
+/// Waits until exactly one IKE_SA with children is established and returns it.
 async fn established(client: &Client) -> Result<gateway::strongswan::IkeSa> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -325,7 +326,7 @@ async fn established(client: &Client) -> Result<gateway::strongswan::IkeSa> {
         sas.retain(|sa| sa.state == IkeState::Established && !sa.children.is_empty());
         match sas.pop() {
             Some(sa) if sas.is_empty() => return Ok(sa),
-            _ => ensure!(Instant::now() < deadline, "not one established IKE_SA"),
+            _ => ensure!(Instant::now() < deadline, "there is not exactly one established IKE_SA"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

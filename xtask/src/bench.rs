@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the benchmark. Instructions are counted in the virtual machine; time, control and
-//! memory are measured on this machine, where it can. What comes of it is written to `docs/benchmarks/`.
+//! `cargo xtask bench`: the benchmark. Instructions are counted in the virtual machine; time, control and memory are
+//! measured on this machine if its kernel allows. Results are written to `docs/benchmarks/`.
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -13,30 +13,33 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     build,
     command::{self, cannot_start, command},
-    flood, kernel, native, project,
+    flood, kernel,
+    machine::Machine,
+    native,
+    project::{self, BENCH},
     setup::{self, Needs},
     stream,
-    vm::{self, Console, Machine},
+    vm::{self, Console},
 };
 
-/// What to measure.
+/// The choice of measurements.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct Choice {
     /// Only this part
     part: Option<Part>,
-    /// Fewer combinations, all of it in less than 3 minutes; what comes of it goes to target/bench
+    /// Measure fewer combinations, all in less than 3 minutes; write to target/bench
     #[arg(long)]
     quick: bool,
-    /// Measure our own instructions again, compare with the committed figures, and fail if a packet costs
-    /// more than 3 % more; nothing is written
+    /// Measure our own instructions, and fail if a packet costs over 3 % more than the committed figures; write
+    /// nothing
     #[arg(long, conflicts_with_all = ["part", "quick"])]
     check: bool,
 }
 
-/// What is measured in one go; the names are those of `bench report --part`.
+/// A part of the benchmark, named as in `bench report --part`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 enum Part {
-    /// Instructions for each packet, contender by contender, in the virtual machine
+    /// Instructions for each packet and contender, in the virtual machine
     Instructions,
     /// Time for each packet, on this machine
     Time,
@@ -46,7 +49,7 @@ enum Part {
     Memory,
 }
 
-/// The part of the instructions that CI looks at, beside what their costs are without.
+/// The combinations of instruction counts that CI checks.
 const CHECKED: [&str; 12] = [
     "instructions",
     "--quick",
@@ -75,11 +78,11 @@ impl Part {
     }
 }
 
-/// Where a part is measured.
+/// The machine that a part is measured on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Native,
-    /// Counting instructions.
+    /// The virtual machine, counting instructions.
     Icount,
     Vm,
 }
@@ -99,8 +102,8 @@ pub fn run(choice: Choice, machine: &Machine) -> Result<i32> {
             (Part::Instructions, _) => Place::Icount,
             (_, true) => Place::Native,
             (Part::Time, false) => bail!(
-                "time is not measured here: it takes root and a kernel with veth, TCX, nftables and \
-                 iptables-legacy, and in the virtual machine, which is emulated, time says nothing"
+                "time cannot be measured here: it needs root and a kernel with veth, TCX, nftables and \
+                 iptables-legacy; in the emulated virtual machine it would mean nothing"
             ),
             (_, false) => Place::Vm,
         };
@@ -108,19 +111,19 @@ pub fn run(choice: Choice, machine: &Machine) -> Result<i32> {
     }
     let vm = places.iter().any(|(_, place)| *place != Place::Native);
     setup::ensure(Needs { lab: true, vm, ..Needs::default() })?;
-    let programs = build::all()?;
-    // Before the first report changes the work tree.
+    let programs = build::tool(BENCH)?;
+    // Asked before the first report changes the work tree.
     let commit = output("git", &["describe", "--always", "--dirty"])?;
     for (part, place) in places {
         eprintln!("\n=== {}", part.name());
-        // What user space does is what is measured there, so as it is shipped.
-        let programs = if part == Part::Control { build::released()? } else { programs.clone() };
+        // This part measures user space, so it uses an optimised build, as shipped.
+        let programs = if part == Part::Control { build::released(BENCH)? } else { programs.clone() };
         let mut words = vec![part.name()];
         words.extend(choice.quick.then_some("--quick"));
         let figures = scratch()?.join(format!("{}.jsonl", part.name()));
         let status = measure(&programs, &words, place, machine, &figures)?;
         if status != 0 {
-            eprintln!("{} ended with status {status}; what was committed of it stays", part.name());
+            eprintln!("{} failed with status {status}; its committed figures are unchanged", part.name());
             return Ok(status);
         }
         report(&programs, part, place, choice, &directory, &figures, &commit)?;
@@ -132,21 +135,21 @@ pub fn run(choice: Choice, machine: &Machine) -> Result<i32> {
 /// Compares our own instructions with the committed ones and returns the exit status.
 pub fn check(machine: &Machine) -> Result<i32> {
     setup::ensure(Needs { lab: true, vm: true, ..Needs::default() })?;
-    let programs = build::all()?;
+    let programs = build::tool(BENCH)?;
     let figures = scratch()?.join("check.jsonl");
     let status = measure(&programs, &CHECKED, Place::Icount, machine, &figures)?;
     if status != 0 {
         return Ok(status);
     }
-    let mut compare = command(programs.join("bench"));
+    let mut compare = command(programs.join(BENCH.program));
     compare.args(["check", "--directory"]).arg(project::root().join("docs/benchmarks"));
     let status = compare.arg("--figures").arg(&figures).status().with_context(|| cannot_start(&compare))?;
     Ok(status.code().unwrap_or(1))
 }
 
-/// Runs `bench WORDS`, writes the figures it prints to a file, shows the rest, and returns its status.
+/// Runs `bench WORDS`, writes its figures to a file, shows its other output, and returns its exit status.
 fn measure(programs: &Path, words: &[&str], place: Place, machine: &Machine, figures: &Path) -> Result<i32> {
-    let program = programs.join("bench");
+    let program = programs.join(BENCH.program);
     let file = File::create(figures).with_context(|| format!("write {}", figures.display()))?;
     let mut output = Output { figures: file, line: Vec::new(), begun: Instant::now() };
     if place == Place::Native {
@@ -162,14 +165,14 @@ fn measure(programs: &Path, words: &[&str], place: Place, machine: &Machine, fig
     }
     let mut all = vec![program.to_string_lossy().into_owned()];
     all.extend(words.iter().map(|word| (*word).to_owned()));
-    // For rules of 100,000 customers, each contender's in turn.
+    // The rules of 100,000 customers need this memory.
     let memory_mib =
         if words.contains(&"--quick") { machine.memory_mib } else { machine.memory_mib.max(6144) };
     let machine = Machine { icount: place == Place::Icount, memory_mib, ..machine.clone() };
     vm::run(&machine, &all, Console::Output(&mut output))
 }
 
-/// Has tables and plots written, with what was measured and where.
+/// Writes tables and plots, with the kernel and the processor that the figures are from.
 fn report(
     programs: &Path,
     part: Part,
@@ -183,12 +186,12 @@ fn report(
     let (kernel, processor) = match place {
         Place::Native => (output("uname", &["-sr"])?, processor()?),
         _ => {
-            let kernel = kernel::installed().context("the guest's kernel is gone")?;
+            let kernel = kernel::installed().context("the guest's kernel was removed")?;
             let how = if place == Place::Icount { "QEMU, counting instructions" } else { "QEMU" };
             (format!("Linux {}", kernel.version), how.to_owned())
         }
     };
-    let mut report = command(programs.join("bench"));
+    let mut report = command(programs.join(BENCH.program));
     report.args(["report", "--part", part.name(), "--directory"]).arg(directory);
     report.arg("--figures").arg(figures);
     report.arg("--command").arg(format!("cargo xtask bench {}{quick}", part.name()));
@@ -198,14 +201,14 @@ fn report(
     command::run(&mut report)
 }
 
-/// What comes of quick runs, and figures on their way.
+/// Returns the directory for quick runs and for figures that no report has read yet.
 fn scratch() -> Result<PathBuf> {
     let directory = project::target().join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     Ok(directory)
 }
 
-/// Whether all contenders can run on this machine's kernel, beside what the flood test asks for.
+/// Returns true if all contenders can run on this machine's kernel, which must also support the flood test.
 fn kernel_can() -> bool {
     let tries = "ip link set lo up && echo 'table ip t { chain c { ct state established accept; }; }' | nft -f - \
                  && iptables-legacy -A FORWARD -m conntrack --ctstate NEW -m mark --mark 1 -j ACCEPT";
@@ -222,7 +225,7 @@ fn output(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(command::output(command(program).args(arguments))?.trim().to_owned())
 }
 
-/// Lines that are figures go to a file, all others to people, with the time.
+/// Writes lines that are figures to a file, and all others to stderr with the elapsed time.
 struct Output {
     figures: File,
     line: Vec<u8>,

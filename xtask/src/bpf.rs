@@ -1,4 +1,4 @@
-//! Whether this process may run eBPF programs for testing on this kernel.
+//! Probes whether this process may run eBPF programs with BPF_PROG_TEST_RUN on this kernel.
 use std::mem::{size_of, zeroed};
 
 use nix::{
@@ -10,7 +10,7 @@ const BPF_PROG_LOAD: u32 = 5;
 const BPF_PROG_TEST_RUN: u32 = 10;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 
-/// The head of `union bpf_attr` for BPF_PROG_LOAD (linux/bpf.h); the kernel takes what is left out as 0.
+/// The head of `union bpf_attr` for BPF_PROG_LOAD (linux/bpf.h); the kernel reads missing fields as 0.
 #[repr(C)]
 struct Load {
     program_type: u32,
@@ -32,7 +32,10 @@ struct TestRun {
     duration: u32,
 }
 
-/// Loads `return 0` as a TC program and runs it on an empty frame. The error says which of the two failed.
+/// Loads `return 0` as a TC program and runs it on an empty frame.
+///
+/// # Errors
+/// Says whether loading or running failed; completes "this kernel …".
 pub fn can_test_run() -> Result<(), String> {
     // r0 = 0; exit
     let instructions: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
@@ -57,8 +60,8 @@ pub fn can_test_run() -> Result<(), String> {
 }
 
 fn bpf<T>(command: u32, attributes: &mut T) -> Result<i32, Errno> {
-    // SAFETY: the kernel reads and writes `attributes` within the size given; the addresses in it are of
-    // buffers that outlive the call, with their true sizes.
+    // SAFETY: the kernel accesses `attributes` within the given size; the addresses in it point to buffers that
+    // outlive the call, with correct sizes.
     let result = unsafe { syscall(SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     Errno::result(result).map(|result| result as i32)
 }

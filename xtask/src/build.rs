@@ -1,43 +1,74 @@
-//! Building the project with the pinned toolchain.
-use std::path::PathBuf;
+//! Builds the project with the pinned toolchain.
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
-    command,
-    project::{self, Pinned},
+    command::{self, pinned},
+    progress::Step,
+    project::{self, GATEWAY, LAB, Pinned, REPLAY, Tool},
 };
 
-/// Builds everything that runs: gatewayd with its eBPF programs, gatewayctl, the lab. Returns where they are.
-pub fn all() -> Result<PathBuf> {
-    let pinned = Pinned::read()?;
-    let packages = ["-p", "gateway", "-p", "gateway-tests"];
-    command::run(command::pinned(&pinned, "cargo").arg("build").args(packages))?;
+/// Builds gatewayd with its eBPF programs, gatewayctl and the lab. Returns their directory.
+///
+/// Nothing else is built, so that the lab can start before the benchmark and the tests are compiled.
+pub fn lab() -> Result<PathBuf> {
+    let mut build = cargo(&["build", "-p", GATEWAY, "-p", LAB.package])?;
+    build.args(["--bin", "gatewayd", "--bin", "gatewayctl", "--bin", LAB.program]);
+    quietly("building gatewayd and the lab", &mut build)?;
     Ok(project::target().join("debug"))
 }
 
-/// Builds the benchmark as gatewayd is shipped, optimised. Returns where it is.
-pub fn released() -> Result<PathBuf> {
-    let pinned = Pinned::read()?;
-    let wanted = ["build", "--release", "-p", "gateway-tests", "--bin", "bench"];
-    command::run(command::pinned(&pinned, "cargo").args(wanted))?;
+/// Builds a tool, which holds the eBPF programs itself. Returns its directory.
+pub fn tool(tool: Tool) -> Result<PathBuf> {
+    let mut build = cargo(&["build", "-p", tool.package, "--bin", tool.program])?;
+    quietly(&format!("building {}", tool.program), &mut build)?;
+    Ok(project::target().join("debug"))
+}
+
+/// Builds a tool optimised, as gatewayd is shipped. Returns its directory.
+pub fn released(tool: Tool) -> Result<PathBuf> {
+    let mut build = cargo(&["build", "--release", "-p", tool.package, "--bin", tool.program])?;
+    quietly(&format!("building an optimised {}", tool.program), &mut build)?;
     Ok(project::target().join("release"))
 }
 
-/// Builds the packet replay and returns its executable: it may have to run in the virtual machine.
+/// Compiles the tests that `cargo test` with these arguments runs.
+pub fn tests(arguments: &[&str]) -> Result<()> {
+    let mut build = cargo(&["test", "--no-run"])?;
+    quietly("building the host tests", build.args(arguments))
+}
+
+/// Builds the packet replay and returns its executable, which may have to run in the virtual machine.
 pub fn replay() -> Result<PathBuf> {
-    let pinned = Pinned::read()?;
-    let mut build = command::pinned(&pinned, "cargo");
-    build.args(["test", "-p", "gateway-tests", "--test", "replay", "--no-run"]);
-    build.arg("--message-format=json-render-diagnostics").stderr(std::process::Stdio::inherit());
-    let messages = command::output(&mut build)?;
+    let arguments = ["test", "-p", REPLAY.package, "--test", REPLAY.program, "--no-run"];
+    quietly("building the packet replay", &mut cargo(&arguments)?)?;
+    // Everything is fresh now, so this only asks for the name.
+    let mut named = cargo(&arguments)?;
+    let messages = command::output(named.arg("--message-format=json-render-diagnostics"))?;
     let executable = messages.lines().rev().find_map(executable);
     executable.map(PathBuf::from).context("cargo named no executable of the replay test")
 }
 
-/// The executable of a test in one of cargo's JSON messages, which come in any order and name the
-/// package's programs too. cargo writes them without blanks, and our own target directory's path as it
-/// is unless it holds quotes or backslashes.
+/// Returns a cargo command of the pinned toolchain.
+fn cargo(arguments: &[&str]) -> Result<Command> {
+    let mut cargo = pinned(&Pinned::read()?, "cargo");
+    cargo.args(arguments);
+    Ok(cargo)
+}
+
+/// Runs cargo behind one line of progress; its output is shown only if it fails.
+fn quietly(title: &str, cargo: &mut Command) -> Result<()> {
+    let step = Step::unlogged(title)?;
+    cargo.envs([("CARGO_TERM_PROGRESS_WHEN", "always"), ("CARGO_TERM_PROGRESS_WIDTH", "60")]);
+    step.run_or_show(cargo)?;
+    step.done();
+    Ok(())
+}
+
+/// Returns the executable of a test named in one of cargo's JSON messages. They come in any order and name the
+/// package's programs too. cargo writes them without blanks, and writes our target directory's path literally
+/// unless it holds quotes or backslashes.
 fn executable(message: &str) -> Option<&str> {
     if !message.contains(r#""kind":["test"]"#) {
         return None;

@@ -1,4 +1,4 @@
-//! Running other programs, with errors that name them.
+//! Runs other programs, with errors that name them.
 use std::{
     env,
     ffi::OsStr,
@@ -8,13 +8,17 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::project::{self, Pinned};
+use crate::{
+    project::{self, Pinned},
+    signals,
+};
 
-/// A command in the repository's root without what `cargo run` put into our environment: with it,
-/// children would take xtask's toolchain for theirs.
+/// Returns a command that starts in the repository's root, with no signal blocked or ignored, and without the
+/// variables that `cargo run` sets: with them, children would use xtask's toolchain.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(project::root());
+    signals::reset_in_child(&mut command);
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if matches!(&*text, "CARGO" | "RUSTUP_TOOLCHAIN" | "RUST_RECURSION_COUNT")
@@ -27,7 +31,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// `program` of the pinned toolchain, e.g. `cargo`.
+/// Returns a command for `program` of the pinned toolchain, e.g. `cargo`.
 pub fn pinned(pinned: &Pinned, program: impl AsRef<OsStr>) -> Command {
     let mut command = command(find("rustup").unwrap_or_else(|| "rustup".into()));
     command.arg("run").arg(&pinned.rust).arg(program);
@@ -35,13 +39,19 @@ pub fn pinned(pinned: &Pinned, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Runs to the end with our own stdin, stdout and stderr; failing is an error.
+/// Runs the command to its end with our own stdin, stdout and stderr.
+///
+/// # Errors
+/// If it cannot be started or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| cannot_start(command))?;
     check(command, status)
 }
 
-/// What it wrote to stdout; failing is an error that holds the last line of its stderr.
+/// Runs the command and returns its stdout.
+///
+/// # Errors
+/// If it cannot be started or fails; the error holds the last line of its stderr.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| cannot_start(command))?;
     if !output.status.success() {
@@ -51,7 +61,7 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// An error unless the command succeeded.
+/// Returns an error unless the command succeeded.
 pub fn check(command: &Command, status: ExitStatus) -> Result<()> {
     if !status.success() {
         bail!("`{}` failed ({status})", show(command));
@@ -59,12 +69,12 @@ pub fn check(command: &Command, status: ExitStatus) -> Result<()> {
     Ok(())
 }
 
-/// Context for an error of `spawn`.
+/// Returns the context for an error of `spawn`.
 pub fn cannot_start(command: &Command) -> String {
     format!("cannot start `{}`", show(command))
 }
 
-/// The command as one would type it, shortened.
+/// Returns the command as it would be typed, shortened to 160 characters.
 fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let line = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
@@ -74,7 +84,8 @@ fn show(command: &Command) -> String {
     }
 }
 
-/// An executable on the PATH, or where system programs and rustup's are when the PATH lacks that.
+/// Returns the path of an executable on the PATH, in the system's directories or in cargo's, which a PATH may
+/// lack.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let cargo_home = env::var_os("CARGO_HOME")
@@ -87,7 +98,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The POSIX shell's spelling of one word.
+/// Quotes a word for the POSIX shell.
 pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -1,7 +1,7 @@
-//! `cargo xtask fuzz`: the targets of `tests/fuzz` under libFuzzer, or over inputs that there are.
+//! `cargo xtask fuzz`: the targets of `tests/fuzz` under libFuzzer, or replayed over existing inputs.
 //!
-//! libFuzzer is compiled by crate libfuzzer-sys, and the coverage it goes by comes from LLVM's own pass, so that
-//! the pinned stable toolchain will do: the flags are those that cargo-fuzz passes, without a sanitizer.
+//! Crate libfuzzer-sys compiles libFuzzer, and coverage comes from LLVM's own pass, so the pinned stable toolchain
+//! suffices. The flags are those of cargo-fuzz without a sanitizer.
 use std::{
     collections::VecDeque,
     fs,
@@ -21,40 +21,40 @@ use crate::{
     setup::{self, Needs},
 };
 
-/// What cargo-fuzz 0.13 passes.
+/// The flags of cargo-fuzz 0.13.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Ccodegen-units=1";
-/// For a target, unless said.
+/// Default duration for each target.
 const SECONDS: u64 = 60;
-/// Between two lines of progress.
+/// Interval between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(10);
-/// Most bytes of a target's inputs in the repository.
+/// Limit of the size of a target's committed corpus.
 const CORPUS_BYTES: u64 = 56 * 1024;
-/// Lines of a crash that are shown.
-const LAST_WORDS: usize = 30;
+/// Number of lines shown of a crash.
+const LAST_LINES: usize = 30;
 
-/// What to run, and for how long.
+/// The targets to run, and for how long.
 #[derive(clap::Args)]
 pub struct Choice {
     /// Only these targets: outer, inner, tracking, policy, vici
     target: Vec<String>,
-    /// How long for each target; 60 without --runs
+    /// Seconds for each target; 60 without --runs
     #[arg(long, value_name = "N", conflicts_with = "runs")]
     seconds: Option<u64>,
-    /// How many executions for each target
+    /// Executions for each target
     #[arg(long, value_name = "N")]
     runs: Option<u64>,
-    /// Processes at once; as many as there are processors
+    /// Parallel processes; as many as processors by default
     #[arg(long, value_name = "N")]
     jobs: Option<u64>,
     /// Run the committed corpus once, without libFuzzer
     #[arg(long, conflicts_with_all = ["seconds", "runs", "jobs"])]
     replay: bool,
-    /// Run this input of the one target once; may be repeated
+    /// Run this input of a single target once; may be repeated
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seconds", "runs", "jobs", "replay"])]
     input: Vec<PathBuf>,
-    /// Replace the committed corpus by the fewest inputs, of it and of those found since, that reach as much
+    /// Replace the committed corpus by the fewest known inputs with the same coverage
     #[arg(long, conflicts_with_all = ["seconds", "runs", "jobs", "replay", "input"])]
     minimize: bool,
 }
@@ -84,7 +84,7 @@ pub fn run(choice: &Choice) -> Result<i32> {
     Ok(report(&table))
 }
 
-/// Those that have a corpus, all or some.
+/// Returns the wanted targets, or all that have a corpus.
 fn targets(wanted: &[String]) -> Result<Vec<String>> {
     let corpus = corpus();
     let entries = fs::read_dir(&corpus).with_context(|| format!("cannot read {}", corpus.display()))?;
@@ -92,18 +92,18 @@ fn targets(wanted: &[String]) -> Result<Vec<String>> {
     let mut names: Vec<String> = names.collect::<Result<_>>()?;
     names.sort();
     if let Some(unknown) = wanted.iter().find(|name| !names.contains(name)) {
-        bail!("there is no target {unknown:?}; there are {}", names.join(", "));
+        bail!("unknown target {unknown:?}; the targets are {}", names.join(", "));
     }
     names.retain(|name| wanted.is_empty() || wanted.contains(name));
     Ok(names)
 }
 
-/// The committed corpus: a directory for each target.
+/// Returns the committed corpus, a directory for each target.
 fn corpus() -> PathBuf {
     project::root().join("tests/fuzz/corpus")
 }
 
-/// A directory for what fuzzing finds.
+/// Creates a directory for the findings of this kind.
 fn found(what: &str) -> Result<PathBuf> {
     let directory = project::target().join("fuzz").join(what);
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
@@ -125,10 +125,12 @@ fn replay(targets: &[String], inputs: &[PathBuf]) -> Result<i32> {
     Ok(0)
 }
 
-/// Builds the targets with coverage and every check, and returns the program.
+/// Builds the targets with coverage and all checks, and returns the program.
 fn build() -> Result<PathBuf> {
     if command::find("c++").is_none() {
-        bail!("libFuzzer needs a C++ compiler: apt-get install g++ (or only replay: --replay)");
+        bail!(
+            "libFuzzer needs a C++ compiler: run `apt-get install g++`, or only replay the corpus with --replay"
+        );
     }
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut build = pinned_command(&Pinned::read()?, "cargo");
@@ -143,32 +145,33 @@ fn build() -> Result<PathBuf> {
         "--profile",
         "fuzz",
     ]);
-    // With a target, build scripts and macros do without the flags.
+    // With --target, build scripts and macros are built without the flags.
     build.args(["--target", &triple]).env("RUSTFLAGS", COVERAGE);
     command::run(&mut build)?;
     Ok(project::target().join(triple).join("fuzz/fuzz"))
 }
 
-/// What became of a target.
+/// The result of a target.
 struct Outcome {
     target: String,
     executions: u64,
     time: Duration,
-    /// What libFuzzer counts as covered: edges, and features.
+    /// libFuzzer's coverage: edges and features.
     coverage: (u64, u64),
-    /// Inputs that failed.
+    /// Failing inputs.
     crashes: Vec<PathBuf>,
 }
 
-/// A process, and what it has said.
+/// A process and its parsed output.
 struct Job {
     child: Child,
-    said: Arc<Mutex<Said>>,
+    output: Arc<Mutex<Output>>,
     reader: JoinHandle<()>,
 }
 
+/// The figures in libFuzzer's output, and its last lines.
 #[derive(Default)]
-struct Said {
+struct Output {
     executions: u64,
     coverage: (u64, u64),
     crash: Option<PathBuf>,
@@ -187,18 +190,18 @@ fn fuzz(program: &Path, target: &str, limit: &str, jobs: u64) -> Result<Outcome>
         fuzz.arg(found(&format!("corpus/{target}"))?).arg(corpus().join(target));
         let mut child = fuzz.stderr(Stdio::piped()).spawn().with_context(|| cannot_start(&fuzz))?;
         let stderr = child.stderr.take().context("no pipe")?;
-        let said = Arc::<Mutex<Said>>::default();
+        let output = Arc::<Mutex<Output>>::default();
         let reader = thread::spawn({
-            let said = Arc::clone(&said);
-            move || listen(stderr, &said)
+            let output = Arc::clone(&output);
+            move || read(stderr, &output)
         });
-        running.push(Job { child, said, reader });
+        running.push(Job { child, output, reader });
     }
-    let mut told = Instant::now();
+    let mut reported = Instant::now();
     while running.iter_mut().any(|job| matches!(job.child.try_wait(), Ok(None))) {
         thread::sleep(Duration::from_millis(100));
-        if told.elapsed() >= PROGRESS {
-            told = Instant::now();
+        if reported.elapsed() >= PROGRESS {
+            reported = Instant::now();
             progress(target, &running, begun.elapsed());
         }
     }
@@ -212,21 +215,23 @@ fn fuzz(program: &Path, target: &str, limit: &str, jobs: u64) -> Result<Outcome>
     for mut job in running {
         let status = job.child.wait()?;
         let _ = job.reader.join();
-        let said = job.said.lock().expect("nobody panics with it");
-        outcome.executions += said.executions;
-        outcome.coverage = outcome.coverage.max(said.coverage);
+        let output = job.output.lock().expect("no thread panics while it holds the lock");
+        outcome.executions += output.executions;
+        outcome.coverage = outcome.coverage.max(output.coverage);
         if !status.success() {
-            for line in &said.last {
+            for line in &output.last {
                 eprintln!("  | {line}");
             }
-            let Some(crash) = &said.crash else { bail!("{target} ended with {status} and no input") };
+            let Some(crash) = &output.crash else {
+                bail!("{target} failed with {status} and saved no input")
+            };
             outcome.crashes.push(crash.clone());
         }
     }
     Ok(outcome)
 }
 
-/// libFuzzer with a target and what helps it.
+/// Returns a command that runs libFuzzer with a target and its dictionary.
 fn libfuzzer(program: &Path, target: &str) -> Result<std::process::Command> {
     let mut fuzz = command(program);
     fuzz.env("FUZZ_TARGET", target).stdin(Stdio::null()).stdout(Stdio::null());
@@ -237,22 +242,22 @@ fn libfuzzer(program: &Path, target: &str) -> Result<std::process::Command> {
     Ok(fuzz)
 }
 
-/// Reads libFuzzer's lines: `#1234 NEW cov: 5 ft: 6 …`, `stat::number_of_executed_units: 7`, `… Test unit written
-/// to FILE`.
-fn listen(stderr: ChildStderr, said: &Mutex<Said>) {
+/// Reads libFuzzer's output to its end.
+fn read(stderr: ChildStderr, output: &Mutex<Output>) {
     for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line).into_owned();
-        let mut said = said.lock().expect("nobody panics with it");
-        said.hear(&line);
-        if said.last.len() == LAST_WORDS {
-            said.last.pop_front();
+        let mut output = output.lock().expect("no thread panics while it holds the lock");
+        output.parse(&line);
+        if output.last.len() == LAST_LINES {
+            output.last.pop_front();
         }
-        said.last.push_back(line);
+        output.last.push_back(line);
     }
 }
 
-impl Said {
-    fn hear(&mut self, line: &str) {
+impl Output {
+    /// Parses `#1234 NEW cov: 5 ft: 6 …`, `stat::number_of_executed_units: 7` and `… Test unit written to FILE`.
+    fn parse(&mut self, line: &str) {
         let mut words = line.split_ascii_whitespace();
         if let Some(count) = words.next().and_then(|word| word.strip_prefix('#')?.parse().ok()) {
             self.executions = count;
@@ -275,20 +280,20 @@ impl Said {
 fn progress(target: &str, running: &[Job], elapsed: Duration) {
     let (mut executions, mut coverage) = (0, (0, 0));
     for job in running {
-        let said = job.said.lock().expect("nobody panics with it");
-        executions += said.executions;
-        coverage = coverage.max(said.coverage);
+        let output = job.output.lock().expect("no thread panics while it holds the lock");
+        executions += output.executions;
+        coverage = coverage.max(output.coverage);
     }
     let seconds = elapsed.as_secs_f64();
     eprintln!(
-        "  {target}: {seconds:.0} s, {executions} executions at least, {:.0}/s, {} edges, {} features",
+        "  {target}: {seconds:.0} s, at least {executions} executions, {:.0}/s, {} edges, {} features",
         executions as f64 / seconds,
         coverage.0,
         coverage.1
     );
 }
 
-/// Prints a table, and how to see a crash again.
+/// Prints a table and the commands that reproduce the failures. Returns the exit status.
 fn report(table: &[Outcome]) -> i32 {
     println!(
         "\n{:<10} {:>13} {:>8} {:>10} {:>7} {:>9}  found",
@@ -309,12 +314,13 @@ fn report(table: &[Outcome]) -> i32 {
         .collect();
     for (target, crash) in &crashes {
         println!("\n{target} fails on {}", crash.display());
-        println!("  see it again: cargo xtask fuzz {target} --input {}", crash.display());
+        println!("  reproduce it with: cargo xtask fuzz {target} --input {}", crash.display());
     }
-    println!("\n{executions} executions, {} inputs that fail", crashes.len());
+    println!("\n{executions} executions, {} failing inputs", crashes.len());
     i32::from(!crashes.is_empty())
 }
 
+/// Replaces the committed corpus of a target by a minimal one.
 fn minimize(program: &Path, target: &str) -> Result<()> {
     let (old, new) = (corpus().join(target), found("corpus")?.join(format!("{target}.new")));
     if new.exists() {
@@ -330,14 +336,14 @@ fn minimize(program: &Path, target: &str) -> Result<()> {
     let mut inputs = fs::read_dir(&new)?
         .map(|entry| entry.and_then(|entry| Ok((entry.metadata()?.len(), entry.path()))))
         .collect::<std::io::Result<Vec<_>>>()?;
-    // The shortest reach most for their size.
+    // The shortest inputs cover most for their size.
     inputs.sort();
     let (mut count, mut bytes) = (0, 0);
     for (length, path) in &inputs {
         if bytes + length > CORPUS_BYTES {
             break;
         }
-        // libFuzzer names inputs by SHA-1; a part of it will do.
+        // libFuzzer names inputs by SHA-1; a prefix is unique enough.
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         fs::copy(path, old.join(name.chars().take(12).collect::<String>()))?;
         bytes += length;
@@ -352,13 +358,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_libfuzzer_says_is_understood() {
-        let mut said = Said::default();
-        said.hear("INFO: Loaded 1 modules");
-        said.hear("#65536\tpulse  cov: 310 ft: 801 corp: 45/2301b lim: 21 exec/s: 32768 rss: 40Mb");
-        assert_eq!((said.executions, said.coverage), (65_536, (310, 801)));
-        said.hear("stat::number_of_executed_units: 70001");
-        said.hear("artifact_prefix='x'; Test unit written to x-crash-00ff");
-        assert_eq!((said.executions, said.crash), (70_001, Some(PathBuf::from("x-crash-00ff"))));
+    fn libfuzzer_output_is_parsed() {
+        let mut output = Output::default();
+        output.parse("INFO: Loaded 1 modules");
+        output.parse("#65536\tpulse  cov: 310 ft: 801 corp: 45/2301b lim: 21 exec/s: 32768 rss: 40Mb");
+        assert_eq!((output.executions, output.coverage), (65_536, (310, 801)));
+        output.parse("stat::number_of_executed_units: 70001");
+        output.parse("artifact_prefix='x'; Test unit written to x-crash-00ff");
+        assert_eq!((output.executions, output.crash), (70_001, Some(PathBuf::from("x-crash-00ff"))));
     }
 }

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
-# The virtual machine's first process (see guest.rs). A busybox shell with everything it starts being
-# busybox too: under emulation each start of a process costs, and this boots 3 s faster than bash.
-# $vmdir, from the kernel's command line, is this run's directory on the host: env, command, this file.
+# The virtual machine's first process (see guest.rs). It uses busybox only: starting a process is slow under
+# emulation, and busybox boots 3 s faster than bash.
+# $vmdir, from the kernel's command line, is this run's directory on the host. It holds env, command and this file.
 B=/bin/busybox
 $B mount -t proc proc /proc
 read -r line < /proc/cmdline
@@ -10,7 +10,7 @@ for word in $line; do case $word in vmdir=*) dir=${word#*=} ;; esac; done
 $B mount -t devtmpfs dev /dev
 $B insmod "$modules/overlay.ko"
 
-# / is the host's, read-only; what the guest writes stays in its memory.
+# / is the host's, read-only; the guest's writes stay in its memory.
 $B mount -t tmpfs tmpfs /run
 $B mkdir /run/overlay
 $B mount -t tmpfs -o size=60% tmpfs /run/overlay
@@ -38,7 +38,7 @@ done
 $B ip link set lo up
 $B hostname gateway-vm
 
-# pivot_root, not chroot: the kernel looks for modprobe in its own threads' root.
+# pivot_root instead of chroot: the kernel runs modprobe in the root of its own threads.
 $B mkdir $new/run/old
 cd $new || exit
 $B pivot_root . run/old
@@ -46,7 +46,7 @@ $B umount -l /run/old
 $B cat <<'STAGE2' >/run/stage2
 . "$1/env"
 B=/bin/busybox
-# Each port can be open only once, so here and for good: requests and answers on 3, output on 4.
+# A port can be opened only once, so both stay open here: 3 for requests and answers, 4 for output.
 exec 3<>/dev/vm.control
 if [ "$terminal" = yes ]; then
     exec 4<>/dev/hvc0
@@ -56,7 +56,7 @@ else
     exec 4>/dev/vm.output
     session="$B setsid" input=0
 fi
-# In the background, since a shell lets its background commands, not those in front, ignore SIGINT.
+# In the background, since a shell makes its background commands ignore SIGINT, but not those in the foreground.
 while read -r word rows columns <&3; do
     case $word in
     INT | TERM | HUP) $B kill "-$word" -- "-$($B cat /run/vm.pid)" ;;
@@ -64,11 +64,11 @@ while read -r word rows columns <&3; do
     esac
 done &
 echo started >&3
-# The status follows the last byte of output, on the same port: on another one it might overtake it. The
-# session's leader writes it, since a terminal drops what it holds when its session ends.
+# The status follows the last byte of output on the same port, since on another port it might arrive first. The
+# session's leader writes it, since a terminal discards its buffer when its session ends.
 leader='echo $$ >/run/vm.pid; trap : INT TERM HUP QUIT; "$1"; printf "\000%s %s\n" "$2" $?'
 $B sh -c 'exec "$@" 3>&- 4>&-' sh $session $B sh -c "$leader" sh "$1/command" "$end" <&$input >&4 2>&4
-# Only if the leader was killed has nobody read this far.
+# Nobody reads this second mark unless the leader was killed.
 status=$?
 [ "$terminal" = no ] || exec 4>/dev/hvc0
 printf '\000%s %s\n' "$end" "$status" >&4

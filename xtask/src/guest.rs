@@ -1,5 +1,5 @@
-//! The processes of a virtual machine whose / is this machine's, served read-only by virtiofsd. None of
-//! them outlives xtask, however that ends.
+//! The processes of a virtual machine whose / is this machine's, served read-only by virtiofsd. No process
+//! outlives xtask, even if xtask is killed.
 use std::{
     env, fs,
     io::Write as _,
@@ -19,14 +19,15 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     command::{command, find, quoted},
     kernel::Kernel,
-    vm::Machine,
+    machine::Machine,
+    terminal,
 };
 
 const INIT: &str = include_str!("guest-init.sh");
-/// For a helper to make its socket.
+/// How long a helper may take to create its socket.
 const HELPER_START: Duration = Duration::from_secs(20);
-/// Serves / bound read-only, every mount below it too: root in the guest could otherwise write through
-/// a virtiofs mount of its own. The mounts are in a namespace that ends with virtiofsd.
+/// Serves / and every mount below it bound read-only: root in the guest could otherwise write through a
+/// virtiofs mount of its own. The mounts live in a namespace that ends with virtiofsd.
 const SERVE: &str = r#"
     set -e
     root=$1; shift
@@ -37,13 +38,13 @@ const SERVE: &str = r#"
     done
     exec "$@""#;
 
-/// A running guest; dropping it ends it and removes what it left.
+/// A running guest. Dropping it ends the guest and removes its files.
 pub struct Guest {
-    /// Both ways: the guest says `started`; it understands `INT`, `TERM`, `HUP` and `size ROWS COLUMNS`.
+    /// The guest sends `started`, and accepts `INT`, `TERM`, `HUP` and `size ROWS COLUMNS`.
     pub control: UnixStream,
-    /// The command's output, and for a terminal its input.
+    /// The command's output, and its input if it has a terminal.
     pub output: UnixStream,
-    /// Ends the output, see `stream`.
+    /// The mark that ends the output, see `stream`.
     pub end: String,
     qemu: Child,
     _virtiofsd: Helper,
@@ -51,7 +52,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Starts a machine that runs `command` in our working directory.
+    /// Boots a machine that runs `command` in our working directory.
     pub fn start(machine: &Machine, kernel: &Kernel, command: &[String], terminal: bool) -> Result<Self> {
         let directory = Directory::create()?;
         let end = format!("{:x}", unique());
@@ -64,7 +65,7 @@ impl Guest {
             wait_for(&path, &mut qemu, &directory.path)?;
             UnixStream::connect(&path).with_context(|| format!("cannot reach QEMU at {}", path.display()))
         };
-        // QEMU waits for each of these in turn before it starts the guest.
+        // QEMU waits for both connections, in this order, before it starts the guest.
         let sockets = connect("control.sock").and_then(|control| Ok((control, connect("output.sock")?)));
         match sockets {
             Ok((control, output)) => {
@@ -77,19 +78,19 @@ impl Guest {
         }
     }
 
-    /// Whether QEMU has ended.
+    /// Returns true if QEMU has ended.
     pub fn is_dead(&mut self) -> bool {
         !matches!(self.qemu.try_wait(), Ok(None))
     }
 
-    /// The last lines of what the guest's kernel and the helpers said.
+    /// Returns the last lines of the guest's console and of the helpers' logs.
     pub fn last_words(&self) -> String {
         last_words(&self.directory.path)
     }
 }
 
 impl Drop for Guest {
-    /// Nothing is lost by killing QEMU: the guest writes to memory only.
+    /// Kills QEMU; nothing is lost, since the guest writes to memory only.
     fn drop(&mut self) {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
@@ -106,10 +107,10 @@ impl Drop for Helper {
     }
 }
 
-/// The directory of one run, under /tmp since a socket's path is limited to 108 bytes.
+/// The directory of one run; under /tmp, since a socket's path is limited to 108 bytes.
 struct Directory {
     path: PathBuf,
-    /// A shell that removes it as soon as our end of its stdin closes, which SIGKILL does too.
+    /// A shell that removes the directory when our end of its stdin closes, even by SIGKILL.
     remover: Child,
 }
 
@@ -140,7 +141,7 @@ impl Drop for Directory {
     }
 }
 
-/// `env` and `command` for the guest's init, and the init itself.
+/// Writes the guest's init, and the files `env` and `command` that it reads.
 fn write_files(
     directory: &Path,
     kernel: &Kernel,
@@ -148,7 +149,7 @@ fn write_files(
     terminal: bool,
     end: &str,
 ) -> Result<()> {
-    let (columns, rows) = crate::vm::terminal_size();
+    let (columns, rows) = terminal::size();
     let modules = kernel.modules.to_string_lossy();
     let variables = format!(
         "modules={} terminal={} rows={rows} columns={columns} end={end}\n",
@@ -181,7 +182,7 @@ fn executable(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// A command that dies with us and that Ctrl-C in our terminal does not reach.
+/// Returns a command that dies with us and does not receive Ctrl-C from our terminal.
 fn attached(program: &str) -> Command {
     let mut attached = command("setpriv");
     attached.args(["--pdeathsig", "KILL", "--", program]).stdin(Stdio::null()).process_group(0);
@@ -195,7 +196,7 @@ fn serve(directory: &Path) -> Result<Helper> {
     serve.args(["--mount", "sh", "-c", SERVE, "sh"]).arg(&root);
     let socket = format!("--socket-path={}/fs.sock", directory.display());
     if Path::new("/usr/lib/qemu/virtiofsd").exists() {
-        // QEMU's own, until version 7.
+        // Shipped with QEMU up to version 7.
         let source = format!("source={}", root.display());
         serve.args(["/usr/lib/qemu/virtiofsd", &socket, "-o", &source]);
         serve.args(["-o", "cache=always", "-o", "sandbox=chroot", "-o", "no_posix_lock"]);
@@ -212,16 +213,16 @@ fn boot(machine: &Machine, kernel: &Kernel, directory: &Path, terminal: bool) ->
     let at = directory.display();
     let memory = format!("{}M", machine.memory_mib);
     let log = fs::File::create(directory.join("qemu.log"))?;
-    let still = if machine.icount { "norandmaps" } else { "" };
+    let fixed_addresses = if machine.icount { "norandmaps" } else { "" };
     let append = format!(
         "root=host rootfstype=virtiofs ro init={at}/init vmdir={at} console=ttyS0 quiet loglevel=4 panic=-1 \
-         mitigations=off random.trust_cpu=on tsc=reliable no_timer_check nokaslr apparmor=0 audit=0 {still}"
+         mitigations=off random.trust_cpu=on tsc=reliable no_timer_check nokaslr apparmor=0 audit=0 {fixed_addresses}"
     );
     let mut qemu = attached("qemu-system-x86_64");
     qemu.args(["-accel", &machine.accelerator, "-cpu", "max", "-M", "q35", "-no-reboot"])
         .args(["-smp", &machine.cpus.to_string(), "-m", &memory])
         .args(["-display", "none", "-vga", "none", "-nodefaults", "-net", "none"])
-        // virtiofsd reads the guest's memory.
+        // virtiofsd shares the guest's memory.
         .args(["-object", &format!("memory-backend-memfd,id=memory,size={memory},share=on")])
         .args(["-numa", "node,memdev=memory"])
         .args(["-chardev", &format!("socket,id=fs,path={at}/fs.sock")])
@@ -231,10 +232,10 @@ fn boot(machine: &Machine, kernel: &Kernel, directory: &Path, terminal: bool) ->
         .args(["-chardev", &format!("socket,id=control,path={at}/control.sock,server=on,wait=on")])
         .args(["-chardev", &format!("socket,id=output,path={at}/output.sock,server=on,wait=on")]);
     if machine.icount {
-        // One instruction is one nanosecond, and time does not wait while the guest is idle.
+        // Each instruction takes one nanosecond, and the clock does not stop while the guest is idle.
         qemu.args(["-icount", "shift=0,sleep=off"]);
     }
-    // The console comes first: hvc0 is port 0.
+    // The first port becomes the console, hvc0.
     if terminal {
         qemu.args(["-device", "virtconsole,chardev=output"]);
     } else {
@@ -247,12 +248,12 @@ fn boot(machine: &Machine, kernel: &Kernel, directory: &Path, terminal: bool) ->
     qemu.stdout(log.try_clone()?).stderr(log).spawn().context("cannot start QEMU")
 }
 
-/// Waits until a helper has made its socket.
+/// Waits until a helper has created its socket.
 fn wait_for(socket: &Path, helper: &mut Child, directory: &Path) -> Result<()> {
     let begun = Instant::now();
     while !socket.exists() {
         if let Some(status) = helper.try_wait()? {
-            bail!("a helper of the virtual machine ended ({status}):\n{}", last_words(directory));
+            bail!("a helper process of the virtual machine ended ({status}):\n{}", last_words(directory));
         }
         if begun.elapsed() > HELPER_START {
             bail!("no {} after {HELPER_START:?}:\n{}", socket.display(), last_words(directory));
@@ -262,15 +263,15 @@ fn wait_for(socket: &Path, helper: &mut Child, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The ends of the logs. The helpers' are long-winded about what is normal.
+/// Returns the ends of the logs, few lines of the helpers' since those log normal operation too.
 fn last_words(directory: &Path) -> String {
     const LOGS: [(&str, usize); 3] = [("console.log", 20), ("qemu.log", 3), ("virtiofsd.log", 3)];
     let mut words = String::new();
     for (name, count) in LOGS {
         let log = fs::read(directory.join(name)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
-        let said = |line: &&str| !line.trim().is_empty() && !line.contains("info: QEMU waiting");
-        let mut tail: Vec<_> = log.lines().rev().filter(said).take(count).collect();
+        let relevant = |line: &&str| !line.trim().is_empty() && !line.contains("info: QEMU waiting");
+        let mut tail: Vec<_> = log.lines().rev().filter(relevant).take(count).collect();
         tail.reverse();
         for line in tail {
             words += &format!("  {name}: {}\n", line.trim_end());
@@ -279,7 +280,7 @@ fn last_words(directory: &Path) -> String {
     words
 }
 
-/// A number no other run has.
+/// Returns a number that no other run has.
 fn unique() -> u128 {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     (time << 24) | u128::from(std::process::id() & 0xff_ffff)

@@ -1,4 +1,4 @@
-//! The guest's kernel: Debian's Linux 6.12, unpacked under target/, not installed.
+//! The guest's kernel: Debian's Linux 6.12, unpacked under target/ and not installed.
 use std::{
     fs,
     io::ErrorKind,
@@ -15,21 +15,21 @@ use crate::{
     project,
 };
 
-/// The long-term series the facts were measured on; Debian 12 has it in its security suite, Debian 13
-/// as its own.
+/// The long-term series that docs/facts.md was measured on. Debian 12 has it in its security suite; it is Debian
+/// 13's own kernel.
 const SERIES: &str = "6.12";
 
 /// An unpacked kernel.
 pub struct Kernel {
-    /// Linux's version, e.g. `6.12.117+deb12-amd64`.
+    /// Linux version, e.g. `6.12.117+deb12-amd64`.
     pub version: String,
     /// The bootable image.
     pub image: PathBuf,
-    /// Holds a directory named like the version, and `overlay.ko` unpacked for the guest's init.
+    /// Directory that holds one named after the version, and `overlay.ko` unpacked for the guest's init.
     pub modules: PathBuf,
 }
 
-/// The kernel set-up has unpacked, if it did.
+/// Returns the kernel that set-up unpacked, if any.
 pub fn installed() -> Option<Kernel> {
     let directory = directory();
     let image = fs::read_dir(directory.join("boot"))
@@ -41,22 +41,22 @@ pub fn installed() -> Option<Kernel> {
     Some(Kernel { version, image, modules: directory.join("lib/modules") })
 }
 
-/// An error if there is no way to get one here.
+/// Returns an error if no kernel can be installed on this machine.
 pub fn may_install() -> Result<()> {
     ensure!(
         cfg!(target_arch = "x86_64"),
-        "the virtual machine's kernel is for x86_64, and this machine is not: use one whose own kernel has ESP"
+        "the virtual machine's kernel is for x86_64, unlike this machine: use a machine whose own kernel has ESP"
     );
     ensure!(
         find("apt-cache").is_some(),
-        "the virtual machine's kernel comes from Debian by apt, which is not here: unpack a Debian package \
-         linux-image-{SERIES}.*-amd64 into {} (and see xtask/src/kernel.rs), or use a machine whose own kernel has ESP",
+        "the virtual machine's kernel is downloaded by apt, which is not installed: unpack the Debian package \
+         linux-image-{SERIES}.*-amd64 into {} (see xtask/src/kernel.rs), or use a machine whose own kernel has ESP",
         directory().display()
     );
     Ok(())
 }
 
-/// Downloads and unpacks the newest.
+/// Downloads and unpacks the newest kernel of the series.
 pub fn install() -> Result<()> {
     let step = Step::start("kernel", format!("the virtual machine's kernel, Linux {SERIES}"))?;
     let partial = project::tools().join("kernel.partial");
@@ -65,7 +65,7 @@ pub fn install() -> Result<()> {
     let package = download(&step, &partial)?;
     step.run(command("dpkg-deb").arg("-x").arg(&package).arg(&partial))?;
     fs::remove_file(&package)?;
-    // Debian 13 packages have usr/lib only; depmod and the guest look in lib.
+    // Debian 13's packages have usr/lib only; depmod and the guest read lib.
     if let Err(error) = std::os::unix::fs::symlink("usr/lib", partial.join("lib")) {
         ensure!(error.kind() == ErrorKind::AlreadyExists, error);
     }
@@ -79,8 +79,8 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// Returns the downloaded file. Old package lists name packages that are no longer there, so a failure
-/// is followed by one more attempt with new lists.
+/// Downloads the package and returns its file. Old package lists name packages that no longer exist, so a failure
+/// is retried once with new lists.
 fn download(step: &Step, into: &Path) -> Result<PathBuf> {
     let attempt = || -> Result<PathBuf> {
         let name = newest()?;
@@ -98,28 +98,28 @@ fn download(step: &Step, into: &Path) -> Result<PathBuf> {
     })
 }
 
-/// The newest package's name in apt's lists.
+/// Returns the name of the newest package in apt's lists.
 fn newest() -> Result<String> {
     let listed = output(command("apt-cache").args(["search", "--names-only", "^linux-image-6[.]12[.]"]))?;
     let names = listed.lines().filter_map(|line| line.split_once(' ')).map(|(name, _)| name);
     let Some(name) = names.filter(|name| release(name).is_some()).max_by_key(|name| release(name)) else {
         bail!(
             "apt knows no package linux-image-{SERIES}.*+debNN-amd64 (Debian 12: in its security suite; \
-             Debian 13: its own kernel): add that suite to /etc/apt/sources.list and run this again"
+             Debian 13: in its main suite): add that suite to /etc/apt/sources.list and run this again"
         );
     };
     Ok(name.to_owned())
 }
 
-/// The numbers of `linux-image-6.12.117+deb12-amd64`: (117, 12); nothing for debug symbols, unsigned,
-/// cloud and real-time kernels.
+/// Returns the numbers in a name like `linux-image-6.12.117+deb12-amd64`: (117, 12). `None` for debug symbols and
+/// for unsigned, cloud and real-time kernels.
 fn release(package: &str) -> Option<(u32, u32)> {
     let rest = package.strip_prefix("linux-image-6.12.")?.strip_suffix("-amd64")?;
     let (patch, debian) = rest.split_once("+deb")?;
     Some((patch.parse().ok()?, debian.parse().ok()?))
 }
 
-/// The guest's init loads overlay.ko with busybox's insmod, which cannot unpack it.
+/// Unpacks overlay.ko, since busybox's insmod in the guest's init cannot.
 fn unpack_overlay(modules: &Path, from: &Path) -> Result<()> {
     let to = modules.join("overlay.ko");
     if from.join("overlay.ko").exists() {

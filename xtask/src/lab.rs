@@ -1,9 +1,9 @@
-//! `cargo xtask run`: the lab, on this machine's kernel if that has ESP, else in the virtual machine.
+//! `cargo xtask run`: the lab, natively if this machine's kernel has ESP, else in the virtual machine.
 use std::{
     fs,
     io::Write,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     thread,
     time::Duration,
 };
@@ -17,40 +17,41 @@ use nix::{
 use crate::{
     build,
     command::{cannot_start, command, find},
+    machine::Machine,
     project, setup,
     setup::Needs,
     signals::Signals,
     stream,
-    vm::{self, Console, Machine},
+    vm::{self, Console},
 };
 
-/// Which kernel to run on.
+/// The choice of the kernel to run on.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct Choice {
-    /// Run in the virtual machine, whatever this machine's kernel can do
+    /// Run in the virtual machine, even if this machine's kernel has ESP
     #[arg(long, conflicts_with = "native")]
     vm: bool,
-    /// Run on this machine's kernel; an error if that lacks ESP
+    /// Run on this machine's kernel; fail if it lacks ESP
     #[arg(long)]
     native: bool,
 }
 
-/// Where the lab runs.
+/// The kernel that the lab runs on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// In namespaces of this machine.
+    /// This machine's; the lab is in namespaces.
     Native,
-    /// In namespaces of the virtual machine.
+    /// The virtual machine's.
     Vm,
 }
 
-/// What to do with the lab once it is up.
+/// The use of the lab once it is up.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct Then {
-    /// Leave you in a shell on the gateway with the lab up
+    /// Open a shell on the gateway while the lab is up
     #[arg(long, conflicts_with = "stay")]
     shell: bool,
-    /// Keep it up until Ctrl-C
+    /// Keep the lab up until Ctrl-C
     #[arg(long)]
     stay: bool,
 }
@@ -58,7 +59,7 @@ pub struct Then {
 /// Sets up, builds, runs the lab and returns its exit status.
 pub fn run(choice: Choice, then: Then, machine: &Machine) -> Result<i32> {
     let place = prepare(choice)?;
-    let directory = build::all()?;
+    let directory = build::lab()?;
     let mut lab = words(&directory, "run");
     lab.extend(then.shell.then(|| "--shell".to_owned()));
     lab.extend(then.stay.then(|| "--stay".to_owned()));
@@ -69,14 +70,14 @@ pub fn run(choice: Choice, then: Then, machine: &Machine) -> Result<i32> {
     }
 }
 
-/// Runs `lab test FILTER` where it was decided and writes its output to `to`.
+/// Runs `lab test FILTER` in the given place and writes its output to `to`.
 pub fn test(
     place: Place,
     filter: Option<&str>,
     machine: &Machine,
     to: &mut (dyn Write + Send),
 ) -> Result<i32> {
-    let directory = build::all()?;
+    let directory = build::lab()?;
     let mut lab = words(&directory, "test");
     lab.extend(filter.map(str::to_owned));
     match place {
@@ -85,10 +86,10 @@ pub fn test(
     }
 }
 
-/// Set-up for the lab, and the decision where it runs, which is said.
+/// Sets up for the lab, decides where it runs, and tells the user.
 pub fn prepare(choice: Choice) -> Result<Place> {
     let lab = Needs { lab: true, ..Needs::default() };
-    // Ask the kernel before set-up if we already can, so that all that is missing is named at once.
+    // Probe the kernel before set-up if possible, so that set-up announces all missing items at once.
     let vm = choice.vm || (!choice.native && find("ip").is_some() && native_fault().is_some());
     setup::ensure(Needs { vm, ..lab })?;
     let (place, why) = match native_fault() {
@@ -106,7 +107,7 @@ pub fn prepare(choice: Choice) -> Result<Place> {
     Ok(place)
 }
 
-/// Why the lab cannot run on this kernel, if it cannot.
+/// Returns the reason why the lab cannot run on this kernel, if there is one.
 pub fn native_fault() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("we are not root".to_owned());
@@ -115,7 +116,7 @@ pub fn native_fault() -> Option<String> {
     if kernel_version(&release) < (6, 6) {
         return Some(format!("this kernel, Linux {}, is older than 6.6, which brought TCX", release.trim()));
     }
-    // In a network namespace of its own, which ends with it.
+    // The probe runs in a network namespace that ends with it.
     let add = "ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 1 mode tunnel \
                aead 'rfc4106(gcm(aes))' 0x0102030405060708090a0b0c0d0e0f1011121314 128";
     let mut probe = command("unshare");
@@ -123,32 +124,38 @@ pub fn native_fault() -> Option<String> {
     match probe.output() {
         Ok(output) if output.status.success() => None,
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Some(format!(
-                "this kernel has no ESP ({})",
-                said.trim().lines().last().unwrap_or("no reason given")
-            ))
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let reason = stderr.trim().lines().last().unwrap_or("no reason given");
+            Some(format!("this kernel has no ESP ({reason})"))
         }
-        Err(error) => Some(format!("whether this kernel has ESP could not be tried ({error})")),
+        Err(error) => Some(format!("this kernel could not be probed for ESP ({error})")),
     }
 }
 
-/// Major and minor version, (0, 0) if there is none.
+/// Returns major and minor version, or (0, 0) if there is none.
 fn kernel_version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(['.', '-', '+']).map_while(|number| number.trim().parse().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// Returns the lab's command line.
 fn words(directory: &Path, verb: &str) -> Vec<String> {
     let path = |path: &Path| path.to_string_lossy().into_owned();
     let policies = path(&project::root().join("policies"));
-    [path(&directory.join("lab")).as_str(), verb, "--bin-dir", &path(directory), "--policy", &policies]
-        .map(str::to_owned)
-        .to_vec()
+    [
+        path(&directory.join(project::LAB.program)).as_str(),
+        verb,
+        "--bin-dir",
+        &path(directory),
+        "--policy",
+        &policies,
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
-/// In mount and PID namespaces of its own, so that no process or mount of it can outlive it, even if we
-/// or it are killed.
+/// Runs the lab in mount and PID namespaces of its own, so that none of its processes and mounts outlives it, even
+/// if it or xtask is killed.
 fn native(lab: &[String], output: Option<&mut (dyn Write + Send)>) -> Result<i32> {
     let mut unshare = command("setpriv");
     unshare
@@ -160,14 +167,14 @@ fn native(lab: &[String], output: Option<&mut (dyn Write + Send)>) -> Result<i32
         let mut child = unshare.spawn().with_context(|| cannot_start(&unshare))?;
         return watch(&mut child, &mut signals);
     };
-    // The shell joins both outputs in one pipe.
-    let mut joined = Command::new("sh");
+    // The shell merges both outputs into one pipe.
+    let mut joined = command("sh");
     joined.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(unshare.get_program()).args(unshare.get_args());
-    joined.current_dir(project::root()).stdin(Stdio::null()).stdout(Stdio::piped());
+    joined.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = joined.spawn().with_context(|| cannot_start(&joined))?;
     let pipe = child.stdout.take().context("no pipe")?;
     thread::scope(|scope| {
-        // The stream has no end mark: it is copied to its end.
+        // The stream has no end mark and is copied to its end.
         let copying = scope.spawn(move || stream::copy(pipe, to, "no mark"));
         let status = watch(&mut child, &mut signals);
         copying.join().expect("copying does not panic").context("cannot pass on the output")?;
@@ -175,7 +182,8 @@ fn native(lab: &[String], output: Option<&mut (dyn Write + Send)>) -> Result<i32
     })
 }
 
-/// Waits for the lab. Ctrl-C reaches it without us; signals that somebody sent to us are passed on.
+/// Waits for the lab and returns its exit status. Ctrl-C reaches the lab directly; signals sent to xtask alone are
+/// passed on.
 fn watch(child: &mut Child, signals: &mut Signals) -> Result<i32> {
     use std::os::unix::process::ExitStatusExt as _;
     loop {
@@ -191,7 +199,7 @@ fn watch(child: &mut Child, signals: &mut Signals) -> Result<i32> {
     }
 }
 
-/// The process below unshare, which itself ignores what we would send it.
+/// Returns the process below unshare, which itself ignores signals.
 fn lab_of(unshare: &Child) -> Pid {
     let id = unshare.id();
     let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! bpf-linker, which links the eBPF programs, built against the pinned rustc's own LLVM: it must read
-//! the bitcode of that very LLVM, and Debian's is older.
+//! bpf-linker, which links the eBPF programs. It is built against the LLVM of the pinned rustc, whose bitcode it
+//! reads; Debian's LLVM is older.
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -14,7 +14,7 @@ use crate::{
     project::{self, Pinned},
 };
 
-/// Whether the linker is there, of the pinned version, for the pinned toolchain.
+/// Returns true if the pinned version is installed for the pinned toolchain.
 pub fn installed(pinned: &Pinned) -> bool {
     let links_work = fs::read_dir(prefix().join("lib"))
         .is_ok_and(|links| links.filter_map(Result::ok).filter(|link| link.path().exists()).count() >= 2);
@@ -23,7 +23,7 @@ pub fn installed(pinned: &Pinned) -> bool {
         && fs::read_to_string(stamp()).is_ok_and(|built| built == identity(pinned))
 }
 
-/// Builds it; takes about a minute.
+/// Builds the linker, which takes about a minute.
 pub fn install(pinned: &Pinned) -> Result<()> {
     let step = Step::start("bpf-linker", format!("bpf-linker {}", pinned.bpf_linker))?;
     let _ = fs::remove_file(stamp());
@@ -44,8 +44,8 @@ pub fn install(pinned: &Pinned) -> Result<()> {
     Ok(())
 }
 
-/// Makes an LLVM "installation" of links to the toolchain's libLLVM, and returns LLVM's major version.
-/// It stays: its lib directory is the linker's run-time search path.
+/// Creates an LLVM "installation" of links to the toolchain's libLLVM and returns LLVM's major version. The links
+/// stay, since their directory is the linker's run-time search path.
 fn link_llvm(pinned: &Pinned) -> Result<String> {
     let toolchain = project::toolchain(&pinned.rust).context("the pinned toolchain is not installed")?;
     let library = fs::read_dir(toolchain.join("lib"))?
@@ -62,7 +62,7 @@ fn link_llvm(pinned: &Pinned) -> Result<String> {
     Ok(major)
 }
 
-/// The file name and the major version of `libLLVM.so.22.1-rust-1.98.0-stable`.
+/// Returns the file name and the major version of a path like `libLLVM.so.22.1-rust-1.98.0-stable`.
 fn soname(path: &Path) -> Option<(String, String)> {
     let name = path.file_name()?.to_str()?;
     let (major, _) = name.strip_prefix("libLLVM.so.")?.split_once('.')?;
@@ -77,7 +77,7 @@ fn stamp() -> PathBuf {
     project::tools().join("bpf-linker.stamp")
 }
 
-/// What a built linker depends on: both versions, and where it looks for LLVM.
+/// Describes a built linker: both versions and its search path for LLVM.
 fn identity(pinned: &Pinned) -> String {
     format!("bpf-linker {}, Rust {}, {}\n", pinned.bpf_linker, pinned.rust, prefix().display())
 }

@@ -1,4 +1,4 @@
-//! Everything a developer runs, as `cargo xtask COMMAND`. One module for each task.
+//! The developer's commands, `cargo xtask COMMAND`. One module for each command.
 mod bench;
 mod bpf;
 mod build;
@@ -11,6 +11,7 @@ mod kernel;
 mod lab;
 mod linker;
 mod lint;
+mod machine;
 mod mutate;
 mod native;
 mod packages;
@@ -19,6 +20,7 @@ mod project;
 mod setup;
 mod signals;
 mod stream;
+mod terminal;
 mod test;
 mod vm;
 
@@ -26,11 +28,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use machine::Machine;
 
-/// Everything a developer runs.
+/// Commands for developers.
 ///
 /// Start with `cargo xtask run`, which brings up a whole gateway with customers, tunnels and attackers, and
-/// `cargo xtask test`. Every command first installs what it needs and is missing, and says what that is.
+/// `cargo xtask test`. Every command first announces and installs the tools it lacks.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
 #[command(after_help = "Examples:
@@ -43,9 +46,9 @@ use clap::{Parser, Subcommand};
   cargo xtask bench --quick        all contenders, in 3 minutes; figures in target/bench
   cargo xtask bench instructions   one part in full, written to docs/benchmarks
   cargo xtask vm --tty -- bash     a shell in the virtual machine
-  cargo xtask lint --fix           format, and let clippy change what it can
+  cargo xtask lint --fix           format, and apply clippy's suggestions
 
-Set-up caches under target/. Its logs are in target/tools/log.")]
+Set-up installs under target/. Its logs are in target/tools/log.")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -53,148 +56,165 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Bring up the lab, show requests passing and attacks failing
+    /// Bring up the lab; show requests passing and attacks failing
     ///
-    /// Four customers with five sites, each with its own strongSwan and a device; their servers; the cloud
-    /// gateway with gatewayd and the policies of policies/. It runs natively if we are root and the kernel has
-    /// ESP, else in a virtual machine. The exit status is 0 only if everything went as expected; nothing is
-    /// left behind.
+    /// The lab has four customers with five sites, each with its own strongSwan and a device; their servers; the
+    /// cloud gateway with gatewayd and the policies of policies/. It runs natively if we are root and the kernel has
+    /// ESP, else in a virtual machine. The exit status is 0 only if everything went as expected. Nothing is left
+    /// behind.
     Run {
         #[command(flatten)]
         choice: lab::Choice,
         #[command(flatten)]
         then: lab::Then,
         #[command(flatten)]
-        machine: vm::Machine,
+        machine: Machine,
     },
     /// Run all tests, or those with FILTER in their names
     ///
-    /// Stages: host tests, packet replay, differential, flood, end to end, bench, lint. All run even if one fails. What cannot run here
-    /// counts as skipped.
+    /// Stages: host tests, packet replay, differential, flood, end to end, bench, lint. All run even if one fails.
+    /// Stages that cannot run on this machine count as skipped. The last line sums up.
+    #[command(after_help = "Examples:
+  cargo xtask test --only host reply_from_other_tunnel
+                                   host tests with this in their names
+  cargo test -p gateway-common --test tracking
+                                   one file of them, without xtask
+  cargo xtask test --only replay device_closes_first
+                                   one replay case: a `name` in tests/cases/*.toml
+  cargo xtask test --only lab rekey
+                                   lab scenarios and attacks with this in their names
+  cargo xtask test --only diff     a whole stage
+  cargo xtask diff -- --help       one seed of the differential test; flood likewise
+  cargo xtask lint references      one check of the lint stage")]
     Test {
-        /// Only tests whose names contain this; without lint
+        /// Run only tests whose names contain this, of the host, replay and lab stages
         filter: Option<String>,
-        /// Only this stage; may be repeated
+        /// Run only this stage; may be repeated
         #[arg(long, value_name = "STAGE")]
         only: Vec<test::Stage>,
         #[command(flatten)]
         choice: lab::Choice,
         #[command(flatten)]
-        machine: vm::Machine,
+        machine: Machine,
     },
     /// Compare our verdicts with those of the original iptables rules, packet by packet
     ///
-    /// The same generated packets go through both at the same time, on real veths. A sequence with a
-    /// difference that has no entry in the table of purposes is shrunk and printed as a replay case. First
-    /// come the seeds of tests/diff/seeds.txt.
+    /// The same generated packets go through both at the same time, on real veths. A sequence with a difference that
+    /// docs/differences.md does not explain is shrunk and printed as a replay case. The committed seeds, which
+    /// failed once, run first.
     Diff {
         #[command(flatten)]
-        machine: vm::Machine,
-        /// --packets N, --seed S, --loose 0|1; see --help behind --
+        machine: Machine,
+        /// --packets N, --seed S, --loose 0|1; for all options: cargo xtask diff -- --help
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
     /// Let one customer and the internet flood the gateway; the other customers must not notice
     ///
-    /// With quotas and budgets, then a control without quotas, which must fail; then the kernel memory for
-    /// one flow. In network namespaces, with the real programs and real TCP.
+    /// Runs with quotas and budgets, then a control without quotas, which must fail; then measures the kernel memory
+    /// of a flow. Uses network namespaces, the real programs and real TCP.
     Flood {
         #[command(flatten)]
-        machine: vm::Machine,
-        /// --seconds N, --without-quotas; see --help behind --
+        machine: Machine,
+        /// --seconds N, --without-quotas; for all options: cargo xtask flood -- --help
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
     /// Measure this project and its contenders side by side
     ///
-    /// Contenders: forwarding with no firewall, the original iptables rules, the best nftables rulesets, this
-    /// project. They must agree on 10,000 random packets before anything is measured. Tables, plots and all
-    /// figures are written to docs/benchmarks; why a target is not met is written by hand, in its
-    /// explanations.toml. Instructions are exact and are counted in the virtual machine; time is measured on
-    /// this machine, which should have nothing else to do.
+    /// Contenders: forwarding with no firewall, the original iptables rules, the best nftables rulesets, this project.
+    /// They must agree on 10,000 random packets before anything is measured. Tables, plots and all figures are written
+    /// to docs/benchmarks; explanations.toml there, written by hand, says why a target is missed. Instructions are
+    /// exact and are counted in the virtual machine; time is measured on this machine, which should be idle.
     #[command(after_help = "Examples:
   cargo xtask bench --quick        all contenders and parts, fewer combinations
-  cargo xtask bench                all of it, for some hours; writes docs/benchmarks
-  cargo xtask bench control        one part; the others' figures stay as they are
-  cargo xtask bench --check        what CI does: our instructions beside the committed ones
+  cargo xtask bench                the whole benchmark, some hours; writes docs/benchmarks
+  cargo xtask bench control        one part; the figures of the others stay
+  cargo xtask bench --check        as CI does: our instructions against the committed ones
 
-In tables, cost is the gateway's own, floor that of forwarding with no firewall, tax cost above the floor.
-One measurement by hand, in the virtual machine:
+In tables, cost is the gateway's own, floor is forwarding with no firewall, tax is the cost above the floor.
+A single measurement, in the virtual machine:
   cargo xtask vm --icount -- target/debug/bench instructions --contenders ingress-drop,redirect \\
       --workloads reply --customers 1000")]
     Bench {
         #[command(flatten)]
         choice: bench::Choice,
         #[command(flatten)]
-        machine: vm::Machine,
+        machine: Machine,
     },
-    /// Check format, clippy (warnings denied) and dependencies
+    /// Check format, clippy (warnings denied), dependencies, imports, references and language
+    ///
+    /// Checks: rustfmt; imports (no circle between the files of a crate, no test tool that uses another);
+    /// references (links, decisions, facts, paths and RFCs in the tree); language (openings of comments); clippy;
+    /// clippy-ebpf; cargo-deny.
     Lint {
+        /// Run only these checks
+        check: Vec<lint::Kind>,
         /// Let rustfmt and clippy change the files
         #[arg(long)]
         fix: bool,
     },
     /// Fuzz packets, TCP tracking, policies and VICI, guided by coverage
     ///
-    /// The targets are in tests/fuzz. New inputs are kept in target/fuzz/corpus, beside those of
-    /// tests/fuzz/corpus. The exit status is 1 if an input fails; it is then kept, and the last lines say how to see
-    /// it again.
+    /// The targets are in tests/fuzz. New inputs are kept in target/fuzz/corpus, in addition to tests/fuzz/corpus.
+    /// The exit status is 1 if an input fails; the input is kept, and the last lines say how to reproduce the failure.
     Fuzz {
         #[command(flatten)]
         choice: fuzz::Choice,
     },
-    /// Break each rule of the packet decision, one at a time, and see that a test fails
+    /// Break each rule of the packet decision, one at a time, and check that a test fails
     ///
-    /// The rules are in tests/mutations.toml. gateway-common is copied to target/mutate and broken there. The
-    /// exit status is 1 if a rule can be broken unnoticed.
+    /// tests/mutations.toml lists the rules. gateway-common is copied to target/mutate and mutated there. The exit
+    /// status is 1 if no test notices a mutation.
     Mutate {
         /// Only print the rules
         #[arg(long)]
         list: bool,
-        /// Only those with NAME in their names; may be repeated
+        /// Only rules with NAME in their names; may be repeated
         #[arg(long, value_name = "NAME")]
         only: Vec<String>,
-        /// Without the tests by random packets, which take half a minute for a rule that the others miss
+        /// Skip the random tests, which take half a minute for each rule that the others miss
         #[arg(long)]
         quick: bool,
     },
-    /// Run a command in the virtual machine, for exploring
+    /// Run a command in the virtual machine
     ///
-    /// The guest sees this machine's files at the same paths and has a kernel with complete IPsec. What it
-    /// writes is gone afterwards. The exit status is the command's.
+    /// The guest sees this machine's files at the same paths and has a kernel with complete IPsec. Files that it
+    /// writes are lost when it ends. The exit status is the command's.
     Vm {
         /// Give the command a terminal
         #[arg(long)]
         tty: bool,
         #[command(flatten)]
-        machine: vm::Machine,
+        machine: Machine,
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
     /// Build gatewayd, gatewayctl and the lab into target/debug
     Build,
-    /// Install what the commands need, without running one
+    /// Install the tools that the commands need
     ///
-    /// The pinned Rust toolchain (beside yours, by rustup) and bpf-linker, then whatever the options add.
+    /// Installs the pinned Rust toolchain (next to yours, by rustup), bpf-linker, and what the options add.
     Setup {
-        /// Also what the lab needs: strongSwan, iproute2, …
+        /// Add the lab's programs: strongSwan, iproute2, …
         #[arg(long)]
         lab: bool,
-        /// Also QEMU and the guest's kernel
+        /// Add QEMU and the guest's kernel
         #[arg(long)]
         vm: bool,
-        /// Also cargo-deny
+        /// Add cargo-deny
         #[arg(long)]
         lint: bool,
-        /// All of it
+        /// Add everything
         #[arg(long)]
         all: bool,
     },
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().task) {
+    let task = Arguments::parse().task;
+    match project::find_root().and_then(|()| run(task)) {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -203,7 +223,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns the exit status.
+/// Runs the command and returns its exit status.
 fn run(task: Task) -> Result<i32> {
     match task {
         Task::Run { choice, then, machine } => lab::run(choice, then, &machine),
@@ -213,8 +233,8 @@ fn run(task: Task) -> Result<i32> {
         Task::Diff { machine, arguments } => diff::run(&arguments, &machine),
         Task::Flood { machine, arguments } => flood::run(&arguments, &machine),
         Task::Bench { choice, machine } => bench::run(choice, &machine),
-        Task::Lint { fix } => {
-            let checks = lint::run(fix)?;
+        Task::Lint { check, fix } => {
+            let checks = lint::run(&check, fix)?;
             for check in &checks {
                 println!("{:<14} {}", check.name, if check.passed { "passed" } else { "FAILED" });
             }
@@ -232,12 +252,12 @@ fn run(task: Task) -> Result<i32> {
         }
         Task::Build => {
             setup::ensure(setup::Needs::default())?;
-            build::all().map(|_| 0)
+            build::lab().map(|_| 0)
         }
         Task::Setup { lab, vm, lint, all } => {
             let needs = setup::Needs { lab: lab || all, vm: vm || all, lint: lint || all };
             if !setup::ensure(needs)? {
-                eprintln!("Everything is there already.");
+                eprintln!("Everything is already installed.");
             }
             Ok(0)
         }

@@ -1,7 +1,7 @@
-//! `cargo xtask mutate`: breaks the rules of the packet decision one at a time and sees whether a test fails.
+//! `cargo xtask mutate`: breaks the rules of the packet decision one at a time and checks that a test fails.
 //!
-//! The rules are in `tests/mutations.toml`. Nothing is changed in place: gateway-common is copied to
-//! `target/mutate`, broken there and tested there.
+//! `tests/mutations.toml` lists the rules. The source stays unchanged: gateway-common is copied to `target/mutate`,
+//! mutated there and tested there.
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -17,67 +17,69 @@ use crate::{
     project::{self, Pinned},
 };
 
-/// Where the mutations are.
+/// The list of mutations.
 const LIST: &str = "tests/mutations.toml";
-/// The crate that is broken.
+/// The crate that is mutated.
 const PACKAGE: &str = "gateway-common";
-/// Tests that take no time, and find nearly everything.
+/// Test targets that run fast and find nearly everything.
 const QUICK: [&str; 6] = ["tracking", "learning", "tcp_table", "rules", "filter", "exact"];
-/// Tests of which some are by random packets, so that building them takes time too.
+/// Test targets with some random tests, which take longer to build and run.
 const MIXED: [&str; 3] = ["outer", "budgets", "wheel"];
-/// What takes time in those, by parts of names: random packets and times, a flood.
-const SLOW: [&str; 12] = [
+/// Slow tests in those targets, by prefix: random packets, random times, a flood.
+const SLOW: [&str; 13] = [
     "arbitrary_bytes_",
-    "what_arrives_",
-    "what_leaves_",
-    "what_reaches_",
-    "what_passes_",
+    "arriving_frames_",
+    "leaving_frames_",
+    "frames_to_the_lan_",
+    "only_neighbour_discovery_",
     "a_bucket_is_",
     "no_window_holds_",
     "a_refusal_",
     "a_million_",
-    "a_flow_",
+    "flow_is_visited_",
+    "expired_flow_",
     "slots_are_counted_over_",
-    "nodes_keep_",
+    "nodes_round_trip",
 ];
-/// A mutation may make a test run for ever; the tests take half a minute.
+/// Time limit, since a mutation may make a test loop. Unmutated, the tests take half a minute.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// One rule, and how to break it.
+/// A rule and a way to break it.
 #[derive(Default)]
 struct Mutation {
     name: String,
-    /// The rule that it breaks, in words.
+    /// The broken rule, in words.
     rule: String,
-    /// Below `gateway-common/src`.
+    /// Path below `gateway-common/src`.
     file: String,
-    /// Only in the item that begins with this line's text; whole file if empty.
+    /// Text of the first line of the item to search; the whole file if empty.
     within: String,
-    /// What stands there exactly once.
+    /// Text that occurs there exactly once.
     from: String,
-    /// What is put in its place.
+    /// Its replacement.
     to: String,
 }
 
-/// What the tests made of a mutation.
+/// The result of testing a mutation.
 #[derive(Clone, PartialEq, Eq)]
 enum Fate {
-    /// This test failed.
+    /// The named test failed.
     Killed(String),
-    /// They ran for too long.
+    /// The tests exceeded the time limit.
     Hung,
+    /// All tests passed.
     Survived,
-    /// There were no tests: it does not compile.
+    /// The mutation does not compile.
     Broken,
 }
 
-/// Breaks each rule, or those with one of `only` in their names, and prints a table. True if a test failed
-/// for every one. With `list`, only prints which there are; with `quick`, only the quick tests count.
+/// Breaks each rule, or those with one of `only` in their names, and prints a table. Returns true if a test failed
+/// for every rule. With `list` it only prints the rules; with `quick` it skips the random tests.
 pub fn run(only: &[String], list: bool, quick: bool) -> Result<bool> {
     let path = project::root().join(LIST);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut mutations = parse(&text).with_context(|| LIST.to_owned())?;
-    // All of them, also those that are not wanted: code that has changed must show at once.
+    // Deselected mutations are checked too, so that a change of the code shows at once.
     for mutation in &mutations {
         mutation
             .applied(&project::root().join(PACKAGE))
@@ -98,13 +100,13 @@ pub fn run(only: &[String], list: bool, quick: bool) -> Result<bool> {
     let mut survivors = Vec::new();
     for (number, mutation) in mutations.iter().enumerate() {
         let fate = bench.judge(mutation).with_context(|| mutation.name.clone())?;
-        let said = match &fate {
+        let result = match &fate {
             Fate::Killed(test) => format!("killed by {test}"),
-            Fate::Hung => "killed: the tests ran for too long".to_owned(),
+            Fate::Hung => "killed: the tests exceeded the time limit".to_owned(),
             Fate::Survived => "SURVIVED".to_owned(),
             Fate::Broken => "DOES NOT COMPILE".to_owned(),
         };
-        println!("{:>3}/{}  {:<width$}  {said}", number + 1, mutations.len(), mutation.name);
+        println!("{:>3}/{}  {:<width$}  {result}", number + 1, mutations.len(), mutation.name);
         if matches!(fate, Fate::Survived | Fate::Broken) {
             survivors.push(mutation);
         }
@@ -117,7 +119,7 @@ pub fn run(only: &[String], list: bool, quick: bool) -> Result<bool> {
 }
 
 impl Mutation {
-    /// The file's text, of this copy of the package, with the rule broken.
+    /// Returns the mutated text of the file in this copy of the package.
     fn applied(&self, package: &Path) -> Result<String> {
         let path = package.join("src").join(&self.file);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -125,19 +127,19 @@ impl Mutation {
     }
 }
 
-/// `text` with `from`, which must stand exactly once within the item that begins with `within`, replaced.
+/// Replaces `from`, which must occur exactly once in the item that begins with `within`.
 fn replaced(text: &str, within: &str, from: &str, to: &str) -> Result<String> {
     let (start, end) = item(text, within).with_context(|| format!("no item {within:?}, or several"))?;
     match text[start..end].matches(from).count() {
         1 => {}
-        count => bail!("{from:?} stands {count} times in {within:?}, not once"),
+        count => bail!("{from:?} occurs {count} times in {within:?}, not once"),
     }
     ensure!(from != to, "{from:?} is replaced by itself");
     let at = start + text[start..end].find(from).context("counted above")?;
     Ok(format!("{}{to}{}", &text[..at], &text[at + from.len()..]))
 }
 
-/// From the one place that says `within` to the closing brace that is indented as that line.
+/// Returns the range from the only occurrence of `within` to the closing brace with the indentation of that line.
 fn item(text: &str, within: &str) -> Option<(usize, usize)> {
     if within.is_empty() {
         return Some((0, text.len()));
@@ -150,12 +152,13 @@ fn item(text: &str, within: &str) -> Option<(usize, usize)> {
     Some((start, start + end))
 }
 
-/// A copy of the crate in a workspace of its own, and one to restore it from: work may go on meanwhile.
+/// A copy of the crate in a workspace of its own, and a second copy to restore it from, so that the source may be
+/// edited meanwhile.
 struct Bench {
     pinned: Pinned,
     root: PathBuf,
     original: PathBuf,
-    /// Without the tests by random packets.
+    /// Skips the random tests.
     quick: bool,
 }
 
@@ -172,12 +175,17 @@ impl Bench {
     }
 
     fn check_tests_pass(&self) -> Result<()> {
+        /// For compiling all dependencies on a busy machine.
+        const BUILD_PATIENCE: Duration = Duration::from_secs(3600);
         self.restore()?;
+        self.cargo(&["--no-run"], BUILD_PATIENCE)?;
         match self.test()? {
             Fate::Survived => Ok(()),
             Fate::Killed(test) => bail!("{test} fails without any mutation"),
-            Fate::Hung => bail!("the tests run for too long without any mutation"),
-            Fate::Broken => bail!("{PACKAGE} and its tests do not compile"),
+            Fate::Hung => bail!("the tests exceed the time limit without any mutation"),
+            Fate::Broken => {
+                bail!("{PACKAGE} and its tests do not compile: see {}", self.root.join("log").display())
+            }
         }
     }
 
@@ -188,15 +196,15 @@ impl Bench {
         self.test()
     }
 
-    /// The crate as it is, whatever the last run left.
+    /// Restores the unmutated crate.
     fn restore(&self) -> Result<()> {
         replace_directory(&self.original, &self.root.join(PACKAGE))
     }
 
-    /// The quick tests first.
+    /// Runs the fast tests first.
     fn test(&self) -> Result<Fate> {
         let of = |tests: &[&'static str]| tests.iter().flat_map(|test| ["--test", test]).collect::<Vec<_>>();
-        if self.cargo(&[&["--no-run"], &of(&QUICK)[..]].concat())?.0 != Some(true) {
+        if self.cargo(&[&["--no-run"], &of(&QUICK)[..]].concat(), PATIENCE)?.0 != Some(true) {
             return Ok(Fate::Broken);
         }
         let fast = SLOW.iter().flat_map(|name| ["--skip", name]);
@@ -206,7 +214,7 @@ impl Bench {
             rounds.push(Vec::new());
         }
         for tests in &rounds {
-            match self.cargo(tests)? {
+            match self.cargo(tests, PATIENCE)? {
                 (None, _) => return Ok(Fate::Hung),
                 (Some(false), output) => return Ok(Fate::Killed(first_failed(&output))),
                 (Some(true), _) => {}
@@ -215,13 +223,13 @@ impl Bench {
         Ok(Fate::Survived)
     }
 
-    /// Whether `cargo test` passed, None if it took too long; and what it said.
-    fn cargo(&self, arguments: &[&str]) -> Result<(Option<bool>, String)> {
+    /// Runs `cargo test`. Returns whether it passed, or `None` if it exceeded the time limit; and its output.
+    fn cargo(&self, arguments: &[&str], limit: Duration) -> Result<(Option<bool>, String)> {
         let log = self.root.join("log");
         let mut cargo = pinned_command(&self.pinned, "cargo");
         cargo.current_dir(&self.root).args(["test", "--quiet", "--offline"]).args(arguments);
         cargo.env("CARGO_TARGET_DIR", self.root.join("target")).env("CARGO_PROFILE_DEV_DEBUG", "0");
-        // Its own process group: of a test that hangs, cargo's death would not be the end.
+        // In a process group of its own: killing cargo alone would leave a hanging test behind.
         std::os::unix::process::CommandExt::process_group(&mut cargo, 0);
         let out = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         cargo.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
@@ -231,7 +239,7 @@ impl Bench {
             if let Some(status) = child.try_wait()? {
                 break Some(status);
             }
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > limit {
                 let group = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
                 nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL)?;
                 child.wait()?;
@@ -244,16 +252,21 @@ impl Bench {
     }
 }
 
-/// The workspace's manifest with the one package as its only member.
+/// Returns the workspace's manifest with this package as its only member.
 fn alone(manifest: &str) -> String {
     let mut lines = String::new();
+    let mut in_members = false;
     for line in manifest.lines() {
         match line.split_once(" = ") {
-            Some(("members", _)) => lines += &format!("members = [{PACKAGE:?}]"),
+            // A list in several lines ends with a line of its own.
+            _ if in_members => in_members = line != "]",
+            Some(("members", list)) => {
+                lines += &format!("members = [{PACKAGE:?}]\n");
+                in_members = !list.ends_with(']');
+            }
             Some(("default-members", _)) => {}
-            _ => lines += line,
+            _ => lines += &format!("{line}\n"),
         }
-        lines.push('\n');
     }
     lines
 }
@@ -279,7 +292,7 @@ fn copy_directory(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The first failed test in libtest's output, whose list of failures is `failures:` and indented names.
+/// Returns the name of the first failed test in libtest's output.
 fn first_failed(output: &str) -> String {
     let named = output.lines().skip_while(|line| *line != "failures:").find_map(|line| {
         let name = line.strip_prefix("---- ")?;
@@ -288,8 +301,8 @@ fn first_failed(output: &str) -> String {
     named.unwrap_or("a test without a name").to_owned()
 }
 
-/// The mutations in a file of `[[mutation]]` tables whose values are literal strings (`'…'`), one a line: all
-/// the TOML this needs, see `project::value`.
+/// Parses `[[mutation]]` tables whose values are literal strings (`'…'`), one a line. This needs no TOML parser, see
+/// `project::value`.
 fn parse(text: &str) -> Result<Vec<Mutation>> {
     let mut mutations: Vec<Mutation> = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -315,14 +328,15 @@ fn parse(text: &str) -> Result<Vec<Mutation>> {
             "to" => &mut mutation.to,
             _ => bail!("{}", here()),
         };
-        ensure!(field.is_empty(), "twice: {}", here());
+        ensure!(field.is_empty(), "duplicate key: {}", here());
         value.clone_into(field);
     }
     let mut names: Vec<_> = mutations.iter().map(|mutation| &mutation.name).collect();
     names.sort();
     ensure!(names.windows(2).all(|pair| pair[0] != pair[1]), "two mutations have the same name");
     for Mutation { name, rule, file, from, .. } in &mutations {
-        ensure!([name, rule, file, from].iter().all(|field| !field.is_empty()), "{name:?} lacks something");
+        let complete = [name, rule, file, from].iter().all(|field| !field.is_empty());
+        ensure!(complete, "{name:?} lacks name, rule, file or from");
     }
     Ok(mutations)
 }
@@ -334,7 +348,7 @@ mod tests {
     const TEXT: &str = "fn a() {\n    x + 1\n}\n\nfn b() {\n    x + 1\n}\n";
 
     #[test]
-    fn text_is_replaced_only_in_the_item_and_only_if_it_stands_there_once() {
+    fn text_is_replaced_only_in_the_item_and_only_if_it_occurs_there_once() {
         let broken = replaced(TEXT, "fn b(", "+ 1", "+ 2").unwrap();
         assert_eq!(broken, TEXT.replace("b() {\n    x + 1", "b() {\n    x + 2"));
         assert!(replaced(TEXT, "", "+ 1", "+ 2").is_err());
@@ -350,6 +364,29 @@ mod tests {
         assert!(parse(&good.repeat(2)).is_err());
         for bad in [good.replace("rule = 'r'\n", ""), good.replace("'n'", "n"), good.replace("to", "two")] {
             assert!(parse(&bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn workspace_of_one_member_replaces_both_forms_of_the_list() {
+        for list in ["[\"a\", \"gateway-common\"]", "[\n    \"a\",\n    \"gateway-common\",\n]"] {
+            let manifest =
+                format!("[workspace]\nmembers = {list}\ndefault-members = [\"a\"]\n\n[profile.dev]\n");
+            assert_eq!(alone(&manifest), "[workspace]\nmembers = [\"gateway-common\"]\n\n[profile.dev]\n");
+        }
+    }
+
+    #[test]
+    fn slow_tests_exist() {
+        let tests = project::root().join(PACKAGE).join("tests");
+        let texts: Vec<_> =
+            MIXED.map(|name| fs::read_to_string(tests.join(format!("{name}.rs"))).unwrap()).into();
+        for prefix in SLOW {
+            let function = format!("fn {prefix}");
+            assert!(
+                texts.iter().any(|text| text.contains(&function)),
+                "no test begins with {prefix}: update SLOW"
+            );
         }
     }
 

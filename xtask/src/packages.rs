@@ -1,4 +1,4 @@
-//! Debian packages.
+//! Debian packages: which are missing, and their installation.
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -8,13 +8,13 @@ use crate::{
     progress::Step,
 };
 
-/// A Debian package, and a program or file of it by which it is recognised where there is no dpkg.
+/// A Debian package, and a program or file of it that proves its presence on a machine without dpkg.
 pub type Package = (&'static str, &'static str);
 
-/// For compiling.
+/// Packages for compiling.
 pub const BUILD: &[Package] = &[("gcc", "cc"), ("libc6-dev", "/usr/include/stdio.h"), ("git", "git")];
 
-/// For the lab, on the machine it runs on; the virtual machine sees the host's.
+/// Packages for the lab; the virtual machine sees those of the host.
 pub const LAB: &[Package] = &[
     ("bpftool", "bpftool"),
     ("conntrack", "conntrack"),
@@ -32,7 +32,7 @@ pub const LAB: &[Package] = &[
     ("util-linux", "unshare"),
 ];
 
-/// For the virtual machine and its kernel.
+/// Packages for the virtual machine and its kernel.
 pub const VM: &[Package] = &[
     ("busybox-static", "busybox"),
     ("kmod", "depmod"),
@@ -41,7 +41,10 @@ pub const VM: &[Package] = &[
     ("xz-utils", "xz"),
 ];
 
-/// Which of these are not installed, sorted. Where there is no dpkg: an error if there are any.
+/// Returns the names of the packages that are not installed, sorted.
+///
+/// # Errors
+/// If some are missing on a machine without dpkg and apt.
 pub fn missing(wanted: &[Package]) -> Result<Vec<&'static str>> {
     if find("dpkg-query").is_none() || find("apt-get").is_none() {
         let absent: Vec<_> = wanted
@@ -55,7 +58,7 @@ pub fn missing(wanted: &[Package]) -> Result<Vec<&'static str>> {
             return Ok(Vec::new());
         }
         bail!(
-            "this machine has no apt, so please install by its own package manager what holds: {}",
+            "this machine has no apt; install the packages that provide these with its own package manager: {}",
             absent.join(", ")
         );
     }
@@ -67,31 +70,31 @@ pub fn missing(wanted: &[Package]) -> Result<Vec<&'static str>> {
     Ok(missing)
 }
 
-/// "NAME STATUS" lines. dpkg-query fails when it does not know one of the names, hence no check.
+/// Returns lines "NAME STATUS". The exit status is ignored: dpkg-query fails if it does not know a name.
 fn statuses(packages: &[&str]) -> String {
     let mut query = command("dpkg-query");
     query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(packages);
     query.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
-/// Whether `dpkg` was interrupted: apt refuses to do anything before it is told to go on.
+/// Returns true if `dpkg` was interrupted; apt refuses to work until `dpkg --configure` has run.
 fn interrupted() -> bool {
     output(command("dpkg").arg("--audit")).is_ok_and(|report| !report.trim().is_empty())
 }
 
-/// An error that says what to type if we may not install.
+/// Returns an error with the command to type if only root may install these packages.
 pub fn may_install(packages: &[&str]) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!(
-            "Debian packages are missing, and only root may install them: run \
-             `sudo apt-get install --no-install-recommends {}`, then this again",
+            "Debian packages are missing and only root may install them: run \
+             `sudo apt-get install --no-install-recommends {}`, then run this again",
             packages.join(" ")
         );
     }
     Ok(())
 }
 
-/// Installs them, without what they merely recommend.
+/// Installs packages without those they only recommend.
 pub fn install(packages: &[&str]) -> Result<()> {
     let step = Step::start("packages", format!("{} Debian packages", packages.len()))?;
     if interrupted() {
@@ -104,12 +107,12 @@ pub fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// `apt-get update`. Its failing is not the end: the lists may be good enough, else installing says why not.
+/// Runs `apt-get update`. A failure is ignored: the old lists may do, and otherwise installing reports the reason.
 pub fn update(step: &Step) {
     let _ = step.run(apt_get().arg("update"));
 }
 
-/// `apt-get` that asks nothing and waits for another one to end.
+/// Returns a command for `apt-get` that asks no questions and waits for another instance to end.
 pub fn apt_get() -> Command {
     let mut command = noninteractive("apt-get");
     command.args(["-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=2"]);

@@ -1,9 +1,10 @@
-//! Long steps: one line each, with the time and the last line of what runs; everything goes to a log.
+//! Long steps: one line each, with the elapsed time and the last line of output; the output goes to a log.
 use std::{
     fs::{self, File},
     io::{IsTerminal as _, Read as _, Seek as _, SeekFrom, Write as _, stderr},
-    path::PathBuf,
-    process::Command,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    sync::atomic::{AtomicU32, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -12,34 +13,80 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{command, project};
 
-/// Between two looks at a running command.
+/// Interval between two polls of a running command.
 const TICK: Duration = Duration::from_millis(100);
-/// Between two lines of progress where stderr is not a terminal.
+/// Interval between two lines of progress if stderr is not a terminal.
 const QUIET: Duration = Duration::from_secs(20);
+/// A step shorter than this is not reported at all.
+const NOTICEABLE: Duration = Duration::from_secs(1);
 
-/// A named step of set-up. Its commands write to `target/tools/log/NAME.log`.
+/// A step with a title. Its commands write to a log.
 pub struct Step {
     title: String,
     log: PathBuf,
+    /// The log is removed with the step.
+    temporary: bool,
     started: Instant,
 }
 
 impl Step {
-    /// Announces the step. `name` names the log.
+    /// Starts a step of set-up, whose log `target/tools/log/NAME.log` stays.
     pub fn start(name: &str, title: impl Into<String>) -> Result<Self> {
-        let title = title.into();
-        let directory = project::tools().join("log");
-        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        let log = directory.join(format!("{name}.log"));
-        File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        if !stderr().is_terminal() {
-            eprintln!("  {title} …");
-        }
-        Ok(Self { title, log, started: Instant::now() })
+        let log = project::tools().join("log").join(format!("{name}.log"));
+        Self::with_log(log, title.into(), false)
     }
 
-    /// Runs a command to its end and shows how it goes on.
+    /// Starts a step whose log is removed at its end.
+    pub fn unlogged(title: impl Into<String>) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let log = project::target().join(format!("log/{}-{number}.log", std::process::id()));
+        Self::with_log(log, title.into(), true)
+    }
+
+    fn with_log(log: PathBuf, title: String, temporary: bool) -> Result<Self> {
+        let directory = log.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        Ok(Self { title, log, temporary, started: Instant::now() })
+    }
+
+    /// Runs a command to its end and shows its progress.
+    ///
+    /// # Errors
+    /// If it fails; the error names the likely reason and the log.
     pub fn run(&self, command: &mut Command) -> Result<()> {
+        if self.status(command)?.success() {
+            return Ok(());
+        }
+        bail!("{} (log: {})", reason(&self.output()), self.log.display())
+    }
+
+    /// Runs a command to its end, shows its progress, and shows its output if it fails.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn run_or_show(&self, command: &mut Command) -> Result<()> {
+        if stderr().is_terminal() {
+            command.env("CARGO_TERM_COLOR", "always");
+        }
+        let status = self.status(command)?;
+        if !status.success() {
+            for line in self.output().lines().filter(|line| !is_progress(line)) {
+                eprintln!("{line}");
+            }
+        }
+        command::check(command, status)
+    }
+
+    /// Ends the step and says how long it took.
+    pub fn done(self) {
+        if self.started.elapsed() >= NOTICEABLE {
+            eprintln!("  {}: done in {} s", self.title, self.started.elapsed().as_secs_f32().ceil());
+        }
+    }
+
+    fn status(&self, command: &mut Command) -> Result<ExitStatus> {
         let open = || File::options().append(true).open(&self.log);
         let (out, err) = (open()?, open()?);
         let mut child = command
@@ -48,7 +95,7 @@ impl Step {
             .stderr(err)
             .spawn()
             .with_context(|| command::cannot_start(command))?;
-        let mut said = Instant::now();
+        let mut reported: Option<Instant> = None;
         let status = loop {
             if let Some(status) = child.try_wait()? {
                 break status;
@@ -56,23 +103,18 @@ impl Step {
             sleep(TICK);
             if stderr().is_terminal() {
                 self.redraw();
-            } else if said.elapsed() >= QUIET {
-                said = Instant::now();
+            } else if reported.is_none() && self.started.elapsed() >= NOTICEABLE {
+                reported = Some(Instant::now());
+                eprintln!("  {} …", self.title);
+            } else if reported.is_some_and(|when| when.elapsed() >= QUIET) {
+                reported = Some(Instant::now());
                 eprintln!("    {} s: {}", self.started.elapsed().as_secs(), self.last_line());
             }
         };
-        if status.success() {
-            return Ok(());
+        if stderr().is_terminal() {
+            eprint!("\r\x1b[K");
         }
-        self.clear();
-        let log = fs::read(&self.log).unwrap_or_default();
-        bail!("{} (log: {})", reason(&String::from_utf8_lossy(&log)), self.log.display())
-    }
-
-    /// Ends the step's line.
-    pub fn done(self) {
-        self.clear();
-        eprintln!("  {}: done in {} s", self.title, self.started.elapsed().as_secs_f32().ceil());
+        Ok(status)
     }
 
     fn redraw(&self) {
@@ -83,10 +125,9 @@ impl Step {
         let _ = stderr().flush();
     }
 
-    fn clear(&self) {
-        if stderr().is_terminal() {
-            eprint!("\r\x1b[K");
-        }
+    /// Returns the log's text.
+    fn output(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     fn last_line(&self) -> String {
@@ -102,13 +143,55 @@ impl Step {
     }
 }
 
-/// The last line that says something; a carriage return ends a line too (progress bars).
+impl Drop for Step {
+    fn drop(&mut self) {
+        if self.temporary {
+            let _ = fs::remove_file(&self.log);
+        }
+    }
+}
+
+/// Returns the last line that is not blank; a carriage return ends a line too (progress bars).
 fn last_line(text: &str) -> String {
+    let text = plain(text);
     let line = text.split(['\n', '\r']).map(str::trim).rfind(|line| !line.is_empty());
     line.unwrap_or_default().chars().filter(|character| !character.is_control()).collect()
 }
 
-/// Why a command failed, from its output: no network before anything else, then its first error.
+/// Removes the escape sequences that colour text.
+fn plain(text: &str) -> String {
+    let mut pieces = text.split("\x1b[");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        plain += piece.split_once(|c: char| c.is_ascii_alphabetic()).map_or("", |(_, rest)| rest);
+    }
+    plain
+}
+
+/// Returns true for a line of cargo's progress, which says nothing about a failure.
+fn is_progress(line: &str) -> bool {
+    const VERBS: [&str; 11] = [
+        "Adding",
+        "Blocking",
+        "Building",
+        "Checking",
+        "Compiling",
+        "Downloaded",
+        "Downloading",
+        "Finished",
+        "Locking",
+        "Running",
+        "Updating",
+    ];
+    let text = plain(line);
+    // A progress bar is overwritten by the next text of its line.
+    let text = text.rsplit('\r').find(|part| !part.trim().is_empty()).unwrap_or_default();
+    // cargo right-aligns its verbs in 12 columns; no other output is indented so.
+    let verb = text.split_whitespace().next().unwrap_or_default();
+    VERBS.contains(&verb) && text.len() - text.trim_start().len() + verb.len() == 12
+}
+
+/// Finds why a command failed in its output: a missing network first, then the first error.
 fn reason(log: &str) -> String {
     const NO_NETWORK: [&str; 8] = [
         "Could not resolve",
@@ -122,7 +205,7 @@ fn reason(log: &str) -> String {
     ];
     let found = |line: &&str| NO_NETWORK.iter().any(|words| line.contains(words));
     if let Some(line) = log.lines().find(found) {
-        return format!("no network, or what is needed cannot be reached through it: {}", line.trim());
+        return format!("no network, or the server cannot be reached: {}", line.trim());
     }
     let error =
         |line: &&str| line.starts_with("E:") || line.starts_with("error") || line.starts_with("fatal");
@@ -136,7 +219,19 @@ mod tests {
     #[test]
     fn last_line_skips_blanks_and_colours_and_honours_carriage_returns() {
         assert_eq!(last_line("one\ntwo\r  three\u{7}\n\n"), "three");
+        assert_eq!(last_line("one\n\u{1b}[1m\u{1b}[32mtwo\u{1b}[0m\n"), "two");
         assert_eq!(last_line(""), "");
+    }
+
+    #[test]
+    fn progress_is_told_from_errors() {
+        assert!(is_progress("   Compiling anyhow v1.0.0"));
+        assert!(is_progress("\u{1b}[1m\u{1b}[32m   Compiling\u{1b}[0m anyhow v1.0.0"));
+        assert!(is_progress("    Building [==>   ] 3/9: x\r    Building [===>  ] 4/9: y"));
+        for error in ["error[E0425]: cannot find value", "   |", "  Compiling is not allowed here", ""] {
+            assert!(!is_progress(error), "{error}");
+        }
+        assert!(!is_progress("    Building [==>   ] 3/9: x\rerror: could not compile"));
     }
 
     #[test]
@@ -145,5 +240,17 @@ mod tests {
         assert!(reason(log).starts_with("no network"));
         assert_eq!(reason("E: Unable to locate package x\nbye\n"), "E: Unable to locate package x");
         assert_eq!(reason("a\nb\n"), "b");
+    }
+
+    #[test]
+    fn failing_command_is_an_error_and_a_temporary_log_goes_with_its_step() {
+        let step = Step::unlogged("test").unwrap();
+        let log = step.log.clone();
+        assert!(step.run_or_show(command::command("sh").args(["-c", "exit 1"])).is_err());
+        let error = step.run(command::command("sh").args(["-c", "echo error: why; exit 1"])).unwrap_err();
+        assert!(error.to_string().starts_with("error: why"), "{error}");
+        assert!(log.exists());
+        drop(step);
+        assert!(!log.exists());
     }
 }

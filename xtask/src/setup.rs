@@ -1,5 +1,5 @@
-//! Everything the other commands need. Whatever is there already costs a look and nothing more; whatever
-//! is half there, because the last set-up was interrupted, is made again.
+//! Installs what the other commands need. An installed item costs one check; an item that an interrupted set-up
+//! left half installed is installed again.
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
@@ -13,7 +13,7 @@ use crate::{
     project::{self, Pinned},
 };
 
-/// What a command needs beyond the toolchain and bpf-linker, which all need.
+/// The needs of a command beyond the toolchain and bpf-linker, which all commands need.
 #[derive(Clone, Copy, Default)]
 pub struct Needs {
     /// The lab's programs: strongSwan, iproute2, …
@@ -24,42 +24,45 @@ pub struct Needs {
     pub lint: bool,
 }
 
-/// Something to install: what, about how many seconds it takes, and how.
+/// Something to install: its name, its approximate duration in seconds, and the installer.
 struct Item<'a> {
     what: String,
     seconds: u32,
     install: Box<dyn FnOnce() -> Result<()> + 'a>,
 }
 
-/// Installs what is missing, after saying so; silent when nothing is. Returns whether it installed anything.
+/// Announces and installs missing items; silent if there are none. Returns true if it installed anything.
 pub fn ensure(needs: Needs) -> Result<bool> {
     let pinned = Pinned::read()?;
     if missing(&pinned, needs)?.is_empty() {
         return Ok(false);
     }
     let _lock = lock()?;
-    // Another set-up may have done it while we waited.
+    // Another set-up may have installed them while we waited.
     let items = missing(&pinned, needs)?;
     if items.is_empty() {
         return Ok(false);
     }
     let seconds: u32 = items.iter().map(|item| item.seconds).sum();
-    eprintln!("Set-up, once, about {}:", about(seconds));
+    eprintln!("One-time set-up, about {}:", about(seconds));
     for item in &items {
         eprintln!("  - {}", item.what);
     }
     for item in items {
         (item.install)()?;
     }
-    // Sources and objects of what was built; the log stays.
+    // Sources and objects; the logs stay.
     let _ = fs::remove_dir_all(project::tools().join("build"));
     if let Some(item) = missing(&pinned, needs)?.first() {
-        bail!("set-up ran, yet this is still missing: {}", item.what);
+        bail!("set-up ran, but this is still missing: {}", item.what);
     }
     Ok(true)
 }
 
-/// What is to be installed, in order. An error if something cannot be, before anything was begun.
+/// Returns the items to install, in order.
+///
+/// # Errors
+/// If an item cannot be installed on this machine; nothing has been installed then.
 fn missing<'a>(pinned: &'a Pinned, needs: Needs) -> Result<Vec<Item<'a>>> {
     let mut items: Vec<Item<'a>> = Vec::new();
     let mut add = |what: String, seconds: u32, install: Box<dyn FnOnce() -> Result<()> + 'a>| {
@@ -75,7 +78,7 @@ fn missing<'a>(pinned: &'a Pinned, needs: Needs) -> Result<Vec<Item<'a>>> {
     if !toolchain_installed(pinned) {
         if command::find("rustup").is_none() {
             bail!(
-                "Rust {0} is needed and rustup, which could install it, is not here: get rustup from \
+                "Rust {0} is needed, and rustup, which would install it, is missing: install rustup from \
                  https://rustup.rs, or put that toolchain under ~/.rustup/toolchains/{0}-HOST",
                 pinned.rust
             );
@@ -116,7 +119,7 @@ fn toolchain_installed(pinned: &Pinned) -> bool {
 
 fn install_toolchain(pinned: &Pinned) -> Result<()> {
     let step = Step::start("toolchain", format!("Rust {}", pinned.rust))?;
-    let rustup = command::find("rustup").context("rustup is not here")?;
+    let rustup = command::find("rustup").context("rustup is not installed")?;
     step.run(
         command::command(rustup)
             .args(["toolchain", "install", &pinned.rust, "--no-self-update", "--profile", "minimal"])
@@ -127,14 +130,14 @@ fn install_toolchain(pinned: &Pinned) -> Result<()> {
     Ok(())
 }
 
-/// cargo itself notes the version of what it installed, last of all.
+/// Reads the version from cargo's own list of what it installed, which it writes last.
 fn deny_installed(pinned: &Pinned) -> bool {
     let line = format!("\"cargo-deny {} ", pinned.cargo_deny);
     project::tools().join("bin/cargo-deny").exists()
-        && fs::read_to_string(project::tools().join(".crates.toml")).is_ok_and(|noted| noted.contains(&line))
+        && fs::read_to_string(project::tools().join(".crates.toml")).is_ok_and(|list| list.contains(&line))
 }
 
-/// Unoptimised: it then builds in half the time and still checks our few hundred crates in a second.
+/// Installs cargo-deny unoptimised: it builds in half the time and still checks our few hundred crates in a second.
 fn install_deny(pinned: &Pinned) -> Result<()> {
     let step = Step::start("cargo-deny", format!("cargo-deny {}", pinned.cargo_deny))?;
     step.run(
@@ -159,7 +162,7 @@ fn install_deny(pinned: &Pinned) -> Result<()> {
     Ok(())
 }
 
-/// One set-up at a time in this directory.
+/// Locks this directory, so that only one set-up runs in it.
 fn lock() -> Result<Flock<fs::File>> {
     let path = project::tools().join("lock");
     fs::create_dir_all(project::tools())
@@ -168,13 +171,14 @@ fn lock() -> Result<Flock<fs::File>> {
         .and_then(|file| {
             Flock::lock(file, FlockArg::LockExclusiveNonblock)
                 .or_else(|(file, _)| {
-                    eprintln!("waiting for another set-up in this directory to end …");
+                    eprintln!("Waiting for another set-up in this directory …");
                     Flock::lock(file, FlockArg::LockExclusive)
                 })
                 .map_err(|(_, error)| error.into())
         })
 }
 
+/// Rounds a duration for a person.
 fn about(seconds: u32) -> String {
     match seconds {
         0..90 => format!("{} seconds", seconds.div_ceil(10) * 10),
@@ -187,7 +191,7 @@ mod tests {
     use super::about;
 
     #[test]
-    fn durations_are_said_roughly() {
+    fn durations_are_rounded() {
         assert_eq!(about(31), "40 seconds");
         assert_eq!(about(150), "3 minutes");
     }

@@ -1,8 +1,8 @@
-//! The guest's output: bytes to pass on at once, and at their end the command's exit status.
+//! The guest's output: bytes that are passed on immediately, then a mark with the command's exit status.
 use std::io::{self, Read, Write};
 
-/// Copies until the end mark, `\0END STATUS\n`, and returns STATUS; `None` if the stream ends without it.
-/// Only what may turn out to be the mark is held back.
+/// Copies until the end mark, `\0END STATUS\n`, and returns STATUS, or `None` if the stream ends without the
+/// mark. Holds back only bytes that may be the beginning of the mark.
 pub fn copy(mut from: impl Read, to: &mut dyn Write, end: &str) -> io::Result<Option<i32>> {
     let mark = format!("\0{end} ").into_bytes();
     let mut held = Vec::new();
@@ -12,7 +12,7 @@ pub fn copy(mut from: impl Read, to: &mut dyn Write, end: &str) -> io::Result<Op
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // QEMU was killed with our requests unread.
+            // QEMU was killed before it read our requests.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
             Err(error) => return Err(error),
         };
@@ -30,7 +30,7 @@ pub fn copy(mut from: impl Read, to: &mut dyn Write, end: &str) -> io::Result<Op
     Ok(None)
 }
 
-/// How many of the bytes are output for sure, and the status if the mark is complete.
+/// Returns the number of bytes that are certainly output, and the status if the mark is complete.
 fn split(bytes: &[u8], mark: &[u8]) -> (usize, Option<i32>) {
     for start in bytes.iter().enumerate().filter(|(_, byte)| **byte == 0).map(|(index, _)| index) {
         let rest = &bytes[start..];
@@ -50,7 +50,7 @@ fn split(bytes: &[u8], mark: &[u8]) -> (usize, Option<i32>) {
 mod tests {
     use super::*;
 
-    /// Gives one byte at a time.
+    /// Yields one byte at a time.
     struct Drip<'a>(&'a [u8]);
 
     impl Read for Drip<'_> {

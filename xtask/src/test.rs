@@ -1,4 +1,4 @@
-//! `cargo xtask test`: all tests, in stages. The last line, `N passed, N failed, N skipped`, is read by CI.
+//! `cargo xtask test`: all tests, in stages. CI reads the last line, `N passed, N failed, N skipped`.
 use std::{
     io::{self, Write},
     process::Stdio,
@@ -13,28 +13,29 @@ use crate::{
     diff, flood,
     lab::{self, Choice, Place},
     lint,
+    machine::Machine,
     project::{self, Pinned},
     setup::{self, Needs},
     signals, stream,
-    vm::{self, Console, Machine},
+    vm::{self, Console},
 };
 
-/// A group of tests that run in one way.
+/// A group of tests that run in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Stage {
     /// Unit and property tests on this machine
     Host,
-    /// Packets through the real eBPF programs, by BPF_PROG_TEST_RUN
+    /// Packets through the real eBPF programs, with BPF_PROG_TEST_RUN
     Replay,
     /// The same packets through iptables and through the programs
     Diff,
-    /// One customer floods, the others must not notice
+    /// One customer floods; the others must not notice
     Flood,
     /// The lab: real tunnels and real attacks
     Lab,
-    /// Instructions for a packet, beside the committed ones
+    /// Instructions for each packet, compared with the committed figures
     Bench,
-    /// Format, clippy, cargo-deny
+    /// Format, clippy, cargo-deny, imports, references, language
     Lint,
 }
 
@@ -55,7 +56,7 @@ impl Stage {
     }
 }
 
-/// How many tests ended how.
+/// The numbers of tests by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
     passed: u64,
@@ -63,10 +64,10 @@ struct Counts {
     skipped: u64,
 }
 
-/// What became of a stage.
+/// The result of a stage.
 struct Outcome {
     counts: Counts,
-    /// Why it failed or was skipped, beyond what its tests said.
+    /// Why the stage failed or was skipped, beyond the output of its tests.
     note: Option<String>,
 }
 
@@ -80,7 +81,7 @@ impl Outcome {
         Self { counts, note: Some(why) }
     }
 
-    /// Of runs that each pass or fail as a whole, by exit status.
+    /// Counts runs that each pass or fail as a whole, by exit status.
     fn of_runs(runs: &[(&str, i32)]) -> Self {
         let failed: Vec<_> = runs.iter().filter(|(_, status)| *status != 0).map(|(name, _)| *name).collect();
         let counts =
@@ -88,8 +89,8 @@ impl Outcome {
         Self { counts, note: (!failed.is_empty()).then(|| failed.join("; ")) }
     }
 
-    /// Judges a run by its exit status and by what it counted: a failure nobody counted is one all the same,
-    /// and so is a run without tests, unless a filter may have left none.
+    /// Judges a run by its exit status and its counts. A non-zero status without a counted failure is a failure, and
+    /// so is a run without tests, unless a filter may have left none.
     fn of(status: i32, counts: Counts, filtered: bool) -> Self {
         match counts {
             _ if status != 0 && counts.failed == 0 => Self::failed(counts, format!("exit status {status}")),
@@ -104,8 +105,8 @@ impl Outcome {
     }
 }
 
-/// Runs the stages (all without `only`; with a filter, those that can be filtered) and returns whether all
-/// passed.
+/// Runs the stages and returns true if all passed. Without `only` these are all stages, or with a filter those that
+/// can be filtered.
 pub fn run(only: &[Stage], filter: Option<&str>, choice: Choice, machine: &Machine) -> Result<bool> {
     let wanted = |stage: &Stage| {
         let filterable = matches!(stage, Stage::Host | Stage::Replay | Stage::Lab);
@@ -115,8 +116,8 @@ pub fn run(only: &[Stage], filter: Option<&str>, choice: Choice, machine: &Machi
     setup::ensure(Needs { lint: stages.contains(&Stage::Lint), ..Needs::default() })?;
     let mut table = Vec::new();
     for (number, stage) in stages.iter().enumerate() {
-        if signals::told_to_stop() {
-            eprintln!("\nTold to stop: {} of {} stages were not run.", stages.len() - number, stages.len());
+        if signals::interrupted() {
+            eprintln!("\nInterrupted: {} of {} stages not run.", stages.len() - number, stages.len());
             report(&table);
             return Ok(false);
         }
@@ -141,12 +142,11 @@ fn host(filter: Option<&str>) -> Result<Outcome> {
     let pinned = Pinned::read()?;
     let mut all = Counter::default();
     let mut status = 0;
-    // Of gateway-tests the library only: the rest are stages of their own. The fuzz targets replay their corpus.
-    let crates: [&[&str]; 2] = [
-        &["-p", "gateway-common", "-p", "gateway", "-p", "gateway-fuzz", "-p", "xtask"],
-        &["-p", "gateway-tests", "--lib"],
-    ];
-    for packages in crates {
+    // The test tools are stages of their own; only their unit tests run here. gateway-fuzz replays its corpus.
+    let of = |packages: &[&'static str]| packages.iter().flat_map(|name| ["-p", name]).collect::<Vec<_>>();
+    let tools = [of(&project::TOOL_PACKAGES), vec!["--lib", "--bins"]].concat();
+    for packages in [of(&project::HOST_PACKAGES), tools] {
+        build::tests(&packages)?;
         let mut cargo = pinned_command(&pinned, "cargo");
         cargo.args(["test", "--no-fail-fast"]).args(packages).args(filter);
         let mut child = cargo.stdout(Stdio::piped()).spawn().with_context(|| cannot_start(&cargo))?;
@@ -159,7 +159,7 @@ fn host(filter: Option<&str>) -> Result<Outcome> {
     Ok(Outcome::of(status, all.counts, filter.is_some()))
 }
 
-/// On this machine if its kernel lets us, else in the virtual machine.
+/// Runs on this machine if its kernel allows BPF_PROG_TEST_RUN, else in the virtual machine.
 fn replay(filter: Option<&str>, machine: &Machine) -> Result<Outcome> {
     let mut counter = Counter::default();
     let fault = bpf::can_test_run();
@@ -167,12 +167,12 @@ fn replay(filter: Option<&str>, machine: &Machine) -> Result<Outcome> {
         if !nix::unistd::geteuid().is_root() {
             return Ok(Outcome::skipped(format!("needs root ({fault})")));
         }
-        eprintln!("The replay runs in a virtual machine: here it {fault}.");
+        eprintln!("The packet replay runs in a virtual machine: this kernel {fault}.");
         setup::ensure(Needs { vm: true, ..Needs::default() })?;
     }
     let executable = build::replay()?;
-    // Where cargo would run it.
-    let directory = project::root().join("tests");
+    // cargo would run it there too.
+    let directory = project::root().join(project::REPLAY_DIRECTORY);
     let status = if fault.is_err() {
         let mut words = ["env", "-C", &directory.to_string_lossy(), &executable.to_string_lossy()]
             .map(str::to_owned)
@@ -189,11 +189,11 @@ fn replay(filter: Option<&str>, machine: &Machine) -> Result<Outcome> {
     Ok(Outcome::of(status, counter.counts, filter.is_some()))
 }
 
-/// A fixed part of it, and every seed that ever failed.
+/// Runs a fixed number of packets, after every seed that ever failed.
 fn differential(machine: &Machine) -> Result<Outcome> {
     const PACKETS: &str = "220000";
     if !nix::unistd::geteuid().is_root() {
-        return Ok(Outcome::skipped("needs root, for namespaces".to_owned()));
+        return Ok(Outcome::skipped("needs root for namespaces".to_owned()));
     }
     let run = |loose: &str| {
         let arguments = ["--packets", PACKETS, "--loose", loose].map(str::to_owned);
@@ -205,7 +205,7 @@ fn differential(machine: &Machine) -> Result<Outcome> {
 fn flooded(machine: &Machine) -> Result<Outcome> {
     const SECONDS: &str = "15";
     if !nix::unistd::geteuid().is_root() {
-        return Ok(Outcome::skipped("needs root, for namespaces".to_owned()));
+        return Ok(Outcome::skipped("needs root for namespaces".to_owned()));
     }
     let status = flood::run(&["--seconds", SECONDS].map(str::to_owned), machine)?;
     Ok(Outcome::of_runs(&[("flood", status)]))
@@ -213,11 +213,11 @@ fn flooded(machine: &Machine) -> Result<Outcome> {
 
 fn end_to_end(filter: Option<&str>, choice: Choice, machine: &Machine) -> Result<Outcome> {
     if !nix::unistd::geteuid().is_root() {
-        return Ok(Outcome::skipped("needs root, for namespaces and for the virtual machine".to_owned()));
+        return Ok(Outcome::skipped("needs root for namespaces and the virtual machine".to_owned()));
     }
     if cfg!(not(target_arch = "x86_64")) && lab::native_fault().is_some() {
         return Ok(Outcome::skipped(
-            "this kernel has no ESP, and the virtual machine is for x86_64".to_owned(),
+            "this kernel has no ESP, and the virtual machine runs on x86_64 only".to_owned(),
         ));
     }
     let place: Place = lab::prepare(choice)?;
@@ -228,18 +228,20 @@ fn end_to_end(filter: Option<&str>, choice: Choice, machine: &Machine) -> Result
 
 fn instructions(machine: &Machine) -> Result<Outcome> {
     if !nix::unistd::geteuid().is_root() || cfg!(not(target_arch = "x86_64")) {
-        return Ok(Outcome::skipped("needs root, and the virtual machine, which is for x86_64".to_owned()));
+        return Ok(Outcome::skipped(
+            "needs root and the virtual machine, which runs on x86_64 only".to_owned(),
+        ));
     }
     Ok(Outcome::of_runs(&[("instructions", bench::check(machine)?)]))
 }
 
 fn lint() -> Result<Outcome> {
-    let checks = lint::run(false)?;
+    let checks = lint::run(&[], false)?;
     let runs: Vec<_> = checks.iter().map(|check| (check.name, i32::from(!check.passed))).collect();
     Ok(Outcome::of_runs(&runs))
 }
 
-/// Prints the table and the last line; whether nothing failed.
+/// Prints the table and the last line. Returns true if nothing failed.
 fn report(table: &[(Stage, Outcome, Duration)]) -> bool {
     println!("\n{:<14} {:>7} {:>7} {:>8} {:>7}", "stage", "passed", "failed", "skipped", "time");
     let mut sum = Counts::default();
@@ -270,7 +272,7 @@ impl Counts {
         self.skipped += other.skipped;
     }
 
-    /// From libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; …`.
+    /// Parses libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; …`.
     fn parse(line: &str) -> Option<Self> {
         let result = line.strip_prefix("test result: ")?;
         let number = |what: &str| {
@@ -281,7 +283,7 @@ impl Counts {
     }
 }
 
-/// Shows output on our stdout and adds up the results in it.
+/// Copies output to our stdout and adds up the results in it.
 #[derive(Default)]
 struct Counter {
     counts: Counts,
@@ -290,7 +292,7 @@ struct Counter {
 
 impl Counter {
     fn count(&mut self, bytes: &[u8]) {
-        /// More than any result; of longer lines the rest does not matter.
+        /// Longer than any result; the rest of a longer line is ignored.
         const LONGEST_BYTES: usize = 4096;
         for byte in bytes {
             if *byte == b'\n' {
@@ -338,7 +340,7 @@ mod tests {
         let mut counter = Counter::default();
         let output = format!("{RESULT}\nnoise\n{RESULT}\n");
         for piece in output.as_bytes().chunks(7) {
-            // Not `write`: what that shows would be counted as results of this very run.
+            // Not `write`: its output would be counted as results of this run.
             counter.count(piece);
         }
         assert_eq!(counter.counts, Counts { passed: 24, failed: 6, skipped: 8 });

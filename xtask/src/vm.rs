@@ -1,8 +1,8 @@
 //! `cargo xtask vm`: runs a command in a virtual machine with Debian's kernel, whose IPsec is complete. The
-//! guest sees this machine's files, at the same paths; what it writes it keeps to itself.
+//! guest sees this machine's files at the same paths and writes to its own memory only.
 use std::{
     fs,
-    io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write},
+    io::{self, BufRead as _, BufReader, Read as _, Write},
     os::unix::net::UnixStream,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -10,80 +10,48 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::{
-    signal::Signal,
-    termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
-};
+use nix::sys::signal::Signal;
 
 use crate::{
     guest::Guest,
     kernel::{self, Kernel},
+    machine::Machine,
     project,
     signals::Signals,
     stream,
+    terminal::{self, Raw},
 };
 
-/// Emulation on a busy machine boots in 3 to 10 s.
+/// An emulated guest on a busy machine boots in 3 to 10 s.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
-/// How often to start a guest that dies while booting.
+/// How often a guest that dies while booting is started.
 const BOOT_TRIES: u32 = 4;
 /// KVM boots in 1 s or not at all.
 const PROBE_LIMIT: Duration = Duration::from_secs(15);
-/// For a command that was told to stop.
+/// How long a command may take to stop after a signal.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How often signals are looked at.
+/// Interval between two polls for signals.
 const TICK: Duration = Duration::from_millis(50);
 
-/// What the guest gets.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Machine {
-    /// The guest's memory in MiB; files it writes live there too
-    #[arg(long = "memory", value_name = "MIB", default_value_t = 3072, value_parser = clap::value_parser!(u32).range(512..))]
-    pub memory_mib: u32,
-    /// The guest's processors
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub cpus: u32,
-    /// QEMU's -accel, e.g. "tcg,thread=multi"; found out by a trial once a boot
-    #[arg(long = "accel", value_name = "ACCELERATOR", default_value = "", hide_default_value = true)]
-    pub accelerator: String,
-    /// Count instructions: one emulated processor, on which an instruction takes 1 ns of the guest's clocks,
-    /// and nothing is at a random address
-    #[arg(long, conflicts_with_all = ["cpus", "accelerator"])]
-    pub icount: bool,
-}
-
-impl Default for Machine {
-    fn default() -> Self {
-        Self { memory_mib: 3072, cpus: 2, accelerator: String::new(), icount: false }
-    }
-}
-
-impl Machine {
-    /// With what follows from counting instructions.
-    fn resolved(&self) -> Self {
-        match self.icount {
-            false => self.clone(),
-            true => Self { cpus: 1, accelerator: "tcg,thread=single".to_owned(), ..self.clone() },
-        }
-    }
-}
-
-/// Where the command's output goes.
+/// The destination of the command's output.
 pub enum Console<'a> {
-    /// Both outputs of the command, as they come; it has no input.
+    /// Receives stdout and stderr of the command, which has no input.
     Output(&'a mut (dyn Write + Send)),
-    /// The command gets a terminal in the guest, joined to our stdin and stdout.
+    /// Gives the command a terminal in the guest, connected to our stdin and stdout.
     Terminal,
 }
 
-/// Runs a command in our working directory and returns its exit status. Set-up must have been done.
+/// Runs a command in our working directory and returns its exit status.
+///
+/// # Errors
+/// If set-up has not installed the virtual machine, we are not root, or the guest dies.
 pub fn run(machine: &Machine, command: &[String], mut console: Console<'_>) -> Result<i32> {
     ensure!(
         nix::unistd::geteuid().is_root(),
-        "the virtual machine needs root, since it shows this machine's files to the guest: run this with sudo"
+        "the virtual machine needs root to show this machine's files to the guest: run this with sudo"
     );
     let kernel =
-        kernel::installed().context("the guest's kernel is not there: run `cargo xtask setup --vm`")?;
+        kernel::installed().context("the guest's kernel is not installed: run `cargo xtask setup --vm`")?;
     let mut machine = machine.resolved();
     if machine.accelerator.is_empty() {
         machine.accelerator = accelerator(&machine, &kernel)?;
@@ -105,34 +73,29 @@ pub fn run(machine: &Machine, command: &[String], mut console: Console<'_>) -> R
         tries_left -= 1;
         match supervise(&machine, &kernel, command, &mut console, BOOT_LIMIT) {
             Err(error) if error.is::<NotBooted>() && tries_left > 0 => {
-                eprintln!("{error}\nThe command had not begun: trying again.");
+                eprintln!("{error}\nThe command had not started; booting again.");
             }
             result => return result,
         }
     }
 }
 
-/// The guest ended before it began the command. QEMU 7.2, emulating several processors, lets a kernel that
-/// patches its own code die now and then ("Oops: int3").
+/// The guest ended before it started the command. Under QEMU 7.2 with several emulated processors, a kernel that
+/// patches its own code sometimes dies ("Oops: int3").
 #[derive(Debug)]
 struct NotBooted(String);
 
 impl std::fmt::Display for NotBooted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the virtual machine did not boot; its last words:\n{}", self.0)
+        write!(f, "the virtual machine did not boot; the last lines of its logs:\n{}", self.0)
     }
 }
 
 impl std::error::Error for NotBooted {}
 
-/// Columns and rows of our terminal, or the usual ones.
-pub fn terminal_size() -> (u16, u16) {
-    terminal_size::terminal_size().map_or((80, 24), |(width, height)| (width.0, height.0))
-}
-
 enum Event {
     Started,
-    /// The output has ended, with the status if the command did.
+    /// The output has ended; holds the exit status if the command has ended too.
     Ended(io::Result<Option<i32>>),
 }
 
@@ -167,14 +130,14 @@ fn supervise(
             let _ = events.send(Event::Ended(ended));
         });
         let result = watch(&mut guest, &inbox, &mut signals, terminal, boot_limit);
-        // Ends both threads.
+        // Both threads end when their sockets do.
         let _ = guest.control.shutdown(std::net::Shutdown::Both);
         let _ = guest.output.shutdown(std::net::Shutdown::Both);
         result
     })
 }
 
-/// Until the command ends, the guest dies, or we are told to stop for the second time.
+/// Waits until the command ends, the guest dies, or a second signal asks us to stop.
 fn watch(
     guest: &mut Guest,
     inbox: &mpsc::Receiver<Event>,
@@ -196,14 +159,16 @@ fn watch(
             Ok(Event::Ended(status)) => match status.context("cannot pass on the output")? {
                 Some(status) => return Ok(status),
                 None if !started => return Err(NotBooted(guest.last_words()).into()),
-                None => bail!("the virtual machine died; its last words:\n{}", guest.last_words()),
+                None => {
+                    bail!("the virtual machine died; the last lines of its logs:\n{}", guest.last_words())
+                }
             },
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         while let Some(received) = signals.next() {
             match received.signal {
                 Signal::SIGWINCH if terminal && started => {
-                    let (columns, rows) = terminal_size();
+                    let (columns, rows) = terminal::size();
                     writeln!(guest.control, "size {rows} {columns}")?;
                 }
                 Signal::SIGWINCH => {}
@@ -211,7 +176,9 @@ fn watch(
                 signal => {
                     asked_to_stop = Some((signal, Instant::now()));
                     writeln!(guest.control, "{}", signal.as_str().trim_start_matches("SIG"))?;
-                    eprintln!("Told the command to stop; once more ends the virtual machine at once.");
+                    eprintln!(
+                        "Asked the command to stop; interrupt again to end the virtual machine at once."
+                    );
                 }
             }
         }
@@ -224,9 +191,8 @@ fn watch(
     }
 }
 
-/// Passes our stdin to the guest's terminal; the end of a pipe becomes Ctrl-D, again and again, since a
-/// shell that is just starting loses one. The thread is not waited for: it hangs in `read` until the
-/// process ends.
+/// Passes our stdin to the guest's terminal. At the end of a pipe it sends Ctrl-D repeatedly, since a shell that
+/// is just starting loses one. Nobody joins the thread: it blocks in `read` until the process ends.
 fn feed(mut to: UnixStream) {
     thread::spawn(move || {
         let mut buffer = [0; 4096];
@@ -241,30 +207,8 @@ fn feed(mut to: UnixStream) {
     });
 }
 
-/// Our terminal in raw mode until dropped, so that every key goes to the guest.
-struct Raw(Termios);
-
-impl Raw {
-    fn set() -> Option<Self> {
-        if !io::stdin().is_terminal() {
-            return None;
-        }
-        let saved = tcgetattr(io::stdin()).ok()?;
-        let mut raw = saved.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(io::stdin(), SetArg::TCSANOW, &raw).ok()?;
-        Some(Self(saved))
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
-    }
-}
-
-/// KVM if it really runs a guest: `/dev/kvm` may exist and still not (nested virtualisation). The answer is
-/// kept until this machine boots again.
+/// Returns KVM if a trial guest runs on it: `/dev/kvm` may exist without working (nested virtualisation). The
+/// answer is cached until this machine boots again.
 fn accelerator(machine: &Machine, kernel: &Kernel) -> Result<String> {
     const EMULATION: &str = "tcg,thread=multi";
     if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
@@ -277,7 +221,7 @@ fn accelerator(machine: &Machine, kernel: &Kernel) -> Result<String> {
             return Ok(accelerator.to_owned());
         }
     }
-    eprintln!("Trying whether KVM runs a virtual machine here (at most {} s, once) …", PROBE_LIMIT.as_secs());
+    eprintln!("Testing whether KVM works here (once, at most {} s) …", PROBE_LIMIT.as_secs());
     let trial = Machine { accelerator: "kvm".to_owned(), ..machine.clone() };
     let works =
         supervise(&trial, kernel, &["true".to_owned()], &mut Console::Output(&mut io::sink()), PROBE_LIMIT);

@@ -1,20 +1,20 @@
-//! What a customer's flows take of its quota.
-use super::{Tables, UsageCell};
+//! Charging flows to their customer's quota.
+use super::tables::{Tables, UsageCell};
 use crate::{
-    layout::{Quota, Tunnel, Usage},
+    layout::{tunnel::Tunnel, usage::Quota},
     reason::Reason,
 };
 
-/// What a new flow takes of its customer's quota.
+/// The cost of a new flow, out of its customer's quota.
 #[derive(Clone, Copy)]
 pub struct Charge {
     /// Flows.
     pub flows: u32,
-    /// Those of them that are half-open.
+    /// Half-open flows.
     pub half_open: u32,
 }
 
-/// Takes it, if there is room.
+/// Charges the quota, or fails if it has no room.
 #[inline(always)]
 pub fn take<T: Tables>(tables: &T, tunnel: &Tunnel, charge: Charge, now_ns: u64) -> Result<(), Reason> {
     let Quota { flows, half_open, new_flow_interval_ns, new_flow_burst } = tunnel.quota;
@@ -35,7 +35,7 @@ pub fn take<T: Tables>(tables: &T, tunnel: &Tunnel, charge: Charge, now_ns: u64)
     })
 }
 
-/// The opposite.
+/// Undoes a charge.
 #[inline(always)]
 pub fn give_back<T: Tables>(tables: &T, customer: u32, charge: Charge) {
     if let Some(cell) = tables.usage(customer) {
@@ -43,17 +43,8 @@ pub fn give_back<T: Tables>(tables: &T, customer: u32, charge: Charge) {
     }
 }
 
-/// A handshake is complete.
+/// Releases the half-open charge of a flow whose handshake is complete.
 #[inline(always)]
 pub fn confirm<T: Tables>(tables: &T, customer: u32) {
     give_back(tables, customer, Charge { flows: 0, half_open: 1 });
-}
-
-impl Usage {
-    /// So many flows are gone, or half-open no more.
-    #[inline(always)]
-    pub fn give_back(&mut self, flows: u32, half_open: u32) {
-        self.flows -= if flows < self.flows { flows } else { self.flows };
-        self.half_open -= if half_open < self.half_open { half_open } else { self.half_open };
-    }
 }

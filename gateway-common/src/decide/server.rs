@@ -1,28 +1,53 @@
-//! Rule two: a packet from the cloud LAN. A customer's server answers on a connection that exists, into the
-//! tunnel that opened it, and nothing else.
-use super::{Decision, FamilyTables, FlowCell, Packet, Place, Tables, key, quota, syn};
+//! Rule two: a packet from the cloud LAN. A customer's server answers on an existing connection, into the
+//! tunnel that opened it, and sends nothing else.
+use super::{
+    decision::{Decision, Syn},
+    packet::InnerPacket,
+    quota,
+    tables::{FamilyTables, FlowCell, Scratch, Tables, ready},
+};
 use crate::{
-    family::Tcp,
     ids::TunnelId,
-    layout::{Flow, Kept, Settings, Ticks, Tunnel},
-    packet::{Inner, Kind, Quote, Segment},
-    predict::{Next, predict},
+    layout::{family::LayoutFamily, settings::Settings, tunnel::Tunnel},
+    packet::{
+        fast::{FastFamily, FastPacket, FastSegment},
+        inner::Inner,
+        quote::Quote,
+        segment::{Kind, Segment},
+    },
     reason::Reason,
-    tcp::Direction,
-    track::{self, status},
-    wire::{Frame, Words},
+    tcp::{
+        flow::{Flow, FlowKey, status},
+        predict::predict,
+        state::Direction,
+        track,
+    },
+    time::Ticks,
+    wire::{Frame, Ipv4, Ipv6, Words, ethertype, ethertype_of},
 };
 
-/// Rule two for one address family, if it can be decided at once; a packet of another family cannot.
+/// Decides about a packet from the cloud LAN, of either family.
 #[inline(always)]
-pub fn from_server_at_once<A, F, T>(
-    frame: &F,
-    tables: &T,
-    settings: &Settings,
-    now_ns: u64,
-) -> Option<Decision>
+pub fn from_server<F, T>(frame: &F, tables: &T, now_ns: u64) -> Decision
 where
-    A: Kept,
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
+{
+    let Some(settings) = ready(tables) else { return Decision::undecided() };
+    match ethertype_of(frame) {
+        Some(ethertype::IPV6) => from_server_fast::<Ipv6, F, T>(frame, tables, settings, now_ns)
+            .unwrap_or_else(|| from_server_full::<Ipv6, F, T>(frame, tables, settings, now_ns)),
+        _ => from_server_fast::<Ipv4, F, T>(frame, tables, settings, now_ns)
+            .unwrap_or_else(|| from_server_full::<Ipv4, F, T>(frame, tables, settings, now_ns)),
+    }
+}
+
+/// Decides about a packet of one family on the fast path. Returns `None` for a packet that needs the full
+/// path, or of another family.
+#[inline(always)]
+pub fn from_server_fast<A, F, T>(frame: &F, tables: &T, settings: &Settings, now_ns: u64) -> Option<Decision>
+where
+    A: LayoutFamily + FastFamily,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
@@ -32,28 +57,28 @@ where
         decision.verdict = Err(Reason::TtlExpired);
         return Some(decision);
     }
-    let next = Next::of(frame, &tcp)?;
+    let next = FastSegment::of(frame, &tcp)?;
     let from = Server { settings, customer: decision.customer };
-    match answers(tables, &from, &tcp, &next, Ticks::from_ns(now_ns), &mut decision) {
+    match predict_reply(tables, &from, &tcp, &next, Ticks::from_ns(now_ns), &mut decision) {
         Ok(false) => return None,
-        Ok(true) => decision.passes::<A>(tcp.bytes(), next.header_bytes),
+        Ok(true) => decision.pass::<A>(tcp.bytes(), next.header_bytes),
         Err(reason) => decision.verdict = Err(reason),
     }
     Some(decision)
 }
 
-/// True for the next segment of a connection, which is done with then.
+/// Returns true for the expected next segment of a connection, and updates its flow.
 #[inline(always)]
-fn answers<A, T, W>(
+fn predict_reply<A, T, W>(
     tables: &T,
     from: &Server,
-    tcp: &Tcp<A, W>,
-    next: &Next<A, W>,
+    tcp: &FastPacket<A, W>,
+    next: &FastSegment<A, W>,
     now: Ticks,
     decision: &mut Decision,
 ) -> Result<bool, Reason>
 where
-    A: Kept,
+    A: LayoutFamily + FastFamily,
     W: Words,
     T: Tables + FamilyTables<A>,
 {
@@ -65,19 +90,19 @@ where
         device_port: tcp.destination_port() as u16,
         without_flow: Reason::ReplyWithoutConnection,
     };
-    let mut goes_on = false;
-    reply(tables, &to, now, decision, |flow, _| {
-        goes_on = predict(flow, next, Direction::ToSite, from.settings, now);
+    let mut predicted = false;
+    with_reply_flow(tables, &to, now, decision, |flow, _| {
+        predicted = predict(flow, next, Direction::ToSite, from.settings, now);
         Ok(())
     })?;
-    Ok(goes_on)
+    Ok(predicted)
 }
 
-/// Rule two for one address family; a packet of another one is dropped.
+/// Decides about a packet of one family on the full path. Drops packets of another family.
 #[inline(always)]
-pub fn from_server_in<A, F, T>(frame: &F, tables: &T, settings: &Settings, now_ns: u64) -> Decision
+pub fn from_server_full<A, F, T>(frame: &F, tables: &T, settings: &Settings, now_ns: u64) -> Decision
 where
-    A: Kept,
+    A: LayoutFamily,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
@@ -86,6 +111,7 @@ where
     decision
 }
 
+/// Runs the checks in order and fills in the decision on the way.
 #[inline(always)]
 fn admit<A, F, T>(
     frame: &F,
@@ -95,12 +121,12 @@ fn admit<A, F, T>(
     decision: &mut Decision,
 ) -> Result<(), Reason>
 where
-    A: Kept,
+    A: LayoutFamily,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    let mut place = tables.inner_place().ok_or(Reason::NotConfigured)?;
-    let packet = &*place.keep(Inner::<A>::parse(frame)?);
+    let mut scratch = tables.inner_scratch().ok_or(Reason::NotConfigured)?;
+    let packet = &*scratch.put(Inner::<A>::parse(frame)?);
     let customer = tables.customer(packet.source()).ok_or(Reason::SourceNotServer)?;
     decision.customer = customer;
     if packet.hop_limit() <= 1 {
@@ -120,55 +146,55 @@ where
         if quote.destination != packet.header.source || quote.source != packet.header.destination {
             return Err(Reason::ReplyWithoutConnection);
         }
-        reply(tables, &to, now, decision, |_, _| Ok(()))?;
-        decision.passes::<A>(packet.total_bytes(), 0);
+        with_reply_flow(tables, &to, now, decision, |_, _| Ok(()))?;
+        decision.pass::<A>(packet.total_bytes(), 0);
         return Ok(());
     }
-    let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
-    let segment = &*place.keep(Segment::parse(frame, packet)?);
+    let mut scratch = tables.segment_scratch().ok_or(Reason::NotConfigured)?;
+    let segment = &*scratch.put(Segment::parse(frame, packet)?);
     let to = Reply {
         customer,
         server: packet.header.source,
         server_port: segment.source,
         device: packet.header.destination,
         device_port: segment.destination,
-        without_flow: match segment.kind as u8 == Kind::Syn as u8 {
+        without_flow: match segment.kind == Kind::Syn {
             true => Reason::NewFromServer,
             false => Reason::ReplyWithoutConnection,
         },
     };
-    let tunnel = reply(tables, &to, now, decision, |flow, confirmed| {
+    let tunnel = with_reply_flow(tables, &to, now, decision, |flow, confirmed| {
         let half_open = flow.has(status::HALF_OPEN);
         track::track(flow, segment, Direction::ToSite, settings, now)?;
         *confirmed = u8::from(half_open && !flow.has(status::HALF_OPEN));
         Ok(())
     })?;
-    decision.passes::<A>(packet.total_bytes(), segment.options.header_bytes.into());
-    decision.syn = syn(segment, packet, A::access(tunnel).mss);
+    decision.pass::<A>(packet.total_bytes(), segment.options.header_bytes.into());
+    decision.syn = Syn::of(segment, packet, A::access(tunnel).mss);
     Ok(())
 }
 
-/// Where a packet from the LAN comes from.
+/// The sender of a packet from the LAN.
 struct Server<'a> {
     settings: &'a Settings,
     customer: u32,
 }
 
-/// A packet of a server that answers.
+/// A server's packet, as an answer to a device.
 struct Reply<A> {
     customer: u32,
     server: A,
     server_port: u16,
     device: A,
     device_port: u16,
-    /// What it is if there is no connection.
+    /// The reason to drop it if there is no connection.
     without_flow: Reason,
 }
 
-/// Looks up the connection, and the tunnel it belongs to, and runs `change` on the flow; that may say
-/// that the handshake is complete.
+/// Looks up the flow that the reply belongs to and the tunnel that owns the flow, and runs `change` on the
+/// flow. `change` sets its second argument to 1 if the handshake is complete.
 #[inline(always)]
-fn reply<'t, A, T>(
+fn with_reply_flow<'t, A, T>(
     tables: &'t T,
     to: &Reply<A>,
     now: Ticks,
@@ -176,10 +202,10 @@ fn reply<'t, A, T>(
     change: impl FnOnce(&mut Flow, &mut u8) -> Result<(), Reason>,
 ) -> Result<&'t Tunnel, Reason>
 where
-    A: Kept,
+    A: LayoutFamily,
     T: Tables + FamilyTables<A>,
 {
-    let key = key(to.customer, to.device, to.device_port);
+    let key = FlowKey::new(to.customer, to.device, to.device_port);
     let cell = tables.flow(&key).ok_or(to.without_flow)?;
     let owner = TunnelId::new(cell.tunnel()).ok_or(to.without_flow)?;
     decision.tunnel = owner.get();
@@ -194,14 +220,14 @@ where
     let still_allowed = access.server == to.server && access.has(to.device);
     let mut confirmed = 0;
     cell.locked(|flow| {
-        // The tunnel was looked up without the lock: the flow may have been reopened since.
+        // The tunnel was looked up without the lock; the flow may have been reopened since.
         if flow.tunnel != owner.get() || flow.is_over(now) {
             return Err(to.without_flow);
         }
         if !still_allowed || flow.generation != tunnel.generation {
             return Err(Reason::FlowNoLongerAllowed);
         }
-        // The flow's port is the tunnel's: its generation says so.
+        // The flow's port is the tunnel's, because their generations are equal.
         if to.server_port != tunnel.port {
             return Err(to.without_flow);
         }

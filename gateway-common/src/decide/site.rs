@@ -1,25 +1,47 @@
-//! Rule one: a packet out of a tunnel. The site's LAN → its customer's server and port, and new connections
-//! from this side only.
+//! Rule one: a packet out of a tunnel. The site's LAN may reach its customer's server and port, and only
+//! this side opens connections.
 use super::{
-    Decision, FamilyTables, FlowCell, Identity, NotInserted, Packet, Place, Tables, key, lives,
-    quota::{self, Charge},
-    syn,
+    decision::{Decision, Syn},
+    identity::{Identity, Site, identify},
+    opening::{Lookup, Opening, look_up, open_flow},
+    packet::InnerPacket,
+    quota,
+    tables::{FamilyTables, FlowCell, Scratch, Tables, ready},
 };
 use crate::{
-    family::Tcp,
-    ids::TunnelId,
-    layout::{Flow, FlowKey, Kept, Settings, Ticks, Tunnel},
-    packet::{Inner, Quote, Segment},
-    predict::{Next, predict},
+    layout::{family::LayoutFamily, settings::Settings},
+    packet::{
+        fast::{FastFamily, FastPacket, FastSegment},
+        inner::Inner,
+        quote::Quote,
+        segment::Segment,
+    },
     reason::Reason,
-    tcp::{Direction, State},
-    track::{self, Tracked, status},
-    wire::{Frame, Words},
+    tcp::{flow::FlowKey, predict::predict, state::Direction},
+    time::Ticks,
+    wire::{Frame, Ipv4, Ipv6, TcpHeader, Words, ethertype, ethertype_of},
 };
 
-/// Rule one for one address family, if it can be decided at once; a packet of another family cannot.
+/// Decides about a packet out of a tunnel, of either family.
 #[inline(always)]
-pub fn from_site_at_once<A, F, T>(
+pub fn from_site<F, T>(frame: &F, tables: &T, identity: Identity, now_ns: u64) -> Decision
+where
+    F: Frame + ?Sized,
+    T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
+{
+    let Some(settings) = ready(tables) else { return Decision::undecided() };
+    match ethertype_of(frame) {
+        Some(ethertype::IPV6) => from_site_fast::<Ipv6, F, T>(frame, tables, settings, identity, now_ns)
+            .unwrap_or_else(|| from_site_full::<Ipv6, F, T>(frame, tables, settings, identity, now_ns)),
+        _ => from_site_fast::<Ipv4, F, T>(frame, tables, settings, identity, now_ns)
+            .unwrap_or_else(|| from_site_full::<Ipv4, F, T>(frame, tables, settings, identity, now_ns)),
+    }
+}
+
+/// Decides about a packet of one family on the fast path. Returns `None` for a packet that needs the full
+/// path, or of another family.
+#[inline(always)]
+pub fn from_site_fast<A, F, T>(
     frame: &F,
     tables: &T,
     settings: &Settings,
@@ -27,14 +49,14 @@ pub fn from_site_at_once<A, F, T>(
     now_ns: u64,
 ) -> Option<Decision>
 where
-    A: Kept,
+    A: LayoutFamily + FastFamily,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
     let site = identify(tables, settings, identity).ok().filter(Site::is_up)?;
     let tcp = A::tcp(frame)?;
     let mut decision = Decision::of(site.tunnel.customer, site.id.get());
-    decision.verdict = allowed(frame, &site, &tcp);
+    decision.verdict = check_access(frame, &site, &tcp);
     if decision.verdict.is_err() {
         return Some(decision);
     }
@@ -42,24 +64,30 @@ where
         decision.verdict = Err(Reason::PortNotAllowed);
         return tcp.is_segment().then_some(decision);
     }
-    let next = Next::of(frame, &tcp)?;
-    if !goes_on(tables, &site, &tcp, &next, Ticks::from_ns(now_ns)) {
+    let next = FastSegment::of(frame, &tcp)?;
+    if !predict_flow(tables, &site, &tcp, &next, Ticks::from_ns(now_ns)) {
         return None;
     }
-    decision.passes::<A>(tcp.bytes(), next.header_bytes);
+    decision.pass::<A>(tcp.bytes(), next.header_bytes);
     Some(decision)
 }
 
-/// True for the next segment of one of the site's connections, which is done with then.
+/// Returns true for the expected next segment of one of the site's connections, and updates its flow.
 #[inline(always)]
-fn goes_on<A, T, W>(tables: &T, site: &Site, tcp: &Tcp<A, W>, next: &Next<A, W>, now: Ticks) -> bool
+fn predict_flow<A, T, W>(
+    tables: &T,
+    site: &Site,
+    tcp: &FastPacket<A, W>,
+    next: &FastSegment<A, W>,
+    now: Ticks,
+) -> bool
 where
-    A: Kept,
+    A: LayoutFamily + FastFamily,
     W: Words,
     T: Tables + FamilyTables<A>,
 {
     let Site { settings, id, tunnel } = *site;
-    let key = key(tunnel.customer, tcp.source(), tcp.source_port() as u16);
+    let key = FlowKey::new(tunnel.customer, tcp.source(), tcp.source_port() as u16);
     let Some(cell) = tables.flow(&key) else { return false };
     cell.locked(|flow| {
         flow.tunnel == id.get()
@@ -69,9 +97,9 @@ where
     })
 }
 
-/// Rule one for one address family; a packet of another one is dropped.
+/// Decides about a packet of one family on the full path. Drops packets of another family.
 #[inline(always)]
-pub fn from_site_in<A, F, T>(
+pub fn from_site_full<A, F, T>(
     frame: &F,
     tables: &T,
     settings: &Settings,
@@ -79,7 +107,7 @@ pub fn from_site_in<A, F, T>(
     now_ns: u64,
 ) -> Decision
 where
-    A: Kept,
+    A: LayoutFamily,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
@@ -88,6 +116,7 @@ where
     decision
 }
 
+/// Runs the checks in order and fills in the decision on the way.
 #[inline(always)]
 fn admit<A, F, T>(
     frame: &F,
@@ -98,7 +127,7 @@ fn admit<A, F, T>(
     decision: &mut Decision,
 ) -> Result<(), Reason>
 where
-    A: Kept,
+    A: LayoutFamily,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
@@ -108,83 +137,44 @@ where
     if !site.is_up() {
         return Err(Reason::TunnelDown);
     }
-    let mut place = tables.inner_place().ok_or(Reason::NotConfigured)?;
-    let packet = &*place.keep(Inner::<A>::parse(frame)?);
-    allowed(frame, site, packet)?;
+    let mut scratch = tables.inner_scratch().ok_or(Reason::NotConfigured)?;
+    let packet = &*scratch.put(Inner::<A>::parse(frame)?);
+    check_access(frame, site, packet)?;
     let now = Ticks::from_ns(now_ns);
     if packet.header.protocol == A::ICMP {
         path_mtu_to_server::<A, F, T>(frame, tables, site, now)?;
-        decision.passes::<A>(packet.total_bytes(), 0);
+        decision.pass::<A>(packet.total_bytes(), 0);
         return Ok(());
     }
-    let mut place = tables.segment_place().ok_or(Reason::NotConfigured)?;
-    let segment = &*place.keep(Segment::parse(frame, packet)?);
+    let mut scratch = tables.segment_scratch().ok_or(Reason::NotConfigured)?;
+    let segment = &*scratch.put(Segment::parse(frame, packet)?);
     if segment.destination != tunnel.port {
         return Err(Reason::PortNotAllowed);
     }
-    let key = key(tunnel.customer, packet.header.source, segment.source);
-    let met = match tables.flow(&key) {
-        None => Met::None,
-        Some(cell) => cell.locked(|flow| meet(flow, segment, site, now))?,
+    let key = FlowKey::new(tunnel.customer, packet.header.source, segment.source);
+    let lookup = match tables.flow(&key) {
+        None => Lookup::Nothing,
+        Some(cell) => cell.locked(|flow| look_up(flow, segment, site, now))?,
     };
-    let met = met as u8;
-    if met == Met::Confirmed as u8 {
+    let lookup = lookup as u8;
+    if Lookup::Confirmed.is(lookup) {
         quota::confirm(tables, tunnel.customer);
-    } else if met != Met::GoesOn as u8 {
-        open(tables, site, &key, segment, Opening { met, now_ns })?;
+    } else if !Lookup::Continues.is(lookup) {
+        open_flow(tables, site, &key, segment, Opening { lookup, now_ns })?;
         decision.opened = true;
     }
-    decision.passes::<A>(packet.total_bytes(), segment.options.header_bytes.into());
-    decision.syn = syn(segment, packet, A::access(tunnel).mss);
+    decision.pass::<A>(packet.total_bytes(), segment.options.header_bytes.into());
+    decision.syn = Syn::of(segment, packet, A::access(tunnel).mss);
     Ok(())
 }
 
-/// Where a packet out of a tunnel comes from.
-struct Site<'a> {
-    settings: &'a Settings,
-    id: TunnelId,
-    tunnel: &'a Tunnel,
-}
-
-impl Site<'_> {
-    #[inline(always)]
-    fn is_up(&self) -> bool {
-        self.tunnel.up == 1
-    }
-}
-
-/// The tunnel that the kernel decrypted the packet with; every source must agree.
+/// Checks the addresses and the size of a packet from a site.
 #[inline(always)]
-fn identify<'a, T: Tables>(
-    tables: &'a T,
-    settings: &'a Settings,
-    identity: Identity,
-) -> Result<Site<'a>, Reason> {
-    let id = TunnelId::new(identity.reqid).ok_or(Reason::UnknownTunnel)?;
-    let tunnel = tables.tunnel(id.get()).ok_or(Reason::UnknownTunnel)?;
-    if tunnel.customer == 0 {
-        return Err(Reason::UnknownTunnel);
-    }
-    if identity.mark != id.get() {
-        return Err(Reason::MarkContradictsTunnel);
-    }
-    // The same table's, nearer at hand.
-    if identity.spi == tunnel.inbound_spis[0] || identity.spi == tunnel.inbound_spis[1] {
-        return Ok(Site { settings, id, tunnel });
-    }
-    match tables.inbound_spi(identity.spi) {
-        Some(owner) if owner != id.get() => Err(Reason::SpiContradictsTunnel),
-        _ => Ok(Site { settings, id, tunnel }),
-    }
-}
-
-/// What is asked of every packet of a site.
-#[inline(always)]
-fn allowed<A, F, P>(frame: &F, site: &Site, packet: &P) -> Result<(), Reason>
+fn check_access<A, F, P>(frame: &F, site: &Site, packet: &P) -> Result<(), Reason>
 where
-    A: Kept,
+    A: LayoutFamily,
     F: Frame + ?Sized,
-    P: Packet<A>,
+    P: InnerPacket<A>,
 {
     let access = A::access(site.tunnel);
     if packet.hop_limit() <= 1 {
@@ -203,150 +193,30 @@ where
     Ok(())
 }
 
-/// Bytes of the largest packet that a frame is sent as: GRO may have merged several.
+/// Returns the bytes of the largest packet that the frame will be sent as: GRO may have merged several.
 #[inline(always)]
-fn largest_bytes<A: Kept, F: Frame + ?Sized>(frame: &F, bytes: u32) -> u32 {
-    const TCP_HEADER_BYTES: u32 = size_of::<crate::wire::TcpHeader>() as u32;
+fn largest_bytes<A: LayoutFamily, F: Frame + ?Sized>(frame: &F, bytes: u32) -> u32 {
+    const TCP_HEADER_BYTES: u32 = size_of::<TcpHeader>() as u32;
     match frame.segment_bytes() {
         0 => bytes,
         segment => segment + A::HEADER_BYTES as u32 + TCP_HEADER_BYTES,
     }
 }
 
-/// A message that a packet of the server's was too big, on its way back: only about a connection that
-/// there is. In eBPF a function of its own, so that it takes no room on the caller's stack; for the same reason
-/// it parses the packet once more.
+/// Allows a "too big" message to the server if it is about one of the site's connections. Out of line:
+/// keeps its locals off the caller's 512-byte stack. For the same reason it parses the packet again.
 #[inline(never)]
 fn path_mtu_to_server<A, F, T>(frame: &F, tables: &T, site: &Site, now: Ticks) -> Result<(), Reason>
 where
-    A: Kept,
+    A: LayoutFamily,
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
     let Site { id, tunnel, .. } = *site;
     let quote = Quote::parse(frame, &Inner::<A>::parse(frame)?)?;
-    let asked = quote.source == A::access(tunnel).server && quote.source_port == tunnel.port;
-    let key = key(tunnel.customer, quote.destination, quote.destination_port);
-    let cell = tables.flow(&key).filter(|_| asked).ok_or(Reason::NoConnection)?;
-    let ours = cell.locked(|flow| flow.tunnel == id.get() && lives(flow, tunnel, now));
+    let is_from_server = quote.source == A::access(tunnel).server && quote.source_port == tunnel.port;
+    let key = FlowKey::new(tunnel.customer, quote.destination, quote.destination_port);
+    let cell = tables.flow(&key).filter(|_| is_from_server).ok_or(Reason::NoConnection)?;
+    let ours = cell.locked(|flow| flow.tunnel == id.get() && flow.is_live(tunnel.generation, now));
     if ours { Ok(()) } else { Err(Reason::NoConnection) }
-}
-
-/// How a flow is to be opened.
-struct Opening {
-    /// A [`Met`] number.
-    met: u8,
-    now_ns: u64,
-}
-
-/// Opens a flow, if the segment opens one and the customer's quota has room for it. In eBPF a function of
-/// its own, so that it takes no room on the caller's stack.
-#[inline(never)]
-fn open<A, T>(
-    tables: &T,
-    site: &Site,
-    key: &FlowKey<A>,
-    segment: &Segment,
-    opening: Opening,
-) -> Result<(), Reason>
-where
-    A: Kept,
-    T: Tables + FamilyTables<A>,
-{
-    let Site { settings, id, tunnel } = *site;
-    let Opening { met, now_ns } = opening;
-    let now = Ticks::from_ns(now_ns);
-    let mut place = tables.flow_place().ok_or(Reason::NotConfigured)?;
-    let flow = place.keep(Flow::default());
-    if !track::open(flow, segment, settings, now) {
-        return Err(Reason::NoConnection);
-    }
-    // A server's answer to an address of ours would end at the gateway itself.
-    if settings.is_own(key.lan_address) {
-        return Err(Reason::InnerSourceNotInSite);
-    }
-    if met == Met::Ending as u8 {
-        return Err(Reason::FlowChanging);
-    }
-    flow.tunnel = id.get();
-    flow.generation = tunnel.generation;
-    let charge = Charge {
-        flows: u32::from(met == Met::None as u8),
-        half_open: u32::from(met != Met::OverHalfOpen as u8),
-    };
-    quota::take(tables, tunnel, charge, now_ns)?;
-    if met == Met::None as u8 {
-        let why = match tables.insert_flow(key, flow, now) {
-            Ok(()) => return Ok(()),
-            Err(why) => why,
-        };
-        quota::give_back(tables, tunnel.customer, charge);
-        return match why {
-            NotInserted::Full => Err(Reason::FlowTableFull),
-            NotInserted::Exists => Err(Reason::FlowChanging),
-        };
-    }
-    let replaced = tables.flow(key).is_some_and(|cell| {
-        cell.locked(|old| {
-            // Another CPU may have been faster, with a copy of this SYN.
-            let over = !lives(old, tunnel, now) || is_replaceable(old.state());
-            let unchanged =
-                old.state() != 0 && over && u32::from(!old.has(status::HALF_OPEN)) == charge.half_open;
-            if unchanged {
-                old.replace(*flow);
-            }
-            unchanged
-        })
-    });
-    if !replaced {
-        quota::give_back(tables, tunnel.customer, charge);
-        return Err(Reason::FlowChanging);
-    }
-    Ok(())
-}
-
-/// A state in which [`track::track`] may find that a SYN opens another connection.
-#[inline(always)]
-fn is_replaceable(state: u8) -> bool {
-    state == State::TimeWait as u8 || state == State::Close as u8
-}
-
-/// What a segment from the site found in the table.
-#[derive(Clone, Copy)]
-#[repr(u8)]
-enum Met {
-    /// Nothing.
-    None = 0,
-    /// A connection that it belongs to.
-    GoesOn = 1,
-    /// Such a one, whose handshake it completes.
-    Confirmed = 2,
-    /// One that is over.
-    Over = 3,
-    /// One that is over, and was half-open.
-    OverHalfOpen = 4,
-    /// One that is being removed.
-    Ending = 5,
-}
-
-#[inline(always)]
-fn meet(flow: &mut Flow, segment: &Segment, site: &Site, now: Ticks) -> Result<Met, Reason> {
-    if flow.state() == 0 {
-        return Ok(Met::Ending);
-    }
-    let half_open = flow.has(status::HALF_OPEN);
-    let over = if half_open { Met::OverHalfOpen } else { Met::Over };
-    // A flow whose time is over is no flow, whatever tunnel it belonged to.
-    if flow.expires.has_come(now) || flow.generation != site.tunnel.generation {
-        return Ok(over);
-    }
-    if flow.tunnel != site.id.get() {
-        return Err(Reason::FlowOwnedByOtherTunnel);
-    }
-    let tracked = track::track(flow, segment, Direction::ToServer, site.settings, now)?;
-    if tracked as u8 != Tracked::On as u8 {
-        // Not over by the clock, but the SYN may open another one in its place if there is room for it.
-        return Ok(over);
-    }
-    Ok(if half_open && !flow.has(status::HALF_OPEN) { Met::Confirmed } else { Met::GoesOn })
 }

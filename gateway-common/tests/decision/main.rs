@@ -1,4 +1,4 @@
-//! Properties of the decision, over random packets and random histories.
+//! Properties of the decision, on random packets and random histories.
 mod packets;
 mod quotas;
 mod world;
@@ -8,11 +8,10 @@ use std::{cell::Cell, collections::HashMap, net::IpAddr};
 use etherparse::{LaxIpSlice, NetSlice, SlicedPacket, TransportSlice};
 use gateway_common::{
     decide::{Decision, Identity},
-    layout::{Flow, Ticks},
     packet::flag,
     reason::Reason,
-    tcp::{DOUBTFUL_TIMEOUT_SECONDS, State},
-    track::{peer_flag, status},
+    tcp::{DOUBTFUL_TIMEOUT_SECONDS, Flow, State, peer_flag, status},
+    time::Ticks,
 };
 use packets::{Arrival, Hook, any_arrival, any_history, history};
 use proptest::{
@@ -25,10 +24,10 @@ use world::{Key, SITES, World, from_server, from_site, server, transport};
 /// Half a minute before the flows' ticks wrap.
 const START_NS: u64 = (1 << 52) - 30_000_000_000;
 
-/// Where seeds that once failed are kept, to be tried again.
-const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/decision/regressions");
+/// Seeds that once failed, tried again in each run.
+const REGRESSIONS: &str = "tests/decision/regressions";
 
-/// Runs a property and fails too if it never had anything to judge: so many times at least.
+/// Runs a property. Fails also if the property judged fewer than `at_least` interesting cases.
 fn often<S: Strategy>(
     cases: u32,
     at_least: u64,
@@ -42,11 +41,11 @@ fn often<S: Strategy>(
     });
     let noted = || interesting.set(interesting.get() + 1);
     runner.run(&strategy, |value| property(value, &noted)).unwrap_or_else(|error| panic!("{error}"));
-    println!("{} of the interesting kind", interesting.get());
-    assert!(interesting.get() >= at_least, "only {} of the interesting kind", interesting.get());
+    println!("{} interesting cases", interesting.get());
+    assert!(interesting.get() >= at_least, "only {} interesting cases of {at_least}", interesting.get());
 }
 
-/// What passes, as etherparse sees it: IP without options or extension headers, directly in Ethernet,
+/// A passing packet as parsed by etherparse: IP without options or extension headers, directly in Ethernet,
 /// whole, with a TCP segment or a path-MTU message that quotes one.
 struct Seen {
     addresses: [IpAddr; 2],
@@ -57,7 +56,7 @@ struct Seen {
 enum Content {
     /// Source and destination port.
     Tcp([u16; 2]),
-    /// Addresses and ports of the packet that was too big.
+    /// Addresses and ports of the oversized packet.
     TooBig([(IpAddr, u16); 2]),
 }
 
@@ -90,7 +89,7 @@ fn seen(frame: &[u8]) -> Option<Seen> {
     Some(Seen { addresses, hop_limit, content })
 }
 
-/// Of a quoted packet, which is cut short: both ends.
+/// Returns both ends of a quoted packet, which is cut short.
 fn quoted(packet: &[u8]) -> Option<[(IpAddr, u16); 2]> {
     let (addresses, ports): ([IpAddr; 2], _) = match LaxIpSlice::from_slice(packet).ok()?.0 {
         LaxIpSlice::Ipv4(ip) => {
@@ -106,7 +105,7 @@ fn quoted(packet: &[u8]) -> Option<[(IpAddr, u16); 2]> {
     Some([(addresses[0], port(0)?), (addresses[1], port(2)?)])
 }
 
-/// Whether an address is in the LAN of a tunnel's site, by comparing leading bits.
+/// Returns true if an address is in the LAN of a tunnel's site, by comparing leading bits.
 fn in_lan(tunnel: u32, address: IpAddr) -> bool {
     let site = &SITES[tunnel as usize - 1];
     match address {
@@ -121,7 +120,7 @@ fn in_lan(tunnel: u32, address: IpAddr) -> bool {
 
 type Flows = HashMap<Key, Flow>;
 
-/// A connection that is there.
+/// Returns true if the connection exists and is alive.
 fn lives(flows: &Flows, customer: u32, (device, port): (IpAddr, u16), tunnel: u32, now_ns: u64) -> bool {
     flows
         .get(&Key { customer, device, port })
@@ -136,13 +135,13 @@ fn check_to_server(
     tunnel: u32,
 ) -> Result<(), TestCaseError> {
     let Hook::Site(identity) = arrival.hook else {
-        return Err(TestCaseError::fail("a server's packet goes to a server"));
+        return Err(TestCaseError::fail("a packet from a server went to a server"));
     };
     prop_assert_eq!((identity.reqid, identity.mark), (tunnel, tunnel));
     prop_assert!(world.inbound_spis.get(&identity.spi).is_none_or(|owner| *owner == tunnel));
     prop_assert_eq!(world.tunnels[tunnel as usize].up, 1);
     let seen = seen(&arrival.frame);
-    prop_assert!(seen.is_some(), "not what may pass, to etherparse");
+    prop_assert!(seen.is_some(), "etherparse rejects a packet that passed");
     let Seen { addresses: [source, destination], hop_limit, content } = seen.unwrap();
     let customer = SITES[tunnel as usize - 1].customer;
     prop_assert!(in_lan(tunnel, source), "source {}", source);
@@ -187,8 +186,8 @@ fn nothing_passes_before_the_settings_are_ready() {
     });
 }
 
-/// Runs packets one after another; `each` sees the world before, the packet, the time, the
-/// decision and the world after.
+/// Runs packets one after another. `each` gets the flows before the packet, the packet, the time and the
+/// decision.
 fn play(
     world: &World,
     arrivals: &[Arrival],
@@ -221,20 +220,20 @@ fn only_tcp_of_the_sites_lan_to_its_own_server_goes_to_a_server() {
 
 #[test]
 fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
-    // Answers beside a connection whose handshake was whole: the packets get that far.
+    // Counts replies next to a complete handshake, to prove that the packets get that far.
     let established = Cell::new(0u64);
     let about_replies = Cell::new(0u64);
     often(500, 1_000, (any_history(1..60), 0..2u32), |(arrivals, adopt_midstream), noted| {
         let mut world = World::new();
         world.settings.adopt_midstream = adopt_midstream;
-        // Who opened last: by server and device, with their ports.
+        // The tunnel that opened each connection last, by server and device with their ports.
         let mut opened = HashMap::new();
         play(&world, &arrivals, |before, arrival, now_ns, decision| {
             match (arrival.hook, decision.verdict) {
                 (Hook::Site(_), Ok(())) if decision.opened => {
                     let seen = seen(&arrival.frame).expect("checked elsewhere");
                     let Content::Tcp([from, to]) = seen.content else {
-                        return Err(TestCaseError::fail("a message opens a flow"));
+                        return Err(TestCaseError::fail("a path-MTU message opened a flow"));
                     };
                     let [source, destination] = seen.addresses;
                     opened.insert(((destination, to), (source, from)), decision.tunnel);
@@ -247,7 +246,7 @@ fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
                     }
                     prop_assert_eq!(arrival.hook, Hook::Server);
                     let seen = seen(&arrival.frame);
-                    prop_assert!(seen.is_some(), "not what may pass, to etherparse");
+                    prop_assert!(seen.is_some(), "etherparse rejects a packet that passed");
                     let Seen { addresses: [source, destination], hop_limit, content } = seen.unwrap();
                     prop_assert!(hop_limit > 1 && !decision.opened);
                     let connection = match content {
@@ -268,8 +267,8 @@ fn a_server_answers_only_on_flows_that_a_site_opened_and_into_their_tunnel() {
     });
     println!("{} path-MTU messages", about_replies.get());
     assert!(about_replies.get() >= 10, "only {} path-MTU messages", about_replies.get());
-    println!("{} beside established connections", established.get());
-    assert!(established.get() >= 300, "only {} beside established connections", established.get());
+    println!("{} replies next to established connections", established.get());
+    assert!(established.get() >= 300, "only {} replies next to established connections", established.get());
 }
 
 #[test]
@@ -282,7 +281,7 @@ fn flows_never_outlive_their_timeout() {
                 if old == Some(flow) {
                     continue;
                 }
-                // The flow that this packet touched.
+                // This packet touched the flow.
                 let state = State::from_number(flow.state());
                 prop_assert!(state.is_some());
                 let now = Ticks::from_ns(now_ns);
@@ -295,7 +294,7 @@ fn flows_never_outlive_their_timeout() {
                 }
                 if old.is_some_and(|old| old.expires.has_come(now)) {
                     noted();
-                    prop_assert!(decision.opened, "an ended flow went on by {:?}", arrival);
+                    prop_assert!(decision.opened, "an expired flow was revived by {:?}", arrival);
                     prop_assert_eq!(flow.state(), State::SynSent as u8);
                 }
             }
@@ -332,10 +331,10 @@ fn flow_reset_before_any_answer_is_dead_at_once() {
     });
 }
 
-/// nf_conntrack learns from some packets outside the windows (`tcp_in_window`,
-/// `nf_tcp_handle_invalid`), but nothing that would help the connection or whoever sent them.
+/// nf_conntrack learns from some packets outside the windows (`tcp_in_window`, `nf_tcp_handle_invalid`), but
+/// nothing that benefits the connection or the sender.
 #[test]
-fn a_dropped_packet_gives_no_flow_anything() {
+fn dropped_packet_benefits_no_flow() {
     let out_of_window = Cell::new(0u64);
     often(1_000, 1_000, any_history(1..60), |arrivals, noted| {
         let world = World::new();
@@ -389,8 +388,8 @@ fn tunnels_that_are_down_carry_nothing() {
     });
 }
 
-/// The noisy neighbour: whatever acme sends and its server answers, globex, with the same LAN, sees
-/// the same verdicts as without it.
+/// The noisy neighbour: globex, with the same LAN, gets the same verdicts whether or not acme and its server
+/// send.
 #[test]
 fn no_packet_of_one_customer_changes_a_verdict_for_another() {
     let noise = history(&[1, 2], 0..40);

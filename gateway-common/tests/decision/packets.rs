@@ -1,4 +1,4 @@
-//! Random packets, near enough to good ones that many pass.
+//! Random packets, close enough to valid ones that many pass.
 use std::{net::IpAddr, ops::Range};
 
 use etherparse::IpNumber;
@@ -7,12 +7,12 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::world::{SITES, World, from_server, from_site, ip, server, spi, transport};
 
-/// A packet at one of the two hooks that judge inner packets, and when it comes.
+/// A packet at one of the two hooks that judge inner packets, with its time.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     pub hook: Hook,
     pub frame: Vec<u8>,
-    /// Since the packet before.
+    /// Milliseconds since the previous packet.
     pub after_ms: u64,
 }
 
@@ -23,7 +23,7 @@ pub enum Hook {
 }
 
 impl Arrival {
-    /// What is decided about it.
+    /// Decides on the packet.
     pub fn judge(&self, world: &World, now_ns: u64) -> Decision {
         match self.hook {
             Hook::Site(identity) => from_site(&self.frame[..], world, identity, now_ns),
@@ -32,7 +32,7 @@ impl Arrival {
     }
 }
 
-/// Flag bytes, good ones mostly.
+/// Generates flag bytes, mostly valid ones.
 fn flags() -> impl Strategy<Value = u8> {
     prop_oneof![
         9 => select(vec![0x02u8, 0x02, 0x12, 0x10, 0x10, 0x18, 0x11, 0x14, 0x04]),
@@ -40,8 +40,8 @@ fn flags() -> impl Strategy<Value = u8> {
     ]
 }
 
-/// A device of a tunnel's LAN, the first or the last address; few so that connections meet. LANs that
-/// are equal share them.
+/// Returns the first or the last device of a tunnel's LAN. There are only a few devices, so that connections
+/// meet; equal LANs share them.
 fn device_of(tunnel: u32, last: bool, v6: bool) -> IpAddr {
     let site = &SITES[tunnel as usize - 1];
     match (v6, last) {
@@ -52,7 +52,7 @@ fn device_of(tunnel: u32, last: bool, v6: bool) -> IpAddr {
     }
 }
 
-/// Addresses of other LANs and beside them.
+/// Generates addresses of other LANs and close to them.
 fn stranger(v6: bool) -> impl Strategy<Value = IpAddr> {
     let addresses = match v6 {
         false => ["192.168.0.2", "10.20.0.2", "10.30.7.2", "10.30.8.0", "192.169.0.0", "8.8.8.8"],
@@ -68,7 +68,7 @@ fn stranger(v6: bool) -> impl Strategy<Value = IpAddr> {
     select(addresses.map(|address| address.parse().expect("an address")).to_vec())
 }
 
-/// A tunnel of these, and a device: its own nearly always; half of them in IPv6.
+/// Generates a tunnel and a device, nearly always of that tunnel, half of them with IPv6.
 fn device(tunnels: &'static [u32]) -> impl Strategy<Value = (u32, IpAddr)> {
     let strangers = (stranger(false), stranger(true));
     let is_stranger = proptest::bool::weighted(0.08);
@@ -85,7 +85,7 @@ fn server_port() -> impl Strategy<Value = u16> {
     prop_oneof![15 => Just(80), 1 => any::<u16>()]
 }
 
-/// What a TCP header says beside ports and flags.
+/// The fields of a TCP header besides ports and flags.
 #[derive(Clone, Debug)]
 struct Header {
     sequence: u32,
@@ -94,18 +94,18 @@ struct Header {
     options: &'static [u8],
 }
 
-/// Where the devices' sequence numbers begin: soon to wrap.
+/// The devices' first sequence number, close to the wrap.
 const DEVICE_BASE: u32 = 0xffff_fffc;
-/// Where the servers' do.
+/// The servers' first sequence number.
 const SERVER_BASE: u32 = 5_000;
 
-/// Number from a base on: near it mostly, some windows away, or anywhere.
+/// Generates a number mostly near a base, sometimes some windows away, or anywhere.
 fn number(base: u32) -> impl Strategy<Value = u32> {
     prop_oneof![12 => 0..8u32, 1 => 0..200_000u32, 1 => any::<u32>()]
         .prop_map(move |offset| base.wrapping_add(offset))
 }
 
-/// A header whose sequence numbers begin at one base, and acknowledgments at the other.
+/// Generates a header with sequence numbers from one base and acknowledgments from the other.
 fn header(own: u32, other: u32) -> impl Strategy<Value = Header> {
     const OPTIONS: [&[u8]; 4] = [
         &[2, 4, 5, 180, 4, 2, 3, 3, 7, 1, 1, 1],
@@ -120,7 +120,7 @@ fn header(own: u32, other: u32) -> impl Strategy<Value = Header> {
     })
 }
 
-/// Ethernet, IP and TCP.
+/// Builds a frame of Ethernet, IP and TCP.
 fn frame(
     from: (IpAddr, u16),
     to: (IpAddr, u16),
@@ -142,7 +142,7 @@ fn frame(
     frame
 }
 
-/// A message that a packet was too big, about a TCP packet between these.
+/// Builds a path-MTU message about a TCP packet between the quoted ends.
 fn too_big(from: IpAddr, to: IpAddr, quoted: ((IpAddr, u16), (IpAddr, u16)), cut: usize) -> Vec<u8> {
     let header = Header { sequence: 1, acknowledgment: 1, window: 1, options: &[] };
     let packet = frame(quoted.0, quoted.1, &header, 0x10, 60, &[]).split_off(14);
@@ -156,7 +156,7 @@ fn too_big(from: IpAddr, to: IpAddr, quoted: ((IpAddr, u16), (IpAddr, u16)), cut
     frame
 }
 
-/// A decapsulated packet of one of these tunnels, to its customer's server nearly always.
+/// Generates a decapsulated packet of one of these tunnels, nearly always to its customer's server.
 fn request(tunnels: &'static [u32]) -> impl Strategy<Value = (Hook, Vec<u8>)> {
     let ttl = prop_oneof![15 => Just(64), 1 => 0..4u8];
     let other_server = proptest::option::weighted(0.08, 1..4u32);
@@ -179,9 +179,9 @@ fn request(tunnels: &'static [u32]) -> impl Strategy<Value = (Hook, Vec<u8>)> {
     )
 }
 
-/// From the server of one of these tunnels' customers to one of its devices nearly always. Never
-/// damaged: another source address would make it another customer's, as the LAN tells servers
-/// apart by nothing else.
+/// Generates a packet from the server of one of these tunnels' customers, nearly always to one of its
+/// devices. Never damages it: on the LAN only the source address tells servers apart, so another one would
+/// make it another customer's.
 fn reply(tunnels: &'static [u32]) -> impl Strategy<Value = (Hook, Vec<u8>)> {
     let tcp = (header(SERVER_BASE, DEVICE_BASE), flags(), payload());
     (device(tunnels), 40000..40002u16, server_port(), 0..70u8, tcp).prop_map(
@@ -192,19 +192,19 @@ fn reply(tunnels: &'static [u32]) -> impl Strategy<Value = (Hook, Vec<u8>)> {
     )
 }
 
-/// A path-MTU message of a router in a site or beyond the servers, about a connection of one of these
-/// tunnels nearly always.
+/// Generates a path-MTU message of a router in a site or behind the servers, nearly always about a connection
+/// of one of these tunnels.
 fn path_mtu(tunnels: &'static [u32]) -> impl Strategy<Value = (Hook, Vec<u8>)> {
     let parties = (device(tunnels), 40000..40002u16, server_port(), any::<bool>());
     let odd = (proptest::bool::weighted(0.05), 0..2usize, damage());
     (parties, odd).prop_map(|(((tunnel, device), port, server_port, from_site), (swapped, cut, damage))| {
         let server = server(SITES[tunnel as usize - 1].customer, device.is_ipv6());
         let mut quoted = ((device, port), (server, server_port));
-        // About what went the other way than the message comes.
+        // The quoted packet went the opposite way.
         if from_site != swapped {
             quoted = (quoted.1, quoted.0);
         }
-        // Ports are the first 4 of the quoted TCP header's 20 bytes, and 8 is all that RFC 792 promises.
+        // The ports are the first 4 of the quoted TCP header's 20 bytes; RFC 792 guarantees only 8.
         let cut = 12 + cut * 5;
         if from_site {
             let identity = Identity { reqid: tunnel, spi: spi(tunnel), mark: tunnel };
@@ -219,7 +219,7 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..4)
 }
 
-/// Bytes changed, and the frame cut or lengthened.
+/// Changed bytes, and a frame cut or extended.
 #[derive(Clone, Debug)]
 struct Damage {
     changes: Vec<(usize, u8)>,
@@ -245,24 +245,24 @@ impl Damage {
     }
 }
 
-/// Milliseconds between packets: at once, or long enough for one timeout or another.
+/// Generates milliseconds between packets: none, or enough for one of the timeouts.
 fn pause() -> impl Strategy<Value = u64> {
     prop_oneof![20 => 0..10u64, 1 => select(vec![9_999, 10_000, 30_000, 60_000, 120_000, 7_440_000])]
 }
 
-/// Packets of these tunnels, and of their customers' servers.
+/// Generates packets of these tunnels and of their customers' servers.
 pub fn arrival(tunnels: &'static [u32]) -> BoxedStrategy<Arrival> {
     (prop_oneof![6 => request(tunnels), 4 => reply(tunnels), 1 => path_mtu(tunnels)], pause())
         .prop_map(|((hook, frame), after_ms)| Arrival { hook, frame, after_ms })
         .boxed()
 }
 
-/// Packets of all.
+/// Generates packets of all tunnels.
 pub fn any_arrival() -> BoxedStrategy<Arrival> {
     arrival(&[1, 1, 1, 2, 3, 4])
 }
 
-/// A handshake, whole and well-formed, of one of a tunnel's own devices.
+/// Generates a complete, well-formed handshake of one of a tunnel's own devices.
 fn handshake(tunnels: &'static [u32]) -> impl Strategy<Value = Vec<Arrival>> {
     (select(tunnels), any::<[bool; 2]>(), 40000..40002u16).prop_map(|(tunnel, [last, v6], port)| {
         let device = (device_of(tunnel, last, v6), port);
@@ -282,14 +282,14 @@ fn handshake(tunnels: &'static [u32]) -> impl Strategy<Value = Vec<Arrival>> {
     })
 }
 
-/// Packets of these tunnels and their servers, with handshakes among them: at random hardly any
-/// connection would be established.
+/// Generates packets of these tunnels and their servers, with handshakes among them: random packets alone
+/// would hardly ever establish a connection.
 pub fn history(tunnels: &'static [u32], length: Range<usize>) -> BoxedStrategy<Vec<Arrival>> {
     let part = prop_oneof![9 => arrival(tunnels).prop_map(|arrival| vec![arrival]), 1 => handshake(tunnels)];
     vec(part, length).prop_map(|parts| parts.concat()).boxed()
 }
 
-/// The same of all.
+/// Does the same with all tunnels.
 pub fn any_history(length: Range<usize>) -> BoxedStrategy<Vec<Arrival>> {
     history(&[1, 1, 1, 2, 3, 4], length)
 }

@@ -1,11 +1,12 @@
-//! What a customer has taken is what its flows in the table say, never more than its quota, and nobody
-//! else's.
+//! A customer's usage equals its flows in the table, never exceeds its quota, and never affects another
+//! customer.
 use std::collections::HashMap;
 
 use gateway_common::{
-    layout::{Flow, Quota, Ticks, Usage},
+    layout::{Quota, Usage},
     reason::Reason,
-    track::status,
+    tcp::{Flow, status},
+    time::Ticks,
 };
 use proptest::{collection::vec, prelude::*, test_runner::TestCaseError};
 
@@ -23,7 +24,7 @@ fn world(quota: Quota) -> World {
     world
 }
 
-/// Flows and half-open flows of each customer, counted one by one.
+/// Counts flows and half-open flows of each customer in the table.
 fn counted(flows: &HashMap<Key, Flow>) -> HashMap<u32, (u32, u32)> {
     let mut counts: HashMap<u32, (u32, u32)> = (1..=3).map(|customer| (customer, (0, 0))).collect();
     for (key, flow) in flows {
@@ -47,7 +48,7 @@ fn check(world: &World, quota: Quota) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Removes what is over, as the wheel does.
+/// Removes expired flows, as the wheel does.
 fn expire(world: &World, now_ns: u64) {
     let mut usage = world.usage.borrow_mut();
     world.flows.borrow_mut().retain(|key, flow| {
@@ -60,13 +61,13 @@ fn expire(world: &World, now_ns: u64) {
     });
 }
 
-/// Packets, and whether flows that are over are removed before each.
+/// Generates packets, and for each whether expired flows are removed before it.
 fn with_expiry(arrivals: BoxedStrategy<Vec<Arrival>>) -> impl Strategy<Value = (Vec<Arrival>, Vec<bool>)> {
     (arrivals, vec(proptest::bool::weighted(0.2), 100))
 }
 
 #[test]
-fn usage_is_what_the_table_says_and_never_above_the_quota() {
+fn usage_equals_the_table_and_never_exceeds_the_quota() {
     let seen = std::cell::RefCell::new(HashMap::<u8, u64>::new());
     let limits = (1..=4usize, 1..=3u32, 1..=3u32, 0..2u32);
     often(
@@ -102,17 +103,17 @@ fn usage_is_what_the_table_says_and_never_above_the_quota() {
     }
 }
 
-/// A tenant's quota holds for new flows alone, so packets of connections that are there have the
-/// verdicts that they have with plenty.
+/// A quota applies to new flows only, so packets of existing connections get the same verdicts with and
+/// without a tight quota.
 #[test]
-fn a_full_quota_lets_established_connections_be() {
+fn full_quota_leaves_established_connections_alone() {
     let histories = history(&[1, 2, 3, 4], 1..60);
     often(1_000, 2_000, histories, |arrivals, noted| {
         let (tight, plenty) = (world(Quota { flows: 1, ..TIGHT }), World::new());
         let mut now_ns = START_NS;
         for arrival in &arrivals {
             now_ns += arrival.after_ms * 1_000_000;
-            // What plenty let in beyond the quota is no connection to the other.
+            // Forget flows that only the world without a tight quota let in.
             plenty.flows.borrow_mut().retain(|key, _| tight.flows.borrow().contains_key(key));
             let (ours, theirs) = (arrival.judge(&tight, now_ns), arrival.judge(&plenty, now_ns));
             let over_quota = [
@@ -122,7 +123,7 @@ fn a_full_quota_lets_established_connections_be() {
             ];
             if over_quota.contains(&ours.verdict) {
                 prop_assert!(theirs.opened);
-                // Over for both: from here on only one of them has a new connection in its place.
+                // Expired in both worlds: from here on only one would have a new connection in its place.
                 if !tight.flows.borrow().is_empty() {
                     *plenty.flows.borrow_mut() = tight.flows.borrow().clone();
                 }
@@ -137,10 +138,9 @@ fn a_full_quota_lets_established_connections_be() {
     });
 }
 
-/// The noisy neighbour again, now at its quota all the time: what acme takes of its own is not taken of
-/// globex'.
+/// The noisy neighbour with its quota exhausted all the time: acme's usage does not count against globex.
 #[test]
-fn one_customers_quota_is_not_anothers() {
+fn quota_of_one_customer_does_not_affect_another() {
     let (noise, quiet) = (history(&[1, 2], 20..60), history(&[3], 1..30));
     let order = vec(any::<bool>(), 80);
     often(500, 1_000, (noise, quiet, order), |(noise, quiet, order), noted| {

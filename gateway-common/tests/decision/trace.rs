@@ -1,11 +1,14 @@
-//! Conversations of one connection, segment by segment, each with what becomes of it.
+//! Conversations of one connection, segment by segment, each with its outcome.
 use std::net::IpAddr;
 
 use gateway_common::{
     decide::{Decision, Identity},
-    layout::{Flow, Ticks},
     reason::Reason,
-    tcp::State::{self, *},
+    tcp::{
+        Flow,
+        State::{self, *},
+    },
+    time::Ticks,
 };
 
 use crate::world::{SITES, World, from_server, from_site, ip, server as server_address, spi, transport};
@@ -17,7 +20,7 @@ pub const RST: u8 = 0x04;
 pub const RST_ACK: u8 = 0x14;
 pub const ACK: u8 = 0x10;
 
-/// A segment of the one connection there is.
+/// A segment of the only connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
     from_site: bool,
@@ -29,12 +32,12 @@ pub struct Segment {
     options: &'static [u8],
 }
 
-/// From the device, which offers 1000 bytes.
+/// Returns a segment from the device, which offers a window of 1000 bytes.
 pub const fn site(flags: u8, sequence: u32, ack: u32) -> Segment {
     Segment { from_site: true, flags, sequence, ack, window: 1000, data: 0, options: &[] }
 }
 
-/// From the server, which offers 2000.
+/// Returns a segment from the server, which offers a window of 2000 bytes.
 pub const fn server(flags: u8, sequence: u32, ack: u32) -> Segment {
     Segment { from_site: false, window: 2000, ..site(flags, sequence, ack) }
 }
@@ -76,32 +79,32 @@ impl Segment {
     }
 }
 
-/// What becomes of a segment.
+/// The outcome of a segment.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome {
-    /// It passes and opens a connection in this state, for so many seconds.
+    /// Passes and opens a connection in this state, with this timeout in seconds.
     Opens(State, u32),
-    /// It passes; the connection is in this state and may be silent for so many seconds.
+    /// Passes; the connection is in this state, with this timeout in seconds.
     Goes(State, u32),
-    /// It passes; the connection's state and end stay.
+    /// Passes; the connection's state and expiry stay the same.
     Ignored,
-    /// It passes, and the connection is no more.
+    /// Passes, and the connection is over.
     Ends,
-    /// It is dropped; the connection's state and end stay.
+    /// Dropped; the connection's state and expiry stay the same.
     Drops(Reason),
-    /// It is dropped, and the connection ends in so many seconds.
+    /// Dropped, and the timeout is shortened to this many seconds.
     Doubted(Reason, u32),
 }
 use Outcome::*;
 
 pub type Trace<'a> = &'a [(Segment, Outcome)];
 
-/// The one connection.
+/// Returns the only connection.
 pub fn flow(world: &World) -> Option<Flow> {
     world.flows.borrow().values().next().copied()
 }
 
-/// Seconds that a flow may be silent, if it is alive.
+/// Returns a flow's remaining timeout in seconds, if it is alive.
 fn seconds(flow: &Flow, now: Ticks) -> Option<u32> {
     let left = flow.expires.since(now);
     (left != Ticks::default()).then(|| (left.as_ns() as f64 / 1e9).round() as u32)
@@ -110,7 +113,7 @@ fn seconds(flow: &Flow, now: Ticks) -> Option<u32> {
 /// Plays a conversation in both families, one segment a second.
 pub fn play(world: &World, name: &str, traces: &[Trace]) {
     let mut world = world.clone();
-    // Segments larger than any LAN takes show windows best.
+    // Segments larger than any LAN's MTU make window limits visible.
     world.settings.lan_mtu = u32::from(u16::MAX);
     for v6 in [false, true] {
         play_in(&world.clone(), v6, name, traces);
@@ -149,14 +152,14 @@ fn play_in(world: &World, v6: bool, name: &str, traces: &[Trace]) {
     }
 }
 
-/// Every case from its own beginning, after the same first segments.
+/// Plays each case in a new world, after the same first segments.
 pub fn each(first: Trace, cases: &[(&str, Trace)]) {
     for (name, trace) in cases {
         play(&World::new(), name, &[first, trace]);
     }
 }
 
-/// The device's next number is 1000, of 3000 it may send; the server's 5000, of 6000.
+/// The device's next number is 1000 and it may send up to 3000; the server's is 5000, up to 6000.
 pub const HANDSHAKE: Trace = &[
     (site(SYN, 999, 0), Opens(SynSent, 120)),
     (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60)),
@@ -164,5 +167,5 @@ pub const HANDSHAKE: Trace = &[
 ];
 
 pub const OPEN: Outcome = Goes(Established, 7440);
-/// With data that is not acknowledged, or another doubt.
+/// Established with a shortened timeout, because of unacknowledged data or another doubt.
 pub const DOUBTFUL: Outcome = Goes(Established, 300);

@@ -1,5 +1,8 @@
-//! The decision's tables in ordinary maps: three customers, two of them with the same LANs, in IPv4 and
-//! IPv6.
+//! The decision's tables in ordinary maps: three customers, two of them with the same LANs, in IPv4 and IPv6.
+//!
+//! Independent of the kit's `World` (`tests/kit/src/world.rs`) on purpose: that one needs the `gateway` crate
+//! and the built programs, and the tests of this crate, which also run in the copies that `cargo xtask
+//! mutate` breaks, need neither. Frames are built with etherparse directly for the same reason.
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -10,26 +13,28 @@ use etherparse::{IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder
 use gateway_common::{
     decide::{self, Decision, FamilyTables, FlowCell, Identity, NotInserted, Tables, UsageCell},
     family::Family,
-    layout::{Access, Addresses, Flow, FlowKey, Kept, Prefix, Quota, Settings, Ticks, Tunnel, Usage},
+    layout::{Access, Addresses, LayoutFamily, Prefix, Quota, Settings, Tunnel, Usage},
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
-    packet::ethertype_of,
-    tcp::{DOUBTFUL_TIMEOUT_SECONDS, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
-    wire::{Frame, Ipv4, Ipv6},
+    tcp::{
+        DOUBTFUL_TIMEOUT_SECONDS, Flow, FlowKey, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT,
+    },
+    time::Ticks,
+    wire::{Frame, Ipv4, Ipv6, ethertype_of},
 };
 
 /// All tables.
 #[derive(Clone)]
 pub struct World {
     pub settings: Settings,
-    /// By tunnel id; index 0 is no tunnel.
+    /// Tunnels by id; index 0 is no tunnel.
     pub tunnels: Vec<Tunnel>,
     /// Customers by their servers' addresses.
     pub customers: HashMap<IpAddr, u32>,
     pub inbound_spis: HashMap<u32, u32>,
     pub flows: RefCell<HashMap<Key, Flow>>,
-    /// What each customer has taken.
+    /// Usage by customer.
     pub usage: RefCell<HashMap<u32, Usage>>,
-    /// How many flows of each family there is room for.
+    /// Room for flows of each family.
     pub flow_limit: usize,
 }
 
@@ -41,7 +46,7 @@ pub struct Key {
     pub port: u16,
 }
 
-/// A site's tunnel: whose it is, and its LANs.
+/// A site's customer and LANs.
 pub struct Site {
     pub customer: u32,
     pub v4: (Ipv4Addr, u8),
@@ -54,7 +59,7 @@ const fn site(customer: u32, v4: ([u8; 4], u8), v6: ([u16; 8], u8)) -> Site {
     Site { customer, v4: (Ipv4Addr::new(a, b, c, d), v4.1), v6 }
 }
 
-/// All of them; tunnel ids begin at 1.
+/// All sites, in the order of their tunnels' ids, which begin at 1.
 pub const SITES: [Site; 4] = [
     site(1, ([192, 168, 0, 0], 16), ([0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0], 48)),
     site(1, ([10, 20, 0, 0], 16), ([0xfd00, 0x10, 0x20, 0, 0, 0, 0, 0], 48)),
@@ -62,7 +67,7 @@ pub const SITES: [Site; 4] = [
     site(3, ([10, 30, 7, 0], 24), ([0xfd00, 0x10, 0x30, 7, 0, 0, 0, 0], 64)),
 ];
 
-/// A customer's server.
+/// Returns a customer's server.
 pub const fn server(customer: u32, v6: bool) -> IpAddr {
     let host = 10 + customer as u8;
     match v6 {
@@ -71,16 +76,16 @@ pub const fn server(customer: u32, v6: bool) -> IpAddr {
     }
 }
 
-/// The SPI that a tunnel's peer sends with.
+/// Returns the SPI that a tunnel's peer sends with.
 pub const fn spi(tunnel: u32) -> u32 {
     0xc0de_0000 + tunnel
 }
 
-/// Quotas that are never reached.
+/// A quota that no test reaches.
 pub const PLENTY: Quota =
     Quota { flows: u32::MAX / 2, half_open: u32::MAX / 2, new_flow_interval_ns: 0, new_flow_burst: 1 };
 
-/// The largest TCP segment in each family.
+/// Largest TCP segment in each family, in bytes.
 const MSS: [u16; 2] = [1356, 1336];
 
 impl World {
@@ -119,28 +124,28 @@ impl World {
     }
 }
 
-/// What is decided about a packet of a site. Whether at once or not must make no difference.
+/// Decides about a packet of a site. Asserts that the fast and the full path decide the same.
 pub fn from_site<F: Frame + ?Sized>(frame: &F, world: &World, identity: Identity, now_ns: u64) -> Decision {
     let other = world.clone();
     let decision = decide::from_site(frame, world, identity, now_ns);
     if let Some(settings) = decide::ready(world) {
         let slowly = match ethertype_of(frame) == Some(Ipv6::ETHERTYPE) {
-            false => decide::from_site_in::<Ipv4, _, _>(frame, &other, settings, identity, now_ns),
-            true => decide::from_site_in::<Ipv6, _, _>(frame, &other, settings, identity, now_ns),
+            false => decide::from_site_full::<Ipv4, _, _>(frame, &other, settings, identity, now_ns),
+            true => decide::from_site_full::<Ipv6, _, _>(frame, &other, settings, identity, now_ns),
         };
         world.assert_same(decision, &other, slowly);
     }
     decision
 }
 
-/// What is decided about a packet of a server, likewise.
+/// Decides about a packet of a server. Asserts that the fast and the full path decide the same.
 pub fn from_server<F: Frame + ?Sized>(frame: &F, world: &World, now_ns: u64) -> Decision {
     let other = world.clone();
     let decision = decide::from_server(frame, world, now_ns);
     if let Some(settings) = decide::ready(world) {
         let slowly = match ethertype_of(frame) == Some(Ipv6::ETHERTYPE) {
-            false => decide::from_server_in::<Ipv4, _, _>(frame, &other, settings, now_ns),
-            true => decide::from_server_in::<Ipv6, _, _>(frame, &other, settings, now_ns),
+            false => decide::from_server_full::<Ipv4, _, _>(frame, &other, settings, now_ns),
+            true => decide::from_server_full::<Ipv6, _, _>(frame, &other, settings, now_ns),
         };
         world.assert_same(decision, &other, slowly);
     }
@@ -172,13 +177,13 @@ fn tunnel(site: &Site) -> Tunnel {
     }
 }
 
-fn access<A: Kept>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
+fn access<A: LayoutFamily>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
     let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
     lan[0] = prefix;
     Access { server, mss, prefix_count: 1, _reserved: 0, lan }
 }
 
-/// Ethernet and an IP header without options, of the addresses' family.
+/// Starts a frame with Ethernet and an IP header without options, of the addresses' family.
 pub fn ip(from: IpAddr, to: IpAddr, hop_limit: u8) -> PacketBuilderStep<IpHeaders> {
     let headers = match (from, to) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -205,7 +210,7 @@ pub fn ip(from: IpAddr, to: IpAddr, hop_limit: u8) -> PacketBuilderStep<IpHeader
     PacketBuilder::ethernet2([2; 6], [4; 6]).ip(headers)
 }
 
-/// Where the TCP header begins in a frame with these addresses.
+/// Returns the offset of the TCP header in a frame of the address's family.
 pub fn transport(address: IpAddr) -> usize {
     if address.is_ipv4() { 34 } else { 54 }
 }
@@ -229,7 +234,7 @@ impl Tables for World {
     }
 }
 
-impl<A: Kept> FamilyTables<A> for World {
+impl<A: LayoutFamily> FamilyTables<A> for World {
     fn customer(&self, server: A) -> Option<u32> {
         self.customers.get(&address(server)).copied()
     }
@@ -242,7 +247,7 @@ impl<A: Kept> FamilyTables<A> for World {
     fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, _: Ticks) -> Result<(), NotInserted> {
         let mut flows = self.flows.borrow_mut();
         let key = key_of(key);
-        // As BPF_NOEXIST does.
+        // Like BPF_NOEXIST.
         if flows.contains_key(&key) {
             return Err(NotInserted::Exists);
         }
@@ -256,16 +261,16 @@ impl<A: Kept> FamilyTables<A> for World {
     }
 }
 
-fn address<A: Kept>(address: A) -> IpAddr {
+fn address<A: LayoutFamily>(address: A) -> IpAddr {
     let mapped = address.mapped();
     match A::HEADER_BYTES {
         20 => mapped.into(),
-        // Not as IpAddr::from, which takes a mapped one for IPv4.
+        // IpAddr::from would take a mapped address for IPv4.
         _ => IpAddr::V6(mapped.into()),
     }
 }
 
-fn key_of<A: Kept>(key: &FlowKey<A>) -> Key {
+fn key_of<A: LayoutFamily>(key: &FlowKey<A>) -> Key {
     Key { customer: key.customer, device: address(key.lan_address), port: key.lan_port }
 }
 
@@ -281,7 +286,7 @@ impl FlowCell for Cell<'_> {
 
     fn locked<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
         let mut flows = self.flows.borrow_mut();
-        change(flows.get_mut(&self.key).expect("flows are not removed meanwhile"))
+        change(flows.get_mut(&self.key).expect("no flow is removed during a decision"))
     }
 }
 
@@ -292,6 +297,6 @@ struct CustomersUsage<'a> {
 
 impl UsageCell for CustomersUsage<'_> {
     fn locked<R>(&self, change: impl FnOnce(&mut Usage) -> R) -> R {
-        change(self.usage.borrow_mut().get_mut(&self.customer).expect("customers stay"))
+        change(self.usage.borrow_mut().get_mut(&self.customer).expect("no customer is removed"))
     }
 }

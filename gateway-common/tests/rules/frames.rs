@@ -1,4 +1,4 @@
-//! One connection's packets: a device of tunnel 1 and its server, in either family.
+//! Packets of one connection between a device of tunnel 1 and its server, in either family.
 use std::net::IpAddr;
 
 use gateway_common::{
@@ -9,13 +9,13 @@ use gateway_common::{
 use crate::world::{World, from_server, from_site, ip, server, spi, transport};
 
 pub const NOW_NS: u64 = 1_000_000_000_000;
-/// The device's port, and the server's.
+/// The device's and the server's port.
 pub const PORTS: (u16, u16) = (40_000, 80);
 /// Offset of the IP header in a frame.
 pub const IP: usize = 14;
 pub const FAMILIES: [bool; 2] = [false, true];
 
-/// A device of tunnel 1.
+/// Returns a device of tunnel 1.
 pub fn device(v6: bool) -> IpAddr {
     address(if v6 { "fd00:192:168::2" } else { "192.168.1.2" })
 }
@@ -24,7 +24,7 @@ pub fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// What a TCP header says beside its ports.
+/// A TCP header without its ports.
 #[derive(Clone, Copy)]
 pub struct Tcp<'a> {
     pub flags: u8,
@@ -33,7 +33,7 @@ pub struct Tcp<'a> {
     pub options: &'a [u8],
 }
 
-/// A header without options.
+/// Returns a header without options.
 pub const fn tcp(flags: u8, sequence: u32, acknowledgment: u32) -> Tcp<'static> {
     Tcp { flags, sequence, acknowledgment, options: &[] }
 }
@@ -52,12 +52,12 @@ pub fn segment(from: (IpAddr, u16), to: (IpAddr, u16), tcp: Tcp) -> Vec<u8> {
     frame
 }
 
-/// Of the connection, from its device.
+/// Builds a segment of the connection from its device.
 pub fn request(v6: bool, tcp: Tcp) -> Vec<u8> {
     segment((device(v6), PORTS.0), (server(1, v6), PORTS.1), tcp)
 }
 
-/// Of the connection, from its server.
+/// Builds a segment of the connection from its server.
 pub fn answer(v6: bool, tcp: Tcp) -> Vec<u8> {
     segment((server(1, v6), PORTS.1), (device(v6), PORTS.0), tcp)
 }
@@ -70,12 +70,12 @@ pub fn syn_ack(v6: bool) -> Vec<u8> {
     answer(v6, tcp(0x12, 5000, 1001))
 }
 
-/// The ACK that completes the handshake.
+/// Builds the ACK that completes the handshake.
 pub fn ack(v6: bool) -> Vec<u8> {
     request(v6, tcp(0x10, 1001, 5001))
 }
 
-/// The frame with this byte, and the right IPv4 checksum.
+/// Replaces a byte of the frame and sets the IPv4 checksum.
 pub fn with(mut frame: Vec<u8>, at: usize, byte: u8) -> Vec<u8> {
     frame[at] = byte;
     if frame[12..14] != [8, 0] {
@@ -93,34 +93,34 @@ pub fn tunnel(number: u32) -> Identity {
     Identity { reqid: number, spi: spi(number), mark: number }
 }
 
-/// What becomes of a packet of tunnel 1.
+/// Decides about a packet of tunnel 1.
 pub fn from_device(world: &World, frame: &[u8]) -> Decision {
     from_site(frame, world, tunnel(1), NOW_NS)
 }
 
-/// What becomes of a packet of the cloud LAN.
+/// Decides about a packet of the cloud LAN.
 pub fn from_lan(world: &World, frame: &[u8]) -> Decision {
     from_server(frame, world, NOW_NS)
 }
 
-/// Why it does not pass; None if it does.
+/// Returns the reason of a drop, or None if the packet passes.
 pub fn reason(decision: Decision) -> Option<Reason> {
     decision.verdict.err()
 }
 
-/// Why a packet of tunnel 1 does not pass in a new world; None if it does.
+/// Returns why a new world drops a packet of tunnel 1, or None if the packet passes.
 pub fn refused(frame: &[u8]) -> Option<Reason> {
     reason(from_device(&World::new(), frame))
 }
 
-/// A world where the SYN has passed.
+/// Returns a world in which the SYN has passed.
 pub fn opened(v6: bool) -> World {
     let world = World::new();
     assert!(from_device(&world, &syn(v6)).opened);
     world
 }
 
-/// A world where the handshake is complete.
+/// Returns a world in which the handshake is complete.
 pub fn established(v6: bool) -> World {
     let world = opened(v6);
     assert_eq!(reason(from_lan(&world, &syn_ack(v6))), None);

@@ -1,4 +1,4 @@
-//! Packets that are not what they should be.
+//! Malformed and unsupported packets.
 use gateway_common::{
     packet::{Inner, Mss, Options, Segment},
     reason::Reason::*,
@@ -58,7 +58,7 @@ fn inner_packet_is_plain_and_whole_ipv6() {
     for protocol in [17, 1, 4, 41, 47, 50, 59] {
         assert_eq!(edited(&[(IP + 6, protocol)]), Some(ProtocolNotAllowed), "{protocol}");
     }
-    // A fragment header: TCP, the offset.
+    // A fragment header: TCP, then the offset.
     let fragment = |high: u8, low: u8| edited(&[(IP + 6, 44), (IP + 40, 6), (IP + 42, high), (IP + 43, low)]);
     for (high, low) in [(0, 0), (0, 1), (0, 8), (0, 9), (1, 0)] {
         assert_eq!(fragment(high, low), Some(InnerFragment), "{high:#x} {low:#x}");
@@ -135,7 +135,7 @@ fn options_are_read_to_the_byte() {
     assert_eq!(options(&[3, 4, 7, 0]).window_scale(), None);
     assert!(options(&[4, 2, 0, 0]).sack_permitted && !options(&[4, 3, 0, 0]).sack_permitted);
     let block = |left: u8, right: u8| [0, 0, 0, left, 0, 0, 0, right];
-    let sack = |options_: &[&[u8]]| options(&options_.concat()).highest_sack;
+    let sack = |options_: &[&[u8]]| options(&options_.concat()).highest_sack.0;
     assert_eq!(sack(&[&[1, 1, 5, 10], &block(60, 70)]), 70);
     assert_eq!(sack(&[&[1, 1, 5, 10], &block(60, 40)]), 50, "below the acknowledgment");
     assert_eq!(sack(&[&[1, 1, 5, 18], &block(60, 70), &block(80, 90)]), 90);

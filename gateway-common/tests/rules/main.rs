@@ -1,6 +1,6 @@
-//! What the decision asks of a packet beside TCP's state, rule by rule and in both families: one packet
-//! that is just right, and others that differ from it in one thing.
-mod at_once;
+//! The rules of the decision besides TCP's state, one by one and in both families: one packet that passes,
+//! and variants that differ in one detail.
+mod fast;
 mod frames;
 mod inner;
 mod path_mtu;

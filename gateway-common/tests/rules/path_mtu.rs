@@ -1,4 +1,4 @@
-//! Messages that a packet was too big: only about a connection that there is, and they change nothing.
+//! Path-MTU messages: they pass only for an existing connection, and change nothing.
 use std::net::IpAddr;
 
 use etherparse::IpNumber;
@@ -12,14 +12,14 @@ use crate::{
     world::{World, from_server, from_site, ip, server, transport},
 };
 
-/// What there is of a quoted packet.
+/// Bytes of the quoted packet's transport header.
 const QUOTED: usize = 4;
 
 fn too_big(v6: bool) -> [u8; 2] {
     if v6 { [2, 0] } else { [3, 4] }
 }
 
-/// A message of this type and code with these bytes quoted.
+/// Returns a message of this type and code that quotes these bytes.
 fn message(from: IpAddr, to: IpAddr, head: [u8; 2], quote: &[u8]) -> Vec<u8> {
     let protocol = if from.is_ipv6() { IpNumber::IPV6_ICMP } else { IpNumber::ICMP };
     let mut frame = Vec::new();
@@ -28,29 +28,29 @@ fn message(from: IpAddr, to: IpAddr, head: [u8; 2], quote: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A packet between these, up to its ports.
+/// Returns a packet between these ends, cut off behind its ports.
 fn quote(from: (IpAddr, u16), to: (IpAddr, u16)) -> Vec<u8> {
     let mut frame = segment(from, to, tcp(0x10, 1, 1));
     frame.truncate(transport(from.0) + QUOTED);
     frame.split_off(IP)
 }
 
-/// Of the server's to the device.
+/// Returns the server's quoted packet to the device.
 fn answer_quote(v6: bool) -> Vec<u8> {
     quote((server(1, v6), PORTS.1), (device(v6), PORTS.0))
 }
 
-/// Of the device's to the server.
+/// Returns the device's quoted packet to the server.
 fn request_quote(v6: bool) -> Vec<u8> {
     quote((device(v6), PORTS.0), (server(1, v6), PORTS.1))
 }
 
-/// A router of the site's: any address of its LAN.
+/// Returns a router of the site: any address of its LAN.
 fn router(v6: bool) -> IpAddr {
     address(if v6 { "fd00:192:168::1" } else { "192.168.0.1" })
 }
 
-/// From the site, with this quoted.
+/// Decides on a message from the site with this quote.
 fn from_router(world: &World, v6: bool, quote: &[u8]) -> Decision {
     let before = world.flows.borrow().clone();
     let decision = from_device(world, &message(router(v6), server(1, v6), too_big(v6), quote));
@@ -59,7 +59,7 @@ fn from_router(world: &World, v6: bool, quote: &[u8]) -> Decision {
     decision
 }
 
-/// From the server, with this quoted.
+/// Decides on a message from the server with this quote.
 fn from_servers(world: &World, v6: bool, quote: &[u8]) -> Decision {
     let before = world.flows.borrow().clone();
     let decision = from_lan(world, &message(server(1, v6), device(v6), too_big(v6), quote));
@@ -140,7 +140,7 @@ fn message_of_the_server_quotes_a_packet_of_the_device_it_goes_to() {
         ] {
             assert_eq!(refused(quote(from, to)), Some(expected), "{from:?} {to:?}");
         }
-        // To another device than the quoted one, which has a connection too.
+        // To a device other than the quoted one, which has a connection too.
         let frame = message(server(1, v6), router(v6), too_big(v6), &request_quote(v6));
         let second = segment((router(v6), PORTS.0), server_at, tcp(0x02, 1000, 0));
         assert!(from_device(&world, &second).opened);
@@ -193,7 +193,7 @@ fn no_other_icmp_passes() {
 }
 
 #[test]
-fn quote_is_of_a_plain_tcp_packet_up_to_its_ports() {
+fn quote_is_a_plain_tcp_packet_with_its_ports() {
     for (v6, header, protocol_at) in [(false, 20, 9), (true, 40, 6)] {
         let world = opened(v6);
         let both = |change: &dyn Fn(&mut Vec<u8>)| -> [Option<Reason>; 2] {
@@ -208,7 +208,7 @@ fn quote_is_of_a_plain_tcp_packet_up_to_its_ports() {
         for version in versions {
             assert_eq!(both(&|quote| quote[0] = version), [Some(InnerMalformed); 2], "{version:#x}");
         }
-        // The length it had before it was cut short, whatever that is.
+        // The length may be any: it is the packet's length before it was cut.
         assert_eq!(both(&|quote| quote[2 + usize::from(v6) * 2] = 0xff), [None; 2]);
         for kept in 0..header + QUOTED {
             assert_eq!(both(&|quote| quote.truncate(kept)), [Some(InnerMalformed); 2], "{kept} bytes");
@@ -222,7 +222,7 @@ fn quote_is_of_a_plain_tcp_packet_up_to_its_ports() {
     }
 }
 
-/// What follows the packet in its frame is padding.
+/// Bytes behind the packet in its frame are padding.
 #[test]
 fn quoted_ports_do_not_lie_in_the_padding() {
     for v6 in FAMILIES {

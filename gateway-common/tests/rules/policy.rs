@@ -1,11 +1,12 @@
-//! Whose packet it is, and whether the policy allows it.
+//! The owner of a packet, and whether the policy allows it.
 use std::net::IpAddr;
 
 use gateway_common::{
     decide::{Identity, Syn},
-    layout::{Addresses, Prefix, Ticks, Tunnel},
+    layout::{Addresses, Prefix, Tunnel},
     packet::Mss,
     reason::Reason::*,
+    time::Ticks,
     wire::{Frame, Ipv4, Ipv6, Wire, Words},
 };
 
@@ -102,7 +103,7 @@ fn ipv6_addresses_are_compared_whole() {
 }
 
 #[test]
-fn prefixes_have_as_many_bits_as_they_say() {
+fn prefix_masks_have_the_given_number_of_bits() {
     let v4 = |bits| Prefix::new(Ipv4 { octets: [255; 4] }, bits).mask.octets;
     assert_eq!([v4(0), v4(1), v4(31)], [[0; 4], [128, 0, 0, 0], [255, 255, 255, 254]]);
     assert_eq!([v4(32), v4(33), v4(255)], [[255; 4]; 3]);
@@ -125,7 +126,7 @@ fn bits_behind_an_ipv6_prefix_do_not_count() {
 }
 
 #[test]
-fn only_counted_prefixes_are_the_sites() {
+fn prefixes_beyond_the_count_do_not_belong_to_the_site() {
     for v6 in FAMILIES {
         let stranger = address(if v6 { "fd00:172::1" } else { "172.16.0.1" });
         let frame = segment((stranger, PORTS.0), (server(1, v6), PORTS.1), tcp(0x02, 1000, 0));
@@ -162,7 +163,7 @@ fn address_of_the_gateway_opens_nothing() {
 }
 
 #[test]
-fn flow_is_its_tunnels_until_its_time_is_over() {
+fn flow_belongs_to_its_tunnel_until_it_expires() {
     for v6 in FAMILIES {
         let mut world = opened(v6);
         // The same site in another tunnel of the customer.
@@ -179,7 +180,7 @@ fn flow_is_its_tunnels_until_its_time_is_over() {
 }
 
 #[test]
-fn flow_goes_on_in_its_own_generation_only() {
+fn flow_lives_in_its_own_generation_only() {
     for v6 in FAMILIES {
         let mut world = established(v6);
         world.tunnels[1].generation = 2;
@@ -192,24 +193,24 @@ fn flow_goes_on_in_its_own_generation_only() {
     }
 }
 
-/// Whoever removes a flow marks it first; until it is gone, nothing passes and nothing takes its place.
+/// Removal marks a flow first; until the flow is gone, nothing passes and nothing takes its place.
 #[test]
 fn flow_that_is_being_removed_is_gone() {
     for v6 in FAMILIES {
         let mut world = established(v6);
-        // A budget in which a charge shows.
+        // A budget that shows any charge.
         world.tunnels[1].quota.new_flow_interval_ns = 1;
         world.flows.borrow_mut().values_mut().for_each(|flow| flow.end());
         assert_eq!(reason(from_device(&world, &ack(v6))), Some(NoConnection));
         let before = world.usage.borrow()[&1];
         assert_eq!(reason(from_device(&world, &syn(v6))), Some(FlowChanging));
-        assert_eq!(world.usage.borrow()[&1], before, "what opens nothing is not charged");
+        assert_eq!(world.usage.borrow()[&1], before, "a SYN that opens nothing is not charged");
         assert_eq!(reason(from_lan(&world, &syn_ack(v6))), Some(ReplyWithoutConnection));
     }
 }
 
 #[test]
-fn time_has_come_when_it_is_there() {
+fn tick_has_come_from_its_own_instant_on() {
     let at = Ticks { ticks: 7 };
     assert!(at.has_come(at) && !at.has_come(Ticks { ticks: 6 }) && at.has_come(Ticks { ticks: 8 }));
 }
@@ -244,7 +245,8 @@ fn server_answers_on_a_connection_that_policy_still_allows() {
     }
 }
 
-/// A flow is the customer's whose server answers, whoever else has a device of the same address.
+/// A flow belongs to the customer of the answering server, even if another customer has a device with the
+/// same address.
 #[test]
 fn another_customers_server_does_not_answer() {
     for v6 in FAMILIES {
@@ -307,7 +309,7 @@ fn passing_packet_is_described_for_its_counters() {
     }
 }
 
-/// What GRO merged: segments of so many bytes of payload.
+/// A packet merged by GRO from segments with this much payload.
 struct Merged {
     frame: Vec<u8>,
     segment_bytes: u32,

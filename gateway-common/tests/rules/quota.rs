@@ -1,10 +1,13 @@
-//! What a new flow takes of its customer's quota, when it is given back, and races between CPUs.
+//! Charging new flows to their customer's quota, returning the charge, and races between CPUs.
 use std::cell::Cell;
 
 use gateway_common::{
     decide::{Decision, FamilyTables, FlowCell, NotInserted, Tables, UsageCell, from_server, from_site},
-    layout::{Bucket, Flow, FlowKey, Kept, Quota, Settings, Ticks, Tunnel, Usage},
+    layout::{LayoutFamily, Quota, Settings, Tunnel, Usage},
+    rate::Bucket,
     reason::Reason::{self, *},
+    tcp::{Flow, FlowKey},
+    time::Ticks,
 };
 
 use crate::{
@@ -20,52 +23,52 @@ fn world(quota: Quota) -> World {
     world
 }
 
-/// Flows and half-open flows that customer 1 is charged for.
-fn taken(world: &World) -> (u32, u32) {
+/// Returns the flows and half-open flows charged to customer 1.
+fn charged(world: &World) -> (u32, u32) {
     let usage = world.usage.borrow()[&1];
     (usage.flows, usage.half_open)
 }
 
-/// A SYN from this port of the device, some time later.
+/// Decides on a SYN from this port of the device, some time later.
 fn syn_from(world: &World, v6: bool, port: u16, after_ns: u64) -> Decision {
     let frame = segment((device(v6), port), (server(1, v6), PORTS.1), tcp(0x02, 1000, 0));
     from_site(&frame[..], world, tunnel(1), NOW_NS + after_ns)
 }
 
-/// Why SYNs from so many ports do not open a flow each, at once.
+/// Returns the reasons why SYNs from this many ports, all at once, are dropped.
 fn syns(world: &World, v6: bool, ports: u16) -> Vec<Option<Reason>> {
     (0..ports).map(|port| reason(syn_from(world, v6, 1000 + port, 0))).collect()
 }
 
 #[test]
-fn as_many_flows_are_opened_as_each_quota_says() {
+fn each_quota_limits_new_flows() {
     for v6 in FAMILIES {
         let flows = world(Quota { flows: 2, ..PLENTY });
         assert_eq!(syns(&flows, v6, 3), [None, None, Some(FlowQuotaExceeded)]);
-        assert_eq!(taken(&flows), (2, 2));
+        assert_eq!(charged(&flows), (2, 2));
         let half_open = world(Quota { half_open: 2, ..PLENTY });
         assert_eq!(syns(&half_open, v6, 3), [None, None, Some(HalfOpenQuotaExceeded)]);
-        assert_eq!(taken(&half_open), (2, 2));
+        assert_eq!(charged(&half_open), (2, 2));
         let rate = world(Quota { new_flow_interval_ns: SECOND_NS as u32, new_flow_burst: 2, ..PLENTY });
         assert_eq!(syns(&rate, v6, 3), [None, None, Some(NewFlowsOverBudget)]);
-        assert_eq!(taken(&rate), (2, 2));
+        assert_eq!(charged(&rate), (2, 2));
         assert_eq!(reason(syn_from(&rate, v6, 9, SECOND_NS - 1)), Some(NewFlowsOverBudget));
         assert_eq!(reason(syn_from(&rate, v6, 9, SECOND_NS)), None);
         assert_eq!(reason(syn_from(&rate, v6, 10, SECOND_NS)), Some(NewFlowsOverBudget));
     }
 }
 
-/// Both families are of one quota.
+/// Both families share one quota.
 #[test]
-fn quota_is_of_both_families_together() {
+fn families_share_one_quota() {
     let world = world(Quota { flows: 2, ..PLENTY });
     assert_eq!(syns(&world, false, 1), [None]);
     assert_eq!(syns(&world, true, 2), [None, Some(FlowQuotaExceeded)]);
 }
 
-/// Or a flood beyond the quota would use up the budget of the flows that come after it.
+/// Otherwise a flood beyond the quota would use up the budget of later flows.
 #[test]
-fn refused_flow_takes_nothing() {
+fn refused_flow_is_not_charged() {
     let world = world(Quota { half_open: 1, new_flow_interval_ns: 1, new_flow_burst: 2, ..PLENTY });
     assert_eq!(syns(&world, false, 1), [None]);
     let before = world.usage.borrow()[&1];
@@ -81,11 +84,11 @@ fn customer_without_usage_opens_nothing() {
 }
 
 #[test]
-fn full_table_gives_back_what_was_taken() {
+fn full_table_returns_the_charge() {
     for v6 in FAMILIES {
         let world = World { flow_limit: 1, ..World::new() };
         assert_eq!(syns(&world, v6, 2), [None, Some(FlowTableFull)]);
-        assert_eq!(taken(&world), (1, 1));
+        assert_eq!(charged(&world), (1, 1));
     }
 }
 
@@ -94,29 +97,29 @@ fn only_segments_that_open_a_flow_are_charged() {
     for v6 in FAMILIES {
         let world = World::new();
         assert_eq!(reason(from_device(&world, &ack(v6))), Some(NoConnection));
-        assert_eq!(taken(&world), (0, 0));
+        assert_eq!(charged(&world), (0, 0));
         assert_eq!(world.usage.borrow()[&1].new_flows, Bucket::default());
     }
 }
 
 #[test]
-fn complete_handshake_is_half_open_no_more_and_only_once() {
+fn complete_handshake_returns_the_half_open_charge_once() {
     for v6 in FAMILIES {
         let world = opened(v6);
-        assert_eq!(taken(&world), (1, 1));
+        assert_eq!(charged(&world), (1, 1));
         assert_eq!(reason(from_device(&world, &syn(v6))), None);
-        assert_eq!(taken(&world), (1, 1), "the SYN came again");
+        assert_eq!(charged(&world), (1, 1), "a repeated SYN");
         assert_eq!(reason(from_lan(&world, &syn_ack(v6))), None);
-        assert_eq!(taken(&world), (1, 1), "the server alone proves nothing of the device");
+        assert_eq!(charged(&world), (1, 1), "the server's answer proves nothing about the device");
         assert_eq!(reason(from_device(&world, &ack(v6))), None);
-        assert_eq!(taken(&world), (1, 0));
+        assert_eq!(charged(&world), (1, 0));
         assert_eq!(reason(syn_from(&world, v6, 2000, 0)), None);
         for frame in [ack(v6), ack(v6)] {
             assert_eq!(reason(from_device(&world, &frame)), None);
-            assert_eq!(taken(&world), (2, 1), "given back once");
+            assert_eq!(charged(&world), (2, 1), "returned once");
         }
         assert_eq!(reason(from_lan(&world, &answer(v6, tcp(0x10, 5001, 1001)))), None);
-        assert_eq!(taken(&world), (2, 1));
+        assert_eq!(charged(&world), (2, 1));
     }
 }
 
@@ -127,15 +130,15 @@ fn adopted_connection_is_half_open_until_the_server_answers() {
         world.settings.adopt_midstream = 1;
         for _ in 0..3 {
             assert_eq!(reason(from_device(&world, &ack(v6))), None);
-            assert_eq!(taken(&world), (1, 1));
+            assert_eq!(charged(&world), (1, 1));
         }
         assert_eq!(reason(from_lan(&world, &answer(v6, tcp(0x10, 5001, 1001)))), None);
-        assert_eq!(taken(&world), (1, 0));
+        assert_eq!(charged(&world), (1, 0));
     }
 }
 
 #[test]
-fn flow_in_the_place_of_another_has_nothing_of_it() {
+fn replacing_flow_inherits_nothing() {
     for v6 in FAMILIES {
         let options = &[3, 3, 7, 4, 2, 0, 0, 0];
         let world = World::new();
@@ -153,23 +156,23 @@ fn flow_in_the_place_of_another_has_nothing_of_it() {
 }
 
 #[test]
-fn handshake_that_the_server_refuses_is_half_open_no_more() {
+fn refused_handshake_returns_the_half_open_charge() {
     for v6 in FAMILIES {
         let world = opened(v6);
         assert_eq!(reason(from_lan(&world, &syn_ack(v6))), None);
         let reset = answer(v6, tcp(0x14, 5001, 1001));
         for _ in 0..2 {
             assert_eq!(reason(from_lan(&world, &reset)), None);
-            assert_eq!(taken(&world), (1, 0));
+            assert_eq!(charged(&world), (1, 0));
         }
     }
 }
 
-/// A time when every flow that was opened is over.
+/// A time when every open flow has expired.
 const LATER_NS: u64 = 8_000 * SECOND_NS;
 
 #[test]
-fn flow_in_the_place_of_another_takes_what_that_did_not() {
+fn replacing_flow_is_charged_the_difference() {
     for v6 in FAMILIES {
         let again = |world: &mut World, quota| {
             world.tunnels[1].quota = quota;
@@ -178,17 +181,17 @@ fn flow_in_the_place_of_another_takes_what_that_did_not() {
         let full = Quota { flows: 1, half_open: 1, ..PLENTY };
         let (mut half_open, mut whole) = (opened(v6), established(v6));
         assert_eq!(again(&mut half_open, full), None);
-        assert_eq!(taken(&half_open), (1, 1));
+        assert_eq!(charged(&half_open), (1, 1));
         let none = Quota { half_open: 0, ..full };
         assert_eq!(again(&mut whole, none), Some(HalfOpenQuotaExceeded));
-        assert_eq!(taken(&whole), (1, 0));
+        assert_eq!(charged(&whole), (1, 0));
         assert_eq!(again(&mut whole, full), None);
-        assert_eq!(taken(&whole), (1, 1));
+        assert_eq!(charged(&whole), (1, 1));
     }
 }
 
 #[test]
-fn more_is_never_given_back_than_was_taken() {
+fn usage_never_returns_more_than_charged() {
     let usage = |flows, half_open| Usage { flows, half_open, ..Usage::default() };
     for (mut before, (flows, half_open), after) in [
         (usage(0, 0), (1, 1), usage(0, 0)),
@@ -201,7 +204,7 @@ fn more_is_never_given_back_than_was_taken() {
     }
 }
 
-/// Tables in which another CPU does something after this one's first look at the flows.
+/// Tables in which another CPU acts after this CPU's first look at the flows.
 struct Race<'a> {
     world: &'a World,
     other: &'a dyn Fn(&World),
@@ -235,7 +238,7 @@ impl Tables for Race<'_> {
     }
 }
 
-impl<A: Kept> FamilyTables<A> for Race<'_> {
+impl<A: LayoutFamily> FamilyTables<A> for Race<'_> {
     fn customer(&self, server: A) -> Option<u32> {
         self.world.customer(server)
     }
@@ -251,11 +254,11 @@ impl<A: Kept> FamilyTables<A> for Race<'_> {
     }
 }
 
-/// What becomes of a SYN at this time, if another CPU does this meanwhile.
+/// Decides on a SYN at this time while another CPU acts.
 fn race(world: &World, v6: bool, after_ns: u64, other: &dyn Fn(&World)) -> Option<Reason> {
     let race = Race { world, other, looks: Cell::new(0) };
     let decision = from_site(&syn(v6)[..], &race, tunnel(1), NOW_NS + after_ns);
-    assert!(race.looks.get() >= 2, "nothing to race for");
+    assert!(race.looks.get() >= 2, "the decision looked only once");
     reason(decision)
 }
 
@@ -265,45 +268,45 @@ fn copies_of_a_syn_on_two_cpus_open_one_flow() {
         let world = World::new();
         let faster = |world: &World| assert!(from_device(world, &syn(v6)).opened);
         assert_eq!(race(&world, v6, 0, &faster), Some(FlowChanging));
-        assert_eq!((taken(&world), world.flows.borrow().len()), ((1, 1), 1));
+        assert_eq!((charged(&world), world.flows.borrow().len()), ((1, 1), 1));
     }
 }
 
 #[test]
-fn flow_that_another_cpu_changed_meanwhile_is_not_replaced() {
+fn flow_changed_by_another_cpu_is_not_replaced() {
     let each = |world: &World, change: fn(&mut Flow)| {
         world.flows.borrow_mut().values_mut().for_each(change);
     };
     for v6 in FAMILIES {
         for world in [opened(v6), established(v6)] {
-            let before = taken(&world);
+            let before = charged(&world);
             let reopened = |world: &World| {
                 assert!(from_site(&syn(v6)[..], world, tunnel(1), NOW_NS + LATER_NS).opened);
             };
             assert_eq!(race(&world, v6, LATER_NS, &reopened), Some(FlowChanging));
-            assert_eq!(taken(&world), (1, 1), "{before:?}");
+            assert_eq!(charged(&world), (1, 1), "{before:?}");
         }
         for world in [opened(v6), established(v6)] {
-            let before = taken(&world);
+            let before = charged(&world);
             let removing = |world: &World| each(world, Flow::end);
             assert_eq!(race(&world, v6, LATER_NS, &removing), Some(FlowChanging));
-            assert_eq!(taken(&world), before);
+            assert_eq!(charged(&world), before);
         }
         for world in [opened(v6), established(v6)] {
-            let before = taken(&world);
+            let before = charged(&world);
             let gone = |world: &World| world.flows.borrow_mut().clear();
             assert_eq!(race(&world, v6, LATER_NS, &gone), Some(FlowChanging));
-            assert_eq!(taken(&world), before);
+            assert_eq!(charged(&world), before);
         }
-        // Over, but charged otherwise than it was when it was looked at.
+        // Expired, but charged differently than at the first look.
         let world = opened(v6);
         let other_charge = |world: &World| each(world, |flow| flow.last ^= 0x40);
         assert_eq!(race(&world, v6, LATER_NS, &other_charge), Some(FlowChanging));
-        assert_eq!(taken(&world), (1, 1));
+        assert_eq!(charged(&world), (1, 1));
     }
 }
 
-/// Tables in which every flow was tunnel 1's when it was looked up, and is what it is by the time it is locked.
+/// Tables in which every flow belongs to tunnel 1 when looked up, and to its real tunnel once locked.
 struct Stale<'a>(&'a World);
 
 struct StaleCell<C>(C);
@@ -336,7 +339,7 @@ impl Tables for Stale<'_> {
     }
 }
 
-impl<A: Kept> FamilyTables<A> for Stale<'_> {
+impl<A: LayoutFamily> FamilyTables<A> for Stale<'_> {
     fn customer(&self, server: A) -> Option<u32> {
         self.0.customer(server)
     }
@@ -351,7 +354,7 @@ impl<A: Kept> FamilyTables<A> for Stale<'_> {
 }
 
 #[test]
-fn answer_on_a_flow_that_another_tunnel_took_meanwhile_is_dropped() {
+fn answer_on_a_flow_taken_by_another_tunnel_is_dropped() {
     for v6 in FAMILIES {
         let mut world = World::new();
         world.tunnels[2] = world.tunnels[1];

@@ -1,5 +1,9 @@
 //! The gateway's daemon.
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use clap::Parser;
@@ -11,39 +15,48 @@ use gateway::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// Lets each customer's IoT LANs reach that customer's server, TCP and one port, and nothing else.
+/// Connects each customer's IoT LANs to that customer's server on one TCP port, and blocks everything else.
 ///
-/// Reads the policies, attaches the eBPF programs, drives strongSwan over VICI and follows the
-/// tunnels. Killing it changes nothing for packets; a new one takes over what is attached.
-/// SIGHUP makes it read the policies again. `gatewayctl detach` removes the programs.
-///
-/// Exit status: 0 ended by a signal, 1 failed, 2 the policies have faults (nothing was changed).
+/// Reads the policies, attaches the eBPF programs, configures strongSwan over VICI and follows the tunnels.
+/// SIGHUP reloads the policies. Packets keep flowing when gatewayd ends: the programs stay attached until
+/// `gatewayctl detach`, and the next gatewayd adopts them. Needs root.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = EXAMPLES)]
 struct Arguments {
-    /// Folder with gateway.toml and customers/*.toml
+    /// Directory with gateway.toml and customers/*.toml
     #[arg(long, value_name = "DIR")]
     policy: PathBuf,
-    /// Folder for what must outlive a restart: the numbers of tunnels and customers
+    /// Directory for state that survives restarts: numbers of tunnels and customers, status
     #[arg(long, value_name = "DIR", env = "GATEWAY_STATE", default_value = "/var/lib/gateway")]
     state: PathBuf,
     /// charon's VICI socket
     #[arg(long, value_name = "SOCKET", default_value = DEFAULT_SOCKET)]
     vici: PathBuf,
-    /// Folder for pinned links and maps; a bpffs is mounted there if it is on none
+    /// Directory for pinned links and maps; gatewayd mounts a bpffs there unless it is on one
     #[arg(long, value_name = "DIR", env = "GATEWAY_PIN", default_value = DEFAULT_DIRECTORY)]
     pin: PathBuf,
-    /// Only check the policies and the files they name
+    /// Check the policies and the files they name, then exit
     #[arg(long)]
     check: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  gatewayd --policy policies/ --check   Report every fault of the policies, change nothing
+  gatewayd --policy policies/           Run until SIGTERM or SIGINT
+  RUST_LOG=debug gatewayd --policy policies/
+
+Exit status:
+  0  ended by SIGTERM or SIGINT, or --check found no fault
+  1  failed; standard error states the reason
+  2  the policies have faults, nothing was changed; or invalid arguments";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .init();
     let options = Options {
         policy: arguments.policy,
@@ -59,7 +72,8 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check {
-        println!("{}: no faults; {}", options.policy.display(), inputs.describe());
+        // The exit status is the result, so a reader that closes the pipe early changes nothing.
+        let _ = writeln!(io::stdout(), "{}: no faults; {}", options.policy.display(), inputs.describe());
         return ExitCode::SUCCESS;
     }
     match run(options, inputs) {

@@ -1,22 +1,22 @@
-//! The only place that changes maps and charon.
+//! Applies actions: the only code that changes maps and charon.
 use std::mem;
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::{control::plan::Action, kernel::maps::Maps, strongswan::Client};
 
-/// Does all actions, in their order, and tells what became of each.
+/// Applies all actions in order and calls `done` with the result of each.
 pub async fn apply_all(
     actions: &[Action],
     maps: &mut Maps,
     charon: Option<&Client>,
     mut done: impl FnMut(&Action, Result<()>),
 ) {
-    /// So few that what is copied on the way stays in the processor's cache.
-    const TOGETHER: usize = 4096;
+    /// Few enough that the copies made for a batch stay in the processor's cache.
+    const BATCH_ACTIONS: usize = 4096;
     let runs = actions.chunk_by(|one, next| mem::discriminant(one) == mem::discriminant(next));
-    for run in runs.flat_map(|run| run.chunks(TOGETHER)) {
-        // Should a whole run fail, then each by itself says which.
+    for run in runs.flat_map(|run| run.chunks(BATCH_ACTIONS)) {
+        // After a failed batch, applying the actions one by one shows which of them fails.
         if run.len() > 1 && apply_run(run, maps).is_ok_and(|applied| applied) {
             run.iter().for_each(|action| done(action, Ok(())));
             continue;
@@ -27,28 +27,28 @@ pub async fn apply_all(
     }
 }
 
-/// Writes a run of map entries of one kind together. Ok(false) if it is of a kind that is done one by one.
+/// Writes a run of map entries of one kind in one batch. Returns false if the kind cannot be batched.
 fn apply_run(run: &[Action], maps: &mut Maps) -> Result<bool> {
-    /// What `of` finds in each action; None if one has nothing.
-    fn all<'a, T>(run: &'a [Action], of: impl Fn(&'a Action) -> Option<T>) -> Option<Vec<T>> {
-        run.iter().map(of).collect()
+    /// Returns the entry of every action, or None if one of them has no such entry.
+    fn entries<'a, T>(run: &'a [Action], entry: impl Fn(&'a Action) -> Option<T>) -> Option<Vec<T>> {
+        run.iter().map(entry).collect()
     }
-    if let Some(tunnels) = all(run, |action| match action {
+    if let Some(tunnels) = entries(run, |action| match action {
         Action::SetTunnel(id, tunnel) => Some((*id, &**tunnel)),
         _ => None,
     }) {
         maps.set_tunnels(&tunnels)?;
-    } else if let Some(customers) = all(run, |action| match action {
+    } else if let Some(customers) = entries(run, |action| match action {
         Action::SetCustomer(server, customer) => Some((*server, *customer)),
         _ => None,
     }) {
         maps.set_customers(&customers)?;
-    } else if let Some(spis) = all(run, |action| match action {
+    } else if let Some(spis) = entries(run, |action| match action {
         Action::SetInboundSpi(spi, Some(tunnel)) => Some((*spi, *tunnel)),
         _ => None,
     }) {
         maps.set_inbound_spis(&spis)?;
-    } else if let Some(spis) = all(run, |action| match action {
+    } else if let Some(spis) = entries(run, |action| match action {
         Action::SetOutboundSpi(spi, Some(tunnel)) => Some((*spi, *tunnel)),
         _ => None,
     }) {
@@ -59,7 +59,7 @@ fn apply_run(run: &[Action], maps: &mut Maps) -> Result<bool> {
     Ok(true)
 }
 
-/// Does one action. A failed one is tried again with the next plan, since it will be in it again.
+/// Applies one action. A failed action needs no retry here: the next plan contains it again.
 pub async fn apply(action: &Action, maps: &mut Maps, charon: Option<&Client>) -> Result<()> {
     let charon = || charon.ok_or_else(|| anyhow!("charon is not connected"));
     match action {

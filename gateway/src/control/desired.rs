@@ -1,4 +1,4 @@
-//! What the maps and charon should hold, by the policy.
+//! The desired contents of the maps and charon, derived from the policy.
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use gateway_common::{
     family::Family,
     ids::{CustomerId, TunnelId},
-    layout::{self, Access, Addresses, ManagementRule, Prefix, Settings, Ticks},
+    layout::{self, Access, Addresses, ManagementRule, Prefix, Settings},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
     tcp::{RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT},
+    time::Ticks,
     wire::{Ipv4, Ipv6, protocol},
 };
 use ipnet::IpNet;
@@ -25,27 +26,27 @@ use crate::{
     strongswan::{Child, Connection, Local, Remote},
 };
 
-/// What the maps and charon should hold, but for what follows from the tunnels' life. What the policy says
-/// already is not said again: it stays there.
+/// The desired contents of the maps and charon, except what depends on charon's SAs. Borrows from the
+/// policy instead of copying it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Desired<'p> {
-    /// For the whole gateway.
+    /// The gateway's settings.
     pub settings: Settings,
-    /// One for each site.
+    /// One tunnel for each site.
     pub tunnels: Tunnels<'p>,
-    /// One for each address of each customer's server.
+    /// One entry for each address of each customer's server.
     pub customers: BTreeMap<IpAddr, layout::Customer>,
-    /// What the gateway proves its identity with in every connection.
+    /// The gateway's identity and certificate, the same in every connection.
     pub local: Local,
-    /// The authority that every site's certificate is of, PEM.
+    /// Certificate of the authority that issues every site's certificate, PEM.
     pub authority: Arc<[u8]>,
 }
 
-/// All sites by their tunnels' ids.
+/// All sites by tunnel id.
 pub type Tunnels<'p> = BTreeMap<TunnelId, DesiredTunnel<'p>>;
 
 impl Desired<'_> {
-    /// A site's connection in charon, derived when it is asked for: filling the maps needs none.
+    /// Returns a site's connection in charon. Derived on demand, because filling the maps needs no connections.
     pub fn connection(&self, id: TunnelId, tunnel: &DesiredTunnel) -> Connection {
         let remote = Remote {
             identity: tunnel.site.identity.to_string(),
@@ -53,7 +54,8 @@ impl Desired<'_> {
             revocation: Default::default(),
         };
         let name = tunnel.connection();
-        // One number names the tunnel: FACTS 5, 6 and 9.
+        // The tunnel's number is both its reqid and its mark (docs/facts.md: marks-separate-equal-lans,
+        // set-mark-in-is-visible, order-of-rekey-events).
         let mut child = Child::new(name.clone(), tunnel.local().collect(), tunnel.site.lan.clone());
         child.reqid = Some(id.get());
         child.mark = Some(id.get());
@@ -63,40 +65,41 @@ impl Desired<'_> {
     }
 }
 
-/// One site.
+/// The tunnel of one site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DesiredTunnel<'p> {
-    /// Whose it is.
+    /// The customer that owns the site.
     pub customer: &'p Customer,
-    /// Its customer's number.
+    /// The customer's number.
     pub customer_id: CustomerId,
-    /// Whom charon must have authenticated for it, and what its SAs may select on that side.
+    /// The site: the identity that charon must authenticate, and the LANs for the remote traffic selectors.
     pub site: &'p Site,
-    /// What the customer may take.
+    /// The customer's quota.
     pub quota: layout::Quota,
-    /// How large packets may be around it, as far as policy and interfaces say.
+    /// MTUs according to the policy and the interfaces.
     pub mtus: Mtus,
 }
 
 impl<'p> DesiredTunnel<'p> {
-    /// Its connection's name in charon, `customer.site`.
+    /// Returns the connection's name in charon, `customer.site`.
     pub fn connection(&self) -> String {
         connection_name(&self.customer.name, &self.site.name)
     }
 
-    /// The parts of that name, before and after the dot.
+    /// Returns the customer's and the site's name: the two parts of the connection's name.
     pub fn names(&self) -> (&'p str, &'p str) {
         (self.customer.name.as_str(), self.site.name.as_str())
     }
 
-    /// What its SAs may select on our side: the server, in the families of the site's LAN.
+    /// Returns the local traffic selectors: the server's addresses in the families of the site's LANs.
     pub fn local(&self) -> impl Iterator<Item = IpNet> + use<'p> {
         let lan = &self.site.lan;
         let in_lan = |address: &IpAddr| lan.iter().any(|net| net.network().is_ipv4() == address.is_ipv4());
         self.customer.server.addresses().filter(in_lan).map(IpNet::from)
     }
 
-    /// Its map entry: down, without SAs, of generation 0, its MSS the worst of what may be negotiated.
+    /// Returns the tunnel's map entry: down, without SPIs, generation 0, with the MSS for the worst
+    /// encapsulation that may be negotiated.
     pub fn entry(&self) -> layout::Tunnel {
         let server = self.customer.server;
         let mss = Encapsulation::WORST.mss(self.mtus);
@@ -122,49 +125,51 @@ impl<'p> DesiredTunnel<'p> {
     }
 }
 
-/// Tunnels by the parts of their connections' names.
+/// Returns the tunnels by the names of customer and site.
 pub(super) fn by_names<'t, 'p>(
     tunnels: &'t Tunnels<'p>,
 ) -> BTreeMap<(&'p str, &'p str), &'t DesiredTunnel<'p>> {
     tunnels.values().map(|tunnel| (tunnel.names(), tunnel)).collect()
 }
 
-/// What the gateway proves its identity with, read from the files that the policy names.
+/// The gateway's certificates and private key, read from the files named in the policy.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The gateway's certificate, PEM.
     pub certificate: Arc<[u8]>,
-    /// Its private key, PEM.
+    /// The gateway's private key, PEM.
     pub private_key: Vec<u8>,
     /// The authority's certificate, PEM.
     pub authority: Arc<[u8]>,
 }
 
-/// The interfaces as they are.
+/// The current state of the interfaces.
 #[derive(Clone, Copy, Debug)]
 pub struct Links<'a> {
-    /// Where IKE and ESP arrive.
+    /// The interface that receives IKE and ESP.
     pub internet: &'a Interface,
-    /// Where the servers are.
+    /// The interface to the servers.
     pub lan: &'a Interface,
-    /// The outer filter runs at the XDP hook.
+    /// True if the outer filter runs at the XDP hook.
     pub xdp: bool,
 }
 
-/// Derives it all. Fails where an interface has more addresses than the maps have room for.
+/// Derives the desired state of all customers. Fails if an interface has no routable address or more
+/// addresses than the settings can hold.
 pub fn desired<'p>(
     policy: &'p Policy,
     ids: &Assignment,
     links: Links,
     credentials: &Credentials,
 ) -> Result<Desired<'p>> {
-    // Both are in order of name: going through them side by side is faster than looking for each name.
+    // Both are sorted by name: a merge is faster than a lookup for each name.
     let mut ids = ids.iter();
-    let own = |customer: &Customer| ids.find(|(name, _)| **name == customer.name).map(|(_, own)| own);
-    derive(policy, policy.customers.values(), own, links, credentials)
+    let customer_ids =
+        |customer: &Customer| ids.find(|(name, _)| **name == customer.name).map(|(_, ids)| ids);
+    derive(policy, policy.customers.values(), customer_ids, links, credentials)
 }
 
-/// The same, of the customers only some.
+/// Derives the desired state of the given customers only.
 pub fn desired_of<'p>(
     policy: &Policy,
     customers: impl Iterator<Item = &'p Customer>,
@@ -172,7 +177,7 @@ pub fn desired_of<'p>(
     links: Links,
     credentials: &Credentials,
 ) -> Result<Desired<'p>> {
-    derive(policy, customers, |customer| ids.of(&customer.name), links, credentials)
+    derive(policy, customers, |customer| ids.get(&customer.name), links, credentials)
 }
 
 fn derive<'p, 'i>(
@@ -182,17 +187,17 @@ fn derive<'p, 'i>(
     links: Links,
     credentials: &Credentials,
 ) -> Result<Desired<'p>> {
-    // Trees of what is there already are made several times faster than by insertion.
+    // Building a BTreeMap from a complete list is several times faster than inserting entry by entry.
     let (mut servers, mut tunnels) = (Vec::new(), Vec::new());
     for customer in customers {
-        let own = ids(customer).with_context(|| format!("customer {} has no id", customer.name))?;
-        let id = own.id;
+        let own_ids = ids(customer).with_context(|| format!("customer {} has no id", customer.name))?;
+        let id = own_ids.id;
         for address in customer.server.addresses() {
             servers.push((address, layout::Customer { id: id.get() }));
         }
         let quota = customer.quota.resolve(&policy.gateway.limits);
         for site in &customer.sites {
-            let tunnel = *own
+            let tunnel = *own_ids
                 .tunnels
                 .get(&site.name)
                 .with_context(|| format!("site {} of customer {} has no id", site.name, customer.name))?;
@@ -247,7 +252,7 @@ fn settings(policy: &Policy, links: Links) -> Result<Settings> {
 
 fn addresses(interface: &Interface) -> Result<Addresses> {
     let Interface { name, v4, v6, .. } = interface;
-    ensure!(interface.is_routable(), "the interface {name} has no IP address but link-local ones");
+    ensure!(interface.is_routable(), "the interface {name} has only link-local IP addresses");
     let mut addresses =
         Addresses { v4_count: v4.len() as u32, v6_count: v6.len() as u32, ..Addresses::default() };
     for (family, count) in [("IPv4", v4.len()), ("IPv6", v6.len())] {
@@ -265,7 +270,8 @@ fn addresses(interface: &Interface) -> Result<Addresses> {
     Ok(addresses)
 }
 
-/// The outer packet fits the internet interface, and what the policy says of the path.
+/// Returns the MTUs of a site's tunnel: the path MTU is the smaller of the policy's value and the internet
+/// interface's MTU.
 fn mtus(site: &Site, links: Links) -> Mtus {
     let path = site.path_mtu.map_or(u32::MAX, u32::from).min(links.internet.mtu);
     Mtus { path, lan: links.lan.mtu }
@@ -294,7 +300,7 @@ fn timeouts(timeouts: &Timeouts) -> [Ticks; STATE_SLOTS] {
     slots
 }
 
-/// What is allowed in a family: nothing if the site has no LAN in it.
+/// Returns the access of one family, with no prefixes if the site has no LAN in that family.
 fn access<A: Family>(server: A, mss: u16, prefixes: impl Iterator<Item = Prefix<A>>) -> Access<A> {
     let mut access = Access { server, mss, prefix_count: 0, _reserved: 0, lan: Default::default() };
     for (slot, prefix) in access.lan.iter_mut().zip(prefixes) {
@@ -304,11 +310,11 @@ fn access<A: Family>(server: A, mss: u16, prefixes: impl Iterator<Item = Prefix<
     access
 }
 
-/// As maps keep prefixes of both families: IPv4 mapped into IPv6, whose last 32 bits it takes.
+/// Returns the prefix as the maps store both families: IPv4 is mapped into the last 32 bits of IPv6.
 fn mapped(net: IpNet) -> Prefix<Ipv6> {
-    let before = match net {
+    let mapped_bits = match net {
         IpNet::V4(_) => 96,
         IpNet::V6(_) => 0,
     };
-    Prefix::new(net.network().into(), before + net.prefix_len())
+    Prefix::new(net.network().into(), mapped_bits + net.prefix_len())
 }

@@ -1,58 +1,65 @@
-//! Which tunnels are up, by charon's list of SAs. Events are hints; this list is the truth.
-use std::collections::{BTreeMap, BTreeSet};
+//! Derives the tunnels' state from charon's list of SAs. Events are only hints; the list is authoritative.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use gateway_common::{ids::TunnelId, layout::OutboundSpi, wire::Ipv6};
 use ipnet::IpNet;
 
 use crate::{
-    control::desired::{DesiredTunnel, Tunnels, by_names},
+    control::{
+        desired::{DesiredTunnel, Tunnels, by_names},
+        mss::{Encapsulation, Mss, Mtus},
+    },
     kernel::programs::PEERS_PER_TUNNEL,
     strongswan::{ChildSa, IkeSa, IkeState, TrafficSelector},
 };
 
-/// What charon's SAs say about the tunnels.
+/// The state of the tunnels according to charon's SAs.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Live {
-    /// Tunnels that are up with the site's authenticated identity and nobody else on their reqid.
+    /// Tunnels that are up: the site's identity is authenticated, and no other SA uses the tunnel's reqid.
     pub up: BTreeSet<TunnelId>,
-    /// Whose an inbound SPI is.
+    /// Tunnels by inbound SPI.
     pub inbound: BTreeMap<u32, TunnelId>,
-    /// Whose an outbound SPI is.
+    /// Tunnels by outbound SPI.
     pub outbound: BTreeMap<OutboundSpi, TunnelId>,
     /// Outer addresses of sites with an IKE_SA, IPv4 mapped into IPv6.
     pub peers: BTreeSet<Ipv6>,
-    /// SAs with a tunnel's reqid that are not the tunnel's.
+    /// SAs that use a tunnel's reqid without belonging to the tunnel.
     pub strangers: Vec<Stranger>,
-    /// SAs of a tunnel whose selectors have nothing in common with the policy.
+    /// SAs of a tunnel whose traffic selectors do not overlap the policy.
     pub stale: Vec<Stranger>,
 }
 
 impl Live {
-    /// True if one of these tunnels is not up any more and no stranger is why: then the list may be wrong.
-    pub fn lacks(&self, were_up: impl IntoIterator<Item = TunnelId>) -> bool {
+    /// Returns true if one of these tunnels is no longer up although no stranger keeps it down: the list may be
+    /// incomplete.
+    pub fn lost_any(&self, were_up: impl IntoIterator<Item = TunnelId>) -> bool {
         let kept_down = |id: TunnelId| self.strangers.iter().any(|stranger| stranger.tunnel == id);
         were_up.into_iter().any(|id| !self.up.contains(&id) && !kept_down(id))
     }
 }
 
-/// An SA with a tunnel's reqid that is not the tunnel's: the tunnel counts as down, and the
-/// stranger is to be terminated.
+/// An SA to terminate. A stranger uses a tunnel's reqid without belonging to the tunnel, and the tunnel counts
+/// as down. A stale SA belongs to the tunnel, but its traffic selectors do not overlap the policy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stranger {
-    /// The tunnel whose reqid it has.
+    /// The tunnel whose reqid the SA uses.
     pub tunnel: TunnelId,
-    /// charon's number of the IKE_SA.
+    /// charon's unique id of the IKE_SA.
     pub unique_id: u32,
-    /// What is wrong, for people.
-    pub what: String,
+    /// The reason, for log and status.
+    pub reason: String,
 }
 
-/// Compares the SAs with the tunnels there should be.
+/// Compares charon's SAs with the desired tunnels.
 pub fn follow(tunnels: &Tunnels, sas: &[IkeSa]) -> Live {
     let mut live = Live::default();
     let mut shared = Shared::default();
     live.peers = peers(tunnels, sas);
-    // Before it is authenticated, an IKE_SA is nobody's.
+    // The identity of an unauthenticated IKE_SA is only a claim.
     for ike in sas.iter().filter(|ike| ike.state.is_authenticated()) {
         for child in &ike.children {
             let Some(id) = TunnelId::new(child.reqid) else { continue };
@@ -60,18 +67,20 @@ pub fn follow(tunnels: &Tunnels, sas: &[IkeSa]) -> Live {
             if child.spi_in.is_none() && !child.state.is_up() {
                 continue;
             }
-            match stranger(id, tunnel, ike, child) {
-                Some(what) => live.strangers.push(Stranger { tunnel: id, unique_id: ike.unique_id, what }),
-                None if child.state.is_up() && !serves(tunnel, child) => {
-                    let what = "its traffic selectors are not the policy's".to_owned();
-                    live.stale.push(Stranger { tunnel: id, unique_id: ike.unique_id, what });
+            match mismatch(id, tunnel, ike, child) {
+                Some(reason) => {
+                    live.strangers.push(Stranger { tunnel: id, unique_id: ike.unique_id, reason })
+                }
+                None if child.state.is_up() && !selectors_overlap(tunnel, child) => {
+                    let reason = "the traffic selectors do not overlap the policy".to_owned();
+                    live.stale.push(Stranger { tunnel: id, unique_id: ike.unique_id, reason });
                 }
                 None => {
                     if matches!(ike.state, IkeState::Established | IkeState::Rekeying) && child.state.is_up()
                     {
                         live.up.insert(id);
                     }
-                    note_spis(&mut live, &mut shared, id, ike, child);
+                    record_spis(&mut live, &mut shared, id, ike, child);
                 }
             }
         }
@@ -79,79 +88,87 @@ pub fn follow(tunnels: &Tunnels, sas: &[IkeSa]) -> Live {
     for stranger in &live.strangers {
         live.up.remove(&stranger.tunnel);
     }
-    // Two tunnels with one SPI (two peers behind one NAT may choose the same): it names neither.
+    // An SPI shared by two tunnels identifies neither: two peers behind one NAT may choose the same SPI.
     live.inbound.retain(|spi, _| !shared.inbound.contains(spi));
     live.outbound.retain(|spi, _| !shared.outbound.contains(spi));
     live
 }
 
-/// Whether an IKE_SA is of the tunnel's connection and site. Only of an authenticated one the identity
-/// is more than a claim.
-pub(super) fn is_ours(tunnel: &DesiredTunnel, ike: &IkeSa) -> bool {
-    ike.state.is_authenticated() && is_named(tunnel, &ike.name) && is_identified(tunnel, &ike.remote_id)
+/// Returns true if an IKE_SA has the tunnel's connection name and the site's identity. The IKE_SA must be
+/// authenticated, because before that the identity is only a claim.
+fn belongs_to(tunnel: &DesiredTunnel, ike: &IkeSa) -> bool {
+    ike.state.is_authenticated() && has_name_of(tunnel, &ike.name) && has_identity_of(tunnel, &ike.remote_id)
 }
 
-fn is_named(tunnel: &DesiredTunnel, connection: &str) -> bool {
+fn has_name_of(tunnel: &DesiredTunnel, connection: &str) -> bool {
     connection.split_once('.') == Some(tunnel.names())
 }
 
-/// Without case, as strongSwan compares.
-fn is_identified(tunnel: &DesiredTunnel, identity: &str) -> bool {
+/// Compares the identity case-insensitively, as strongSwan does.
+fn has_identity_of(tunnel: &DesiredTunnel, identity: &str) -> bool {
     identity.eq_ignore_ascii_case(tunnel.site.identity.as_str())
 }
 
-/// The sites' outer addresses. Of each site only as many as there is room for, the newest: its own
-/// certificate must not let it take others' places.
+/// Returns the sites' outer addresses: for each site at most `PEERS_PER_TUNNEL`, those of its newest IKE_SAs.
+/// The limit keeps one site with a valid certificate from taking the map entries of others.
 fn peers(tunnels: &Tunnels, sas: &[IkeSa]) -> BTreeSet<Ipv6> {
     let sites = by_names(tunnels);
     let mut peers: BTreeMap<&str, BTreeMap<u32, Ipv6>> = BTreeMap::new();
     for ike in sas.iter().filter(|ike| matches!(ike.state, IkeState::Established | IkeState::Rekeying)) {
         let site = ike.name.split_once('.').and_then(|names| sites.get(&names));
-        if site.is_some_and(|tunnel| is_ours(tunnel, ike)) {
+        if site.is_some_and(|tunnel| belongs_to(tunnel, ike)) {
             peers.entry(&ike.name).or_default().insert(ike.unique_id, ike.remote_host.into());
         }
     }
     peers.into_values().flat_map(|site| site.into_values().rev().take(PEERS_PER_TUNNEL as usize)).collect()
 }
 
-/// SPIs that more than one tunnel has.
+/// SPIs that several tunnels share.
 #[derive(Default)]
 struct Shared {
     inbound: BTreeSet<u32>,
     outbound: BTreeSet<OutboundSpi>,
 }
 
-/// What keeps the SA from being the tunnel's.
-fn stranger(id: TunnelId, tunnel: &DesiredTunnel, ike: &IkeSa, child: &ChildSa) -> Option<String> {
-    if !is_named(tunnel, &ike.name) {
-        let ours = tunnel.connection();
-        return Some(format!("it belongs to the connection {:?} and not to {ours}", ike.name));
+/// Returns the reason why the SA does not belong to the tunnel, or None if it does.
+fn mismatch(id: TunnelId, tunnel: &DesiredTunnel, ike: &IkeSa, child: &ChildSa) -> Option<String> {
+    if !has_name_of(tunnel, &ike.name) {
+        let expected = tunnel.connection();
+        return Some(format!("the connection is {:?}, expected {expected:?}", ike.name));
     }
-    if !is_identified(tunnel, &ike.remote_id) {
-        return Some(format!("its peer is {:?} and not {}", ike.remote_id, tunnel.site.identity));
+    if !has_identity_of(tunnel, &ike.remote_id) {
+        return Some(format!(
+            "the peer's identity is {:?}, expected \"{}\"",
+            ike.remote_id, tunnel.site.identity
+        ));
     }
-    // Rekeyed and deleted ones may be listed without marks; they encrypt nothing any more.
+    // charon may list rekeyed and deleted CHILD_SAs without marks; they no longer encrypt anything.
     if child.state.is_up() && (child.mark_in != id.get() || child.mark_out != id.get()) {
-        return Some(format!("its marks are {:#x} in and {:#x} out", child.mark_in, child.mark_out));
+        let (mark_in, mark_out) = (child.mark_in, child.mark_out);
+        return Some(format!(
+            "the marks are {mark_in:#x} in and {mark_out:#x} out, expected {:#x}",
+            id.get()
+        ));
     }
     None
 }
 
-/// Whether anything the policy allows fits the SA's selectors. It may select less, as the site asked,
-/// or more, from before a change of policy: what passes is the maps' to say.
-fn serves(tunnel: &DesiredTunnel, child: &ChildSa) -> bool {
-    let fit = |selectors: &[TrafficSelector], wanted: &[IpNet]| {
+/// Returns true if the SA's traffic selectors overlap the policy. They may be narrower, if the site asked for
+/// less, or wider, from before a change of policy: the maps decide which packets pass.
+fn selectors_overlap(tunnel: &DesiredTunnel, child: &ChildSa) -> bool {
+    let overlap = |selectors: &[TrafficSelector], wanted: &[IpNet]| {
         selectors.is_empty()
             || selectors.iter().any(|selector| match selector {
                 TrafficSelector::Net(net) => wanted.iter().any(|w| w.contains(net) || net.contains(w)),
-                // A protocol, a port or a range.
+                // A selector with a protocol, a port or an address range.
                 TrafficSelector::Other(_) => true,
             })
     };
-    fit(&child.local_ts, &tunnel.local().collect::<Vec<_>>()) && fit(&child.remote_ts, &tunnel.site.lan)
+    overlap(&child.local_ts, &tunnel.local().collect::<Vec<_>>())
+        && overlap(&child.remote_ts, &tunnel.site.lan)
 }
 
-fn note_spis(live: &mut Live, shared: &mut Shared, id: TunnelId, ike: &IkeSa, child: &ChildSa) {
+fn record_spis(live: &mut Live, shared: &mut Shared, id: TunnelId, ike: &IkeSa, child: &ChildSa) {
     if let Some(spi) = child.spi_in
         && live.inbound.insert(spi, id).is_some_and(|other| other != id)
     {
@@ -163,4 +180,25 @@ fn note_spis(live: &mut Live, shared: &mut Shared, id: TunnelId, ike: &IkeSa, ch
             shared.outbound.insert(spi);
         }
     }
+}
+
+/// Returns the MSS of every tunnel that is up; the smallest if a tunnel has several SAs, as during a rekey.
+/// `learnt` holds the path MTUs that the kernel has learnt, in bytes, by peer.
+pub fn mss_of_sas(
+    tunnels: &Tunnels,
+    sas: &[IkeSa],
+    learnt: &BTreeMap<IpAddr, u32>,
+) -> BTreeMap<TunnelId, Mss> {
+    let mut mss_by_tunnel = BTreeMap::new();
+    for ike in sas {
+        for child in ike.children.iter().filter(|child| child.state.is_up()) {
+            let Some(id) = TunnelId::new(child.reqid) else { continue };
+            let Some(tunnel) = tunnels.get(&id).filter(|tunnel| belongs_to(tunnel, ike)) else { continue };
+            let path = learnt.get(&ike.remote_host).copied().unwrap_or(u32::MAX).min(tunnel.mtus.path);
+            let mss = Encapsulation::of(ike.remote_host, child).mss(Mtus { path, ..tunnel.mtus });
+            let smallest = mss_by_tunnel.entry(id).or_insert(mss);
+            *smallest = (*smallest).min(mss);
+        }
+    }
+    mss_by_tunnel
 }

@@ -1,4 +1,4 @@
-//! One daemon at a time: two would undo each other's changes.
+//! Ensures that a single daemon runs: two would undo each other's changes.
 use std::{
     fs::{self, File, TryLockError},
     path::Path,
@@ -6,11 +6,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// The file's name in the state directory.
+/// Name of the lock file in the state directory.
 const FILE: &str = "lock";
 
-/// Locks the state directory, which is made if it is not there, for as long as the returned file is open: until the process ends, however
-/// it does. Fails if another process has it.
+/// Locks the state directory and creates it if it does not exist. The lock lasts until the returned file is
+/// closed, at the latest when the process ends for any reason. Fails if another process holds the lock.
 pub fn lock(state: &Path) -> Result<File> {
     fs::create_dir_all(state).with_context(|| format!("create {}", state.display()))?;
     let path = state.join(FILE);

@@ -1,5 +1,5 @@
-//! The policy's way: desired state → compared with the observed → plan → apply. Everything up to
-//! the plan is a value and computed without side effects; only [`apply`] changes anything.
+//! Reconciles the kernel maps and charon with the policy: desired state, observed state, plan, apply.
+//! The desired state and the plan are values computed without side effects; only [`apply`] changes anything.
 pub mod apply;
 pub mod desired;
 pub mod follow;

@@ -1,12 +1,7 @@
-//! The largest TCP segment that a tunnel carries: what the path takes, less what is put around it.
-use std::{collections::BTreeMap, net::IpAddr};
+//! The MSS of a tunnel: the path MTU minus the overhead of the encapsulation.
+use std::net::IpAddr;
 
-use gateway_common::ids::TunnelId;
-
-use crate::{
-    control::{desired::Tunnels, follow::is_ours},
-    strongswan::{Algorithms, ChildSa, IkeSa},
-};
+use crate::strongswan::{Algorithms, ChildSa};
 
 const IPV4_HEADER_BYTES: u32 = 20;
 const IPV6_HEADER_BYTES: u32 = 40;
@@ -15,61 +10,61 @@ const TCP_HEADER_BYTES: u32 = 20;
 const UDP_HEADER_BYTES: u32 = 8;
 /// RFC 4303 section 2: SPI and sequence number.
 const ESP_HEADER_BYTES: u32 = 8;
-/// RFC 4303 section 2: pad length and next header, within what is padded.
+/// RFC 4303 section 2: pad length and next header, encrypted and included in the alignment.
 const ESP_TRAILER_BYTES: u32 = 2;
-/// No TCP of Linux sends less (`TCP_MIN_SND_MSS`, include/net/tcp.h).
-const LEAST_BYTES: u32 = 48;
+/// The smallest MSS that Linux uses (`TCP_MIN_SND_MSS`, include/net/tcp.h).
+const MIN_MSS_BYTES: u32 = 48;
 
-/// The largest TCP segments of one tunnel, in bytes.
+/// The MSS of one tunnel, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Mss {
-    /// In inner IPv4.
+    /// MSS for inner IPv4.
     pub v4: u16,
-    /// In inner IPv6.
+    /// MSS for inner IPv6.
     pub v6: u16,
 }
 
-/// How large packets may be around a tunnel, in bytes.
+/// The MTUs on both sides of a tunnel, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mtus {
-    /// Of the outer packet on its whole way.
+    /// Path MTU of the outer packet.
     pub path: u32,
-    /// Of the inner packet on the cloud LAN.
+    /// MTU of the inner packet on the cloud LAN.
     pub lan: u32,
 }
 
-/// What a tunnel puts around an inner packet.
+/// The encapsulation that a tunnel adds to an inner packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Encapsulation {
-    /// The peer's address is IPv6.
+    /// True if the outer packet is IPv6.
     pub outer_v6: bool,
-    /// ESP goes in UDP.
+    /// True if ESP is encapsulated in UDP.
     pub in_udp: bool,
-    /// What encrypts.
+    /// The overhead of the cipher.
     pub cipher: Cipher,
 }
 
-/// What a cipher adds to what it encrypts.
+/// The overhead of a cipher.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cipher {
     /// Initialisation vector, in bytes.
     pub iv_bytes: u32,
     /// Integrity check value, in bytes.
     pub icv_bytes: u32,
-    /// What it encrypts is a multiple of this many bytes.
+    /// Alignment of the encrypted part, in bytes.
     pub align_bytes: u32,
 }
 
 impl Cipher {
     /// AES-GCM with an ICV of 16 bytes: RFC 4106; RFC 4303 section 2.4 aligns to 4 bytes.
     const GCM_16: Self = Self { iv_bytes: 8, icv_bytes: 16, align_bytes: 4 };
-    /// The most that any of ours adds: AES-CBC (RFC 3602) with HMAC-SHA-512-256 (RFC 4868).
+    /// The largest overhead of any cipher in use: AES-CBC (RFC 3602) with HMAC-SHA-512-256 (RFC 4868).
     pub const WORST: Self = Self { iv_bytes: 16, icv_bytes: 32, align_bytes: 16 };
 
-    /// What was negotiated; the worst of what is not known.
+    /// Returns the overhead of the negotiated algorithms; unknown algorithms count as the worst.
     pub fn of(algorithms: &Algorithms) -> Self {
         match algorithms.encryption.as_deref() {
-            // Names of strongSwan's `encryption_algorithm_names`.
+            // Names as in strongSwan's `encryption_algorithm_names`.
             Some("AES_GCM_16" | "CHACHA20_POLY1305") => Self::GCM_16,
             Some("AES_GCM_12") => Self { icv_bytes: 12, ..Self::GCM_16 },
             Some("AES_GCM_8") => Self { icv_bytes: 8, ..Self::GCM_16 },
@@ -79,7 +74,8 @@ impl Cipher {
     }
 }
 
-/// Names of strongSwan's `integrity_algorithm_names`; RFC 4868 section 2.6, RFC 2404.
+/// Returns the ICV size of an algorithm named as in strongSwan's `integrity_algorithm_names` (RFC 4868
+/// section 2.6, RFC 2404). Unknown names count as the worst.
 fn icv_bytes(integrity: Option<&str>) -> u32 {
     match integrity {
         Some("HMAC_SHA1_96") => 12,
@@ -90,18 +86,19 @@ fn icv_bytes(integrity: Option<&str>) -> u32 {
 }
 
 impl Encapsulation {
-    /// The most that any tunnel of ours adds.
+    /// The encapsulation with the largest overhead that a tunnel may have.
     pub const WORST: Self = Self { outer_v6: true, in_udp: true, cipher: Cipher::WORST };
 
-    /// The least.
+    /// The encapsulation with the smallest overhead.
     pub const BEST: Self = Self { outer_v6: false, in_udp: false, cipher: Cipher::GCM_16 };
 
-    /// Of a CHILD_SA.
+    /// Returns the encapsulation of a CHILD_SA.
     pub fn of(peer: IpAddr, child: &ChildSa) -> Self {
         Self { outer_v6: peer.is_ipv6(), in_udp: child.encap, cipher: Cipher::of(&child.algorithms) }
     }
 
-    /// The largest inner packet, in bytes: as `xfrm_state_mtu` of net/xfrm/xfrm_state.c has it.
+    /// Returns the size of the largest inner packet in bytes, computed as `xfrm_state_mtu` in
+    /// net/xfrm/xfrm_state.c does.
     fn inner_bytes(self, path_mtu: u32) -> u32 {
         let Cipher { iv_bytes, icv_bytes, align_bytes } = self.cipher;
         let outer = if self.outer_v6 { IPV6_HEADER_BYTES } else { IPV4_HEADER_BYTES };
@@ -110,32 +107,15 @@ impl Encapsulation {
         (encrypted - encrypted % align_bytes).saturating_sub(ESP_TRAILER_BYTES)
     }
 
-    /// The largest segments.
+    /// Returns the MSS, at least `MIN_MSS_BYTES`.
     pub fn mss(self, mtus: Mtus) -> Mss {
         let packet = self.inner_bytes(mtus.path).min(mtus.lan);
         let segment = |ip_header_bytes: u32| {
-            let bytes = packet.saturating_sub(ip_header_bytes + TCP_HEADER_BYTES).max(LEAST_BYTES);
+            let bytes = packet.saturating_sub(ip_header_bytes + TCP_HEADER_BYTES).max(MIN_MSS_BYTES);
             u16::try_from(bytes).unwrap_or(u16::MAX)
         };
         Mss { v4: segment(IPV4_HEADER_BYTES), v6: segment(IPV6_HEADER_BYTES) }
     }
-}
-
-/// The largest segments of the tunnels that are up; of one with several SAs, as during a rekey, the
-/// least. `learnt` is what the kernel knows of the paths to the peers, in bytes.
-pub fn of_sas(tunnels: &Tunnels, sas: &[IkeSa], learnt: &BTreeMap<IpAddr, u32>) -> BTreeMap<TunnelId, Mss> {
-    let mut all = BTreeMap::new();
-    for ike in sas {
-        for child in ike.children.iter().filter(|child| child.state.is_up()) {
-            let Some(id) = TunnelId::new(child.reqid) else { continue };
-            let Some(tunnel) = tunnels.get(&id).filter(|tunnel| is_ours(tunnel, ike)) else { continue };
-            let path = learnt.get(&ike.remote_host).copied().unwrap_or(u32::MAX).min(tunnel.mtus.path);
-            let mss = Encapsulation::of(ike.remote_host, child).mss(Mtus { path, ..tunnel.mtus });
-            let least = all.entry(id).or_insert(mss);
-            *least = (*least).min(mss);
-        }
-    }
-    all
 }
 
 #[cfg(test)]
@@ -156,10 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn gcm_leaves_what_a_hand_computes() {
+    fn mss_with_gcm_matches_manual_calculation() {
         // 1500 - 20 - 8 - 8 - 16 = 1448, a multiple of 4; - 2 = 1446; - 20 - 20 and - 40 - 20.
         assert_eq!(mss(false, false, Cipher::GCM_16, 1500), (1406, 1386));
-        // In UDP 8 less.
+        // In UDP, 8 bytes less.
         assert_eq!(mss(false, true, Cipher::GCM_16, 1500), (1398, 1378));
         // 1500 - 40 - 8 - 8 - 16 = 1428; - 2 = 1426.
         assert_eq!(mss(true, false, Cipher::GCM_16, 1500), (1386, 1366));
@@ -168,10 +148,10 @@ mod tests {
     }
 
     #[test]
-    fn cbc_with_sha_512_leaves_what_a_hand_computes() {
+    fn mss_with_cbc_and_sha_512_matches_manual_calculation() {
         // 1500 - 20 - 8 - 16 - 32 = 1424, a multiple of 16; - 2 = 1422.
         assert_eq!(mss(false, false, Cipher::WORST, 1500), (1382, 1362));
-        // In UDP 1416, down to 1408; - 2 = 1406.
+        // In UDP, 1416, down to 1408; - 2 = 1406.
         assert_eq!(mss(false, true, Cipher::WORST, 1500), (1366, 1346));
         // 1500 - 40 - 8 - 8 - 16 - 32 = 1396, down to 1392; - 2 = 1390.
         assert_eq!(mss(true, true, Cipher::WORST, 1500), (1350, 1330));
@@ -180,20 +160,20 @@ mod tests {
     }
 
     #[test]
-    fn the_lan_bounds_a_segment_too() {
+    fn lan_mtu_limits_the_mss() {
         let wide = Encapsulation { outer_v6: false, in_udp: false, cipher: Cipher::GCM_16 };
         assert_eq!(wide.mss(Mtus { path: 9000, lan: 1500 }), Mss { v4: 1460, v6: 1440 });
         assert_eq!(wide.mss(Mtus { path: 9000, lan: 1280 }), Mss { v4: 1240, v6: 1220 });
     }
 
     #[test]
-    fn a_path_too_narrow_for_anything_leaves_the_least() {
+    fn mss_never_falls_below_the_minimum() {
         assert_eq!(mss(true, true, Cipher::WORST, 68), (48, 48));
         assert_eq!(mss(true, true, Cipher::WORST, 0), (48, 48));
     }
 
     #[test]
-    fn negotiated_algorithms_are_known_and_others_count_as_the_worst() {
+    fn unknown_algorithms_count_as_the_worst() {
         let cbc = |icv_bytes| Cipher { icv_bytes, ..Cipher::WORST };
         let cases = [
             ("AES_GCM_16", None, Cipher::GCM_16),
@@ -213,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_less_than_the_worst_or_more_than_the_best() {
+    fn every_mss_lies_between_worst_and_best() {
         let mtus = Mtus { path: 1500, lan: 1500 };
         let (worst, best) = (Encapsulation::WORST.mss(mtus), Encapsulation::BEST.mss(mtus));
         for (outer_v6, in_udp) in [(false, false), (false, true), (true, false), (true, true)] {

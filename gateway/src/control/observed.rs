@@ -1,4 +1,4 @@
-//! What the maps hold now.
+//! The current contents of the maps.
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -13,24 +13,24 @@ use gateway_common::{
 
 use crate::{control::desired::Desired, kernel::maps::Maps};
 
-/// What the maps hold, but for flows and counters.
+/// The contents of the maps, except flows and counters.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Observed {
-    /// For the whole gateway.
+    /// The gateway's settings.
     pub settings: Settings,
     /// Tunnels by id.
     pub tunnels: BTreeMap<TunnelId, Tunnel>,
     /// Customers by their servers' addresses.
     pub customers: BTreeMap<IpAddr, Customer>,
-    /// Inbound SPIs.
+    /// Tunnel numbers by inbound SPI.
     pub inbound: BTreeMap<u32, u32>,
-    /// Outbound SPIs.
+    /// Tunnel numbers by outbound SPI.
     pub outbound: BTreeMap<OutboundSpi, u32>,
     /// Outer addresses of peers, IPv4 mapped into IPv6.
     pub peers: BTreeSet<Ipv6>,
 }
 
-/// Reads the maps.
+/// Reads all these maps.
 pub fn observe(maps: &Maps) -> Result<Observed> {
     Ok(Observed {
         settings: maps.settings()?,
@@ -42,8 +42,8 @@ pub fn observe(maps: &Maps) -> Result<Observed> {
     })
 }
 
-/// Reads only what stands where these customers' entries belong, however many others there are; nothing
-/// that follows from the tunnels' life.
+/// Reads the settings and the entries under the keys of `desired`, in a time independent of the number of
+/// other customers. SPIs and peers stay empty.
 pub fn observe_of(maps: &Maps, desired: &Desired) -> Result<Observed> {
     let mut observed = Observed {
         settings: maps.settings()?,

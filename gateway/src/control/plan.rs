@@ -1,5 +1,5 @@
-//! What to do so that the observed state becomes the desired one: data, printable, empty when there
-//! is nothing to do.
+//! Plans the actions that turn the observed state into the desired one. A plan is printable data, and empty if
+//! the states agree.
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use gateway_common::{
@@ -19,57 +19,57 @@ use crate::{
     strongswan::Connection,
 };
 
-/// One change.
+/// One change of the maps or charon.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// charon forgets a connection.
+    /// Unloads a connection from charon.
     Unload(String),
-    /// charon ends an IKE_SA.
+    /// Terminates an IKE_SA in charon.
     Terminate {
-        /// charon's number of it.
+        /// charon's unique id of the IKE_SA.
         unique_id: u32,
-        /// Why, for people.
-        why: String,
+        /// The reason, for the log.
+        reason: String,
     },
-    /// A customer's map entry goes.
+    /// Removes a customer's map entry.
     RemoveCustomer(IpAddr),
-    /// A tunnel's map entry; all zero if it goes.
+    /// Writes a tunnel's map entry; all zero removes the tunnel.
     SetTunnel(TunnelId, Box<Tunnel>),
-    /// An inbound SPI's map entry; None if it goes.
+    /// Writes an inbound SPI's map entry; None removes it.
     SetInboundSpi(u32, Option<TunnelId>),
-    /// An outbound SPI's map entry; None if it goes.
+    /// Writes an outbound SPI's map entry; None removes it.
     SetOutboundSpi(OutboundSpi, Option<TunnelId>),
-    /// A peer's map entry goes, and its budgets with it.
+    /// Removes a peer's map entry and the budgets in it.
     RemovePeer(Ipv6),
-    /// A peer's map entry is added.
+    /// Adds a peer's map entry.
     AddPeer(Ipv6),
-    /// A customer's map entry.
+    /// Writes a customer's map entry.
     SetCustomer(IpAddr, Customer),
-    /// The settings' map entry.
+    /// Writes the settings.
     SetSettings(Box<Settings>),
-    /// charon learns a connection.
+    /// Loads a connection into charon.
     Load(Box<Connection>),
 }
 
-/// What charon knows, as far as we know.
+/// The state of charon as far as the daemon knows it.
 #[derive(Clone, Default, Debug)]
 pub struct Charon {
-    /// Connections that we loaded into this charon.
+    /// Connections that the daemon loaded into this charon process.
     pub loaded: BTreeMap<String, Connection>,
-    /// Names of all its connections.
+    /// Names of all connections in charon.
     pub listed: Vec<String>,
-    /// IKE_SAs by charon's number, with their connections' names.
+    /// Unique ids of the IKE_SAs, with their connections' names.
     pub ike_sas: Vec<(u32, String)>,
-    /// What its SAs say about the tunnels.
+    /// The state of the tunnels according to charon's SAs.
     pub live: Live,
-    /// The largest TCP segments of tunnels that have an SA.
+    /// The MSS of each tunnel that has an SA.
     pub mss: BTreeMap<TunnelId, Mss>,
 }
 
-/// The changes, in the order in which they are safe: what is taken away first, what packets need
-/// before what brings packets. Without charon, tunnels stay as they are.
+/// Returns the actions in a safe order: removals first, and the entries that packets need before the
+/// connections that bring packets. Without charon, tunnels keep their state.
 pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> Vec<Action> {
-    // As many as at a first start.
+    // Enough for the maps at a first start.
     let mut actions = Vec::with_capacity(desired.tunnels.len() + desired.customers.len() + 1);
     if let Some(charon) = charon {
         plan_removals(desired, charon, &mut actions);
@@ -97,8 +97,9 @@ pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> 
     actions
 }
 
-/// The changes to maps that some customers' policies ask for, as observed where their entries belong; None
-/// if another customer's stand there, which have to go first: then only a plan of the whole is safe.
+/// Returns the actions on the maps for some customers only. `observed` holds the entries under the keys of
+/// `desired`. Returns None if one of these entries belongs to another customer: it has to be removed first, and
+/// only a plan of the whole policy does that safely.
 pub fn plan_some(desired: &Desired, observed: &Observed) -> Option<Vec<Action>> {
     let own_servers =
         observed.customers.iter().all(|(server, customer)| desired.customers.get(server) == Some(customer));
@@ -115,28 +116,29 @@ fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) 
         actions.push(Action::Unload(name.clone()));
     }
     for stranger in &charon.live.strangers {
-        let why = format!("a stranger on tunnel {}: {}", stranger.tunnel, stranger.what);
-        actions.push(Action::Terminate { unique_id: stranger.unique_id, why });
+        let reason = format!("stranger on tunnel {}: {}", stranger.tunnel, stranger.reason);
+        actions.push(Action::Terminate { unique_id: stranger.unique_id, reason });
     }
     for (unique_id, name) in &charon.ike_sas {
         let stranger = charon.live.strangers.iter().any(|stranger| stranger.unique_id == *unique_id);
         let ours = parse_connection_name(name).is_some();
         if !stranger && ours && !is_site(name) {
-            let why = format!("the policy has no site {name}");
-            actions.push(Action::Terminate { unique_id: *unique_id, why });
+            let reason = format!("the policy has no site {name}");
+            actions.push(Action::Terminate { unique_id: *unique_id, reason });
         }
     }
 }
 
-/// charon keeps SAs as they were negotiated when their connection changes, and rekeys them so: one that
-/// selects nothing of what the policy has now is made anew.
+/// Loads new and changed connections, then terminates stale SAs. When a connection changes, charon keeps
+/// its SAs and rekeys them with their old traffic selectors; an SA that no longer overlaps the policy has
+/// to be negotiated again.
 fn plan_loads(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
     let connections = desired.tunnels.iter().map(|(id, tunnel)| desired.connection(*id, tunnel));
     let missing = connections.filter(|connection| charon.loaded.get(&connection.name) != Some(connection));
     actions.extend(missing.map(|connection| Action::Load(Box::new(connection))));
     for stale in &charon.live.stale {
-        let why = format!("tunnel {}: {}", stale.tunnel, stale.what);
-        actions.push(Action::Terminate { unique_id: stale.unique_id, why });
+        let reason = format!("tunnel {}: {}", stale.tunnel, stale.reason);
+        actions.push(Action::Terminate { unique_id: stale.unique_id, reason });
     }
 }
 
@@ -150,10 +152,10 @@ fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>,
     for (id, tunnel) in &desired.tunnels {
         let now = observed.tunnels.get(id);
         let mut entry = tunnel.entry();
-        // Of the same site only: an id that went to another one starts down.
+        // A tunnel id that was reassigned to another customer starts down.
         let same = now.filter(|now| now.customer == entry.customer);
-        let there = generations.get(&entry.customer).map_or(&[][..], |there| there);
-        entry.generation = generation(service(&entry), there);
+        let known = generations.get(&entry.customer).map_or(&[][..], |known| known);
+        entry.generation = generation(service(&entry), known);
         match charon {
             Some(charon) => {
                 entry.up = u8::from(charon.live.up.contains(id));
@@ -166,10 +168,10 @@ fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>,
                 entry.inbound_spis = same.map_or([0; 2], |same| same.inbound_spis);
                 if let Some(same) = same.filter(|same| same.up == 1) {
                     entry.up = 1;
-                    // What its SA leaves is not known any more, but never more than this.
-                    let most = Encapsulation::BEST.mss(tunnel.mtus);
-                    entry.v4.mss = same.v4.mss.min(most.v4);
-                    entry.v6.mss = same.v6.mss.min(most.v6);
+                    // Without charon the encapsulation is unknown: keep the MSS, up to the largest possible.
+                    let largest = Encapsulation::BEST.mss(tunnel.mtus);
+                    entry.v4.mss = same.v4.mss.min(largest.v4);
+                    entry.v6.mss = same.v6.mss.min(largest.v6);
                 }
             }
         }
@@ -181,14 +183,14 @@ fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>,
     steps.into_iter().for_each(|mut step| actions.append(&mut step));
 }
 
-/// A program may be reading an entry while it changes, so what must fit together changes while the tunnel is
-/// down; `up`, MSS, quota and each SPI are read by themselves. So what changes goes down, then it changes, then it
-/// comes up.
+/// Plans the steps that replace a tunnel's entry: take the tunnel down, rewrite it, bring it up. A program may
+/// read the entry during a write, so fields that must be consistent with each other change only while the
+/// tunnel is down. `up`, MSS, quota and each SPI are read independently and change in a single step.
 fn plan_tunnel(id: TunnelId, now: &Tunnel, entry: Tunnel, [down, change, up]: &mut [Vec<Action>; 3]) {
     let set = |tunnel| Action::SetTunnel(id, Box::new(tunnel));
-    let mut similar = Tunnel { up: entry.up, quota: entry.quota, inbound_spis: entry.inbound_spis, ..*now };
-    (similar.v4.mss, similar.v6.mss) = (entry.v4.mss, entry.v6.mss);
-    if similar == entry {
+    let mut patched = Tunnel { up: entry.up, quota: entry.quota, inbound_spis: entry.inbound_spis, ..*now };
+    (patched.v4.mss, patched.v6.mss) = (entry.v4.mss, entry.v6.mss);
+    if patched == entry {
         change.push(set(entry));
         return;
     }
@@ -201,7 +203,7 @@ fn plan_tunnel(id: TunnelId, now: &Tunnel, entry: Tunnel, [down, change, up]: &m
     }
 }
 
-/// Two SPIs of each tunnel, of as many SAs as there are during a rekeying.
+/// Returns up to two inbound SPIs for each tunnel: during a rekey a tunnel has two CHILD_SAs.
 fn inbound_spis(live: &Live) -> BTreeMap<TunnelId, [u32; 2]> {
     let mut spis = BTreeMap::<TunnelId, [u32; 2]>::new();
     for (spi, tunnel) in &live.inbound {
@@ -212,7 +214,7 @@ fn inbound_spis(live: &Live) -> BTreeMap<TunnelId, [u32; 2]> {
     spis
 }
 
-/// Budgets that a peer has used up stay so: what is there is not written again.
+/// Adds missing and removes obsolete peers. Never rewrites an existing entry: that would refill its budgets.
 fn plan_peers(live: &Live, observed: &Observed, actions: &mut Vec<Action>) {
     actions.extend(observed.peers.difference(&live.peers).copied().map(Action::RemovePeer));
     actions.extend(live.peers.difference(&observed.peers).copied().map(Action::AddPeer));
@@ -237,49 +239,50 @@ fn plan_spis(live: &Live, observed: &Observed, actions: &mut Vec<Action>) {
     }
 }
 
-/// What a flow was opened for.
+/// The service that a flow was opened for: server addresses and port.
 type Service = (Ipv4, Ipv6, u16);
 
 fn service(tunnel: &Tunnel) -> Service {
     (tunnel.v4.server, tunnel.v6.server, tunnel.port)
 }
 
-/// The generations in the maps, by customer number, and which service each is of.
+/// Returns the generations in the maps with their services, by customer number.
 fn generations(observed: &Observed) -> BTreeMap<u32, Vec<(u16, Service)>> {
-    let mut there: BTreeMap<u32, Vec<(u16, Service)>> = BTreeMap::new();
+    let mut generations: BTreeMap<u32, Vec<(u16, Service)>> = BTreeMap::new();
     for tunnel in observed.tunnels.values() {
-        let (known, one) = (there.entry(tunnel.customer).or_default(), (tunnel.generation, service(tunnel)));
-        if !known.contains(&one) {
-            known.push(one);
+        let known = generations.entry(tunnel.customer).or_default();
+        let generation = (tunnel.generation, service(tunnel));
+        if !known.contains(&generation) {
+            known.push(generation);
         }
     }
-    there
+    generations
 }
 
-/// The generation of a customer's service: that of its tunnels in the maps which have this very service, another
-/// one if none has.
+/// Returns the generation of a customer's service: the one in the maps if a tunnel has this service already, or
+/// else an unused one. `known` holds the customer's generations in the maps.
 ///
-/// `there` has several entries if somebody changed only some of a customer's tunnels before dying: then
-/// a generation counts as this service's if it is no other's as well.
-fn generation(wanted: Service, there: &[(u16, Service)]) -> u16 {
-    let of_another = |generation: u16| there.iter().any(|(g, s)| *g == generation && *s != wanted);
-    let mut ours = there.iter().filter(|(g, s)| *s == wanted && !of_another(*g)).map(|(g, _)| *g);
-    if let Some(generation) = ours.next() {
+/// `known` has several entries if a daemon died after changing only some of a customer's tunnels. A generation
+/// then belongs to this service only if no other service has it too.
+fn generation(wanted: Service, known: &[(u16, Service)]) -> u16 {
+    let is_of_another = |generation: u16| known.iter().any(|(g, s)| *g == generation && *s != wanted);
+    let mut existing = known.iter().filter(|(g, s)| *s == wanted && !is_of_another(*g)).map(|(g, _)| *g);
+    if let Some(generation) = existing.next() {
         return generation;
     }
-    let Some(newest) = there.iter().map(|(generation, _)| *generation).max() else {
+    let Some(newest) = known.iter().map(|(generation, _)| *generation).max() else {
         return first_generation(wanted);
     };
     let mut next = newest.wrapping_add(1);
-    while there.iter().any(|(generation, _)| *generation == next) {
+    while known.iter().any(|(generation, _)| *generation == next) {
         next = next.wrapping_add(1);
     }
     next
 }
 
-/// Where a customer begins that has no tunnel in the maps. It may have had some before, and flows of
-/// those may be left: so it is the same number for the same service, and most likely another for another
-/// one. FNV-1a, folded.
+/// Returns the first generation of a customer without tunnels in the maps. Flows of its earlier tunnels may
+/// still exist, so the generation is a hash of the service (FNV-1a, folded to 16 bits): the same service gets
+/// the same generation, and another service most likely a different one.
 fn first_generation((v4, v6, port): Service) -> u16 {
     let bytes = v4.octets.into_iter().chain(v6.octets).chain(port.to_be_bytes());
     let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
@@ -290,18 +293,20 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unload(name) => write!(f, "charon: unload connection {name}"),
-            Self::Terminate { unique_id, why } => write!(f, "charon: terminate IKE_SA {unique_id}: {why}"),
+            Self::Terminate { unique_id, reason } => {
+                write!(f, "charon: terminate IKE_SA {unique_id}: {reason}")
+            }
             Self::Load(connection) => write!(f, "charon: load connection {}", connection.name),
             Self::RemoveCustomer(server) => write!(f, "map: remove the customer of server {server}"),
             Self::SetCustomer(server, customer) => {
-                write!(f, "map: customer {} with server {server}", customer.id)
+                write!(f, "map: set customer {} for server {server}", customer.id)
             }
-            Self::RemovePeer(peer) => write!(f, "map: forget peer {peer:?}"),
-            Self::AddPeer(peer) => write!(f, "map: peer {peer:?}"),
+            Self::RemovePeer(peer) => write!(f, "map: remove peer {peer:?}"),
+            Self::AddPeer(peer) => write!(f, "map: add peer {peer:?}"),
             Self::SetTunnel(id, tunnel) if tunnel.customer == 0 => write!(f, "map: remove tunnel {id}"),
             Self::SetTunnel(id, tunnel) => write!(
                 f,
-                "map: tunnel {id} of customer {} {}, port {}, generation {}, MSS {} and {}",
+                "map: set tunnel {id} of customer {} {}, port {}, generation {}, MSS {} and {}",
                 tunnel.customer,
                 if tunnel.up == 1 { "up" } else { "down" },
                 tunnel.port,
@@ -309,13 +314,13 @@ impl fmt::Display for Action {
                 tunnel.v4.mss,
                 tunnel.v6.mss
             ),
-            Self::SetInboundSpi(spi, Some(id)) => write!(f, "map: inbound SPI {spi:08x} is tunnel {id}"),
-            Self::SetInboundSpi(spi, None) => write!(f, "map: forget inbound SPI {spi:08x}"),
+            Self::SetInboundSpi(spi, Some(id)) => write!(f, "map: set inbound SPI {spi:08x} to tunnel {id}"),
+            Self::SetInboundSpi(spi, None) => write!(f, "map: remove inbound SPI {spi:08x}"),
             Self::SetOutboundSpi(spi, Some(id)) => {
-                write!(f, "map: outbound SPI {:08x} to {:?} is tunnel {id}", spi.spi, spi.peer)
+                write!(f, "map: set outbound SPI {:08x} of peer {:?} to tunnel {id}", spi.spi, spi.peer)
             }
-            Self::SetOutboundSpi(spi, None) => write!(f, "map: forget outbound SPI {:08x}", spi.spi),
-            Self::SetSettings(_) => write!(f, "map: settings"),
+            Self::SetOutboundSpi(spi, None) => write!(f, "map: remove outbound SPI {:08x}", spi.spi),
+            Self::SetSettings(_) => write!(f, "map: write settings"),
         }
     }
 }

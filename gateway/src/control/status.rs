@@ -1,55 +1,55 @@
-//! What the daemon knows and the maps do not, for `gatewayctl`: a file, replaced as a whole.
+//! The status file for `gatewayctl`: state that only the daemon knows. Each write replaces the whole file.
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// The file's name in the state directory.
+/// Name of the status file in the state directory.
 pub const FILE: &str = "status.json";
 
-/// What the daemon knows.
+/// The state of the daemon.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Its process id.
+    /// The daemon's process id.
     pub pid: u32,
     /// charon's version, if it is connected.
     pub charon: Option<String>,
     /// How XDP runs on the internet interface: `native` or `missing`.
     pub xdp: String,
-    /// All tunnels of the policy.
+    /// One entry for each site of the policy.
     pub tunnels: Vec<TunnelStatus>,
-    /// SAs that were on a tunnel's reqid and not the tunnel's.
+    /// Descriptions of SAs that use a tunnel's reqid without belonging to the tunnel.
     pub strangers: Vec<String>,
-    /// What is wrong with the policy files now; what worked before goes on.
+    /// Faults in the current policy files; the last valid policy stays in force.
     pub faults: Vec<String>,
-    /// Changes that failed and are tried again.
+    /// Changes that failed and will be retried.
     pub failed: Vec<String>,
 }
 
-/// One tunnel.
+/// The state of one tunnel.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct TunnelStatus {
-    /// Whose.
+    /// The customer's name.
     pub customer: String,
-    /// Which of its sites.
+    /// The site's name.
     pub site: String,
-    /// reqid, mark, map key.
+    /// Tunnel number: reqid, mark and map key.
     pub id: u32,
-    /// Up with the site's authenticated identity.
+    /// True if an SA with the site's authenticated identity is up.
     pub up: bool,
     /// The peer's outer address and port.
     pub peer: Option<String>,
-    /// What encrypts the traffic.
+    /// Names of the negotiated algorithms.
     pub cipher: Option<String>,
-    /// ESP in UDP.
+    /// True if ESP is encapsulated in UDP.
     pub encapsulated: bool,
-    /// The largest TCP segments it carries in IPv4 and IPv6, in bytes.
+    /// The MSS in IPv4 and IPv6, in bytes.
     #[serde(default)]
     pub mss: (u16, u16),
 }
 
 impl Status {
-    /// Writes it so that a reader sees the old or the new one.
+    /// Replaces the status file atomically, so that a reader sees either the old or the new one.
     pub fn write(&self, state: &Path) -> Result<()> {
         let path = state.join(FILE);
         let new = state.join(format!("{FILE}.new"));
@@ -58,10 +58,10 @@ impl Status {
         fs::rename(&new, &path).with_context(|| format!("write {}", path.display()))
     }
 
-    /// Reads the last one written; the daemon may be dead by now.
+    /// Reads the last status written. The daemon may have ended since.
     pub fn read(state: &Path) -> Result<Self> {
         let path = state.join(FILE);
         let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is no status file", path.display()))
+        serde_json::from_slice(&text).with_context(|| format!("{} is not a status file", path.display()))
     }
 }

@@ -1,5 +1,6 @@
-//! Many entries of a map in one system call: BPF_MAP_LOOKUP_BATCH and BPF_MAP_UPDATE_BATCH (Linux 5.6),
-//! which aya does not have. 65,536 entries take 34 ms and not 300 (FACTS 25).
+//! Reads and writes many map entries in one system call, by BPF_MAP_LOOKUP_BATCH and BPF_MAP_UPDATE_BATCH
+//! (Linux 5.6), which aya does not offer. 65,536 entries take 34 ms instead of 300
+//! (docs/facts.md: batched-map-loading).
 use std::{
     io,
     marker::PhantomData,
@@ -14,10 +15,10 @@ use aya::{
 // enum bpf_cmd, linux/bpf.h.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
-/// Entries that one call reads. The kernel allocates nothing by it; a hash bucket has to fit.
+/// Entries that one call reads. The kernel allocates nothing of this size; one hash bucket has to fit.
 const CHUNK: usize = 4096;
 
-/// The part `batch` of `union bpf_attr`, linux/bpf.h.
+/// The member `batch` of `union bpf_attr`, linux/bpf.h.
 #[repr(C)]
 #[derive(Default)]
 struct Batch {
@@ -25,21 +26,21 @@ struct Batch {
     out_batch: u64,
     keys: u64,
     values: u64,
-    /// In: room or entries; out: entries done.
+    /// In: room for entries, or entries to write. Out: entries done.
     count: u32,
     map_fd: u32,
     elem_flags: u64,
     flags: u64,
 }
 
-/// A hash or array map; its keys are of at least four bytes, as the kernel keeps its place in four.
+/// A hash or array map whose keys have at least four bytes: the kernel writes its position as four.
 pub struct Bulk<K, V> {
     map: MapData,
     entry: PhantomData<(K, V)>,
 }
 
 impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
-    /// Fails unless the map's keys and values are of these types' sizes.
+    /// Wraps a map. Fails unless its keys and values have the sizes of these types.
     pub fn new(map: MapData) -> Result<Self, MapError> {
         const { assert!(size_of::<K>() >= 4) };
         let info = map.info()?;
@@ -53,8 +54,7 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
         Ok(Self { map, entry: PhantomData })
     }
 
-    /// Writes these entries, in this order, whether or not they are there. After an error some may be
-    /// written.
+    /// Inserts or replaces these entries, in this order. After an error some may be written.
     pub fn update(&mut self, keys: &[K], values: &[V]) -> io::Result<()> {
         assert_eq!(keys.len(), values.len(), "a value for each key");
         if keys.is_empty() {
@@ -64,25 +64,25 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
         let mut batch =
             Batch { keys: keys.as_ptr() as u64, values: values.as_ptr() as u64, count, ..self.batch() };
         // SAFETY: the kernel reads `count` keys and values, of the sizes that `new` checked, from two
-        // slices of as many.
+        // slices of that length.
         unsafe { call(BPF_MAP_UPDATE_BATCH, &mut batch) }
     }
 
-    /// All entries. Of a hash map that changes meanwhile one may be missed or come twice.
+    /// Returns all entries. If a hash map changes meanwhile, an entry may be missed or returned twice.
     pub fn entries(&self) -> io::Result<Vec<(K, V)>> {
-        self.entries_that(|_| true)
+        self.entries_where(|_| true)
     }
 
-    /// All entries with such values: of an array, where every place has one, those that count.
-    pub fn entries_that(&self, wanted: impl Fn(&V) -> bool) -> io::Result<Vec<(K, V)>> {
+    /// Returns the entries whose value is wanted. An array has an entry at every index, used or not.
+    fn entries_where(&self, wanted: impl Fn(&V) -> bool) -> io::Result<Vec<(K, V)>> {
         let (mut keys, mut values) = (vec![K::default(); CHUNK], vec![V::default(); CHUNK]);
-        // A key, or the number of a hash bucket, which is shorter.
-        let (mut place, mut begun) = (K::default(), false);
+        // The kernel's position: a key, or the number of a hash bucket, which is shorter.
+        let (mut position, mut begun) = (K::default(), false);
         let mut entries = Vec::new();
         loop {
-            let mut next = place;
+            let mut next = position;
             let mut batch = Batch {
-                in_batch: if begun { (&raw const place) as u64 } else { 0 },
+                in_batch: if begun { (&raw const position) as u64 } else { 0 },
                 out_batch: (&raw mut next) as u64,
                 keys: keys.as_mut_ptr() as u64,
                 values: values.as_mut_ptr() as u64,
@@ -90,8 +90,8 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
                 ..self.batch()
             };
             // SAFETY: the kernel writes at most `count` keys and values, of the sizes that `new` checked,
-            // into two vectors that have room for them, reads its place from one key and writes it to
-            // another; any bytes are a K or a V, which are Pod.
+            // into two vectors of that length, reads its position from one key and writes it to another;
+            // any bytes are a valid K or V, which are Pod.
             let result = unsafe { call(BPF_MAP_LOOKUP_BATCH, &mut batch) };
             let at_end = match &result {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => true,
@@ -103,7 +103,7 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
             if at_end {
                 return Ok(entries);
             }
-            (place, begun) = (next, true);
+            (position, begun) = (next, true);
         }
     }
 
@@ -112,10 +112,12 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
     }
 }
 
+/// Runs a batch command.
+///
 /// # Safety
-/// Pointers and count in `batch` must be what this `command` takes for the map.
+/// Pointers and count in `batch` must be what `command` expects for the map.
 unsafe fn call(command: libc::c_long, batch: &mut Batch) -> io::Result<()> {
-    // SAFETY: by this function's contract; `batch` is a prefix of bpf_attr and its size is given.
+    // SAFETY: guaranteed by the caller; `batch` is a prefix of bpf_attr and its size is given.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, batch as *mut Batch, size_of::<Batch>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

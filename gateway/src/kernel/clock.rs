@@ -1,8 +1,8 @@
 //! The clock that the programs use.
 
-/// CLOCK_MONOTONIC in nanoseconds, as `bpf_ktime_get_ns` has it.
+/// Returns CLOCK_MONOTONIC in nanoseconds, like `bpf_ktime_get_ns`.
 pub fn monotonic_ns() -> u64 {
-    // It cannot fail for this clock (clock_gettime(2)).
+    // Cannot fail for this clock (clock_gettime(2)).
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map_or(0, |time| std::time::Duration::from(time).as_nanos() as u64)
 }

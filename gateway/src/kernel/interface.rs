@@ -10,18 +10,18 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
 
-/// Whether the kernel forwards IPv6: one switch for all interfaces, as `ip6_forward` of
-/// net/ipv6/ip6_output.c asks no other.
+/// The kernel's switch for forwarding IPv6. It is one for all interfaces: `ip6_forward` in net/ipv6/ip6_output.c
+/// checks no other.
 const FORWARDING6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
-/// An interface as it is now.
+/// The current state of an interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// Its index, which changes when it is made anew.
+    /// Its index, which changes when the interface is recreated.
     pub index: u32,
-    /// The largest IP packet it takes, in bytes.
+    /// Its MTU: the largest IP packet it takes, in bytes.
     pub mtu: u32,
     /// Its IPv4 addresses, sorted.
     pub v4: Vec<Ipv4Addr>,
@@ -30,7 +30,7 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Looks at the interface of this name in this thread's network namespace.
+    /// Reads the interface of this name in this thread's network namespace.
     pub fn look(name: &str) -> Result<Self> {
         let index = if_nametoindex(name).with_context(|| format!("there is no network interface {name}"))?;
         let addresses = getifaddrs()
@@ -49,24 +49,24 @@ impl Interface {
         Ok(Self { name: name.to_owned(), index, mtu: mtu(name)?, v4, v6 })
     }
 
-    /// True if it has an address that others than its neighbours can reach.
+    /// Returns true if it has an address that is reachable from beyond the link.
     pub fn is_routable(&self) -> bool {
         let link_local = |address: &Ipv6Addr| address.is_unicast_link_local();
         !self.v4.is_empty() || !self.v6.iter().all(link_local)
     }
 }
 
-/// Lets the kernel forward IPv4 packets that arrive on an interface, or not.
+/// Turns forwarding of IPv4 packets that arrive on an interface on or off.
 pub fn set_forwarding(name: &str, on: bool) -> Result<()> {
     write(&format!("/proc/sys/net/ipv4/conf/{name}/forwarding"), on)
 }
 
-/// Whether the kernel forwards IPv4 packets that arrive on an interface.
+/// Returns true if the kernel forwards IPv4 packets that arrive on an interface.
 pub fn forwarding(name: &str) -> Result<bool> {
     read(&format!("/proc/sys/net/ipv4/conf/{name}/forwarding"))
 }
 
-/// Lets the kernel forward IPv6 packets, whatever interface they arrive on, or not.
+/// Turns forwarding of IPv6 packets on or off, for all interfaces.
 pub fn set_forwarding6(on: bool) -> Result<()> {
     if !on && !has_ipv6() {
         return Ok(());
@@ -74,19 +74,19 @@ pub fn set_forwarding6(on: bool) -> Result<()> {
     write(FORWARDING6, on)
 }
 
-/// Whether the kernel forwards IPv6 packets; not if it has no IPv6.
+/// Returns true if the kernel forwards IPv6 packets, false if it has no IPv6.
 pub fn forwarding6() -> Result<bool> {
     if has_ipv6() { read(FORWARDING6) } else { Ok(false) }
 }
 
-/// Lets the kernel forward nothing, whatever interfaces there are.
+/// Turns all forwarding off, on every interface.
 pub fn stop_forwarding() -> Result<()> {
     const ALL: &str = "/proc/sys/net/ipv4/conf";
     set_forwarding6(false)?;
     for entry in fs::read_dir(ALL).with_context(|| format!("read {ALL}"))? {
         let name = entry?.file_name();
         match set_forwarding(&name.to_string_lossy(), false) {
-            // Gone meanwhile.
+            // The interface is gone meanwhile.
             Err(_) if !Path::new(ALL).join(&name).exists() => {}
             result => result?,
         }
@@ -94,7 +94,8 @@ pub fn stop_forwarding() -> Result<()> {
     Ok(())
 }
 
-/// Turns GRO off: needed where native XDP cannot keep tunnels apart (FACTS 8).
+/// Turns GRO off. Needed where no native XDP program can tag frames with their tunnel
+/// (docs/facts.md: gro-merges-tunnels).
 pub fn turn_gro_off(name: &str) -> Result<()> {
     // linux/ethtool.h and linux/sockios.h.
     const ETHTOOL_SGRO: u32 = 0x2c;
@@ -107,21 +108,21 @@ pub fn turn_gro_off(name: &str) -> Result<()> {
     let mut value = EthtoolValue { command: ETHTOOL_SGRO, data: 0 };
     let mut request = request(name)?;
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    // SAFETY: the `value` that `request` points to lives until the call returns, in the layout that
-    // SIOCETHTOOL takes.
+    // SAFETY: the `value` that `request` points to lives until the call returns and has the layout that
+    // SIOCETHTOOL expects.
     unsafe { control(SIOCETHTOOL, &mut request) }.with_context(|| format!("turn GRO off on {name}"))
 }
 
 fn mtu(name: &str) -> Result<u32> {
     let mut request = request(name)?;
-    // SAFETY: netdevice(7): SIOCGIFMTU reads the name and writes `ifru_mtu`; no pointer is in it.
-    unsafe { control(libc::SIOCGIFMTU, &mut request) }.with_context(|| format!("ask {name} for its MTU"))?;
-    // SAFETY: just written; any bits are an integer.
+    // SAFETY: SIOCGIFMTU reads the name and writes `ifru_mtu` (netdevice(7)); the request holds no pointer.
+    unsafe { control(libc::SIOCGIFMTU, &mut request) }.with_context(|| format!("read the MTU of {name}"))?;
+    // SAFETY: just written; any bits are a valid integer.
     let mtu = unsafe { request.ifr_ifru.ifru_mtu };
-    u32::try_from(mtu).with_context(|| format!("{name} says that its MTU is {mtu}"))
+    u32::try_from(mtu).with_context(|| format!("the MTU of {name} is {mtu}, which is negative"))
 }
 
-/// An empty request about an interface.
+/// Returns an empty request for an interface.
 fn request(name: &str) -> Result<libc::ifreq> {
     let name = CString::new(name)?;
     if name.as_bytes_with_nul().len() > libc::IFNAMSIZ {
@@ -135,19 +136,19 @@ fn request(name: &str) -> Result<libc::ifreq> {
     Ok(request)
 }
 
-/// Hands a request to the kernel.
+/// Passes a request to the kernel.
 ///
 /// # Safety
-/// What `request` points to must be what this `command` takes, and live until the call returns.
+/// `request` must point to what `command` expects, alive until the call returns.
 unsafe fn control(command: libc::c_ulong, request: &mut libc::ifreq) -> Result<()> {
     // SAFETY: no pointers are passed; the descriptor is checked before it is owned.
     let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
         return Err(std::io::Error::last_os_error()).context("open a socket");
     }
-    // SAFETY: just opened, owned by nobody else.
+    // SAFETY: just opened; nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // SAFETY: by this function's contract.
+    // SAFETY: guaranteed by the caller.
     if unsafe { libc::ioctl(socket.as_raw_fd(), command, request as *mut libc::ifreq) } < 0 {
         return Err(std::io::Error::last_os_error().into());
     }

@@ -1,5 +1,5 @@
-//! An array map as memory of ours (BPF_F_MMAPABLE, Linux 5.5): its entries are read and written without
-//! system calls, of which each entry costs 200 ns even if there are many in one.
+//! An array map in this process's memory (BPF_F_MMAPABLE, Linux 5.5). Its entries are read and written without
+//! system calls, which cost 200 ns an entry even in batches.
 use std::{
     io,
     marker::PhantomData,
@@ -15,7 +15,7 @@ use aya::{
 
 const WORD_BYTES: usize = size_of::<AtomicU64>();
 
-/// An array map whose values are whole words.
+/// An array map whose values consist of whole words.
 pub struct Mapped<V> {
     words: &'static [AtomicU64],
     value: PhantomData<V>,
@@ -24,7 +24,7 @@ pub struct Mapped<V> {
 impl<V: Pod + Default> Mapped<V> {
     const WORDS: usize = size_of::<V>() / WORD_BYTES;
 
-    /// Fails unless the map may be mapped and its values are of this type's size.
+    /// Maps an array. Fails unless it is mappable and its values have the size of this type.
     pub fn new(map: &MapData) -> Result<Self, MapError> {
         const { assert!(size_of::<V>() > 0 && size_of::<V>().is_multiple_of(WORD_BYTES)) };
         let info = map.info()?;
@@ -39,22 +39,22 @@ impl<V: Pod + Default> Mapped<V> {
         if start == libc::MAP_FAILED {
             return Err(MapError::IoError(io::Error::last_os_error()));
         }
-        // SAFETY: page-aligned memory of that many bytes, which stays until this is dropped and which the
-        // kernel's programs change only as they would change atomics.
+        // SAFETY: page-aligned memory of that many bytes, valid until this is dropped; the eBPF programs access
+        // it like atomics.
         let words = unsafe { slice::from_raw_parts(start.cast::<AtomicU64>(), bytes / WORD_BYTES) };
         Ok(Self { words, value: PhantomData })
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub fn len(&self) -> u32 {
         (self.words.len() / Self::WORDS) as u32
     }
 
-    /// One entry, None beyond the end. Each word is read at once, so as the kernel's own copying does.
+    /// Returns one entry, or None beyond the end. Each word is read atomically, as when the kernel copies a value.
     pub fn get(&self, index: u32) -> Option<V> {
         let words = self.entry(index)?;
         let mut value = V::default();
-        // SAFETY: the value's own bytes, of which any are a V, which is Pod.
+        // SAFETY: the value's own bytes; any bytes are a valid V, which is Pod.
         let bytes = unsafe { slice::from_raw_parts_mut((&raw mut value).cast::<u8>(), size_of::<V>()) };
         for (bytes, word) in bytes.as_chunks_mut::<WORD_BYTES>().0.iter_mut().zip(words) {
             *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
@@ -62,7 +62,7 @@ impl<V: Pod + Default> Mapped<V> {
         Some(value)
     }
 
-    /// Writes one entry, after all that was written before; None beyond the end.
+    /// Writes one entry, ordered after all earlier writes. Returns None beyond the end.
     pub fn set(&mut self, index: u32, value: &V) -> Option<()> {
         let words = self.entry(index)?;
         // SAFETY: the value's own bytes; V is Pod and has no padding.
@@ -81,7 +81,7 @@ impl<V: Pod + Default> Mapped<V> {
 
 impl<V> Drop for Mapped<V> {
     fn drop(&mut self) {
-        // SAFETY: what `new` mapped; nothing that `get` returned refers to it.
+        // SAFETY: the memory that `new` mapped; `get` returns copies, so nothing refers to it.
         unsafe { libc::munmap(self.words.as_ptr().cast_mut().cast(), size_of_val(self.words)) };
     }
 }

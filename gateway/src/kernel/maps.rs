@@ -1,31 +1,30 @@
-//! The pinned maps, with types.
+//! The contents of the pinned maps, with types.
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::IpAddr,
-    os::fd::{AsFd as _, AsRawFd as _},
 };
 
 use anyhow::{Context, Result};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 use gateway_common::{
     ids::TunnelId,
-    layout::{Counters, Customer, Flow, FlowKey, OutboundSpi, Settings, Source, Tunnel, Usage},
+    layout::{
+        Counters, Customer, OutboundSpi, Settings, Tunnel, Usage,
+        map_list::{self, Map},
+    },
+    outer::PeerBudgets,
     reason::{REASON_SLOTS, Reason},
+    tcp::{Flow, FlowKey},
     wheel::Expiry,
     wire::{Ipv4, Ipv6},
 };
 
-use crate::kernel::{
-    bulk::Bulk,
-    mapped::Mapped,
-    pins::{self, Pins},
-};
+use crate::kernel::{bulk::Bulk, handle, mapped::Mapped, pins::Pins};
 
-/// All maps of a gateway, opened from their pins, but for those that only programs use.
+/// A gateway's maps, opened from their pins, except those that only programs use.
 pub struct Maps {
     settings: Array<MapData, Settings>,
     tunnels: Mapped<Tunnel>,
@@ -33,7 +32,7 @@ pub struct Maps {
     customers6: HashMap<MapData, Ipv6, Customer>,
     inbound_spis: HashMap<MapData, u32, u32>,
     outbound_spis: HashMap<MapData, OutboundSpi, u32>,
-    peers: HashMap<MapData, Ipv6, Source>,
+    peers: HashMap<MapData, Ipv6, PeerBudgets>,
     flows: Flows<Ipv4>,
     flows6: Flows<Ipv6>,
     usage: Array<MapData, Usage>,
@@ -42,29 +41,29 @@ pub struct Maps {
     bulk: BulkMaps,
 }
 
-/// The maps with an entry for each customer or tunnel, once more, for many entries at a time.
+/// Second handles of the maps with an entry for each customer or tunnel, for many entries at a time.
 struct BulkMaps {
     customers: Bulk<Ipv4, Customer>,
     customers6: Bulk<Ipv6, Customer>,
     inbound_spis: Bulk<u32, u32>,
     outbound_spis: Bulk<OutboundSpi, u32>,
-    peers: Bulk<Ipv6, Source>,
+    peers: Bulk<Ipv6, PeerBudgets>,
 }
 
 type Flows<A> = HashMap<MapData, FlowKey<A>, Flow>;
 
-/// A family whose flows have a table of their own.
-pub trait Tabled: Sized {
+/// An address family, and its table of flows.
+pub trait FamilyFlowTable: Sized {
     #[doc(hidden)]
-    const TABLE: &'static str;
+    const TABLE: Map<FlowKey<Self>, Flow>;
     #[doc(hidden)]
     fn table(maps: &Maps) -> &Flows<Self>;
     #[doc(hidden)]
     fn table_mut(maps: &mut Maps) -> &mut Flows<Self>;
 }
 
-impl Tabled for Ipv4 {
-    const TABLE: &'static str = "FLOWS";
+impl FamilyFlowTable for Ipv4 {
+    const TABLE: Map<FlowKey<Self>, Flow> = map_list::FLOWS;
 
     fn table(maps: &Maps) -> &Flows<Self> {
         &maps.flows
@@ -75,8 +74,8 @@ impl Tabled for Ipv4 {
     }
 }
 
-impl Tabled for Ipv6 {
-    const TABLE: &'static str = "FLOWS6";
+impl FamilyFlowTable for Ipv6 {
+    const TABLE: Map<FlowKey<Self>, Flow> = map_list::FLOWS6;
 
     fn table(maps: &Maps) -> &Flows<Self> {
         &maps.flows6
@@ -87,50 +86,50 @@ impl Tabled for Ipv6 {
     }
 }
 
-/// What was counted for one customer on all CPUs.
+/// One customer's counters, summed over all CPUs.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Counted {
-    /// Packets passed on, by direction number.
+    /// Packets passed, by direction number.
     pub passed: [u64; 2],
-    /// Bytes of them, by direction number.
+    /// Bytes passed, by direction number.
     pub passed_bytes: [u64; 2],
-    /// ESP packets whose SPI was not known.
+    /// ESP packets of unknown SPIs.
     pub unknown_spi: u64,
     /// Flows opened.
     pub opened: u64,
-    /// Drop events not written.
+    /// Drop events that were not written.
     pub events_lost: u64,
-    /// Packets dropped, without zeros.
+    /// Packets dropped, by reason; reasons without a drop are absent.
     pub dropped: BTreeMap<Reason, u64>,
 }
 
 impl Maps {
-    /// Opens the pins of a gateway whose daemon may be dead.
+    /// Opens the pins of a gateway, whose daemon need not be running.
     pub fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
-            settings: array(pins, "SETTINGS")?,
-            tunnels: mapped(pins, "TUNNELS")?,
-            customers: hash(pins, "CUSTOMERS")?,
-            customers6: hash(pins, "CUSTOMERS6")?,
-            inbound_spis: hash(pins, "INBOUND_SPIS")?,
-            outbound_spis: hash(pins, "OUTBOUND_SPIS")?,
-            peers: hash(pins, "PEERS")?,
-            flows: hash(pins, Ipv4::TABLE)?,
-            flows6: hash(pins, Ipv6::TABLE)?,
-            usage: array(pins, "USAGE")?,
-            expiry: array(pins, "EXPIRY")?,
-            counters: PerCpuArray::try_from(open(pins, "COUNTERS")?).context("map COUNTERS")?,
+            settings: handle::array(pins, &map_list::SETTINGS)?,
+            tunnels: handle::mapped(pins, &map_list::TUNNELS)?,
+            customers: handle::hash(pins, &map_list::CUSTOMERS)?,
+            customers6: handle::hash(pins, &map_list::CUSTOMERS6)?,
+            inbound_spis: handle::hash(pins, &map_list::INBOUND_SPIS)?,
+            outbound_spis: handle::hash(pins, &map_list::OUTBOUND_SPIS)?,
+            peers: handle::hash(pins, &map_list::PEERS)?,
+            flows: handle::hash(pins, &map_list::FLOWS)?,
+            flows6: handle::hash(pins, &map_list::FLOWS6)?,
+            usage: handle::array(pins, &map_list::USAGE)?,
+            expiry: handle::array(pins, &map_list::EXPIRY)?,
+            counters: handle::per_cpu_array(pins, &map_list::COUNTERS)?,
             bulk: BulkMaps {
-                customers: bulk(pins, "CUSTOMERS")?,
-                customers6: bulk(pins, "CUSTOMERS6")?,
-                inbound_spis: bulk(pins, "INBOUND_SPIS")?,
-                outbound_spis: bulk(pins, "OUTBOUND_SPIS")?,
-                peers: bulk(pins, "PEERS")?,
+                customers: handle::bulk(pins, &map_list::CUSTOMERS)?,
+                customers6: handle::bulk(pins, &map_list::CUSTOMERS6)?,
+                inbound_spis: handle::bulk(pins, &map_list::INBOUND_SPIS)?,
+                outbound_spis: handle::bulk(pins, &map_list::OUTBOUND_SPIS)?,
+                peers: handle::bulk(pins, &map_list::PEERS)?,
             },
         })
     }
 
-    /// The gateway's settings; all zero before the first ones.
+    /// Returns the gateway's settings; all zero before the first ones are written.
     pub fn settings(&self) -> Result<Settings> {
         self.settings.get(&0, 0).context("read SETTINGS")
     }
@@ -140,34 +139,34 @@ impl Maps {
         self.settings.set(0, settings, 0).context("write SETTINGS")
     }
 
-    /// The highest tunnel id there is room for.
+    /// Returns the highest tunnel id that fits.
     pub fn tunnel_limit(&self) -> u32 {
         self.tunnels.len().saturating_sub(1)
     }
 
-    /// All tunnels there are.
+    /// Returns all tunnels.
     pub fn tunnels(&self) -> Result<BTreeMap<TunnelId, Tunnel>> {
         let ids = (1..self.tunnels.len()).filter_map(TunnelId::new);
         let all = ids.filter_map(|id| Some((id, self.tunnels.get(id.get())?)));
         Ok(all.filter(|(_, tunnel)| tunnel.customer != 0).collect())
     }
 
-    /// One tunnel; all zero if there is none.
+    /// Returns one tunnel; all zero if it does not exist.
     pub fn tunnel(&self, id: TunnelId) -> Result<Tunnel> {
-        self.tunnels.get(id.get()).with_context(|| format!("TUNNELS has no place for tunnel {id}"))
+        self.tunnels.get(id.get()).with_context(|| format!("TUNNELS has no room for tunnel {id}"))
     }
 
     /// Writes one tunnel.
     pub fn set_tunnel(&mut self, id: TunnelId, tunnel: &Tunnel) -> Result<()> {
-        self.tunnels.set(id.get(), tunnel).with_context(|| format!("TUNNELS has no place for tunnel {id}"))
+        self.tunnels.set(id.get(), tunnel).with_context(|| format!("TUNNELS has no room for tunnel {id}"))
     }
 
-    /// Writes tunnels, in this order.
+    /// Writes tunnels in this order.
     pub fn set_tunnels(&mut self, tunnels: &[(TunnelId, &Tunnel)]) -> Result<()> {
         tunnels.iter().try_for_each(|(id, tunnel)| self.set_tunnel(*id, tunnel))
     }
 
-    /// All customers by their servers' addresses.
+    /// Returns all customers by their servers' addresses.
     pub fn customers(&self) -> Result<BTreeMap<IpAddr, Customer>> {
         let v4 = self.bulk.customers.entries().context("read CUSTOMERS")?;
         let v6 = self.bulk.customers6.entries().context("read CUSTOMERS6")?;
@@ -175,7 +174,7 @@ impl Maps {
         Ok(v4.chain(v6.into_iter().map(|(server, customer)| (IpAddr::V6(server.into()), customer))).collect())
     }
 
-    /// The customer with this server, if there is one.
+    /// Returns the customer with this server, if one has it.
     pub fn customer(&self, server: IpAddr) -> Result<Option<Customer>> {
         let customer = match server {
             IpAddr::V4(server) => self.customers.get(&server.into(), 0),
@@ -184,7 +183,7 @@ impl Maps {
         match customer {
             Ok(customer) => Ok(Some(customer)),
             Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("read {server} from the customers")),
+            Err(error) => Err(error).with_context(|| format!("read the customer of server {server}")),
         }
     }
 
@@ -213,28 +212,28 @@ impl Maps {
             IpAddr::V4(server) => self.customers.insert(&server.into(), customer, 0),
             IpAddr::V6(server) => self.customers6.insert(&server.into(), customer, 0),
         }
-        .with_context(|| format!("write {server} to the customers"))
+        .with_context(|| format!("write the customer of server {server}"))
     }
 
     /// Removes one customer.
     pub fn remove_customer(&mut self, server: IpAddr) -> Result<()> {
-        gone(match server {
+        ignore_absent(match server {
             IpAddr::V4(server) => self.customers.remove(&server.into()),
             IpAddr::V6(server) => self.customers6.remove(&server.into()),
         })
-        .with_context(|| format!("remove {server} from the customers"))
+        .with_context(|| format!("remove the customer of server {server}"))
     }
 
-    /// Outer addresses of peers, IPv4 mapped into IPv6.
+    /// Returns the outer addresses of peers, IPv4 mapped into IPv6.
     pub fn peers(&self) -> Result<BTreeSet<Ipv6>> {
         let entries = self.bulk.peers.entries().context("read PEERS")?;
         Ok(entries.into_iter().map(|(peer, _)| peer).collect())
     }
 
-    /// Adds a peer with whole budgets. One that is there keeps what it has left of them.
+    /// Adds a peer with full budgets. An existing peer keeps what is left of its budgets.
     pub fn add_peer(&mut self, peer: Ipv6) -> Result<()> {
         const BPF_NOEXIST: u64 = 1;
-        match self.peers.insert(&peer, &Source::default(), BPF_NOEXIST) {
+        match self.peers.insert(&peer, &PeerBudgets::default(), BPF_NOEXIST) {
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
                 Ok(())
             }
@@ -245,15 +244,15 @@ impl Maps {
 
     /// Removes a peer.
     pub fn remove_peer(&mut self, peer: Ipv6) -> Result<()> {
-        gone(self.peers.remove(&peer)).with_context(|| format!("remove {peer:?} from PEERS"))
+        ignore_absent(self.peers.remove(&peer)).with_context(|| format!("remove {peer:?} from PEERS"))
     }
 
-    /// Inbound SPIs and the tunnels they belong to.
+    /// Returns inbound SPIs and their tunnels.
     pub fn inbound_spis(&self) -> Result<BTreeMap<u32, u32>> {
         Ok(self.bulk.inbound_spis.entries().context("read INBOUND_SPIS")?.into_iter().collect())
     }
 
-    /// Outbound SPIs and the tunnels they belong to.
+    /// Returns outbound SPIs and their tunnels.
     pub fn outbound_spis(&self) -> Result<BTreeMap<OutboundSpi, u32>> {
         Ok(self.bulk.outbound_spis.entries().context("read OUTBOUND_SPIS")?.into_iter().collect())
     }
@@ -270,69 +269,74 @@ impl Maps {
         self.bulk.outbound_spis.update(&keys, &values).context("write OUTBOUND_SPIS")
     }
 
-    /// Writes or, for None, removes an inbound SPI.
+    /// Writes an inbound SPI, or removes it if `tunnel` is None.
     pub fn set_inbound_spi(&mut self, spi: u32, tunnel: Option<TunnelId>) -> Result<()> {
         match tunnel {
             Some(tunnel) => self.inbound_spis.insert(&spi, &tunnel.get(), 0),
-            None => gone(self.inbound_spis.remove(&spi)),
+            None => ignore_absent(self.inbound_spis.remove(&spi)),
         }
         .with_context(|| format!("write SPI {spi:08x} to INBOUND_SPIS"))
     }
 
-    /// Writes or, for None, removes an outbound SPI.
+    /// Writes an outbound SPI, or removes it if `tunnel` is None.
     pub fn set_outbound_spi(&mut self, spi: OutboundSpi, tunnel: Option<TunnelId>) -> Result<()> {
         match tunnel {
             Some(tunnel) => self.outbound_spis.insert(&spi, &tunnel.get(), 0),
-            None => gone(self.outbound_spis.remove(&spi)),
+            None => ignore_absent(self.outbound_spis.remove(&spi)),
         }
         .with_context(|| format!("write SPI {:08x} to OUTBOUND_SPIS", spi.spi))
     }
 
-    /// Runs through the flows of a family. The table changes meanwhile: one may be missed or come twice.
-    pub fn flows<A: Tabled>(&self) -> impl Iterator<Item = Result<(FlowKey<A>, Flow)>> + '_
+    /// Iterates over the flows of a family. The table changes meanwhile: a flow may be missed or returned twice.
+    pub fn flows<A: FamilyFlowTable>(&self) -> impl Iterator<Item = Result<(FlowKey<A>, Flow)>> + '_
     where
         FlowKey<A>: Pod,
     {
-        A::table(self).iter().map(|entry| entry.with_context(|| format!("read {}", A::TABLE)))
+        A::table(self)
+            .iter()
+            .map(|entry| entry.with_context(|| format!("read {}", A::TABLE.description.name)))
     }
 
-    /// Removes one flow; for tests: its node stays in the timing wheel.
-    pub fn remove_flow<A: Tabled>(&mut self, key: &FlowKey<A>) -> Result<()>
+    /// Removes one flow. For tests: its node stays in the timing wheel.
+    pub fn remove_flow<A: FamilyFlowTable>(&mut self, key: &FlowKey<A>) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
-        gone(A::table_mut(self).remove(key)).with_context(|| format!("remove a flow from {}", A::TABLE))
+        ignore_absent(A::table_mut(self).remove(key))
+            .with_context(|| format!("remove a flow from {}", A::TABLE.description.name))
     }
 
-    /// Writes one flow; for tests: the timing wheel does not know of it.
-    pub fn set_flow<A: Tabled>(&mut self, key: &FlowKey<A>, flow: &Flow) -> Result<()>
+    /// Writes one flow. For tests: it gets no node in the timing wheel.
+    pub fn set_flow<A: FamilyFlowTable>(&mut self, key: &FlowKey<A>, flow: &Flow) -> Result<()>
     where
         FlowKey<A>: Pod,
     {
-        A::table_mut(self).insert(key, flow, 0).with_context(|| format!("write a flow to {}", A::TABLE))
+        A::table_mut(self)
+            .insert(key, flow, 0)
+            .with_context(|| format!("write a flow to {}", A::TABLE.description.name))
     }
 
-    /// What a customer has taken of its quota.
+    /// Returns what a customer has taken of its quota.
     pub fn usage(&self, customer: u32) -> Result<Usage> {
         self.usage.get(&customer, 0).context("read USAGE")
     }
 
-    /// Writes what a customer has taken; for tests.
+    /// Writes what a customer has taken of its quota. For tests.
     pub fn set_usage(&mut self, customer: u32, usage: &Usage) -> Result<()> {
         self.usage.set(customer, usage, 0).context("write USAGE")
     }
 
-    /// How the removal of flows that have ended goes.
+    /// Returns the state of the timing wheel.
     pub fn expiry(&self) -> Result<Expiry> {
         self.expiry.get(&0, 0).context("read EXPIRY")
     }
 
-    /// The highest customer id there is room for.
+    /// Returns the highest customer id that fits.
     pub fn customer_limit(&self) -> u32 {
         self.counters.len().saturating_sub(1)
     }
 
-    /// What was counted for a customer; number 0 is for packets that are nobody's.
+    /// Returns a customer's counters; customer 0 counts packets of no known customer.
     pub fn counted(&self, customer: u32) -> Result<Counted> {
         let cpus = self.counters.get(&customer, 0).context("read COUNTERS")?;
         let mut sum = Counted::default();
@@ -358,60 +362,24 @@ impl Maps {
     }
 }
 
-/// The ring of drop events.
+/// Opens the ring buffer of drop events.
 pub fn events(pins: &Pins) -> Result<RingBuf<MapData>> {
-    RingBuf::try_from(open(pins, "EVENTS")?).context("map EVENTS")
+    handle::ring_buffer(pins, &map_list::EVENTS)
 }
 
-/// How many entries a pinned map has room for; None if there is no such pin.
-pub fn pinned_size(pins: &Pins, name: &str) -> Option<u32> {
-    let map = MapData::from_pin(pins.map(name)).ok()?;
+/// Returns how many entries a pinned map has room for, or None if it is not pinned.
+pub fn pinned_size<K, V>(pins: &Pins, map: &Map<K, V>) -> Option<u32> {
+    let map = MapData::from_pin(pins.map(map.description.name)).ok()?;
     Some(map.info().ok()?.max_entries())
 }
 
-/// Bytes of kernel memory that all pinned maps take, as the kernel counts them.
+/// Returns the bytes of kernel memory that all pinned maps take, by the kernel's account.
 pub fn memory_bytes(pins: &Pins) -> Result<u64> {
-    let mut sum = 0;
-    for name in pins::MAPS {
-        let path = pins.map(name);
-        let map = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
-        let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
-        let info = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:"));
-        sum += bytes.and_then(|bytes| bytes.trim().parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(sum)
+    map_list::pinned().map(|map| handle::memory_bytes(pins, map.name)).sum()
 }
 
-fn open(pins: &Pins, name: &str) -> Result<Map> {
-    let path = pins.map(name);
-    let data = MapData::from_pin(&path)
-        .with_context(|| format!("open {} (is the gateway attached, and is this root?)", path.display()))?;
-    Map::from_map_data(data).with_context(|| format!("map {name}"))
-}
-
-fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
-    Array::try_from(open(pins, name)?).with_context(|| format!("map {name}"))
-}
-
-fn mapped<V: Pod + Default>(pins: &Pins, name: &str) -> Result<Mapped<V>> {
-    let path = pins.map(name);
-    let map = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
-    Mapped::new(&map).with_context(|| format!("map {name}"))
-}
-
-fn bulk<K: Pod + Default, V: Pod + Default>(pins: &Pins, name: &str) -> Result<Bulk<K, V>> {
-    let path = pins.map(name);
-    let map = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
-    Bulk::new(map).with_context(|| format!("map {name}"))
-}
-
-fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, K, V>> {
-    HashMap::try_from(open(pins, name)?).with_context(|| format!("map {name}"))
-}
-
-/// What is not there need not be removed.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+/// Treats the removal of an absent entry as success.
+fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

@@ -1,6 +1,7 @@
-//! The kernel's side: programs, links, maps, pins, interfaces.
-mod bulk;
+//! The kernel's side: programs, links, maps, pins, interfaces, routes.
+pub mod bulk;
 pub mod clock;
+mod handle;
 pub mod interface;
 mod mapped;
 pub mod maps;

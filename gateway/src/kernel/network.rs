@@ -1,5 +1,4 @@
-//! What the kernel tells over rtnetlink: that something changed, and how large packets to a peer
-//! may be.
+//! rtnetlink: notices of changed interfaces and addresses, and the path MTU to a peer.
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
@@ -19,17 +18,17 @@ use tokio::{
 };
 use tracing::warn;
 
-/// What tells that an interface or an address changed.
+/// Multicast groups that announce changes of interfaces and addresses.
 const GROUPS: [MulticastGroup; 3] =
     [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-/// How long to wait before connecting again.
+/// Delay before a lost socket is reopened.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
-/// How long the kernel may take to answer, which it does at once.
+/// Limit on the kernel's answer, which normally comes at once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-/// How long an answer about a path holds.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Age at which an answer about a path is refreshed.
+const REFRESH_AFTER: Duration = Duration::from_secs(5);
 
-/// Connections to the kernel, in the network namespace of the thread that made them.
+/// Route sockets, in the network namespace of the thread that opened them.
 pub struct Network {
     routes: Handle,
     changes: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
@@ -37,46 +36,48 @@ pub struct Network {
 }
 
 impl Network {
-    /// Connects. Must be called in a tokio runtime.
+    /// Opens the sockets. Must be called in a tokio runtime.
     pub fn open() -> Result<Self> {
         let (asking, routes, _) = new_connection().context("open a route socket")?;
         let (listening, _, changes) =
-            new_multicast_connection(&GROUPS).context("listen to changes of interfaces")?;
+            new_multicast_connection(&GROUPS).context("listen for changes of interfaces")?;
         Ok(Self { routes, changes, tasks: [tokio::spawn(asking), tokio::spawn(listening)] })
     }
 
-    /// Waits until an interface or an address changed, or may have: when the kernel had more to tell
-    /// than the socket holds, it is opened again. Safe to cancel.
+    /// Waits until an interface or an address may have changed. When the socket overflowed and closed, reopens
+    /// it and returns, as changes may have been missed. Safe to cancel.
     pub async fn changed(&mut self) {
         if self.changes.next().await.is_none() {
             sleep(REOPEN_AFTER).await;
             match Self::open() {
                 Ok(network) => *self = network,
-                Err(error) => warn!("changes of interfaces are seen late: {error:#}"),
+                Err(error) => {
+                    warn!("cannot listen for changes of interfaces, they will be noticed late: {error:#}")
+                }
             }
             return;
         }
-        // Whatever came meanwhile is the same change.
+        // Treat everything received meanwhile as the same change.
         while self.changes.try_recv().is_ok() {}
     }
 
-    /// The largest packet on the way to a peer, in bytes, as the kernel has learnt it (RFC 1191, RFC
-    /// 8201) or as its route says; None if neither, or without a route.
+    /// Returns the path MTU to a peer in bytes, as learnt by the kernel (RFC 1191, RFC 8201) or as set on the
+    /// route; None if neither is known or no route exists.
     pub async fn path_mtu(&self, peer: IpAddr) -> Option<u32> {
-        let mut answers = Box::pin(self.routes.route().get(question(peer)).execute());
+        let mut answers = Box::pin(self.routes.route().get(request(peer)).execute());
         let answer = timeout(ANSWER_WITHIN, answers.try_next()).await.ok()?.ok()??;
         path_mtu(&answer)
     }
 }
 
-/// What the kernel knows of paths to peers, asked now and then.
+/// A cache of the kernel's path MTUs to peers.
 #[derive(Default)]
 pub struct Paths {
     known: BTreeMap<IpAddr, (Instant, Option<u32>)>,
 }
 
 impl Paths {
-    /// The path MTUs that the kernel has learnt, in bytes.
+    /// Returns the path MTUs of peers that have one, in bytes; refreshes old answers and forgets other peers.
     pub async fn learn(
         &mut self,
         network: &Network,
@@ -85,7 +86,7 @@ impl Paths {
         let before = std::mem::take(&mut self.known);
         let now = Instant::now();
         for peer in peers {
-            let known = before.get(&peer).filter(|(asked, _)| now - *asked < LOOK_AGAIN_AFTER);
+            let known = before.get(&peer).filter(|(asked, _)| now - *asked < REFRESH_AFTER);
             let known = match known {
                 Some(known) => *known,
                 None => (now, network.path_mtu(peer).await),
@@ -102,15 +103,15 @@ impl Drop for Network {
     }
 }
 
-/// What `ip route get PEER` asks.
-fn question(peer: IpAddr) -> RouteMessage {
-    let mut question = RouteMessage::default();
-    (question.header.address_family, question.header.destination_prefix_length) = match peer {
+/// Returns the request of `ip route get PEER`.
+fn request(peer: IpAddr) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    (request.header.address_family, request.header.destination_prefix_length) = match peer {
         IpAddr::V4(_) => (AddressFamily::Inet, 32),
         IpAddr::V6(_) => (AddressFamily::Inet6, 128),
     };
-    question.attributes.push(RouteAttribute::Destination(peer.into()));
-    question
+    request.attributes.push(RouteAttribute::Destination(peer.into()));
+    request
 }
 
 fn path_mtu(answer: &RouteMessage) -> Option<u32> {

@@ -1,20 +1,21 @@
-//! Rules that concern several files.
+//! Checks of rules that span several policy files.
 use std::collections::BTreeMap;
 
 use super::document::{CustomerDocument, GatewayDocument};
 use super::fault::{Fault, Invalid};
+use super::limits::Limits;
+use super::names::CustomerName;
 use super::prefix::{family, is_v4, overlap};
-use super::{CustomerName, Limits};
 
-/// Documents that cannot all be in force.
+/// A fault in the combination of several documents.
 pub(super) struct Conflict {
-    /// The customers of which at least one has to yield.
+    /// The customers involved; at least one of them has to be left out.
     pub parties: Vec<CustomerName>,
     pub fault: Fault,
 }
 
-/// All conflicts. Of two documents in conflict the later in order gets the fault; customers beyond
-/// a limit are the last in order.
+/// Returns all conflicts. If two documents conflict, the later one gets the fault. If a limit is exceeded, the
+/// last customers are the ones beyond it.
 pub(super) fn conflicts(gateway: &GatewayDocument, customers: &[&CustomerDocument]) -> Vec<Conflict> {
     let mut conflicts = Vec::new();
     for customer in customers {
@@ -23,7 +24,7 @@ pub(super) fn conflicts(gateway: &GatewayDocument, customers: &[&CustomerDocumen
     }
     check_servers_differ(customers, &mut conflicts);
     check_identities_differ(gateway, customers, &mut conflicts);
-    // Limits that could not be read say nothing.
+    // Without readable limits there is nothing to check.
     if let Some(limits) = gateway.value.as_ref().map(|value| value.limits) {
         check_limits(gateway, limits, customers, &mut conflicts);
     }
@@ -31,8 +32,8 @@ pub(super) fn conflicts(gateway: &GatewayDocument, customers: &[&CustomerDocumen
 }
 
 fn check_server(gateway: &GatewayDocument, customer: &CustomerDocument, conflicts: &mut Vec<Conflict>) {
-    // A prefix that could not be read may have held any server.
-    if !gateway.cloud_lan.whole {
+    // An unreadable prefix might contain any server.
+    if !gateway.cloud_lan.complete {
         return;
     }
     let all: Vec<String> = gateway.cloud_lan.iter().map(|prefix| format!("`{prefix}`")).collect();
@@ -42,7 +43,7 @@ fn check_server(gateway: &GatewayDocument, customer: &CustomerDocument, conflict
         let cloud_lan = gateway.cloud_lan.iter().find(|prefix| prefix.contains(address));
         let message = match cloud_lan {
             None => format!("the server `{address}` is outside the cloud LAN {all}"),
-            // In IPv6 that of all routers (RFC 4291 section 2.6.1).
+            // In IPv6 this is the subnet-router anycast address (RFC 4291, 2.6.1).
             Some(prefix) if *address == prefix.network() => {
                 format!("the server `{address}` is the network address of the cloud LAN `{prefix}`")
             }
@@ -65,7 +66,7 @@ fn check_lans(gateway: &GatewayDocument, customer: &CustomerDocument, conflicts:
         let overlapped = gateway.cloud_lan.iter().find(|cloud_lan| overlap(cloud_lan, lan.get_ref()));
         if let Some(cloud_lan) = overlapped {
             let message = format!("`{}` overlaps the cloud LAN `{cloud_lan}`", lan.get_ref());
-            let invalid = Invalid::new(message, "the prefix of a LAN that is the customer's own");
+            let invalid = Invalid::new(message, "a prefix of the customer's own LAN");
             let fault = customer.source.fault_at(lan.span(), invalid);
             conflicts.push(Conflict { parties: vec![customer.name.clone()], fault });
         }
@@ -82,7 +83,7 @@ fn check_servers_differ(customers: &[&CustomerDocument], conflicts: &mut Vec<Con
             owners.insert(server.get_ref(), (&customer.name, customer.source.place(server.span())));
             continue;
         };
-        // Twice in one file is that file's own fault, and reported there.
+        // The check of the file itself reports a repetition within one file.
         if *owner == &customer.name {
             continue;
         }
@@ -109,12 +110,12 @@ fn check_identities_differ(
                 owners.insert(identity.get_ref(), (Some(&customer.name), place));
                 continue;
             };
-            let whose = match owner {
-                None => "the gateway's".to_owned(),
-                Some(owner) => format!("that of another site, of customer `{owner}`"),
+            let holder = match owner {
+                None => "the gateway".to_owned(),
+                Some(owner) => format!("another site, of customer `{owner}`"),
             };
-            let message = format!("the identity `{}` is {whose}, see {place}", identity.get_ref());
-            let invalid = Invalid::new(message, "an identity that no other site has, nor the gateway");
+            let message = format!("the identity `{}` belongs to {holder}, see {place}", identity.get_ref());
+            let invalid = Invalid::new(message, "an identity that neither another site nor the gateway has");
             let fault = customer.source.fault_at(identity.span(), invalid);
             let parties = owner.iter().map(|owner| (*owner).clone()).chain([customer.name.clone()]).collect();
             conflicts.push(Conflict { parties, fault });
@@ -142,44 +143,45 @@ fn check_limits(
         let count: u64 = each.iter().sum();
         let message = format!("{count} {key} in the customers' files, but [limits] {key} is {limit}");
         let invalid = Invalid::new(message, format!("`{key} = {count}` or more, or fewer {key}"));
-        conflicts.extend(beyond(gateway, written.as_ref(), limit, customers, &each, invalid));
+        conflicts.extend(over_limit(gateway, written.as_ref(), limit, customers, &each, invalid));
     }
-    // With more customers than there is to be room for, their default shares are too large by right.
+    // With too many customers, the default quotas exceed the table anyway.
     if customers.len() as u64 <= u64::from(limits.customers) {
         check_quotas(gateway, limits, customers, conflicts);
     }
 }
 
-/// The customers' flows of both families together count as one number, and any of them may be of any
-/// family in which the customer has a server.
+/// Checks that each flow table holds the quotas of all customers with a server of its family. A quota
+/// covers both families together, so either family alone may use all of it.
 fn check_quotas(
     gateway: &GatewayDocument,
     limits: Limits,
     customers: &[&CustomerDocument],
     conflicts: &mut Vec<Conflict>,
 ) {
-    let has = |customer: &CustomerDocument, v4| customer.server.iter().any(|a| a.is_ipv4() == v4);
-    let flows6 = limits.flows6(customers.iter().any(|customer| has(customer, false)));
+    let has_server = |customer: &CustomerDocument, v4| customer.server.iter().any(|a| a.is_ipv4() == v4);
+    let flows6 = limits.flows6(customers.iter().any(|customer| has_server(customer, false)));
     let tables = [
         ("flows", true, &gateway.limits.flows, limits.flows),
         ("flows6", false, &gateway.limits.flows6, flows6),
     ];
     for (key, v4, written, limit) in tables {
-        let with: Vec<&CustomerDocument> = customers.iter().copied().filter(|c| has(c, v4)).collect();
-        let each: Vec<u64> = with.iter().map(|c| u64::from(c.quota.flows(&limits))).collect();
+        let sharing: Vec<&CustomerDocument> =
+            customers.iter().copied().filter(|c| has_server(c, v4)).collect();
+        let each: Vec<u64> = sharing.iter().map(|c| u64::from(c.quota.flows(&limits))).collect();
         let sum: u64 = each.iter().sum();
         let message = format!(
-            "quotas of {sum} {} flows together ({}), but [limits] {key} is {limit}",
+            "quotas sum to {sum} {} flows ({}), but [limits] {key} is {limit}",
             family(v4),
-            described(&with, &each)
+            describe_quotas(&sharing, &each)
         );
         let invalid = Invalid::new(message, format!("`{key} = {sum}` or more, or lower `max_flows`"));
-        conflicts.extend(beyond(gateway, written.as_ref(), limit, &with, &each, invalid));
+        conflicts.extend(over_limit(gateway, written.as_ref(), limit, &sharing, &each, invalid));
     }
 }
 
-/// `acme 50000, globex 20000, 3 others 4096 each`
-fn described(customers: &[&CustomerDocument], quotas: &[u64]) -> String {
+/// Returns text such as `acme 50000, globex 20000, 3 others 4096 each`.
+fn describe_quotas(customers: &[&CustomerDocument], quotas: &[u64]) -> String {
     const MAX_NAMES: usize = 8;
     let (explicit, others): (Vec<_>, Vec<_>) =
         customers.iter().zip(quotas).partition(|(customer, _)| customer.quota.max_flows.is_some());
@@ -199,8 +201,8 @@ fn described(customers: &[&CustomerDocument], quotas: &[u64]) -> String {
     parts.join(", ")
 }
 
-/// The conflict there is if what the customers have together is more than a limit.
-fn beyond(
+/// Returns a conflict if the customers' counts `each` sum to more than `limit`.
+fn over_limit(
     gateway: &GatewayDocument,
     written: Option<&toml::Spanned<u32>>,
     limit: u32,

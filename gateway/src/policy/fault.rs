@@ -1,23 +1,24 @@
-//! What is wrong in a policy, where, and what was expected, printed as a compiler would.
+//! Faults in policy files: position, message and expected value, printed as a compiler prints them.
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Faults of one file that are kept; a file with more is beyond line-by-line repair.
+/// Faults reported per file. A file with more needs more than line-by-line repair.
 const MAX_FAULTS_PER_FILE: usize = 64;
-/// Characters of a source line that are printed, and of a value in a message.
+/// Characters printed of a source line.
 const MAX_EXCERPT: usize = 100;
+/// Characters printed of a value in a message.
 const MAX_QUOTE: usize = 64;
 
-/// Why a value was refused, without its place.
+/// A rejected value, without its position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}; expected {expected}")]
 pub struct Invalid {
-    /// What is wrong.
+    /// The fault.
     pub message: String,
-    /// What would be right.
+    /// A description of valid values.
     pub expected: String,
 }
 
@@ -27,7 +28,7 @@ impl Invalid {
     }
 }
 
-/// A place in a file, both counted from 1, the column in characters.
+/// A position in a file. Line and column count from 1, the column in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// Line.
@@ -36,27 +37,27 @@ pub struct Position {
     pub column: usize,
 }
 
-/// One thing that is wrong in a policy.
+/// One fault in a policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
-    /// The file, under the directory's name as the caller gave it.
+    /// The file, below the directory as the caller named it.
     pub file: PathBuf,
-    /// `None`: the fault is in the file as a whole.
+    /// The fault's position; `None` if it concerns the file as a whole.
     pub position: Option<Position>,
-    /// What is wrong.
+    /// The fault.
     pub message: String,
-    /// What would be right.
+    /// A description of valid values.
     pub expected: String,
     excerpt: Option<Excerpt>,
 }
 
-/// The piece of the source line that is printed below the message.
+/// The part of the source line that is printed below the message.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Excerpt {
     text: String,
-    /// Characters before the marked ones.
+    /// Characters before the mark.
     indent: usize,
-    /// How many are marked, at least 1.
+    /// Characters marked, at least 1.
     width: usize,
 }
 
@@ -76,28 +77,28 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Faults in order of file and position, each once.
+/// A set of faults, ordered by file and position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults(BTreeSet<Fault>);
 
 impl Faults {
-    /// No fault.
+    /// Returns true if there is no fault.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many.
+    /// Returns the number of faults.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// In order of file and position.
+    /// Iterates in order of file and position.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.0.iter()
     }
 
-    /// Whether some fault is in this file.
-    pub fn concern(&self, file: &Path) -> bool {
+    /// Returns true if any fault is in this file.
+    pub fn has_fault_in(&self, file: &Path) -> bool {
         self.0.iter().any(|fault| fault.file == file)
     }
 
@@ -126,16 +127,16 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// A policy file and its text.
+/// A policy file with its text.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub path: PathBuf,
-    /// `None`: not this text is meant but the last good version, which is no longer on disk.
+    /// `None` for the last good version, whose text is no longer on disk.
     pub text: Option<Arc<str>>,
 }
 
 impl Source {
-    /// A fault in the file as a whole.
+    /// Returns a fault of the file as a whole.
     pub fn fault(&self, message: impl Into<String>, expected: impl Into<String>) -> Fault {
         Fault {
             file: self.path.clone(),
@@ -146,7 +147,7 @@ impl Source {
         }
     }
 
-    /// A fault in the bytes `span` of the text.
+    /// Returns a fault at the bytes `span` of the text.
     pub fn fault_at(&self, span: Range<usize>, invalid: Invalid) -> Fault {
         let fault = self.fault(invalid.message, invalid.expected);
         let Some(text) = &self.text else { return fault };
@@ -154,7 +155,7 @@ impl Source {
         Fault { position: Some(position), excerpt: Some(excerpt), ..fault }
     }
 
-    /// `file:line:column`, or what stands for it, to point to from another fault.
+    /// Returns `file:line:column`, or a substitute if the text is gone, for a reference from another fault.
     pub fn place(&self, span: Range<usize>) -> String {
         let path = printable(&self.path.display().to_string());
         match &self.text {
@@ -167,7 +168,7 @@ impl Source {
     }
 }
 
-/// Keeps the first faults of one file and says how many more there are.
+/// Keeps the first faults of one file and adds one that counts the rest.
 pub(super) fn bounded(source: &Source, mut faults: Vec<Fault>) -> Vec<Fault> {
     faults.sort();
     faults.dedup();
@@ -182,14 +183,14 @@ pub(super) fn bounded(source: &Source, mut faults: Vec<Fault>) -> Vec<Fault> {
     faults
 }
 
-/// A value as it may be shown in a message: bounded, and harmless to a terminal.
+/// Quotes a value for a message: shortened, and harmless to a terminal.
 pub(super) fn quote(value: &str) -> String {
     let shown: String = value.chars().take(MAX_QUOTE).collect();
     let dots = if shown.len() < value.len() { "…" } else { "" };
     format!("`{}{dots}`", printable(&shown))
 }
 
-/// Without the control characters that could steer the terminal or forge a log line.
+/// Replaces control characters, which could drive the terminal or forge a log line.
 fn printable(text: &str) -> String {
     let visible = |c: char| match c {
         '\t' => ' ',
@@ -203,6 +204,7 @@ fn printable(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
+/// Returns the position of `span` and the excerpt to print for it.
 fn locate(text: &str, span: Range<usize>) -> (Position, Excerpt) {
     let start = text.floor_char_boundary(span.start);
     let end = text.floor_char_boundary(span.end).max(start);
@@ -211,7 +213,7 @@ fn locate(text: &str, span: Range<usize>) -> (Position, Excerpt) {
     let before = text[line_start..start].chars().count();
     let marked = text[start..end.min(line_end).max(start)].chars().count();
     let position = Position { line: text[..line_start].matches('\n').count() + 1, column: before + 1 };
-    // A long line is shown from a little before the mark.
+    // Show a long line from shortly before the mark.
     let skip = if before > MAX_EXCERPT / 2 { before - MAX_EXCERPT / 4 } else { 0 };
     let shown: String = text[line_start..line_end].chars().skip(skip).take(MAX_EXCERPT).collect();
     let indent = before - skip;

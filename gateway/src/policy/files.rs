@@ -6,29 +6,30 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::customer::Customer;
 use super::document::{CustomerDocument, GatewayDocument};
 use super::fault::{Fault, Invalid, Source};
-use super::{Customer, CustomerName};
+use super::names::CustomerName;
 
-/// The largest policy file, in bytes.
+/// Largest policy file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The directory's files, read.
+/// The documents of a policy directory.
 pub(super) struct Files {
     dir: PathBuf,
     pub gateway_path: PathBuf,
     pub gateway: Option<GatewayDocument>,
-    /// Those that could be read.
+    /// The customers' files that could be read.
     pub customers: BTreeMap<CustomerName, CustomerDocument>,
-    /// Those that have a file, even one that could not be read.
+    /// The customers that have a file, readable or not.
     pub present: BTreeSet<CustomerName>,
-    /// Whether `customers/` could not be listed, so that nothing says which customers are gone.
+    /// True if `customers/` could not be listed, so that removed customers are unknown.
     pub unlisted: bool,
     pub faults: Vec<Fault>,
 }
 
 impl Files {
-    /// Reads all of them, whatever is wrong with any.
+    /// Reads every file, whatever faults the others have.
     pub fn read(dir: &Path) -> Self {
         let mut files = Self {
             dir: dir.to_owned(),
@@ -48,7 +49,8 @@ impl Files {
         if let Ok(others) = toml_files(&self.dir) {
             for path in others.into_iter().filter(|path| *path != self.gateway_path) {
                 let expected = "gateway.toml here, and customers' files in customers/";
-                self.faults.push(Source { path, text: None }.fault("this file is not read", expected));
+                self.faults
+                    .push(Source { path, text: None }.fault("gatewayd does not read this file", expected));
             }
         }
         match read_text(&self.gateway_path) {
@@ -66,7 +68,7 @@ impl Files {
         let paths = match toml_files(&dir) {
             Ok(paths) => paths,
             Err(error) => {
-                let fault = format!("the directory cannot be read: {error}");
+                let fault = format!("cannot read the directory: {error}");
                 self.faults.push(
                     Source { path: dir, text: None }
                         .fault(fault, "a directory with a file for each customer"),
@@ -85,7 +87,7 @@ impl Files {
         let name = match stem.parse::<CustomerName>() {
             Ok(name) => name,
             Err(invalid) => {
-                let expected = format!("a file name of {}, and `.toml`", invalid.expected);
+                let expected = format!("a file name of {}, followed by `.toml`", invalid.expected);
                 self.faults.push(Source { path, text: None }.fault(invalid.message, expected));
                 return;
             }
@@ -101,20 +103,20 @@ impl Files {
         }
     }
 
-    /// Whether `customer` is what the file says.
-    pub fn agree(&self, name: &CustomerName, customer: Option<&Customer>) -> bool {
+    /// Returns true if `customer` equals the file's content.
+    pub fn matches(&self, name: &CustomerName, customer: Option<&Customer>) -> bool {
         let document = self.customers.get(name);
         customer.is_some_and(|customer| document.and_then(|read| read.value.as_ref()) == Some(customer))
     }
 
-    /// Where the customer's file is, or would be.
+    /// Returns the path of the customer's file, whether or not it exists.
     pub fn customer_path(&self, name: &CustomerName) -> PathBuf {
         self.dir.join("customers").join(format!("{name}.toml"))
     }
 }
 
-/// Paths of a directory's `*.toml` in order of name. Hidden files are left out: editors' locks and
-/// swap files among them. Backups do not end in `.toml`.
+/// Returns the paths of a directory's `*.toml` files in order of name. Hidden files, such as editors'
+/// locks and swap files, are ignored; backups do not end in `.toml`.
 fn toml_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -132,7 +134,7 @@ fn read_text(path: &Path) -> Result<Source, Box<Fault>> {
     let source = Source { path: path.to_owned(), text: None };
     let expected = "a policy file that gatewayd may read";
     let cannot =
-        |error: std::io::Error| Box::new(source.fault(format!("the file cannot be read: {error}"), expected));
+        |error: std::io::Error| Box::new(source.fault(format!("cannot read the file: {error}"), expected));
     // Opening a FIFO or a terminal must not block.
     let file: File =
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(cannot)?;
@@ -152,7 +154,7 @@ fn read_text(path: &Path) -> Result<Source, Box<Fault>> {
             let valid = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
             let source = Source { text: Some(text.into()), ..source };
-            let invalid = Invalid::new("the file is not UTF-8 from here on", "a text file in UTF-8");
+            let invalid = Invalid::new("the file is not UTF-8 beyond this point", "a text file in UTF-8");
             Err(source.fault_at(valid..valid, invalid).into())
         }
     }

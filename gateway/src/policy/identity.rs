@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use super::fault::{Invalid, quote};
 use super::names::text;
 
-/// RFC 1035, 2.3.4, as text without the root's dot.
+/// Longest name as text without the root's dot (RFC 1035, 2.3.4).
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
-/// Whom a certificate speaks for: a fully qualified domain name in lower case, which must be a
-/// subject alternative name of the certificate.
+/// An IKE identity: a fully qualified domain name in lower case that must be a subject alternative name
+/// of the peer's certificate.
 ///
-/// strongSwan guesses an identity's type from its text (identification.c): `%any`, `*` and
-/// addresses of zeros match anybody, `=` makes a distinguished name, `@`, `#` and `type:` set the
-/// type, digits and dots are an address. None of that fits letters, digits, hyphens and dots with
-/// a letter in the last label, so what is written here means one peer and no other.
+/// strongSwan guesses an identity's type from its text (identification.c): `%any`, `*` and all-zero
+/// addresses match any peer, `=` makes a distinguished name, `@`, `#` and `type:` set the type, and
+/// digits with dots are an address. Letters, digits, hyphens and dots with a letter in the last label
+/// exclude all of these, so an identity names exactly one peer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Identity(String);
@@ -39,7 +39,10 @@ impl FromStr for Identity {
         } else if let Some(c) = name.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-' | '.')) {
             format!("the identity {shown} contains {c:?}, and an identity must name exactly one peer")
         } else if !name.split('.').all(is_label) {
-            format!("the identity {shown} has an empty or too long label, or one with a `-` at its end")
+            format!(
+                "the identity {shown} has a label that is empty, longer than 63 characters, or begins or ends \
+                 with `-`"
+            )
         } else if !name.contains('.') {
             format!("the identity {shown} is not fully qualified")
         } else if !name.rsplit('.').next().is_some_and(|top| top.contains(|c: char| c.is_ascii_lowercase())) {

@@ -1,4 +1,4 @@
-//! Reads TOML tables key by key. Unlike a derived deserializer it does not stop at the first fault.
+//! Reads TOML tables key by key. Unlike a derived deserializer, it does not stop at the first fault.
 use std::ops::{Range, RangeInclusive};
 
 use toml::Spanned;
@@ -6,46 +6,46 @@ use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, Invalid, Source, quote};
 
-/// Edits between an unknown key and the one that is offered instead.
+/// Largest edit distance between an unknown key and the suggested one.
 const MAX_TYPO: usize = 2;
-/// The TOML parser's message for the one error that leaves nothing unread.
+/// The TOML parser's message for the only error after which the rest of the file is still read.
 const DUPLICATE_KEY: &str = "duplicate key";
 
-/// Collects the faults of one file while its values are taken out.
+/// Reads the values of one file and collects its faults.
 pub(super) struct Reader<'s> {
     pub source: &'s Source,
     pub faults: Vec<Fault>,
-    /// Whether the file is TOML, duplicate keys aside.
+    /// True if the file is TOML, duplicate keys aside.
     readable: bool,
 }
 
-/// A table, and what it is called in messages.
+/// A table with its name in messages.
 #[derive(Clone)]
 pub(super) struct Table<'t> {
     keys: &'t DeTable<'t>,
-    /// `None`: the whole file.
+    /// The table's bytes in the file; `None` for the top level.
     span: Option<Range<usize>>,
     name: &'static str,
 }
 
-/// A value with its bytes in the file.
+/// A value with its position in the file.
 pub(super) type Value<'t> = &'t Spanned<DeValue<'t>>;
 
 impl<'s> Reader<'s> {
-    /// A reader for the file's text.
+    /// Creates a reader for the file's text.
     pub fn new(source: &'s Source) -> Self {
         Self { source, faults: Vec::new(), readable: true }
     }
 
-    /// Reports a fault at these bytes.
+    /// Reports a fault at these bytes of the file.
     pub fn fault(&mut self, span: Range<usize>, invalid: Invalid) {
         if self.readable {
             self.faults.push(self.source.fault_at(span, invalid));
         }
     }
 
-    /// The whole file. One that is not TOML is empty and has no further faults: what could be made
-    /// of it would be guesses.
+    /// Parses the whole file. A file that is not TOML reads as empty, and no further fault of it is
+    /// reported: it would be a guess.
     pub fn parse<'t>(&mut self, text: &'t str) -> Spanned<DeTable<'t>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let mut readable = true;
@@ -62,14 +62,14 @@ impl<'s> Reader<'s> {
         if readable { root } else { Spanned::new(0..0, DeTable::new()) }
     }
 
-    /// The file's top level.
+    /// Returns the file's top level and reports unknown keys in it.
     pub fn root<'t>(&mut self, root: &'t Spanned<DeTable<'t>>, known: &[&str]) -> Table<'t> {
         let table = Table { keys: root.get_ref(), span: None, name: "this file" };
         self.check_keys(&table, known);
         table
     }
 
-    /// A value that must be a table.
+    /// Reads a table and reports unknown keys in it.
     pub fn table<'t>(&mut self, value: Value<'t>, name: &'static str, known: &[&str]) -> Option<Table<'t>> {
         let DeValue::Table(keys) = value.get_ref() else {
             self.wrong_type(value, "a table");
@@ -80,7 +80,7 @@ impl<'s> Reader<'s> {
         Some(table)
     }
 
-    /// The value of a key that must be there.
+    /// Returns the value of a key and reports a fault if it is missing.
     pub fn required<'t>(&mut self, table: &Table<'t>, key: &str, example: &str) -> Option<Value<'t>> {
         let value = self.optional(table, key);
         if value.is_none() {
@@ -94,12 +94,12 @@ impl<'s> Reader<'s> {
         value
     }
 
-    /// The value of a key that may be there.
+    /// Returns the value of a key, if present.
     pub fn optional<'t>(&mut self, table: &Table<'t>, key: &str) -> Option<Value<'t>> {
         table.keys.get(key)
     }
 
-    /// A string, parsed.
+    /// Reads a string and parses it.
     pub fn text<T>(
         &mut self,
         value: Value,
@@ -118,13 +118,13 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// An integer in `range`, which counts `unit`.
+    /// Reads an integer in `range`. `unit` follows the range in messages.
     pub fn number(&mut self, value: Value, range: RangeInclusive<u32>, unit: &str) -> Option<Spanned<u32>> {
         let DeValue::Integer(integer) = value.get_ref() else {
             self.wrong_type(value, "an integer");
             return None;
         };
-        // Digits beyond i128 are out of range as well.
+        // More digits than i128 holds are out of range too.
         let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
         match number.and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n)) {
             Some(number) => Some(Spanned::new(value.span(), number)),
@@ -137,12 +137,18 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// An array's elements, none if it is no array.
-    pub fn array<'t>(&mut self, value: Value<'t>, of: &str) -> Vec<Value<'t>> {
+    /// Reads a TCP or UDP port, 1 to 65535.
+    pub fn port(&mut self, value: Value) -> Option<u16> {
+        let port = self.number(value, 1..=u32::from(u16::MAX), "")?;
+        u16::try_from(port.into_inner()).ok()
+    }
+
+    /// Returns an array's elements, or none and a fault if the value is not an array.
+    pub fn array<'t>(&mut self, value: Value<'t>, expected: &str) -> Vec<Value<'t>> {
         match value.get_ref() {
             DeValue::Array(array) => array.iter().collect(),
             _ => {
-                self.wrong_type(value, of);
+                self.wrong_type(value, expected);
                 Vec::new()
             }
         }
@@ -177,13 +183,14 @@ impl<'s> Reader<'s> {
     }
 }
 
+/// Returns the known key closest to `name`, if it is close enough to be meant.
 fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let near = known.iter().map(|key| (distance(name, key), *key)).min()?;
-    // A short key is not a typo of every other short key.
+    // Without this bound every short key would be a typo of every other one.
     (near.0 <= MAX_TYPO && near.0 < name.len()).then_some(near.1)
 }
 
-/// Levenshtein's distance in bytes; not computed for what is far apart by length alone.
+/// Returns the Levenshtein distance in bytes, or `usize::MAX` if the lengths alone exceed the bound.
 fn distance(a: &str, b: &str) -> usize {
     if a.len().abs_diff(b.len()) > MAX_TYPO {
         return usize::MAX;

@@ -1,29 +1,38 @@
-//! Sizes of tables, what one customer may take of them, and lifetimes of flows.
+//! Limits: table sizes, a customer's share of them, and flow timeouts.
 use std::time::Duration;
 
-use gateway_common::{layout, tcp::DOUBTFUL_TIMEOUT_SECONDS, wheel::MOST_NODES};
+use gateway_common::{layout, tcp::DOUBTFUL_TIMEOUT_SECONDS, wheel::MAX_NODES};
 
-/// Sizes of the maps. Memory for them is taken when they are made.
+/// Prefixes of one family in a site's `lan`. The tunnel's map entry holds them inline.
+pub const MAX_LAN_PREFIXES: usize = gateway_common::limits::PREFIXES_PER_SITE;
+
+/// Entries in `[management] allow`.
+pub const MAX_MANAGEMENT: usize = gateway_common::limits::MANAGEMENT_RULES;
+
+/// TCP port of a customer's server when its file names none: HTTP.
+pub const DEFAULT_SERVER_PORT: u16 = 80;
+
+/// Sizes of the maps. The kernel allocates their memory when it creates them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Tunnels, hence sites of all customers; tunnel ids are 1 to this number.
+    /// Tunnels, one per site of any customer. Tunnel ids are 1 to this number.
     pub tunnels: u32,
-    /// Customers; customer ids are 1 to this number.
+    /// Customers. Customer ids are 1 to this number.
     pub customers: u32,
     /// IPv4 flows of all customers.
     pub flows: u32,
-    /// IPv6 flows of all customers, if that is written down.
+    /// IPv6 flows of all customers, if the policy states a number.
     pub flows6: Option<u32>,
 }
 
 impl Limits {
-    /// The most that `tunnels` and `customers` may be.
+    /// Upper bound of `tunnels` and of `customers`.
     pub const MAX_TUNNELS: u32 = 1_000_000;
     /// The most that `flows` and `flows6` may be: 2.5 GiB each at 160 bytes a flow.
-    pub const MAX_FLOWS: u32 = MOST_NODES;
+    pub const MAX_FLOWS: u32 = MAX_NODES;
 
-    /// IPv6 flows of all customers. What is not written down follows from whether any has an IPv6
-    /// server.
+    /// Returns the size of the IPv6 flow table. If the policy states none, it equals `flows` when any
+    /// customer has an IPv6 server, and 1 otherwise.
     pub fn flows6(&self, any_v6_server: bool) -> u32 {
         self.flows6.unwrap_or(if any_v6_server { self.flows } else { 1 })
     }
@@ -35,28 +44,28 @@ impl Default for Limits {
     }
 }
 
-/// What a customer may take, as far as its file says so.
+/// A customer's quota as written in its file. `None` means the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// Flows at once, of both families together.
+    /// Concurrent flows, both families together.
     pub max_flows: Option<u32>,
-    /// Flows at once whose handshake is not complete.
+    /// Concurrent half-open flows: those whose handshake is not complete.
     pub max_half_open: Option<u32>,
-    /// New flows.
+    /// New flows per second.
     pub new_flows_per_second: Option<u32>,
 }
 
 impl Quota {
-    /// The most that `new_flows_per_second` may be.
+    /// Upper bound of `new_flows_per_second`.
     pub const MAX_NEW_FLOWS_PER_SECOND: u32 = 1_000_000;
 
-    /// Flows at once: without a word an equal share of the IPv4 table.
+    /// Returns the quota of concurrent flows. The default is an equal share of the IPv4 table.
     pub fn flows(&self, limits: &Limits) -> u32 {
         self.max_flows.unwrap_or_else(|| (limits.flows / limits.customers.max(1)).max(1))
     }
 
-    /// As the maps have it. Without a word a quarter of the flows may be half-open, and as many may
-    /// come in a second; as many may come at once.
+    /// Returns the quota in the form of the maps, defaults filled in: a quarter of the flows may be
+    /// half-open, as many new flows may come per second, and the burst equals the half-open quota.
     pub fn resolve(&self, limits: &Limits) -> layout::Quota {
         let flows = self.flows(limits);
         let half_open = self.max_half_open.unwrap_or((flows / 4).max(1));
@@ -71,15 +80,15 @@ impl Quota {
     }
 }
 
-/// How long a flow that sees no packet lives in each TCP state. The defaults are nf_conntrack's
-/// (net/netfilter/nf_conntrack_proto_tcp.c), but for `established`.
+/// Idle timeouts of a flow by TCP state. The defaults are those of nf_conntrack
+/// (net/netfilter/nf_conntrack_proto_tcp.c), except for `established`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// SYN seen.
     pub syn_sent: Duration,
     /// SYN and SYN-ACK seen.
     pub syn_recv: Duration,
-    /// Handshake done. RFC 5382, REQ-5: at least 2 hours 4 minutes.
+    /// Handshake complete. RFC 5382, REQ-5 requires at least 2 hours 4 minutes.
     pub established: Duration,
     /// One side has sent FIN.
     pub fin_wait: Duration,
@@ -91,14 +100,14 @@ pub struct Timeouts {
     pub time_wait: Duration,
     /// RST seen.
     pub close: Duration,
-    /// A segment was sent four times without an answer.
+    /// The same segment was sent four times without an answer.
     pub retransmission: Duration,
-    /// Data was sent that the other end has not acknowledged.
+    /// Data is in flight that the other end has not acknowledged.
     pub unacknowledged: Duration,
 }
 
 impl Timeouts {
-    /// The longest that any may be, nf_conntrack's own for `established`: 5 days.
+    /// Upper bound of every timeout: 5 days, which is nf_conntrack's default for `established`.
     pub const MAX_SECONDS: u32 = 5 * 24 * 60 * 60;
 }
 

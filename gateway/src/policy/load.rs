@@ -1,60 +1,65 @@
-//! From a directory to a policy, all of it or what can be kept.
+//! Loads a policy from a directory: all of it, or as much as is valid.
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::conflicts::conflicts;
+use super::customer::Customer;
 use super::document::{CustomerDocument, GatewayDocument};
 use super::fault::Faults;
 use super::files::Files;
-use super::{Customer, CustomerName, Policy};
+use super::model::Policy;
+use super::names::CustomerName;
 
-/// What a reload gives.
+/// The result of [`reload`].
 #[derive(Clone, Debug)]
 pub struct Reload {
-    /// What is good: new where possible, else the last good. `None` if there is no good gateway part.
+    /// The new policy, with the last good version in place of invalid files. `None` without a valid
+    /// gateway part.
     pub policy: Option<Policy>,
-    /// Everything that is wrong with the files.
+    /// Every fault of the files.
     pub faults: Faults,
-    /// Whether `policy.gateway` is the last good one because the file's is not.
+    /// True if `policy.gateway` is the last good version because the file is invalid.
     pub gateway_kept: bool,
-    /// Customers whose last good version is in `policy` because their file's is not.
+    /// Customers whose last good version is in `policy` because their file is invalid.
     pub kept: BTreeSet<CustomerName>,
     /// Customers that have a file but are not in `policy`.
     pub refused: BTreeSet<CustomerName>,
 }
 
-/// Reads `dir/gateway.toml` and `dir/customers/*.toml`; a policy has no fault at all.
+/// Reads `dir/gateway.toml` and `dir/customers/*.toml`.
 ///
 /// # Errors
-/// Every fault of every file.
+/// Returns every fault of every file, if there is any.
 pub fn load(dir: &Path) -> Result<Policy, Faults> {
-    let reload = load_keeping(dir, None);
+    let reload = reload(dir, None);
     match reload.policy {
         Some(policy) if reload.faults.is_empty() => Ok(policy),
         _ => Err(reload.faults),
     }
 }
 
-/// Like [`load`], but keeps what is good. For a bad file the last good version of that customer or
-/// of the gateway part stays; of customers in conflict with one another all go back to their last
-/// good version, and new ones are refused; a changed gateway part that customers which did not
-/// change are in conflict with is not taken. A customer whose file is gone is gone.
-pub fn load_keeping(dir: &Path, last_good: Option<&Policy>) -> Reload {
+/// Reads the directory like [`load`], but keeps everything valid.
+///
+/// An invalid file leaves the last good version of that customer or of the gateway part in force.
+/// Changed customers in conflict with one another all revert to their last good version, and new ones
+/// are refused. A changed gateway part in conflict with unchanged customers is not adopted. A customer
+/// whose file is gone is removed.
+pub fn reload(dir: &Path, last_good: Option<&Policy>) -> Reload {
     let files = Files::read(dir);
     let last = LastGood(last_good);
     let names = expected_customers(&files, last_good);
     let mut faults = all_faults(&files, &last);
     let new = files.gateway.as_ref().filter(|new| new.value.is_some());
-    let kept = last_good.map(|last| GatewayDocument::keep(&last.gateway, &files.gateway_path));
+    let kept = last_good.map(|last| GatewayDocument::from_last_good(&last.gateway, &files.gateway_path));
 
     for (document, gateway_kept) in [(new, false), (kept.as_ref(), true)] {
         let Some(document) = document else { continue };
         let Some(gateway) = document.value.clone() else {
             continue;
         };
-        let settled = settle(&files, document, &names, &last, &mut faults);
-        let Some(customers) = settled else { continue };
-        let other = |name: &&CustomerName| !files.agree(name, customers.get(*name));
+        let resolved = resolve_conflicts(&files, document, &names, &last, &mut faults);
+        let Some(customers) = resolved else { continue };
+        let other = |name: &&CustomerName| !files.matches(name, customers.get(*name));
         let (kept, refused) =
             names.iter().filter(other).cloned().partition(|name| customers.contains_key(name));
         let policy = Some(Policy { gateway, customers });
@@ -63,7 +68,7 @@ pub fn load_keeping(dir: &Path, last_good: Option<&Policy>) -> Reload {
     Reload { policy: None, faults, gateway_kept: false, kept: BTreeSet::new(), refused: names }
 }
 
-/// The policy in force, as the measure of what has changed.
+/// The policy in force, against which changes are measured.
 struct LastGood<'p>(Option<&'p Policy>);
 
 impl LastGood<'_> {
@@ -71,15 +76,16 @@ impl LastGood<'_> {
         self.0.and_then(|policy| policy.customers.get(name))
     }
 
-    fn keep(&self, files: &Files, name: &CustomerName) -> Option<CustomerDocument> {
-        self.customer(name).map(|customer| CustomerDocument::keep(customer, &files.customer_path(name)))
+    fn document(&self, files: &Files, name: &CustomerName) -> Option<CustomerDocument> {
+        let path = files.customer_path(name);
+        self.customer(name).map(|customer| CustomerDocument::from_last_good(customer, &path))
     }
 
     fn has_changed(&self, customer: &CustomerDocument) -> bool {
         customer.value.is_none() || customer.value.as_ref() != self.customer(&customer.name)
     }
 
-    /// Unchanged customers first, new ones last: a conflict is the fault of the later.
+    /// Sorts unchanged customers first and new ones last: the later party of a conflict gets the fault.
     fn sort(&self, customers: &mut [&CustomerDocument]) {
         let is_new = |name| self.customer(name).is_none();
         customers
@@ -87,7 +93,7 @@ impl LastGood<'_> {
     }
 }
 
-/// The faults of every file, and those between files as they are on disk.
+/// Returns the faults of every file, and the conflicts between the files as they are on disk.
 fn all_faults(files: &Files, last: &LastGood) -> Faults {
     let mut faults = Faults::default();
     faults.extend(files.faults.iter().cloned());
@@ -99,7 +105,7 @@ fn all_faults(files: &Files, last: &LastGood) -> Faults {
     faults
 }
 
-/// Those that have a file; if it cannot be said who has, nobody has gone.
+/// Returns the customers that have a file. If the directory cannot be listed, no customer is gone.
 fn expected_customers(files: &Files, last_good: Option<&Policy>) -> BTreeSet<CustomerName> {
     let mut names = files.present.clone();
     if let Some(last_good) = last_good.filter(|_| files.unlisted) {
@@ -108,9 +114,9 @@ fn expected_customers(files: &Files, last_good: Option<&Policy>) -> BTreeSet<Cus
     names
 }
 
-/// Takes back changed customers until no conflict is left. `None` if one is left that no customer
-/// caused: then the gateway part did.
-fn settle(
+/// Reverts changed customers until no conflict is left. Returns `None` if a conflict remains that no
+/// changed customer takes part in: the gateway part caused it.
+fn resolve_conflicts(
     files: &Files,
     gateway: &GatewayDocument,
     names: &BTreeSet<CustomerName>,
@@ -119,7 +125,7 @@ fn settle(
 ) -> Option<BTreeMap<CustomerName, Customer>> {
     let read = |name| files.customers.get(name).filter(|read| read.value.is_some()).cloned();
     let mut customers: Vec<CustomerDocument> =
-        names.iter().filter_map(|name| read(name).or_else(|| last.keep(files, name))).collect();
+        names.iter().filter_map(|name| read(name).or_else(|| last.document(files, name))).collect();
     loop {
         let mut ordered: Vec<&CustomerDocument> = customers.iter().collect();
         last.sort(&mut ordered);
@@ -130,8 +136,8 @@ fn settle(
         }
         let mut parties = BTreeSet::new();
         for conflict in conflicts {
-            // A file with faults of its own needs no more of them to be refused.
-            if !faults.concern(&conflict.fault.file) {
+            // A file with faults of its own is refused anyway.
+            if !faults.has_fault_in(&conflict.fault.file) {
                 faults.insert(conflict.fault);
             }
             parties.extend(conflict.parties);
@@ -142,7 +148,7 @@ fn settle(
         if yielding.is_empty() {
             return None;
         }
-        let kept = yielding.iter().filter_map(|customer| last.keep(files, &customer.name));
+        let kept = yielding.iter().filter_map(|customer| last.document(files, &customer.name));
         customers = staying.into_iter().chain(kept).collect();
     }
 }

@@ -10,13 +10,13 @@ const MAX_NAME: usize = 32;
 /// `IFNAMSIZ` without its final NUL (linux/if.h).
 const MAX_INTERFACE_NAME: usize = 15;
 
-/// A customer: `[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?`. It is a label in metrics and a part of
-/// strongSwan's connection names, neither of which it needs to be quoted for.
+/// A customer's name: `[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?`. It needs no quoting in metric labels and in
+/// strongSwan's connection names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CustomerName(String);
 
-/// A site, unique within its customer; same form as [`CustomerName`].
+/// A site's name, unique within its customer. Same form as [`CustomerName`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SiteName(String);
@@ -26,13 +26,13 @@ pub struct SiteName(String);
 #[serde(try_from = "String", into = "String")]
 pub struct InterfaceName(String);
 
-/// The name of the site's connection and child in strongSwan: `customer.site`. Names have no `.`, so
-/// it can be taken apart again.
+/// Returns the name of the site's connection and CHILD_SA in strongSwan: `customer.site`. Neither name
+/// contains a `.`, so [`parse_connection_name`] can split it.
 pub fn connection_name(customer: &CustomerName, site: &SiteName) -> String {
     format!("{customer}.{site}")
 }
 
-/// Takes a [`connection_name`] apart; `None` if it is not one.
+/// Splits a [`connection_name`]; returns `None` for any other text.
 pub fn parse_connection_name(name: &str) -> Option<(CustomerName, SiteName)> {
     let (customer, site) = name.split_once('.')?;
     Some((customer.parse().ok()?, site.parse().ok()?))
@@ -57,11 +57,11 @@ impl FromStr for SiteName {
 impl FromStr for InterfaceName {
     type Err = Invalid;
 
-    /// The kernel's rule (dev_valid_name, net/core/dev.c), narrowed to ASCII that can be printed.
+    /// Checks the kernel's rule (dev_valid_name, net/core/dev.c), narrowed to printable ASCII.
     fn from_str(name: &str) -> Result<Self, Invalid> {
         let expected = "1 to 15 printable ASCII characters without spaces, `/` and `:`, such as `eth0`";
         let fault = if name.is_empty() {
-            "an interface's name is empty".to_owned()
+            "the interface's name is empty".to_owned()
         } else if name.len() > MAX_INTERFACE_NAME {
             format!("the interface's name {} has {} bytes", quote(name), name.len())
         } else if let Some(c) = name.chars().find(|c| !c.is_ascii_graphic() || "/:".contains(*c)) {
@@ -88,13 +88,13 @@ fn check_name(what: &str, name: &str) -> Result<String, Invalid> {
     } else {
         return Ok(name.to_owned());
     };
-    Err(Invalid::new(fault, "1 to 32 of a-z, 0-9 and, inside, `-`"))
+    Err(Invalid::new(fault, "1 to 32 characters of a-z, 0-9 and `-`, the `-` neither first nor last"))
 }
 
 macro_rules! text {
     ($($name:ident),*) => {$(
         impl $name {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

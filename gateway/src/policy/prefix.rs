@@ -1,19 +1,19 @@
-//! Addresses and prefixes as they are written in policies.
+//! Addresses and prefixes in the notation of policies.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::fault::{Invalid, quote};
 
-/// A shorter prefix would take in more than any one network holds.
+/// Shortest IPv4 prefix. No single network is larger.
 const MIN_PREFIX_LENGTH: u8 = 8;
-/// Likewise in IPv6.
+/// Shortest IPv6 prefix.
 const MIN_PREFIX_LENGTH6: u8 = 16;
 
 const ADDRESS: &str = "an IP address, such as `10.200.0.11` or `fd00:200::11`";
 const PREFIX: &str = "a prefix, such as `192.168.0.0/16` or `fd00:1::/64`";
 
-/// Prefixes in which no host has its address (RFC 6890), or not one that goes beyond its link.
+/// Special-purpose prefixes (RFC 6890): no host has a routable unicast address in them.
 const SPECIAL: [(IpNet, &str); 10] = [
     (v4([0, 0, 0, 0], 8), "`this network` (RFC 1122)"),
     (v4([127, 0, 0, 0], 8), "loopback"),
@@ -22,7 +22,7 @@ const SPECIAL: [(IpNet, &str); 10] = [
     (v4([240, 0, 0, 0], 4), "reserved or broadcast"),
     (v6([0; 8], 128), "unspecified"),
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), "loopback"),
-    (v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96), "IPv4 in the form of IPv6"),
+    (v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96), "IPv4-mapped"),
     (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), "link-local"),
     (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "multicast"),
 ];
@@ -35,7 +35,7 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length))
 }
 
-/// A prefix of unicast addresses, IPv4 /8 to /32 or IPv6 /16 to /128, with no host bits set.
+/// Parses a prefix of unicast addresses, IPv4 /8 to /32 or IPv6 /16 to /128, with no host bits set.
 pub(super) fn parse_prefix(text: &str) -> Result<IpNet, Invalid> {
     let shown = quote(text);
     let Ok(prefix) = text.parse::<IpNet>() else {
@@ -64,7 +64,7 @@ pub(super) fn parse_prefix(text: &str) -> Result<IpNet, Invalid> {
     Ok(prefix)
 }
 
-/// One unicast address.
+/// Parses one unicast address.
 pub(super) fn parse_address(text: &str) -> Result<IpAddr, Invalid> {
     let shown = quote(text);
     let Ok(address) = text.parse::<IpAddr>() else {
@@ -78,17 +78,17 @@ pub(super) fn parse_address(text: &str) -> Result<IpAddr, Invalid> {
     }
 }
 
-/// Whether two prefixes have an address in common. Prefixes do so only if one contains the other.
+/// Returns true if the prefixes share an address, which they do only if one contains the other.
 pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// Of the two families the first.
+/// Returns true for an IPv4 prefix.
 pub(super) fn is_v4(prefix: &IpNet) -> bool {
     matches!(prefix, IpNet::V4(_))
 }
 
-/// A family's name.
+/// Returns the name of an address family.
 pub(super) fn family(is_v4: bool) -> &'static str {
     if is_v4 { "IPv4" } else { "IPv6" }
 }

@@ -1,4 +1,4 @@
-//! The registry's file.
+//! The registry file: TOML, replaced atomically.
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -6,15 +6,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::{Ids, TunnelName};
 use super::pool::Entry;
-use super::{Ids, TunnelName};
 use crate::policy::{CustomerName, SiteName};
 
 const VERSION: u32 = 1;
-const HEADER: &str = "# Ids of customers and tunnels, written by gatewayd. Live tunnels and pinned maps depend on it:\n\
-                      # do not change or remove it while the gateway is attached.\n";
+const HEADER: &str = "# Ids of customers and tunnels, written by gatewayd. Live tunnels and pinned maps depend on this\n\
+                      # file: do not change or remove it while the gateway is attached.\n";
 
-/// The file.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -45,11 +45,12 @@ struct TunnelRow {
 }
 
 impl Ids {
+    /// Parses the file's content. The error describes the fault.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let document: Document =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         if document.version != VERSION {
-            return Err(format!("its version is {}, not {VERSION}", document.version));
+            return Err(format!("version is {}, expected {VERSION}", document.version));
         }
         let mut ids = Self::default();
         let entry = |id, retired| Entry { id, retired };
@@ -58,12 +59,15 @@ impl Ids {
         let tunnels = document.tunnel.into_iter();
         ids.tunnels
             .restore(tunnels.map(|row| (TunnelName(row.customer, row.site), entry(row.id, row.retired))))?;
-        if let Some((tunnel, _)) = ids.tunnels.in_use().find(|(tunnel, _)| !ids.customers.has(&tunnel.0)) {
+        if let Some((tunnel, _)) =
+            ids.tunnels.in_use().find(|(tunnel, _)| !ids.customers.is_in_use(&tunnel.0))
+        {
             return Err(format!("tunnel {tunnel} is in use, but its customer is not"));
         }
         Ok(ids)
     }
 
+    /// Returns the content of the file, rows in order of id.
     pub(super) fn to_text(&self) -> String {
         let mut document = Document { version: VERSION, customer: Vec::new(), tunnel: Vec::new() };
         for (customer, &Entry { id, retired }) in &self.customers.entries {
@@ -80,8 +84,8 @@ impl Ids {
     }
 }
 
-/// Puts a new file in the old one's place: after a crash there is one or the other, whole.
-pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
+/// Replaces the file so that after a crash either the old or the new content is complete.
+pub(super) fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = path.with_added_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;

@@ -1,24 +1,26 @@
-//! Ids of one kind, and who has them.
+//! The ids of one kind with their owners.
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::RegistryError;
+use super::error::RegistryError;
 use crate::policy::CustomerName;
 
-/// Ids of one kind.
+/// The ids of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pool<K> {
-    pub what: &'static str,
+    pub kind: &'static str,
     pub entries: BTreeMap<K, Entry>,
 }
 
+/// An owner's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub id: u32,
-    /// When the owner went, in retirements; `None`: in use. Not a time of day, which can go back.
+    /// Order of retirement, or `None` while in use. A counter, because wall-clock time can go backwards.
     pub retired: Option<u32>,
 }
 
 impl<K: Ord + Clone + ToString> Pool<K> {
+    /// Iterates over the ids in use, with their owners.
     pub fn in_use(&self) -> impl Iterator<Item = (&K, u32)> {
         self.entries
             .iter()
@@ -26,6 +28,7 @@ impl<K: Ord + Clone + ToString> Pool<K> {
             .map(|(owner, entry)| (owner, entry.id))
     }
 
+    /// Gives every owner an id of at most `limit`, and retires the ids of all others.
     pub fn assign(&mut self, owners: &BTreeSet<K>, limit: u32) -> Result<(), RegistryError> {
         self.retire_others(owners);
         let mut free = self.free(owners, limit);
@@ -33,13 +36,13 @@ impl<K: Ord + Clone + ToString> Pool<K> {
             if let Some(entry) = self.entries.get_mut(owner) {
                 if entry.id > limit {
                     let owner = owner.to_string();
-                    return Err(RegistryError::BeyondLimit { what: self.what, owner, id: entry.id, limit });
+                    return Err(RegistryError::BeyondLimit { kind: self.kind, owner, id: entry.id, limit });
                 }
                 entry.retired = None;
                 continue;
             }
             let Some((id, former)) = free.next() else {
-                return Err(RegistryError::Exhausted { what: self.what, owner: owner.to_string(), limit });
+                return Err(RegistryError::Exhausted { kind: self.kind, owner: owner.to_string(), limit });
             };
             if let Some(former) = former {
                 self.entries.remove(&former);
@@ -58,8 +61,8 @@ impl<K: Ord + Clone + ToString> Pool<K> {
         }
     }
 
-    /// Ids to give out, in this order: those that nobody has had, then those of former owners who
-    /// do not come back now, the one longest gone first.
+    /// Iterates over the ids that can be assigned: first the unused ones, then those of former owners not
+    /// in `owners`, the one retired longest ago first.
     fn free(&self, owners: &BTreeSet<K>, limit: u32) -> impl Iterator<Item = (u32, Option<K>)> + use<K> {
         let given: BTreeSet<u32> = self.entries.values().map(|entry| entry.id).collect();
         let mut former: Vec<(u32, u32, K)> = self
@@ -69,23 +72,23 @@ impl<K: Ord + Clone + ToString> Pool<K> {
             .filter_map(|(owner, entry)| Some((entry.retired?, entry.id, owner.clone())))
             .collect();
         former.sort();
-        let never = (1..=limit).filter(move |id| !given.contains(id)).map(|id| (id, None));
-        never.chain(former.into_iter().map(|(_, id, owner)| (id, Some(owner))))
+        let unused = (1..=limit).filter(move |id| !given.contains(id)).map(|id| (id, None));
+        unused.chain(former.into_iter().map(|(_, id, owner)| (id, Some(owner))))
     }
 
-    /// Adds what was read; an id or an owner twice is an error.
+    /// Adds the entries of a file. Returns an error if an id or an owner occurs twice.
     pub fn restore(&mut self, entries: impl Iterator<Item = (K, Entry)>) -> Result<(), String> {
         let mut given = BTreeSet::new();
         for (owner, entry) in entries {
-            let what = self.what;
+            let kind = self.kind;
             if entry.id == 0 {
-                return Err(format!("{what} {} has id 0", owner.to_string()));
+                return Err(format!("{kind} {} has id 0", owner.to_string()));
             }
             if !given.insert(entry.id) {
-                return Err(format!("two {what}s have id {}", entry.id));
+                return Err(format!("two {kind}s have id {}", entry.id));
             }
             if self.entries.contains_key(&owner) {
-                return Err(format!("{what} {} has two ids", owner.to_string()));
+                return Err(format!("{kind} {} has two ids", owner.to_string()));
             }
             self.entries.insert(owner, entry);
         }
@@ -94,7 +97,8 @@ impl<K: Ord + Clone + ToString> Pool<K> {
 }
 
 impl Pool<CustomerName> {
-    pub fn has(&self, customer: &CustomerName) -> bool {
+    /// Returns true if the customer's id is in use.
+    pub fn is_in_use(&self, customer: &CustomerName) -> bool {
         self.entries.get(customer).is_some_and(|entry| entry.retired.is_none())
     }
 }

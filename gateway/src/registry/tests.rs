@@ -1,4 +1,4 @@
-//! Ids over the life of a registry, each step through its file.
+//! Ids over the life of a registry. Every step goes through the file.
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ impl StateDir {
         self.0.join("ids.toml")
     }
 
-    /// Opens, assigns, and gives `customer.site=id` of all tunnels.
+    /// Opens the registry, assigns ids and returns `customer.site=id` for all tunnels.
     fn assign(&self, policy: &Policy) -> Result<Vec<String>, RegistryError> {
         let assignment = Registry::open(self.path())?.assign(policy)?;
         let tunnels = |(name, ids): (&CustomerName, &CustomerIds)| {
@@ -39,9 +39,9 @@ impl Drop for StateDir {
     }
 }
 
-/// A policy with these `customer.site`, and room for so many tunnels.
+/// Returns a policy with these `customer.site` names and this limit of tunnels.
 fn policy(tunnels: u32, sites: &[&str]) -> Policy {
-    let example = load(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies").as_ref()).unwrap();
+    let example = load("../policies".as_ref()).unwrap();
     let mut gateway = example.gateway;
     gateway.limits = Limits { tunnels, ..gateway.limits };
     let template = &example.customers.values().next().unwrap();
@@ -69,7 +69,7 @@ fn ids_start_at_1_and_stay() {
 }
 
 #[test]
-fn retired_id_is_not_given_to_another_and_comes_back_to_its_owner() {
+fn retired_id_is_not_reused_and_returns_to_its_owner() {
     let dir = StateDir::new();
     dir.assign(&policy(16, &["a.x", "a.y"])).unwrap();
     assert_eq!(dir.assign(&policy(16, &["a.y", "a.z"])).unwrap(), ["a.y=2", "a.z=3"]);
@@ -77,18 +77,18 @@ fn retired_id_is_not_given_to_another_and_comes_back_to_its_owner() {
 }
 
 #[test]
-fn longest_retired_id_is_reused_once_all_are_given_out() {
+fn longest_retired_id_is_reused_once_all_are_assigned() {
     let dir = StateDir::new();
     dir.assign(&policy(3, &["a.x", "a.y", "a.z"])).unwrap();
     dir.assign(&policy(3, &["a.x", "a.z"])).unwrap();
     dir.assign(&policy(3, &["a.z"])).unwrap();
     assert_eq!(dir.assign(&policy(3, &["a.new", "a.z"])).unwrap(), ["a.new=2", "a.z=3"]);
-    // y is back, but its id is another's by now.
+    // y is back, but its id was reused in the meantime.
     assert_eq!(dir.assign(&policy(3, &["a.new", "a.y", "a.z"])).unwrap(), ["a.new=2", "a.y=1", "a.z=3"]);
 }
 
 #[test]
-fn owner_that_comes_back_does_not_lose_its_id_to_a_new_one() {
+fn returning_owner_keeps_its_id_ahead_of_a_new_one() {
     let dir = StateDir::new();
     dir.assign(&policy(2, &["a.x", "a.y"])).unwrap();
     dir.assign(&policy(2, &["a.y"])).unwrap();
@@ -103,7 +103,7 @@ fn exhausted_ids_are_an_error_that_changes_nothing() {
     let mut registry = Registry::open(dir.path()).unwrap();
     let assignment = registry.assignment();
     let error = registry.assign(&policy(1, &["a.x", "a.y"])).unwrap_err();
-    assert_eq!(error.to_string(), "no tunnel id is left for a.y: all 1 of [limits] tunnels are in use");
+    assert_eq!(error.to_string(), "no tunnel id is left for a.y: all 1 are in use, raise [limits] tunnels");
     assert_eq!((registry.assignment(), fs::read_to_string(dir.path()).unwrap()), (assignment, before));
 }
 
@@ -112,7 +112,7 @@ fn limit_below_an_id_in_use_is_an_error() {
     let dir = StateDir::new();
     dir.assign(&policy(16, &["a.x", "a.y"])).unwrap();
     let error = dir.assign(&policy(1, &["a.y"])).unwrap_err();
-    assert_eq!(error.to_string(), "a.y has tunnel id 2: [limits] tunnels must be at least 2, not 1");
+    assert_eq!(error.to_string(), "a.y has tunnel id 2, but [limits] tunnels is 1: raise it to at least 2");
 }
 
 #[test]
@@ -129,12 +129,12 @@ fn unchanged_policy_does_not_write_the_file() {
 fn file_that_cannot_be_written_is_an_error_that_changes_nothing() {
     let mut registry = Registry::open("/nonexistent/ids.toml").unwrap();
     let error = registry.assign(&policy(16, &["a.x"])).unwrap_err();
-    assert!(matches!(error, RegistryError::Io { action: "written", .. }), "{error}");
+    assert!(matches!(error, RegistryError::Io { action: "write", .. }), "{error}");
     assert_eq!(registry.assignment(), Assignment::default());
 }
 
 #[test]
-fn file_reads_like_this() {
+fn file_has_one_row_per_id() {
     let dir = StateDir::new();
     dir.assign(&policy(16, &["a.x", "b.y"])).unwrap();
     dir.assign(&policy(16, &["a.x"])).unwrap();
@@ -166,12 +166,12 @@ retired = 1
 }
 
 #[test]
-fn damaged_file_is_an_error_and_stays_as_it_is() {
+fn damaged_file_is_an_error_and_stays_unchanged() {
     let customer = "[[customer]]\nid = 1\ncustomer = \"a\"\n";
     let tunnel = "[[tunnel]]\nid = 1\ncustomer = \"a\"\nsite = \"x\"\n";
     let cases = [
         (String::new(), "missing field `version`"),
-        ("version = 2\n".into(), "its version is 2, not 1"),
+        ("version = 2\n".into(), "version is 2, expected 1"),
         (format!("version = 1\n{customer}{customer}"), "two customers have id 1"),
         (format!("version = 1\n{customer}{}", customer.replace('1', "2")), "customer a has two ids"),
         (format!("version = 1\n{}", customer.replace('1', "0")), "customer a has id 0"),

@@ -1,4 +1,4 @@
-//! A tunnel as charon is told it: one CHILD_SA configuration of a connection.
+//! A CHILD_SA configuration as `load-conn` sends it: one tunnel of a connection.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -6,60 +6,62 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
-    Error,
-    connection::{check_name, check_proposals, check_time, seconds},
+    check::{check_name, check_proposals, check_time},
+    error::Error,
+    time::seconds,
 };
 
-/// ESP proposals in the order of [`IKE_PROPOSALS`](super::IKE_PROPOSALS). The group gives perfect forward
-/// secrecy when a CHILD_SA is rekeyed; the first one, made with its IKE_SA, takes its keys from IKE's
-/// exchange and has none (RFC 7296, 1.2).
+/// ESP proposals in the order of `IKE_PROPOSALS`. The group gives perfect forward secrecy to rekeyed
+/// CHILD_SAs. The first one, created with its IKE_SA, derives its keys from IKE's key exchange and has none
+/// of its own (RFC 7296, 1.2).
 pub const ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-curve25519", "aes256-sha512-curve25519"];
 
-/// Marks from here on mean something else to charon (`MARK_UNIQUE`, `MARK_SAME` in ipsec_types.h).
+/// First mark value to which charon gives a meaning (`MARK_UNIQUE`, `MARK_SAME` in ipsec_types.h).
 const FIRST_RESERVED_MARK: u32 = 0xffff_fffd;
 
-/// One tunnel: a CHILD_SA configuration.
+/// A CHILD_SA configuration: one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Child {
-    /// As a connection's name. Events and `list-sas` show it.
+    /// Name in the form of a connection's. Events and `list-sas` show it.
     pub name: String,
-    /// What is reached on our side, at least one.
+    /// Local traffic selectors, at least one.
     pub local_ts: Vec<IpNet>,
-    /// What is reached on the peer's side, at least one.
+    /// Remote traffic selectors, at least one.
     pub remote_ts: Vec<IpNet>,
     /// ESP proposals, preferred first.
     pub esp_proposals: Vec<Cow<'static, str>>,
-    /// Fixed reqid (not 0), the same over rekeying and reconnecting; `None`: charon chooses.
+    /// Fixed reqid, not 0, kept over rekeying and reconnecting. `None` lets charon choose.
     pub reqid: Option<u32>,
-    /// XFRM mark: on all policies, set on packets that were decrypted, and demanded of packets to encrypt.
-    /// The inbound SA itself is found without it, since ESP arrives unmarked.
+    /// XFRM mark of all policies: the kernel sets it on decrypted packets and requires it on packets to
+    /// encrypt. The lookup of the inbound SA ignores it, because ESP arrives unmarked.
     pub mark: Option<u32>,
-    /// What to do when loaded.
+    /// Action after loading.
     pub start_action: Action,
-    /// What to do when the peer is found dead.
+    /// Action when dead-peer detection gives up.
     pub dpd_action: Action,
-    /// What to do when the peer closes the CHILD_SA.
+    /// Action when the peer closes the CHILD_SA.
     pub close_action: Action,
-    /// Age at which it is rekeyed; it is deleted when 10 % over it.
+    /// Age at which charon rekeys the CHILD_SA. charon deletes it at 110 % of this age.
     pub rekey_time: Duration,
-    /// Packets that may overtake each other without being dropped as replayed.
+    /// Replay window in packets.
     pub replay_window: u32,
 }
 
-/// What to do with a child.
+/// An action on a child.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing; an SA goes.
+    /// Do nothing, or let the SA go.
     #[default]
     None,
-    /// Trap policies: traffic waits for the tunnel instead of leaving in plaintext.
+    /// Install trap policies: traffic waits for the tunnel instead of leaving in plaintext.
     Trap,
-    /// Connect.
+    /// Initiate the tunnel.
     Start,
 }
 
 impl Child {
-    /// With this project's proposals; waits for the peer, gives up dead peers, rekeys every hour.
+    /// Creates a child with this project's proposals that waits for the peer, drops dead peers and rekeys
+    /// every hour.
     #[must_use]
     pub fn new(name: impl Into<String>, local_ts: Vec<IpNet>, remote_ts: Vec<IpNet>) -> Self {
         Self {
@@ -77,6 +79,7 @@ impl Child {
         }
     }
 
+    /// Checks every field for values that charon would interpret differently.
     pub(super) fn check(&self) -> Result<(), Error> {
         check_name("child", &self.name)?;
         check_proposals("esp_proposals", &self.esp_proposals)?;
@@ -85,7 +88,7 @@ impl Child {
             return Err(Error::invalid("traffic selectors", &self.name, "at least one on each side"));
         }
         if self.reqid == Some(0) {
-            return Err(Error::invalid("reqid", "0", "not 0, which means any"));
+            return Err(Error::invalid("reqid", "0", "1 or more: charon takes 0 for any"));
         }
         if self.mark.is_some_and(|mark| mark == 0 || mark >= FIRST_RESERVED_MARK) {
             return Err(Error::invalid("mark", &self.name, "1 to 0xfffffffc"));
@@ -93,8 +96,9 @@ impl Child {
         Ok(())
     }
 
-    pub(super) fn wire(&self) -> WireChild<'_> {
-        // The whole mark, all bits.
+    /// Returns the section of the `load-conn` message.
+    pub(super) fn to_wire(&self) -> WireChild<'_> {
+        // The mask covers all bits of the mark.
         let mark = self.mark.map(|mark| format!("{mark:#x}/0xffffffff"));
         WireChild {
             mode: "tunnel",
@@ -112,7 +116,7 @@ impl Child {
             close_action: self.close_action.keyword(),
             rekey_time: seconds(self.rekey_time),
             replay_window: self.replay_window,
-            // So that path-MTU discovery of the inner connection works.
+            // Path-MTU discovery of the inner connection needs the DF bit outside.
             copy_df: true,
             hw_offload: "no",
         }
@@ -129,7 +133,7 @@ impl Action {
     }
 }
 
-/// Keys of swanctl.conf(5), section connections.<conn>.children.<child>.
+/// Keys of swanctl.conf(5), section `connections.<conn>.children.<child>`.
 #[derive(Debug, Serialize)]
 pub(super) struct WireChild<'a> {
     mode: &'static str,

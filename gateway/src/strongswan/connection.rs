@@ -1,60 +1,58 @@
-//! A connection as charon is told it: one peer, its authentication and its children.
+//! A connection as `load-conn` sends it: one peer, its authentication and its children.
 //!
-//! Everything is sent explicitly where a different default would change what gets through. Names and
-//! identities are held to plain characters, since charon gives others a meaning (`%any`, `*`, `#…`).
+//! The message states every option whose default would affect which traffic passes.
 
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
 use super::{
-    Child, Error,
-    child::WireChild,
-    message::{self, Blob, MAX_VALUE_BYTES},
+    check::{check_blob, check_identity, check_name, check_proposals, check_time},
+    child::{Child, WireChild},
+    error::Error,
+    message::{self, Blob},
+    time::seconds,
 };
 
 /// IKE proposals, preferred first: AES256-GCM, then AES256-CBC with HMAC-SHA-512 for routers that need it.
 pub const IKE_PROPOSALS: [&str; 2] =
     ["aes256gcm16-prfsha512-curve25519", "aes256-sha512-prfsha512-curve25519"];
 
-/// The other keys of a message that holds a connection's section under its name (see `events`).
-const RESERVED_NAMES: [&str; 5] = ["up", "local-host", "local-port", "remote-host", "remote-port"];
-
 /// One IKEv2 connection, authenticated by certificates on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
-    /// Letters, digits, `.`, `_`, `-`; at most 128.
+    /// Name: at most 128 letters, digits, `.`, `_` and `-`.
     pub name: String,
-    /// Our outer addresses; empty: any.
+    /// Local outer addresses. Empty means any.
     pub local_addrs: Vec<IpAddr>,
-    /// The peer's outer addresses; empty: any, and the peer has to initiate.
+    /// The peer's outer addresses. Empty means any, and then only the peer can initiate.
     pub remote_addrs: Vec<IpAddr>,
-    /// We.
+    /// Local authentication.
     pub local: Local,
-    /// The peer.
+    /// Authentication of the peer.
     pub remote: Remote,
     /// IKE proposals, preferred first.
     pub proposals: Vec<Cow<'static, str>>,
-    /// ESP in UDP even without NAT.
+    /// Forces ESP in UDP even without NAT.
     pub encap: bool,
-    /// What becomes of an older IKE_SA of the same peer.
+    /// Treatment of an older IKE_SA of the same peer.
     pub unique: Unique,
-    /// Silence after which the peer is probed; zero: never. It is given up after charon's
+    /// Silence after which charon probes the peer; zero disables probing. charon gives the peer up after its
     /// retransmissions (`charon.retransmit_*`, 165 s by default).
     pub dpd_delay: Duration,
-    /// Age at which the IKE_SA is rekeyed; it is deleted when 10 % over it.
+    /// Age at which charon rekeys the IKE_SA. charon deletes it at 110 % of this age.
     pub rekey_time: Duration,
-    /// Age at which the peer must authenticate again; `None`: never. It breaks before it makes: about
-    /// 130 ms without policies. Without it an expired certificate stays in use as long as its IKE_SA is
-    /// rekeyed.
+    /// Age at which the peer must authenticate again; `None` for never. Reauthentication breaks before it
+    /// makes: about 130 ms without policies. Without it an expired certificate stays in use for as long as
+    /// its IKE_SA is rekeyed.
     pub reauth_time: Option<Duration>,
-    /// How often to try to connect, each with all retransmissions; 0: forever.
+    /// Attempts to connect, each with all retransmissions; 0 for unlimited.
     pub keying_tries: u32,
     /// Tunnels, at least one.
     pub children: Vec<Child>,
 }
 
-/// How we authenticate. The private key is loaded with [`Client::load_key`](super::Client::load_key).
+/// Local authentication. `Client::load_key` loads the private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Local {
     /// A DNS name that the certificate carries as subjectAltName.
@@ -63,45 +61,45 @@ pub struct Local {
     pub certificate: Arc<[u8]>,
 }
 
-/// Whom we accept.
+/// Authentication of the peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
     /// A DNS name that the peer's certificate must carry as subjectAltName. No wildcards.
     pub identity: String,
     /// The CA that must have issued the peer's certificate. PEM or DER.
     pub authority: Arc<[u8]>,
-    /// How much must be known about revocation.
+    /// Requirement for revocation information.
     pub revocation: Revocation,
 }
 
-/// What a missing CRL means. A certificate that a loaded CRL lists is refused in any case.
+/// Treatment of a missing CRL. charon always refuses a certificate listed in a loaded CRL.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Revocation {
-    /// No CRL: accepted.
+    /// Accept the peer.
     #[default]
     Relaxed,
-    /// No valid CRL: refused.
+    /// Refuse the peer unless there is a valid CRL.
     Strict,
 }
 
-/// What happens when the same identity connects once more.
+/// Treatment of a second IKE_SA of the same identity.
 ///
-/// charon applies it after authentication, to IKE_SAs of the same connection whose two identities are equal
-/// in type and content (`check_uniqueness` in ike_sa_manager.c). So no other identity can displace an SA.
+/// charon applies it after authentication, to IKE_SAs of the same connection whose identities are equal in
+/// type and content (`check_uniqueness` in ike_sa_manager.c). No other identity can displace an SA.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Unique {
-    /// The new one replaces the old: at once if the peer says INITIAL_CONTACT, which a peer that crashed
-    /// does; else after 10 s from the same address (taken for reauthentication), else by a DELETE.
-    /// The gateway's choice: a site that comes back must not find itself locked out.
+    /// The new IKE_SA replaces the old one: at once if the peer sends INITIAL_CONTACT, as it does after a
+    /// crash; after 10 s if it comes from the same address, which charon takes for reauthentication; otherwise
+    /// by a DELETE. The gateway uses this, because a returning site must not be locked out.
     #[default]
     Replace,
-    /// Only INITIAL_CONTACT replaces: two SAs of one site may live side by side with one reqid.
+    /// Only INITIAL_CONTACT replaces the old IKE_SA. Two SAs of one site may coexist with one reqid.
     No,
 }
 
 impl Connection {
-    /// With this project's proposals and defaults fit for the gateway's side: any peer address, no
-    /// initiating, 30 s dead-peer detection, IKE rekeyed every 4 h.
+    /// Creates a connection with this project's proposals and the gateway's defaults: any peer address, no
+    /// initiation, dead-peer detection after 30 s, IKE rekeying every 4 h.
     #[must_use]
     pub fn new(name: impl Into<String>, local: Local, remote: Remote) -> Self {
         Self {
@@ -121,10 +119,10 @@ impl Connection {
         }
     }
 
-    /// The `load-conn` message, after checking every field.
+    /// Checks every field and returns the `load-conn` message.
     pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
         self.check()?;
-        message::encode(&BTreeMap::from([(self.name.as_str(), self.wire())]))
+        message::encode(&BTreeMap::from([(self.name.as_str(), self.to_wire())]))
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -144,13 +142,13 @@ impl Connection {
         for (index, child) in self.children.iter().enumerate() {
             child.check()?;
             if self.children.iter().take(index).any(|other| other.name == child.name) {
-                return Err(Error::invalid("child", &child.name, "once in a connection"));
+                return Err(Error::invalid("child", &child.name, "a name used once per connection"));
             }
         }
         Ok(())
     }
 
-    fn wire(&self) -> WireConnection<'_> {
+    fn to_wire(&self) -> WireConnection<'_> {
         WireConnection {
             version: 2,
             local_addrs: addresses(&self.local_addrs),
@@ -163,7 +161,7 @@ impl Connection {
                 Unique::Replace => "replace",
                 Unique::No => "no",
             },
-            // Both: a peer must not need to know our certificate, nor we its.
+            // Request and send certificates always, so that neither side needs the other's beforehand.
             send_certreq: true,
             send_cert: "always",
             dpd_delay: seconds(self.dpd_delay),
@@ -184,74 +182,17 @@ impl Connection {
                     Revocation::Strict => "strict",
                 },
             },
-            children: self.children.iter().map(|c| (c.name.as_str(), c.wire())).collect(),
+            children: self.children.iter().map(|c| (c.name.as_str(), c.to_wire())).collect(),
         }
     }
 }
 
-/// Names of connections and children: no character that VICI, charon or a terminal gives a meaning.
-pub(super) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > 128 || !name.bytes().all(plain) {
-        return Err(Error::invalid(field, name, "1 to 128 letters, digits, `.`, `_`, `-`"));
-    }
-    if RESERVED_NAMES.contains(&name) {
-        return Err(Error::invalid(field, name, "not a key of VICI events"));
-    }
-    Ok(())
-}
-
-/// A value of raw bytes that fits.
-pub(super) fn check_blob(field: &'static str, blob: &[u8]) -> Result<(), Error> {
-    if blob.is_empty() || blob.len() > MAX_VALUE_BYTES {
-        return Err(Error::invalid(field, &format!("{} bytes", blob.len()), "1 to 65535 bytes"));
-    }
-    Ok(())
-}
-
-/// A host name: charon would take `*` and `%any` for wildcards and `#` for hex.
-fn check_identity(field: &'static str, identity: &str) -> Result<(), Error> {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
-    if identity.len() > 253 || !identity.split('.').all(label) {
-        return Err(Error::invalid(field, identity, "a host name without wildcards"));
-    }
-    Ok(())
-}
-
-pub(super) fn check_proposals(field: &'static str, proposals: &[Cow<'_, str>]) -> Result<(), Error> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    let bad = |proposal: &&Cow<'_, str>| {
-        proposal.is_empty() || proposal.len() > 256 || !proposal.bytes().all(plain)
-    };
-    if proposals.is_empty() || proposals.len() > 16 {
-        return Err(Error::invalid(field, "", "1 to 16 proposals"));
-    }
-    match proposals.iter().find(bad) {
-        Some(proposal) => Err(Error::invalid(field, proposal, "algorithms joined by `-`")),
-        None => Ok(()),
-    }
-}
-
-pub(super) fn check_time(field: &'static str, time: Duration) -> Result<(), Error> {
-    if time < Duration::from_secs(1) {
-        return Err(Error::invalid(field, &format!("{time:?}"), "at least 1 s"));
-    }
-    Ok(())
-}
-
-/// Forces the identity's type: a bare name like `10.0.0.1` would be an address to charon.
+/// Forces the type of an identity: charon takes a bare `10.0.0.1` for an address.
 fn fqdn(identity: &str) -> String {
     format!("fqdn:{identity}")
 }
 
-pub(super) fn seconds(time: Duration) -> String {
-    format!("{}s", time.as_secs())
-}
-
+/// Returns addresses as text, `%any` for none.
 fn addresses(addresses: &[IpAddr]) -> Vec<String> {
     match addresses {
         [] => vec!["%any".into()],
@@ -259,7 +200,7 @@ fn addresses(addresses: &[IpAddr]) -> Vec<String> {
     }
 }
 
-/// Keys of swanctl.conf(5), section connections.<conn>.
+/// Keys of swanctl.conf(5), section `connections.<conn>`.
 #[derive(Debug, Serialize)]
 struct WireConnection<'a> {
     version: u8,
@@ -337,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_charon_would_read_differently_is_refused() {
+    fn values_that_charon_interprets_differently_are_refused() {
         type Change = fn(&mut Connection);
         let changes: [(&str, Change); 14] = [
             ("wildcard", |c| c.remote.identity = "*.acme.example".into()),

@@ -1,63 +1,63 @@
-//! What can go wrong between us and charon.
+//! Errors of commands and connections to charon.
 
 use std::{io, path::PathBuf, time::Duration};
 
 /// A failed command or connection.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The socket is absent or does not accept: charon does not run.
+    /// The socket is missing or refuses connections: charon is not running.
     #[error("cannot connect to charon at {path}")]
     Connect {
         /// The socket's path.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
-    /// Somebody else listens on the socket; private keys would go to them.
-    #[error("{path} is served by uid {uid}, neither root nor this process's user: not trusted")]
+    /// Another user listens on the socket and would receive private keys.
+    #[error("{path} is served by uid {uid}: expected root or the user of this process")]
     ForeignPeer {
         /// The socket's path.
         path: PathBuf,
-        /// Who listens there.
+        /// The user that listens on the socket.
         uid: u32,
     },
-    /// Reading or writing failed; the connection is closed.
-    #[error("connection to charon failed")]
+    /// Reading or writing failed. The connection is closed.
+    #[error("the connection to charon failed")]
     Io(#[from] io::Error),
-    /// charon went away (or the connection was closed after an earlier error).
+    /// charon closed the connection, or an earlier error did.
     #[error("charon closed the connection")]
     Closed,
-    /// No answer in time. VICI has no request numbers, so the connection is closed: a late answer would
-    /// be taken for that of the next command.
+    /// The answer did not come in time. VICI has no request numbers, so a late answer would be taken for that
+    /// of the next command. The connection is closed.
     #[error("charon did not answer `{command}` within {after:?}")]
     Timeout {
         /// The command.
         command: &'static str,
-        /// How long we waited.
+        /// The timeout.
         after: Duration,
     },
-    /// charon sent what the protocol forbids or a bound refuses; the connection is closed.
+    /// charon violated the protocol or exceeded a bound. The connection is closed.
     #[error("charon sent a malformed message: {0}")]
     Malformed(String),
-    /// charon does not know the command or event (too old, or a plugin is missing).
-    #[error("charon does not know `{0}`")]
+    /// charon does not know the command or event: it is too old or lacks a plugin.
+    #[error("charon does not know `{0}`: strongSwan 5.9 or newer with the vici plugin is needed")]
     Unknown(&'static str),
-    /// charon refused: `success = no`.
+    /// charon answered `success = no`.
     #[error("charon refused `{command}`: {reason}")]
     Refused {
         /// The command.
         command: &'static str,
-        /// charon's own words.
+        /// charon's error message.
         reason: String,
     },
-    /// The request cannot be expressed, or would mean something else to charon. Nothing was sent.
-    #[error("{field} `{value}`: {expected}")]
+    /// VICI cannot express the value, or charon would interpret it differently. Nothing was sent.
+    #[error("invalid {field} `{value}`: expected {expected}")]
     Invalid {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// What it held, shortened.
+        /// The rejected value, shortened.
         value: String,
-        /// What it may hold.
+        /// A description of valid values.
         expected: &'static str,
     },
 }

@@ -1,4 +1,4 @@
-//! Events: hints that SAs changed.
+//! Events: hints that SAs have changed.
 
 use std::{collections::BTreeMap, collections::VecDeque, marker::PhantomData, path::Path};
 
@@ -8,62 +8,63 @@ use serde::{
 };
 
 use super::{
-    ChildSa, Error,
+    error::Error,
     message::Message,
     packet::Packet,
     raw_sa::{RawChildSa, RawIkeSa},
+    sa::ChildSa,
     transport::{self, Frames},
 };
 
-/// The events we ask for.
+/// The registered events.
 const REGISTERED: [&str; 5] = ["ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update"];
 
-/// Events kept from while others are being registered; hints, so that more of them say no more.
+/// Events kept that arrive during registration. They are hints, so further ones add nothing.
 const MAX_EARLY: usize = 256;
 
-/// A connection that receives events. It must be read without pause: charon queues without bound.
+/// A connection that receives events. The caller must read it without pause: charon's queue has no bound.
 #[derive(Debug)]
 pub struct Events {
     frames: Frames,
-    /// Came while others were being registered.
+    /// Events that arrived during registration.
     early: VecDeque<Event>,
 }
 
-/// Something happened to an IKE_SA or its children.
+/// A change of an IKE_SA or its children.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// What.
+    /// The kind of change.
     pub kind: EventKind,
     /// The connection's name.
     pub ike: String,
-    /// The IKE_SA's number, after a rekey that of the new one.
+    /// The IKE_SA's number; after a rekey, the number of the new IKE_SA.
     pub unique_id: Option<u32>,
-    /// The children concerned, as far as they could be read; for [`EventKind::ChildRekey`] the old one,
-    /// then the new one. IKE events name none.
+    /// The affected children that were readable. [`EventKind::ChildRekey`] gives the old child, then the new
+    /// one. IKE events give none.
     pub children: Vec<ChildSa>,
 }
 
-/// What happened.
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
     /// An IKE_SA was established.
     IkeUp,
-    /// An IKE_SA goes; its children go without events of their own.
+    /// An IKE_SA goes down. Its children go down without events of their own.
     IkeDown,
-    /// An IKE_SA was replaced and handed its children on.
+    /// A new IKE_SA replaced one and took over its children.
     IkeRekey,
-    /// A peer's outer address or port changes (NAT rebinding), and so do the kernel's SAs.
+    /// A peer's outer address or port changes (NAT rebinding), and with it the kernel's SAs.
     IkeUpdate,
     /// A CHILD_SA is up.
     ChildUp,
-    /// A CHILD_SA goes; comes before the kernel forgets it.
+    /// A CHILD_SA goes down. The event precedes the removal from the kernel.
     ChildDown,
-    /// A CHILD_SA was replaced.
+    /// A new CHILD_SA replaced one.
     ChildRekey,
 }
 
 impl Events {
-    /// Connects and registers.
+    /// Connects and registers for all events.
     pub async fn connect(path: &Path) -> Result<Self, Error> {
         let mut frames = transport::open(path).await?;
         let mut early = VecDeque::new();
@@ -80,7 +81,7 @@ impl Events {
         Ok(Self { frames, early })
     }
 
-    /// The next event. Safe to cancel. After an error the connection is of no more use.
+    /// Waits for the next event. Cancel safe. After an error the connection is unusable.
     pub async fn next(&mut self) -> Result<Event, Error> {
         if let Some(event) = self.early.pop_front() {
             return Ok(event);
@@ -93,6 +94,7 @@ impl Events {
 }
 
 impl Event {
+    /// Decodes the message of a registered event.
     pub(super) fn decode(name: &str, message: &Message) -> Result<Self, Error> {
         match name {
             "ike-updown" => updown(message, EventKind::IkeUp, EventKind::IkeDown),
@@ -110,7 +112,7 @@ impl Event {
                 let unique_id = root.section.uniqueid.and_then(|id| id.parse().ok());
                 Self::new(EventKind::ChildRekey, root.name, unique_id, children)
             }
-            other => Err(Error::malformed(format!("event {other:?} was not asked for"))),
+            other => Err(Error::malformed(format!("event {other:?} without registration"))),
         }
     }
 
@@ -156,7 +158,7 @@ struct RekeyedChild<'a> {
     new: RawChildSa<'a>,
 }
 
-/// An event's message: some key/values and one section, named after the connection.
+/// An event's message: some key/values, and one section named after the connection.
 #[derive(Debug)]
 struct Root<'a, T> {
     up: bool,

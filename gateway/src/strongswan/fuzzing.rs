@@ -1,4 +1,4 @@
-//! Everything that becomes of a frame from charon, without charon; for tests/fuzz.
+//! Parses a frame from charon in every way that `Client` and `Events` do. Entry point of tests/fuzz.
 
 use std::collections::BTreeMap;
 
@@ -6,25 +6,27 @@ use serde::de::IgnoredAny;
 use tokio_util::bytes::Bytes;
 
 use super::{
-    Event, IkeSa, Version,
+    events::Event,
     message::Message,
+    operations::Version,
     packet::Packet,
     raw_sa::RawIkeSa,
-    reply::{OneNamed, Reply},
+    reply::{NamedSection, Reply},
+    sa::IkeSa,
 };
 
-/// What could be read in a frame.
+/// The readable content of a frame.
 #[derive(Debug, Default)]
 pub struct Frame {
-    /// It is a packet, its message well formed.
+    /// True if the frame is a packet with a well-formed message.
     pub packet: bool,
-    /// Of a streamed `list-sa`.
+    /// The IKE_SA of a streamed `list-sa`.
     pub sa: Option<IkeSa>,
-    /// Of any other event.
+    /// Any other event.
     pub event: Option<Event>,
 }
 
-/// Reads a frame (without its length) as `Client` and `Events` would.
+/// Reads a frame, without its length field, as `Client` and `Events` do.
 pub fn read(frame: &[u8]) -> Frame {
     match Packet::parse(Bytes::copy_from_slice(frame)) {
         Err(_) => Frame::default(),
@@ -47,6 +49,6 @@ pub fn read(frame: &[u8]) -> Frame {
 }
 
 fn read_sa(message: &Message) -> Option<IkeSa> {
-    let OneNamed(name, raw) = message.decode::<OneNamed<RawIkeSa<'_>>>().ok()?;
+    let NamedSection(name, raw) = message.decode::<NamedSection<RawIkeSa<'_>>>().ok()?;
     raw.parse(name, &mut Vec::new()).ok()
 }

@@ -1,17 +1,17 @@
 //! The message layer: a tree of sections, key/values and lists, coded by `serde_vici`.
 //!
-//! Around that codec this module adds what it leaves out: reading, a bound on nesting (it recurses into
-//! sections it skips, so a frame of section starts would overflow the stack); writing, a check of lengths
-//! (it cuts them to 8 and 16 bits without a word).
+//! This module adds two checks that the codec lacks. Before reading it bounds the nesting: the codec recurses
+//! into sections it skips, so a frame of section starts would overflow the stack. Before writing it checks
+//! lengths: the codec silently truncates them to 8 and 16 bits.
 
 use serde::{Deserialize, Serialize, Serializer};
 use tokio_util::bytes::Bytes;
 
-use super::{Error, packet::MAX_FRAME_BYTES};
+use super::{error::Error, frame::MAX_FRAME_BYTES};
 
-/// Longest value: its length is coded in 16 bits.
+/// Longest value: its length field has 16 bits.
 pub(super) const MAX_VALUE_BYTES: usize = u16::MAX as usize;
-/// Sections within sections. The deepest real message, child-rekey, has 4.
+/// Deepest nesting of sections. The deepest real message, child-rekey, has 4 levels.
 const MAX_DEPTH: usize = 8;
 
 const SECTION_START: u8 = 1;
@@ -21,29 +21,29 @@ const LIST_START: u8 = 4;
 const LIST_ITEM: u8 = 5;
 const LIST_END: u8 = 6;
 
-/// A received message whose form has been checked.
+/// A received, well-formed message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message(Bytes);
 
 impl Message {
-    /// Checks the form: [`Error::Malformed`] if it is not a message.
+    /// Checks the form and returns [`Error::Malformed`] if it is not a message.
     pub(super) fn parse(bytes: Bytes) -> Result<Self, Error> {
         check(&bytes)?;
         Ok(Self(bytes))
     }
 
-    /// Size on the wire.
+    /// Returns the size on the wire.
     pub(super) fn bytes(&self) -> usize {
         self.0.len()
     }
 
-    /// Decodes it. What does not fit `T` is an error, never a panic.
+    /// Decodes the message. Content that does not fit `T` is an error, never a panic.
     pub(super) fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
         serde_vici::from_slice(&self.0).map_err(|error| Error::malformed(error.to_string()))
     }
 }
 
-/// Encodes a message. Callers have bounded every name and value (see `connection`, `operations`).
+/// Encodes a message. Callers bound every name and value first (see `check`).
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
     let message = serde_vici::to_vec(value).map_err(|error| Error::malformed(error.to_string()))?;
     if message.len() > MAX_FRAME_BYTES {
@@ -52,7 +52,7 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
     Ok(message)
 }
 
-/// A value of raw bytes (PEM or DER).
+/// A value of raw bytes, PEM or DER.
 #[derive(Debug)]
 pub(super) struct Blob<'a>(pub(super) &'a [u8]);
 
@@ -62,8 +62,8 @@ impl Serialize for Blob<'_> {
     }
 }
 
-/// Walks the elements once: known types, lengths within the message, balanced and shallow sections,
-/// lists that hold items only.
+/// Checks all elements in one pass: known types, lengths within the message, balanced sections of bounded
+/// depth, and lists that contain items only.
 fn check(message: &[u8]) -> Result<(), Error> {
     let mut rest = Cursor(message);
     let mut depth = 0_usize;
@@ -202,7 +202,7 @@ mod tests {
         };
         assert!(nested(MAX_DEPTH).unwrap().decode::<BTreeMap<String, IgnoredAny>>().is_ok());
         assert!(nested(MAX_DEPTH + 1).is_err());
-        // Would overflow the stack of a decoder that recurses.
+        // This depth overflows the stack of a recursive decoder.
         assert!(nested(100_000).is_err());
     }
 
@@ -212,7 +212,7 @@ mod tests {
             decode_as_everything(bytes);
         }
 
-        /// Bytes that look like messages get further than arbitrary ones.
+        /// Bytes that resemble messages reach deeper code than arbitrary ones.
         #[test]
         fn arbitrary_elements_never_panic(elements in proptest::collection::vec(element(), 0..60)) {
             decode_as_everything(elements.concat());

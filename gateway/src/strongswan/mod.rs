@@ -1,20 +1,22 @@
 //! strongSwan's daemon charon, driven over VICI (the Versatile IKE Control Interface).
 //!
-//! Layers, lowest first: `packet` and `message` (bytes), `transport` (one connection, one command at a
-//! time), [`Client`] (typed commands), [`Events`] (hints that something changed) and [`Supervisor`]
-//! (both, over restarts of charon). Protocol: `src/libcharon/plugins/vici/README.md` in strongSwan's
-//! source; what charon 5.9.8 does beyond it is cited where it matters.
+//! Layers, lowest first: `frame`, `message` and `packet` (bytes), `transport` (one connection, one command at
+//! a time), [`Client`] (typed commands), [`Events`] (hints that something changed) and [`Supervisor`] (both,
+//! across restarts of charon). Protocol: `src/libcharon/plugins/vici/README.md` in strongSwan's source.
+//! Comments cite the behaviour of charon 5.9.8 that the README does not describe.
 //!
-//! charon parses packets from the internet, so what it says is checked as if it came from there: frames,
-//! nesting, counts and string lengths are bounded, and a malformed frame ends the connection.
+//! charon parses packets from the internet, so its answers are treated as untrusted: frames, nesting, counts
+//! and string lengths are bounded, and a malformed frame closes the connection.
 //!
 //! **Events are hints, [`Client::list_sas`] is the truth**: events come late (a new outbound SPI is in use
-//! before its event), some never come (the end of a rekeyed SA), and one may be lost to a reconnect.
+//! before its event), some never come (the end of a rekeyed SA), and a reconnect may lose one.
 
+mod check;
 mod child;
 mod connection;
 mod error;
 mod events;
+mod frame;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -25,6 +27,7 @@ mod raw_sa;
 mod reply;
 mod sa;
 mod supervisor;
+mod time;
 mod transport;
 
 pub use child::{Action, Child, ESP_PROPOSALS};
@@ -35,5 +38,5 @@ pub use operations::{Client, SaList, Version};
 pub use sa::{Algorithms, ChildSa, ChildState, Fault, IkeSa, IkeState, TrafficSelector};
 pub use supervisor::{Notice, Supervisor};
 
-/// Where charon listens unless `charon.plugins.vici.socket` says otherwise.
+/// charon's socket unless `charon.plugins.vici.socket` sets another.
 pub const DEFAULT_SOCKET: &str = "/run/charon.vici";

@@ -10,53 +10,55 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Connection, Error, Fault, IkeSa,
-    connection::{check_blob, check_name},
+    check::{check_blob, check_name},
+    connection::Connection,
+    error::Error,
     message::{self, Blob, Message},
     raw_sa::RawIkeSa,
-    reply::{OneNamed, Reply},
+    reply::{NamedSection, Reply},
+    sa::{Fault, IkeSa},
     transport::{Request, Transport},
 };
 
-/// Commands that only touch charon's memory.
+/// Timeout of commands that only touch charon's memory.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Commands that walk all SAs or connections and wait for those that are in use.
+/// Timeout of commands that walk all SAs or connections and wait for those in use.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long charon waits for a peer to confirm the DELETE of a CHILD_SA.
+/// Time that charon waits for a peer to confirm the DELETE of a CHILD_SA.
 const TERMINATE_WAIT: Duration = Duration::from_secs(2);
-/// In place of a timeout: do it in this call, wait for nobody.
-const TERMINATE_AT_ONCE: i32 = -1;
-/// How much later than its own timeout charon may answer.
+/// Timeout value that makes charon terminate within the call, without waiting for the peer.
+const TERMINATE_WITHOUT_WAITING: i32 = -1;
+/// Time that charon's answer may exceed charon's own timeout.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
-/// More IKE_SAs or connections than any gateway has.
+/// Bound on listed IKE_SAs or connections, above what any gateway has.
 const MAX_LISTED: usize = 1 << 18;
-/// Messages on the way from the connection's task to the decoder.
+/// Messages buffered between the connection's task and the decoder.
 const STREAM_BUFFER: usize = 64;
 
 /// Commands to charon.
 ///
 /// Clones share one connection, on which commands run one after the other. A call may be dropped at any
-/// time; its command still runs to its end. After [`Error::Timeout`], [`Error::Malformed`], [`Error::Io`] or
-/// [`Error::Closed`] the connection is gone: make a new one, or let [`Supervisor`](super::Supervisor) do it.
+/// time; its command still runs to completion. [`Error::Timeout`], [`Error::Malformed`], [`Error::Io`] and
+/// [`Error::Closed`] mean that the connection is gone: connect anew, or let `Supervisor` do it.
 #[derive(Debug, Clone)]
 pub struct Client {
     transport: Transport,
     path: PathBuf,
 }
 
-/// What [`Client::list_sas`] brings.
+/// The result of [`Client::list_sas`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SaList {
-    /// The IKE_SAs that could be read.
+    /// The readable IKE_SAs.
     pub sas: Vec<IkeSa>,
-    /// What could not, and is missing from `sas`: report it.
+    /// The faults of unreadable SAs, which `sas` lacks. Callers should report them.
     pub faults: Vec<Fault>,
 }
 
 /// charon's version.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Version {
-    /// `charon`.
+    /// The daemon's name, `charon`.
     pub daemon: String,
     /// strongSwan's version, e.g. `5.9.8`.
     pub version: String,
@@ -69,7 +71,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// Bounded, and without what could steer a terminal: it ends up in logs and the status.
+    /// Shortens every text and replaces control characters: the version ends up in logs and on terminals.
     fn printable(self) -> Self {
         const MAX_CHARACTERS: usize = 64;
         let plain = |text: String| {
@@ -88,24 +90,24 @@ impl Version {
 }
 
 impl Client {
-    /// Connects to charon's socket. Must be called in a tokio runtime.
+    /// Connects to charon's socket. Needs a tokio runtime.
     pub async fn connect(path: &Path) -> Result<Self, Error> {
         let transport = Transport::connect(path, &["list-sa", "list-conn"]).await?;
         Ok(Self { transport, path: path.to_owned() })
     }
 
-    /// Returns as soon as the connection is gone, whether or not a command is under way.
+    /// Waits until the connection is gone, whether or not a command is running.
     pub async fn closed(&self) {
         self.transport.closed().await;
     }
 
-    /// charon's version.
+    /// Returns charon's version.
     pub async fn version(&self) -> Result<Version, Error> {
         let version: Version = self.call("version", Vec::new(), COMMAND_TIMEOUT).await?.decode()?;
         Ok(version.printable())
     }
 
-    /// Loads a CA certificate (PEM or DER) under a name; an authority of that name is replaced.
+    /// Loads a CA certificate (PEM or DER) under a name, and replaces an authority of that name.
     pub async fn load_authority(&self, name: &str, certificate: &[u8]) -> Result<(), Error> {
         #[derive(Serialize)]
         struct Authority<'a> {
@@ -114,22 +116,22 @@ impl Client {
         check_name("authority", name)?;
         check_blob("CA certificate", certificate)?;
         let authority = BTreeMap::from([(name, Authority { cacert: Blob(certificate) })]);
-        self.order("load-authority", &authority, COMMAND_TIMEOUT).await
+        self.execute("load-authority", &authority, COMMAND_TIMEOUT).await
     }
 
-    /// Loads a certificate (PEM or DER). Not needed for those a [`Connection`] holds.
+    /// Loads a certificate (PEM or DER). Certificates in a [`Connection`] need no separate loading.
     pub async fn load_certificate(&self, certificate: &[u8]) -> Result<(), Error> {
         self.load_x509("X509", certificate).await
     }
 
-    /// Loads a CRL (PEM or DER, at most 65,535 bytes: about 1,700 entries; VICI has no larger values).
-    /// It replaces one of the same CA with a lower number. It decides over new authentications only: live
-    /// IKE_SAs of revoked certificates must be terminated.
+    /// Loads a CRL (PEM or DER, at most 65,535 bytes or about 1,700 entries: VICI has no larger values).
+    /// The CRL replaces one of the same CA with a lower number. It affects new authentications only: the
+    /// caller must terminate IKE_SAs of revoked certificates.
     pub async fn load_crl(&self, crl: &[u8]) -> Result<(), Error> {
         self.load_x509("X509_CRL", crl).await?;
-        // charon 5.9.8 keeps the replaced CRL in its cache of verified certificates, finds it there first
-        // and takes its word: what the new one revokes would still be accepted.
-        self.order("flush-certs", &BTreeMap::from([("type", "X509_CRL")]), COMMAND_TIMEOUT).await
+        // charon 5.9.8 keeps the replaced CRL in its cache of verified certificates and consults the cache
+        // first, so it would still accept certificates that only the new CRL revokes.
+        self.execute("flush-certs", &BTreeMap::from([("type", "X509_CRL")]), COMMAND_TIMEOUT).await
     }
 
     async fn load_x509(&self, kind: &'static str, data: &[u8]) -> Result<(), Error> {
@@ -141,7 +143,7 @@ impl Client {
         }
         check_blob(kind, data)?;
         let certificate = Certificate { r#type: kind, flag: "NONE", data: Blob(data) };
-        self.order("load-cert", &certificate, COMMAND_TIMEOUT).await
+        self.execute("load-cert", &certificate, COMMAND_TIMEOUT).await
     }
 
     /// Loads a private key (PEM or DER, not encrypted) and returns its id: SHA-1 of the public key in hex.
@@ -163,16 +165,16 @@ impl Client {
     /// Unloads a private key by the id that [`Client::load_key`] returned.
     pub async fn unload_key(&self, id: &str) -> Result<(), Error> {
         check_name("key id", id)?;
-        self.order("unload-key", &BTreeMap::from([("id", id)]), COMMAND_TIMEOUT).await
+        self.execute("unload-key", &BTreeMap::from([("id", id)]), COMMAND_TIMEOUT).await
     }
 
-    /// Forgets all certificates, CRLs and keys that were loaded over VICI. Connections and SAs stay.
+    /// Unloads all certificates, CRLs and keys loaded over VICI. Connections and SAs stay.
     pub async fn clear_credentials(&self) -> Result<(), Error> {
-        self.order("clear-creds", &NOTHING, COMMAND_TIMEOUT).await
+        self.execute("clear-creds", &NO_ARGUMENTS, COMMAND_TIMEOUT).await
     }
 
-    /// Names of all loaded connections. Uses the streamed `list-conns`: the answer to `get-conns` is one
-    /// frame, and names of some 10,000 sites do not fit.
+    /// Returns the names of all loaded connections. Uses the streamed `list-conns`, because the answer to
+    /// `get-conns` is a single frame, which cannot hold the names of some 10,000 sites.
     pub async fn list_conns(&self) -> Result<Vec<String>, Error> {
         let mut names = Vec::new();
         self.stream("list-conns", "list-conn", |message| {
@@ -184,29 +186,29 @@ impl Client {
         Ok(names)
     }
 
-    /// Loads a connection. One of that name is replaced if it differs; its SAs stay as they are.
+    /// Loads a connection. charon replaces one of that name if it differs; its SAs stay unchanged.
     pub async fn load_conn(&self, connection: &Connection) -> Result<(), Error> {
         let reply = self.call("load-conn", connection.encode()?, COMMAND_TIMEOUT).await?;
         Reply::decode("load-conn", &reply).map(drop)
     }
 
-    /// Unloads a connection. Its SAs stay: terminate them too.
+    /// Unloads a connection. Its SAs stay until they are terminated.
     pub async fn unload_conn(&self, name: &str) -> Result<(), Error> {
         check_name("connection", name)?;
-        self.order("unload-conn", &BTreeMap::from([("name", name)]), COMMAND_TIMEOUT).await
+        self.execute("unload-conn", &BTreeMap::from([("name", name)]), COMMAND_TIMEOUT).await
     }
 
-    /// All IKE_SAs with their CHILD_SAs. Waits for SAs that charon is working on, so that none is missing but one
-    /// that a rekeying is just making.
+    /// Returns all IKE_SAs with their CHILD_SAs. charon waits for SAs in use, so the list lacks at most an
+    /// IKE_SA that a rekeying is creating at that moment.
     pub async fn list_sas(&self) -> Result<SaList, Error> {
         let mut list = SaList::default();
         self.stream("list-sas", "list-sa", |message| {
-            match message.decode::<OneNamed<RawIkeSa<'_>>>() {
-                Ok(OneNamed(name, raw)) => match raw.parse(name, &mut list.faults) {
+            match message.decode::<NamedSection<RawIkeSa<'_>>>() {
+                Ok(NamedSection(name, raw)) => match raw.parse(name, &mut list.faults) {
                     Ok(sa) => list.sas.push(sa),
                     Err(fault) => list.faults.push(fault),
                 },
-                // Well formed, as the transport checked, but no SA.
+                // The transport checked the form, but the content is not an SA.
                 Err(error) => list.faults.push(Fault::new("(unreadable)", error.to_string())),
             }
             Ok(list.sas.len() + list.faults.len())
@@ -215,23 +217,23 @@ impl Client {
         Ok(list)
     }
 
-    /// Deletes an IKE_SA with its children at once. The peer is told, its answer not awaited.
+    /// Deletes an IKE_SA with its children at once. charon notifies the peer without waiting for its answer.
     pub async fn terminate_ike(&self, unique_id: u32) -> Result<(), Error> {
-        // Waiting and then forcing would end in "failed" though it worked (controller.c, terminate_ike).
-        let timeout_ms = TERMINATE_AT_ONCE;
+        // With a timeout and `force`, charon reports failure despite success (controller.c, terminate_ike).
+        let timeout_ms = TERMINATE_WITHOUT_WAITING;
         let arguments = Terminate { ike_id: Some(unique_id), child_id: None, force: true, timeout_ms };
-        self.order("terminate", &arguments, LIST_TIMEOUT).await
+        self.execute("terminate", &arguments, LIST_TIMEOUT).await
     }
 
-    /// Deletes a CHILD_SA. [`Error::Refused`] if the peer does not confirm within 2 s: then terminate its
-    /// IKE_SA, which cannot fail that way.
+    /// Deletes a CHILD_SA. Returns [`Error::Refused`] if the peer does not confirm within 2 s; terminating
+    /// its IKE_SA cannot fail that way.
     pub async fn terminate_child(&self, unique_id: u32) -> Result<(), Error> {
         let timeout_ms = milliseconds(TERMINATE_WAIT);
         let arguments = Terminate { ike_id: None, child_id: Some(unique_id), force: false, timeout_ms };
-        self.order_aside("terminate", &arguments, TERMINATE_WAIT).await
+        self.execute_separately("terminate", &arguments, TERMINATE_WAIT).await
     }
 
-    /// Brings a child up and waits for it. `timeout`: at least 1 ms.
+    /// Initiates a child and waits until it is up. `timeout` is at least 1 ms.
     pub async fn initiate(&self, child: &str, timeout: Duration) -> Result<(), Error> {
         #[derive(Serialize)]
         struct Initiate<'a> {
@@ -241,30 +243,30 @@ impl Client {
         }
         check_name("child", child)?;
         let arguments = Initiate { child, timeout_ms: milliseconds(timeout) };
-        self.order_aside("initiate", &arguments, timeout).await
+        self.execute_separately("initiate", &arguments, timeout).await
     }
 
-    /// Starts rekeying a CHILD_SA; does not wait for it.
+    /// Starts rekeying a CHILD_SA without waiting for the result.
     pub async fn rekey_child(&self, unique_id: u32) -> Result<(), Error> {
         self.rekey(&Rekey { child_id: Some(unique_id), ..Rekey::default() }).await
     }
 
-    /// Starts rekeying an IKE_SA; does not wait for it.
+    /// Starts rekeying an IKE_SA without waiting for the result.
     pub async fn rekey_ike(&self, unique_id: u32) -> Result<(), Error> {
         self.rekey(&Rekey { ike_id: Some(unique_id), ..Rekey::default() }).await
     }
 
-    /// Starts reauthentication of an IKE_SA, which replaces its children; does not wait for it.
+    /// Starts reauthentication of an IKE_SA, which replaces its children, without waiting for the result.
     pub async fn reauthenticate(&self, unique_id: u32) -> Result<(), Error> {
         self.rekey(&Rekey { ike_id: Some(unique_id), reauth: Some(true), ..Rekey::default() }).await
     }
 
     async fn rekey(&self, arguments: &Rekey) -> Result<(), Error> {
-        self.order("rekey", arguments, COMMAND_TIMEOUT).await
+        self.execute("rekey", arguments, COMMAND_TIMEOUT).await
     }
 
-    /// A command whose answer is success or not.
-    async fn order<T: Serialize>(
+    /// Runs a command whose answer is success or failure.
+    async fn execute<T: Serialize>(
         &self,
         command: &'static str,
         arguments: &T,
@@ -274,18 +276,19 @@ impl Client {
         Reply::decode(command, &reply).map(drop)
     }
 
-    /// The same on a connection of its own, for commands that wait for a peer and must not hold up others.
-    async fn order_aside<T: Serialize>(
+    /// Runs a command on a separate connection: it waits for a peer and must not delay other commands.
+    async fn execute_separately<T: Serialize>(
         &self,
         command: &'static str,
         arguments: &T,
         charon_waits: Duration,
     ) -> Result<(), Error> {
         let transport = Transport::connect(&self.path, &[]).await?;
-        let aside = Self { transport, path: PathBuf::new() };
-        aside.order(command, arguments, charon_waits + ANSWER_SLACK).await
+        let separate = Self { transport, path: PathBuf::new() };
+        separate.execute(command, arguments, charon_waits + ANSWER_SLACK).await
     }
 
+    /// Runs a command and returns its answer.
     async fn call(
         &self,
         command: &'static str,
@@ -297,7 +300,7 @@ impl Client {
         answer.await.map_err(|_| Error::Closed)?
     }
 
-    /// Runs a command that streams; `visit` takes each message and returns how many things it has by now.
+    /// Runs a streaming command. `visit` takes each message and returns the number of items so far.
     async fn stream(
         &self,
         command: &'static str,
@@ -319,7 +322,7 @@ impl Client {
     }
 }
 
-const NOTHING: BTreeMap<&str, &str> = BTreeMap::new();
+const NO_ARGUMENTS: BTreeMap<&str, &str> = BTreeMap::new();
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -339,7 +342,7 @@ struct Rekey {
     reauth: Option<bool>,
 }
 
-/// At least 1: charon waits for ever on 0 and not at all on -1.
+/// Returns at least 1: charon waits forever on 0 and not at all on -1.
 fn milliseconds(time: Duration) -> i32 {
     i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
 }
@@ -349,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_holds_nothing_that_steers_a_terminal_and_is_bounded() {
+    fn version_has_no_control_characters_and_bounded_length() {
         let text = |text: &str| text.to_owned();
         let version = Version {
             daemon: text("charon\n"),

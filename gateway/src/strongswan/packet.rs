@@ -1,14 +1,8 @@
-//! The packet layer: one packet in each frame, a type byte, for some a name, then a message.
+//! The packet layer: each frame holds one packet: a type byte, a name for some types, then a message.
 
-use tokio_util::{
-    bytes::{Buf, BufMut, Bytes, BytesMut},
-    codec::LengthDelimitedCodec,
-};
+use tokio_util::bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Error, message::Message};
-
-/// Largest frame either side may send, without its length field (README, "Transport protocol").
-pub(super) const MAX_FRAME_BYTES: usize = 512 * 1024;
+use super::{error::Error, frame::MAX_FRAME_BYTES, message::Message};
 
 const CMD_REQUEST: u8 = 0;
 const CMD_RESPONSE: u8 = 1;
@@ -18,7 +12,7 @@ const EVENT_CONFIRM: u8 = 5;
 const EVENT_UNKNOWN: u8 = 6;
 const EVENT: u8 = 7;
 
-/// What charon may send.
+/// A packet from charon.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Packet {
     Response(Message),
@@ -28,17 +22,12 @@ pub(super) enum Packet {
     Event { name: String, message: Message },
 }
 
-/// Frames: a length of 32 bits in network order, then the packet.
-pub(super) fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder().length_field_type::<u32>().max_frame_length(MAX_FRAME_BYTES).new_codec()
-}
-
-/// A command with its encoded arguments.
+/// Returns the packet of a command with its encoded arguments.
 pub(super) fn request(command: &str, message: &[u8]) -> Result<Bytes, Error> {
     named(CMD_REQUEST, command, message)
 }
 
-/// Asks for an event from now on.
+/// Returns the packet that registers for an event.
 pub(super) fn register(event: &str) -> Result<Bytes, Error> {
     named(EVENT_REGISTER, event, &[])
 }
@@ -58,7 +47,7 @@ fn named(kind: u8, name: &str, message: &[u8]) -> Result<Bytes, Error> {
 }
 
 impl Packet {
-    /// Reads one frame, message included: [`Error::Malformed`] if it is not a packet.
+    /// Parses one frame including its message. Returns [`Error::Malformed`] if it is not a packet.
     pub(super) fn parse(mut frame: Bytes) -> Result<Self, Error> {
         match frame.try_get_u8().map_err(|_| Error::malformed("empty packet"))? {
             CMD_RESPONSE => Ok(Self::Response(Message::parse(frame)?)),

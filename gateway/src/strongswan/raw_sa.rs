@@ -1,4 +1,4 @@
-//! SAs as charon sends them, all values text, and their way into types.
+//! SAs as charon sends them, with every value as text, and their conversion to typed SAs.
 
 use std::{
     collections::BTreeMap,
@@ -8,14 +8,15 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Algorithms, ChildSa, ChildState, Fault, IkeSa, IkeState, TrafficSelector};
+use super::sa::{Algorithms, ChildSa, ChildState, Fault, IkeSa, IkeState, TrafficSelector};
 
-/// Longest text kept from charon. The longest identity, a distinguished name, is far below.
+/// Longest text accepted from charon. The longest identity, a distinguished name, is far shorter.
 const MAX_TEXT_BYTES: usize = 512;
-/// CHILD_SAs of one IKE_SA, and traffic selectors of one CHILD_SA. Ours have one child, two while rekeying.
+/// Most CHILD_SAs of one IKE_SA, and most traffic selectors of one CHILD_SA. The gateway's IKE_SAs have one
+/// child, two while rekeying.
 const MAX_ITEMS: usize = 64;
 
-/// An IKE_SA.
+/// An IKE_SA in text form.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub(super) struct RawIkeSa<'a> {
@@ -40,7 +41,7 @@ pub(super) struct RawIkeSa<'a> {
     child_sas: BTreeMap<&'a str, RawChildSa<'a>>,
 }
 
-/// A CHILD_SA.
+/// A CHILD_SA in text form.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub(super) struct RawChildSa<'a> {
@@ -68,34 +69,34 @@ pub(super) struct RawChildSa<'a> {
 }
 
 impl RawIkeSa<'_> {
-    /// Its number, if it can be read.
+    /// Returns the IKE_SA's number if it is readable.
     pub(super) fn unique_id(&self) -> Option<u32> {
         self.uniqueid?.parse().ok()
     }
 
-    /// Its children, each read or at fault.
+    /// Converts the CHILD_SAs one by one.
     pub(super) fn children(&self) -> impl Iterator<Item = Result<ChildSa, Fault>> {
         let too_many = (self.child_sas.len() > MAX_ITEMS)
             .then(|| Err(Fault::new("child-sas", format!("more than {MAX_ITEMS}"))));
         self.child_sas.values().take(MAX_ITEMS).map(RawChildSa::parse).chain(too_many)
     }
 
-    /// The IKE_SA; faults of its children go to `faults`.
+    /// Converts the IKE_SA and adds faults of its children to `faults`.
     pub(super) fn parse(&self, name: &str, faults: &mut Vec<Fault>) -> Result<IkeSa, Fault> {
         let read = || -> Result<IkeSa, String> {
             Ok(IkeSa {
                 name: text("name", Some(name))?,
                 unique_id: number("uniqueid", self.uniqueid)?,
-                state: known("state", self.state, IkeState::parse)?,
-                local_host: known("local-host", self.local_host, host)?,
+                state: parsed("state", self.state, IkeState::parse)?,
+                local_host: parsed("local-host", self.local_host, host)?,
                 local_port: number("local-port", self.local_port)?,
                 local_id: text("local-id", self.local_id)?,
-                remote_host: known("remote-host", self.remote_host, host)?,
+                remote_host: parsed("remote-host", self.remote_host, host)?,
                 remote_port: number("remote-port", self.remote_port)?,
                 remote_id: text("remote-id", self.remote_id)?,
-                initiator: yes(self.initiator),
-                nat_local: yes(self.nat_local),
-                nat_remote: yes(self.nat_remote),
+                initiator: is_yes(self.initiator),
+                nat_local: is_yes(self.nat_local),
+                nat_remote: is_yes(self.nat_remote),
                 algorithms: Algorithms {
                     encryption: optional_text("encr-alg", self.encr_alg)?,
                     encryption_key_bits: optional_number("encr-keysize", self.encr_keysize)?,
@@ -119,18 +120,19 @@ impl RawIkeSa<'_> {
 }
 
 impl RawChildSa<'_> {
+    /// Converts the CHILD_SA.
     pub(super) fn parse(&self) -> Result<ChildSa, Fault> {
         let read = || -> Result<ChildSa, String> {
             Ok(ChildSa {
                 name: text("name", self.name)?,
                 unique_id: number("uniqueid", self.uniqueid)?,
                 reqid: number("reqid", self.reqid)?,
-                state: known("state", self.state, ChildState::parse)?,
+                state: parsed("state", self.state, ChildState::parse)?,
                 spi_in: optional_hex("spi-in", self.spi_in)?,
                 spi_out: optional_hex("spi-out", self.spi_out)?,
                 mark_in: optional_hex("mark-in", self.mark_in)?.unwrap_or(0),
                 mark_out: optional_hex("mark-out", self.mark_out)?.unwrap_or(0),
-                encap: yes(self.encap),
+                encap: is_yes(self.encap),
                 algorithms: Algorithms {
                     encryption: optional_text("encr-alg", self.encr_alg)?,
                     encryption_key_bits: optional_number("encr-keysize", self.encr_keysize)?,
@@ -150,7 +152,7 @@ impl RawChildSa<'_> {
     }
 }
 
-fn shown(value: &str) -> String {
+fn shortened(value: &str) -> String {
     value.chars().take(64).collect()
 }
 
@@ -161,44 +163,44 @@ fn text(key: &str, value: Option<&str>) -> Result<String, String> {
 fn optional_text(key: &str, value: Option<&str>) -> Result<Option<String>, String> {
     match value {
         Some(value) if value.len() > MAX_TEXT_BYTES => Err(format!("{key} is too long")),
-        // They end up in logs and terminals.
+        // The text ends up in logs and on terminals.
         Some(value) if value.chars().any(char::is_control) => Err(format!("{key} holds control characters")),
         value => Ok(value.map(str::to_owned)),
     }
 }
 
-fn known<T>(key: &str, value: Option<&str>, parse: impl Fn(&str) -> Option<T>) -> Result<T, String> {
+fn parsed<T>(key: &str, value: Option<&str>, parse: impl Fn(&str) -> Option<T>) -> Result<T, String> {
     let value = value.ok_or_else(|| format!("{key} is missing"))?;
-    parse(value).ok_or_else(|| format!("{key} is {:?}", shown(value)))
+    parse(value).ok_or_else(|| format!("{key} is {:?}", shortened(value)))
 }
 
 fn number<T: std::str::FromStr>(key: &str, value: Option<&str>) -> Result<T, String> {
-    known(key, value, |value| value.parse().ok())
+    parsed(key, value, |value| value.parse().ok())
 }
 
 fn optional_number<T: std::str::FromStr>(key: &str, value: Option<&str>) -> Result<Option<T>, String> {
     value.map(|value| number(key, Some(value))).transpose()
 }
 
-/// Eight hex digits, as charon prints SPIs and marks: the number in host byte order.
+/// Parses eight hex digits, as charon prints SPIs and marks. The result is in host byte order.
 fn optional_hex(key: &str, value: Option<&str>) -> Result<Option<u32>, String> {
     let parse = |value: &str| {
         let digits = value.len() == 8 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
         digits.then(|| u32::from_str_radix(value, 16).ok()).flatten()
     };
-    value.map(|value| known(key, Some(value), parse)).transpose()
+    value.map(|value| parsed(key, Some(value), parse)).transpose()
 }
 
-fn yes(value: Option<&str>) -> bool {
+fn is_yes(value: Option<&str>) -> bool {
     value == Some("yes")
 }
 
-/// charon prints an address it does not know yet as `%any`.
+/// Parses an outer address. charon prints an address it does not know yet as `%any`.
 fn host(value: &str) -> Option<IpAddr> {
     match value {
         "%any" => Some(Ipv4Addr::UNSPECIFIED.into()),
         "%any6" => Some(Ipv6Addr::UNSPECIFIED.into()),
-        // A link-local address comes with its zone.
+        // A link-local address carries its zone.
         value => value.split('%').next()?.parse().ok(),
     }
 }
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_child_is_a_fault_and_leaves_its_ike_sa() {
+    fn bad_child_is_a_fault_and_keeps_its_ike_sa() {
         type Change = fn(&mut RawChildSa<'_>);
         let changes: [Change; 7] = [
             |c| c.spi_in = Some("xyz"),

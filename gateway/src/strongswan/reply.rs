@@ -1,4 +1,4 @@
-//! Messages that charon answers with.
+//! Answers of charon.
 
 use std::marker::PhantomData;
 
@@ -7,9 +7,9 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use super::{Error, message::Message};
+use super::{error::Error, message::Message};
 
-/// Success or not, and of some commands an id.
+/// The answer to a command: success or failure, and for some commands an id.
 #[derive(Debug, Deserialize)]
 pub(super) struct Reply<'a> {
     success: Option<&'a str>,
@@ -18,7 +18,7 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// [`Error::Refused`] unless it says success.
+    /// Decodes an answer and returns [`Error::Refused`] unless it reports success.
     pub(super) fn decode(command: &'static str, message: &'a Message) -> Result<Self, Error> {
         let reply: Self = message.decode()?;
         if reply.success == Some("yes") {
@@ -30,15 +30,15 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// A message that is one section under a name.
+/// A message that consists of one named section.
 #[derive(Debug)]
-pub(super) struct OneNamed<'a, T>(pub(super) &'a str, pub(super) T);
+pub(super) struct NamedSection<'a, T>(pub(super) &'a str, pub(super) T);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneNamed<'de, T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for NamedSection<'de, T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Root<T>(PhantomData<T>);
         impl<'de, T: Deserialize<'de>> Visitor<'de> for Root<T> {
-            type Value = OneNamed<'de, T>;
+            type Value = NamedSection<'de, T>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("one named section")
@@ -48,7 +48,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneNamed<'de, T> {
                 let missing = || serde::de::Error::custom("no section");
                 let (name, value) = map.next_entry()?.ok_or_else(missing)?;
                 match map.next_key::<&str>()? {
-                    None => Ok(OneNamed(name, value)),
+                    None => Ok(NamedSection(name, value)),
                     Some(_) => Err(serde::de::Error::custom("more than one section")),
                 }
             }

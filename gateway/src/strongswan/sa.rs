@@ -1,4 +1,4 @@
-//! The SAs charon reports.
+//! The SAs that charon reports.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -7,36 +7,35 @@ use ipnet::IpNet;
 /// One IKE_SA and its CHILD_SAs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IkeSa {
-    /// The connection's name; `(unnamed)` as long as a peer has not said who it is.
+    /// The connection's name; `(unnamed)` until the peer has sent its identity.
     pub name: String,
-    /// charon's number for it; a rekeyed IKE_SA gets a new one.
+    /// charon's number of the IKE_SA; rekeying assigns a new one.
     pub unique_id: u32,
-    /// Where in its life it is.
+    /// State of the IKE_SA.
     pub state: IkeState,
-    /// Our outer address.
+    /// Local outer address.
     pub local_host: IpAddr,
-    /// Our UDP port.
+    /// Local UDP port.
     pub local_port: u16,
-    /// Our identity.
+    /// Local identity.
     pub local_id: String,
-    /// The peer's outer address, behind NAT that of the NAT.
+    /// The peer's outer address; behind NAT, the address of the NAT.
     pub remote_host: IpAddr,
     /// The peer's UDP port.
     pub remote_port: u16,
-    /// The peer's identity. Authenticated only in the states for which
-    /// [`IkeState::is_authenticated`] holds.
+    /// The peer's identity. It is authenticated only if [`IkeState::is_authenticated`] returns true.
     pub remote_id: String,
-    /// Whether we initiated.
+    /// True if the local side initiated.
     pub initiator: bool,
-    /// Whether we are behind NAT.
+    /// True if the local side is behind NAT.
     pub nat_local: bool,
-    /// Whether the peer is behind NAT.
+    /// True if the peer is behind NAT.
     pub nat_remote: bool,
-    /// What protects IKE itself.
+    /// Algorithms that protect IKE itself.
     pub algorithms: Algorithms,
-    /// How long it has been established; `None` in other states.
+    /// Time since establishment; `None` before.
     pub established: Option<Duration>,
-    /// Its CHILD_SAs that could be read.
+    /// The readable CHILD_SAs.
     pub children: Vec<ChildSa>,
 }
 
@@ -45,24 +44,24 @@ pub struct IkeSa {
 pub struct ChildSa {
     /// The child configuration's name.
     pub name: String,
-    /// charon's number for it; a rekeyed CHILD_SA gets a new one.
+    /// charon's number of the CHILD_SA; rekeying assigns a new one.
     pub unique_id: u32,
-    /// The tunnel id.
+    /// The reqid, which is the tunnel id.
     pub reqid: u32,
-    /// Where in its life it is.
+    /// State of the CHILD_SA.
     pub state: ChildState,
-    /// SPI of what we receive, host byte order. `None` before the SAs are installed, and in state
-    /// `Updating` (NAT rebinding), where charon 5.9.8 does not list it though the SAs exist.
+    /// Inbound SPI, host byte order. `None` before the SAs are installed, and in state `Updating` (NAT
+    /// rebinding), in which charon 5.9.8 does not list it although the SAs exist.
     pub spi_in: Option<u32>,
-    /// SPI of what we send, as `spi_in`.
+    /// Outbound SPI, host byte order. `None` when `spi_in` is.
     pub spi_out: Option<u32>,
     /// XFRM mark of the inbound policies, 0 if none.
     pub mark_in: u32,
     /// XFRM mark of the outbound policy and SA, 0 if none.
     pub mark_out: u32,
-    /// Whether ESP goes in UDP.
+    /// True for ESP in UDP.
     pub encap: bool,
-    /// What protects the traffic.
+    /// Algorithms that protect the traffic.
     pub algorithms: Algorithms,
     /// Inner bytes received.
     pub bytes_in: u64,
@@ -72,22 +71,22 @@ pub struct ChildSa {
     pub bytes_out: u64,
     /// Inner packets sent.
     pub packets_out: u64,
-    /// Our side's traffic selectors.
+    /// Local traffic selectors.
     pub local_ts: Vec<TrafficSelector>,
-    /// The peer's traffic selectors.
+    /// Remote traffic selectors.
     pub remote_ts: Vec<TrafficSelector>,
 }
 
-/// What could not be read of an SA, and was left out of the list.
+/// An unreadable SA, which is missing from the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// Name of the IKE_SA or CHILD_SA, shortened.
     pub name: String,
-    /// Which value, and what was wrong with it.
+    /// The faulty value and its fault.
     pub reason: String,
 }
 
-/// Negotiated algorithms by strongSwan's names, e.g. `AES_GCM_16`, 256, `CURVE_25519`.
+/// Negotiated algorithms in strongSwan's notation, such as `AES_GCM_16`, 256, `CURVE_25519`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Algorithms {
     /// Encryption.
@@ -98,7 +97,7 @@ pub struct Algorithms {
     pub integrity: Option<String>,
     /// Pseudo-random function, of IKE_SAs only.
     pub prf: Option<String>,
-    /// Key exchange. `None` in a CHILD_SA made with its IKE_SA: that one's keys come from IKE's exchange.
+    /// Key exchange. `None` in a CHILD_SA created with its IKE_SA, whose keys come from IKE's exchange.
     pub key_exchange: Option<String>,
 }
 
@@ -107,65 +106,66 @@ pub struct Algorithms {
 pub enum TrafficSelector {
     /// A whole prefix, any protocol and port.
     Net(IpNet),
-    /// Anything narrower or a range, e.g. `10.1.0.0/16[tcp/80]`.
+    /// A narrower selector or a range, such as `10.1.0.0/16[tcp/80]`.
     Other(String),
 }
 
 /// States of an IKE_SA (`ike_sa_state_names` in strongSwan's ike_sa.c).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IkeState {
-    /// Made, nothing sent.
+    /// Created; nothing sent yet.
     Created,
     /// Negotiating; the peer is not authenticated yet.
     Connecting,
-    /// In use.
+    /// Authenticated and in use.
     Established,
     /// IKEv1 only.
     Passive,
-    /// Being replaced by a new one, in use still.
+    /// A new one is replacing it; still in use.
     Rekeying,
-    /// Replaced; its CHILD_SAs belong to the new one.
+    /// Replaced; its CHILD_SAs belong to the new IKE_SA.
     Rekeyed,
     /// Being deleted.
     Deleting,
-    /// Going away.
+    /// Being destroyed.
     Destroying,
 }
 
 /// States of a CHILD_SA (`child_sa_state_names` in strongSwan's child_sa.c).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChildState {
-    /// Made, nothing installed.
+    /// Created; nothing installed yet.
     Created,
-    /// A trap policy only.
+    /// Only a trap policy is installed.
     Routed,
     /// Being installed in the kernel.
     Installing,
-    /// In use.
+    /// Installed and in use.
     Installed,
-    /// Its addresses are being changed, in use still.
+    /// Its addresses are changing; still in use.
     Updating,
-    /// Being replaced by a new one, in use still.
+    /// A new one is replacing it; still in use.
     Rekeying,
-    /// Replaced; still decrypts for some seconds.
+    /// Replaced; decrypts for some more seconds.
     Rekeyed,
-    /// Negotiated again with another key exchange group.
+    /// Being negotiated again with another key exchange group.
     Retrying,
     /// Being deleted.
     Deleting,
-    /// Deleted; still decrypts for some seconds.
+    /// Deleted; decrypts for some more seconds.
     Deleted,
-    /// Going away.
+    /// Being destroyed.
     Destroying,
 }
 
 impl IkeState {
-    /// Whether the peer has proved its identity.
+    /// Returns true if the peer has proved its identity.
     #[must_use]
     pub fn is_authenticated(self) -> bool {
         matches!(self, Self::Established | Self::Rekeying | Self::Rekeyed | Self::Deleting)
     }
 
+    /// Parses a state name.
     pub(super) fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "CREATED" => Self::Created,
@@ -182,7 +182,7 @@ impl IkeState {
 }
 
 impl ChildState {
-    /// Whether it is the one that encrypts now (or is about to be replaced as that).
+    /// Returns true if this CHILD_SA encrypts traffic now, even if a new one is about to replace it.
     #[must_use]
     pub fn is_up(self) -> bool {
         matches!(self, Self::Installed | Self::Updating | Self::Rekeying)
@@ -207,7 +207,7 @@ impl ChildState {
 }
 
 impl fmt::Display for Algorithms {
-    /// As strongSwan writes proposals: `AES_GCM_16_256/PRF_HMAC_SHA2_512/CURVE_25519`.
+    /// Writes strongSwan's notation of proposals: `AES_GCM_16_256/PRF_HMAC_SHA2_512/CURVE_25519`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.encryption.as_deref().unwrap_or("none"))?;
         if let Some(bits) = self.encryption_key_bits {

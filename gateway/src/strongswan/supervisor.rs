@@ -1,4 +1,4 @@
-//! Stays with charon over its restarts.
+//! Keeps charon connected across its restarts.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,14 +8,20 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Client, Error, Event, Events};
+use super::{
+    error::Error,
+    events::{Event, Events},
+    operations::Client,
+};
 
-/// Waiting between attempts to connect: doubles from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// Notices that wait for the caller.
+/// First delay between attempts to connect. It doubles with every attempt.
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+/// Longest delay between attempts to connect.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Notices queued for the caller.
 const QUEUED_NOTICES: usize = 1024;
 
-/// Keeps a [`Client`] and [`Events`] connected and tells the caller when to look again.
+/// Keeps a [`Client`] and [`Events`] connected and notifies the caller of changes.
 ///
 /// ```no_run
 /// # async fn follow() {
@@ -37,33 +43,33 @@ pub struct Supervisor {
     task: JoinHandle<()>,
 }
 
-/// What a supervisor tells.
+/// A notice from the supervisor.
 #[derive(Debug)]
 pub enum Notice {
-    /// charon is there. It may be a new one that knows nothing: load and list everything. Events from
-    /// before the connection are lost, none after.
+    /// charon is connected. It may be a new process without any configuration: load and list everything.
+    /// Events from before the connection are lost, later ones are not.
     Connected(Client),
-    /// A hint.
+    /// A hint that SAs have changed.
     Event(Event),
-    /// The caller was too slow and hints were dropped: list all SAs.
+    /// The caller was too slow and the supervisor dropped hints: list all SAs.
     Resync,
-    /// charon is gone (or was never there); it is being tried again. Comes once, not for each attempt.
+    /// charon is not connected, and the supervisor keeps trying. Sent once, not for every attempt.
     Disconnected(Error),
 }
 
 impl Supervisor {
-    /// Starts in the background and tries for ever. Must be called in a tokio runtime.
+    /// Starts a background task that tries to connect forever. Needs a tokio runtime.
     #[must_use]
     pub fn start(path: PathBuf) -> Self {
         let (sender, notices) = mpsc::channel(QUEUED_NOTICES);
         Self { notices, task: tokio::spawn(supervise(path, sender)) }
     }
 
-    /// The next notice. Safe to cancel.
+    /// Waits for the next notice. Cancel safe.
     pub async fn next(&mut self) -> Notice {
         match self.notices.recv().await {
             Some(notice) => notice,
-            // Does not happen: the task outlives this receiver, whose drop ends it.
+            // Unreachable: the task runs until this receiver is dropped.
             None => std::future::pending().await,
         }
     }
@@ -76,37 +82,37 @@ impl Drop for Supervisor {
 }
 
 async fn supervise(path: PathBuf, notices: mpsc::Sender<Notice>) {
-    let mut backoff = BACKOFF.0;
-    let mut told = false;
+    let mut backoff = MIN_BACKOFF;
+    let mut disconnect_reported = false;
     loop {
         let error = match connect(&path).await {
             Ok((events, client)) => {
                 if notices.send(Notice::Connected(client.clone())).await.is_err() {
                     return;
                 }
-                (backoff, told) = (BACKOFF.0, false);
+                (backoff, disconnect_reported) = (MIN_BACKOFF, false);
                 follow(events, client, &notices).await
             }
             Err(error) => error,
         };
-        tracing::debug!(%error, "no charon");
-        if !told && notices.send(Notice::Disconnected(error)).await.is_err() {
+        tracing::debug!(%error, "charon is not connected");
+        if !disconnect_reported && notices.send(Notice::Disconnected(error)).await.is_err() {
             return;
         }
-        told = true;
+        disconnect_reported = true;
         sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
+        backoff = (backoff * 2).min(MAX_BACKOFF);
     }
 }
 
-/// Events first: whatever happens after the client is there is then heard of.
+/// Connects the events first, so that no change after the client's connection is missed.
 async fn connect(path: &std::path::Path) -> Result<(Events, Client), Error> {
     let events = Events::connect(path).await?;
     let client = Client::connect(path).await?;
     Ok((events, client))
 }
 
-/// Passes events on until either connection is gone; returns why.
+/// Forwards events until either connection is gone, and returns the reason.
 async fn follow(mut events: Events, client: Client, notices: &mpsc::Sender<Notice>) -> Error {
     let mut lost = false;
     loop {
@@ -116,7 +122,7 @@ async fn follow(mut events: Events, client: Client, notices: &mpsc::Sender<Notic
                 Err(error) => return error,
             },
             () = client.closed() => return Error::Closed,
-            // Owed after hints were dropped, as soon as there is room.
+            // After dropped hints, send a resync as soon as the queue has room.
             room = notices.reserve(), if lost => match room {
                 Ok(room) => {
                     room.send(Notice::Resync);
@@ -126,7 +132,7 @@ async fn follow(mut events: Events, client: Client, notices: &mpsc::Sender<Notic
                 Err(_) => return Error::Closed,
             },
         };
-        // Never waits: a slow caller must not make charon's queue grow.
+        // Never wait here: a slow caller must not make charon's queue grow.
         match notices.try_send(Notice::Event(event)) {
             Ok(()) | Err(TrySendError::Closed(_)) => {}
             Err(TrySendError::Full(_)) => lost = true,

@@ -1,9 +1,9 @@
 //! One VICI connection for commands, owned by a task.
 //!
-//! VICI has no request numbers: an answer belongs to the last request. So a request, once written, must be
-//! followed to its end even when its caller has gone (a dropped future, a lost `select!`); the task does
-//! that. Whatever leaves the connection in doubt (timeout, malformed frame, EOF) closes it, which fails the
-//! command under way and all that queue behind it at once.
+//! VICI has no request numbers: an answer belongs to the last request. The task therefore reads the answer to
+//! every request it has written, even if the caller is gone (a dropped future, a lost `select!`). Any event
+//! that leaves the state of the connection unknown (timeout, malformed frame, EOF) closes it, which at once
+//! fails the running command and all queued ones.
 
 use std::{path::Path, time::Duration};
 
@@ -16,21 +16,22 @@ use tokio::{
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::{
-    Error,
+    error::Error,
+    frame,
     message::Message,
     packet::{self, Packet},
 };
 
 pub(super) type Frames = Framed<UnixStream, LengthDelimitedCodec>;
 
-/// Answers to connecting and registering, which charon gives at once.
+/// Timeout of connecting and registering, which charon answers at once.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Commands that wait for the one under way.
+/// Commands queued behind the running one.
 const QUEUED_REQUESTS: usize = 64;
-/// What one streamed command may bring. An IKE_SA with one CHILD_SA takes about 1.5 KiB.
+/// Bound on the output of one streamed command. An IKE_SA with one CHILD_SA takes about 1.5 KiB.
 const MAX_STREAM_BYTES: usize = 512 * 1024 * 1024;
 
-/// A handle; clones share the connection, which closes with the last of them.
+/// A handle to a connection. Clones share the connection, which closes with the last clone.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
     requests: mpsc::Sender<Request>,
@@ -40,21 +41,21 @@ pub(super) struct Transport {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) command: &'static str,
-    /// The encoded arguments.
+    /// Encoded arguments.
     pub(super) message: Vec<u8>,
-    /// The event that streams this command's results, and where they go.
+    /// The event that streams the command's results, and the receiver of the results.
     pub(super) stream: Option<(&'static str, mpsc::Sender<Message>)>,
-    /// For the whole command, stream included.
+    /// Timeout of the whole command, including its stream.
     pub(super) timeout: Duration,
     pub(super) reply: oneshot::Sender<Result<Message, Error>>,
 }
 
 impl Transport {
-    /// Connects, registers `streams`, starts the task. Needs a tokio runtime.
+    /// Connects, registers for the events `streams` and starts the task. Needs a tokio runtime.
     pub(super) async fn connect(path: &Path, streams: &[&'static str]) -> Result<Self, Error> {
         let mut frames = open(path).await?;
         for event in streams {
-            // On this connection streamed events come during their command only.
+            // Streamed events come only during their command.
             register(&mut frames, event, |_, _| Err(Error::malformed("event before any command"))).await?;
         }
         let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
@@ -62,18 +63,18 @@ impl Transport {
         Ok(Self { requests })
     }
 
-    /// Hands a request to the task. [`Error::Closed`] comes by the request's reply being dropped.
+    /// Hands a request to the task. If the connection closes later, the task drops the request's reply sender.
     pub(super) async fn send(&self, request: Request) -> Result<(), Error> {
         self.requests.send(request).await.map_err(|_| Error::Closed)
     }
 
-    /// Returns when the connection has closed, idle or not.
+    /// Waits until the connection is closed, idle or not.
     pub(super) async fn closed(&self) {
         self.requests.closed().await;
     }
 }
 
-/// Connects to the socket and checks who listens there.
+/// Connects to the socket and checks the user that listens on it.
 pub(super) async fn open(path: &Path) -> Result<Frames, Error> {
     let connect = |source| Error::Connect { path: path.to_owned(), source };
     let stream = timeout(HANDSHAKE_TIMEOUT, UnixStream::connect(path))
@@ -84,10 +85,10 @@ pub(super) async fn open(path: &Path) -> Result<Frames, Error> {
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
         return Err(Error::ForeignPeer { path: path.to_owned(), uid });
     }
-    Ok(Framed::new(stream, packet::codec()))
+    Ok(Framed::new(stream, frame::codec()))
 }
 
-/// Registers one event; events that come before the confirmation go to `early`.
+/// Registers for one event. Events that arrive before the confirmation go to `early`.
 pub(super) async fn register(
     frames: &mut Frames,
     event: &'static str,
@@ -109,7 +110,7 @@ pub(super) async fn register(
         .map_err(|_| Error::Timeout { command: "register", after: HANDSHAKE_TIMEOUT })?
 }
 
-/// The next packet. Safe to cancel: a frame half read stays in the buffer.
+/// Reads the next packet. Cancel safe: a partial frame stays in the buffer.
 pub(super) async fn next(frames: &mut Frames) -> Result<Packet, Error> {
     let frame = frames.next().await.ok_or(Error::Closed)??;
     Packet::parse(frame.freeze())
@@ -119,11 +120,11 @@ async fn run(mut frames: Frames, mut queue: mpsc::Receiver<Request>) {
     loop {
         let request = tokio::select! {
             request = queue.recv() => request,
-            // Idle, charon has nothing to say: EOF, or a violation.
-            unasked = next(&mut frames) => {
-                match unasked {
+            // charon sends nothing on an idle connection, so this is EOF or a violation.
+            unsolicited = next(&mut frames) => {
+                match unsolicited {
                     Err(Error::Closed) => {}
-                    other => tracing::warn!(?other, "unexpected VICI packet, closing"),
+                    other => tracing::warn!(?other, "unexpected VICI packet, closing the connection"),
                 }
                 return;
             }
@@ -133,7 +134,7 @@ async fn run(mut frames: Frames, mut queue: mpsc::Receiver<Request>) {
             Ok(outcome) => (outcome, true),
             Err(error) => (Err(error), false),
         };
-        // The caller may have gone; its answer has been consumed all the same.
+        // The caller may be gone; the answer was read all the same.
         let _ = request.reply.send(outcome);
         if !usable {
             return;
@@ -141,7 +142,7 @@ async fn run(mut frames: Frames, mut queue: mpsc::Receiver<Request>) {
     }
 }
 
-/// The outer error ends the connection, the inner one concerns this command only.
+/// Runs one command. The outer error closes the connection, the inner one concerns this command only.
 async fn serve(frames: &mut Frames, request: &Request) -> Result<Result<Message, Error>, Error> {
     let packet = match packet::request(request.command, &request.message) {
         Ok(packet) => packet,
@@ -157,9 +158,9 @@ async fn serve(frames: &mut Frames, request: &Request) -> Result<Result<Message,
                 (Packet::Event { name, message }, Some((event, sink))) if name == *event => {
                     streamed_bytes += message.bytes();
                     if streamed_bytes > MAX_STREAM_BYTES {
-                        return Err(Error::malformed("endless stream"));
+                        return Err(Error::malformed(format!("stream beyond {MAX_STREAM_BYTES} bytes")));
                     }
-                    // A caller that has gone does not end the stream.
+                    // Read the stream to its end even if the caller is gone.
                     let _ = sink.send(message).await;
                 }
                 (other, _) => return Err(Error::malformed(format!("{other:?} during a command"))),

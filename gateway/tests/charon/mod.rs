@@ -1,5 +1,5 @@
-//! Real charons in network namespaces, with ESP in user space (kernel-libipsec), so that tunnels come up
-//! on kernels without ESP too. Marks are the kernel's business and not tested here.
+//! Real charons in network namespaces. ESP runs in user space (kernel-libipsec), so tunnels come up on
+//! kernels without ESP too. Marks are not tested here: the kernel handles them.
 
 use std::{
     fs,
@@ -12,10 +12,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use gateway::{
-    pki::{Authority, Issued, Validity},
-    strongswan::{Child as Tunnel, Client, Connection, Local, Remote},
-};
+use gateway::strongswan::{Child as Tunnel, Client, Connection, Local, Remote};
+use gateway_tests_kit::pki::{Authority, Issued, Validity};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -27,19 +25,19 @@ const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so"
 pub const GATEWAY: &str = "203.0.113.1";
 pub const SITE: &str = "203.0.113.2";
 
-/// Why charon cannot run here, if so.
+/// Returns the reason why charon cannot run here, if there is one.
 pub fn missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
-        return Some("not root: no network namespaces".into());
+        return Some("root is needed for network namespaces".into());
     }
     [CHARON, LIBIPSEC, "/usr/bin/pki", "/dev/net/tun"].into_iter().find(|path| !Path::new(path).exists()).map(
         |path| {
-            format!("{path} is absent (Debian: strongswan-charon, strongswan-pki, libcharon-extra-plugins)")
+            format!("{path} is missing (Debian: strongswan-charon, strongswan-pki, libcharon-extra-plugins)")
         },
     )
 }
 
-/// A gateway and a site on one wire. Everything goes when dropped.
+/// A gateway and a site, connected by one link. Dropping it removes everything.
 pub struct Pair {
     pub directory: PathBuf,
     pub gateway: Charon,
@@ -47,7 +45,7 @@ pub struct Pair {
     pub authority: Authority,
 }
 
-/// One charon in a namespace of its own, with a private /run.
+/// A charon in its own network namespace, with a private /run.
 pub struct Charon {
     pub namespace: String,
     directory: PathBuf,
@@ -68,7 +66,7 @@ impl Pair {
         let (g, s) = (pair.gateway.namespace.clone(), pair.site.namespace.clone());
         ip(&format!("link add e0 netns {g} type veth peer name e0 netns {s}"))?;
         for (namespace, address, inner) in [(&g, GATEWAY, "10.200.0.11"), (&s, SITE, "192.168.0.1")] {
-            // kernel-libipsec insists on an address of ours within the local traffic selector.
+            // kernel-libipsec needs a local address within the local traffic selector.
             ip(&format!("-n {namespace} addr add {inner}/32 dev lo"))?;
             ip(&format!("-n {namespace} addr add {address}/24 dev e0"))?;
             ip(&format!("-n {namespace} link set e0 up"))?;
@@ -78,7 +76,7 @@ impl Pair {
         Ok(pair)
     }
 
-    /// The gateway's connection for a site, with reqid 101.
+    /// Returns the gateway's connection for a site, with reqid 101.
     pub fn gateway_connection(&self, site: &str) -> Result<(Connection, Issued)> {
         let issued = self.authority.issue("gateway.example", days(-1, 30))?;
         let mut connection = self.connection("gateway.example", &issued, site);
@@ -89,7 +87,7 @@ impl Pair {
         Ok((connection, issued))
     }
 
-    /// A site's connection to the gateway.
+    /// Returns a site's connection to the gateway.
     pub fn site_connection(&self, site: &str) -> Result<(Connection, Issued)> {
         let issued = self.authority.issue(site, days(-1, 30))?;
         let mut connection = self.connection(site, &issued, "gateway.example");
@@ -110,7 +108,7 @@ impl Pair {
         )
     }
 
-    /// Loads both sides and brings the tunnel up.
+    /// Configures both sides and initiates the tunnel.
     pub async fn up(&self) -> Result<(Client, Client)> {
         let gateway = Client::connect(&self.gateway.socket()).await?;
         let site = Client::connect(&self.site.socket()).await?;
@@ -157,7 +155,7 @@ impl Charon {
     /// Starts charon and waits for its socket.
     pub fn start(&mut self) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.directory.join("log"))?;
-        // `ip netns exec` gives it a mount namespace, so this bind is private.
+        // `ip netns exec` creates a mount namespace, so this bind mount is private.
         let script = format!("mount --bind {} /run && exec {CHARON}", self.directory.display());
         let process = Command::new("ip")
             .args(["netns", "exec", &self.namespace, "sh", "-c", &script])
@@ -169,15 +167,15 @@ impl Charon {
             .context("cannot start charon")?;
         self.process = Some(process);
         let deadline = Instant::now() + Duration::from_secs(20);
-        // The socket's file outlives a killed charon: only an accepted connection counts.
+        // The socket file outlives a killed charon, so only an accepted connection counts.
         while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
-            ensure!(Instant::now() < deadline, "charon does not come up:\n{}", self.log());
+            ensure!(Instant::now() < deadline, "charon does not accept connections:\n{}", self.log());
             sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Stops it where it stands, and returns when all its threads do.
+    /// Stops charon with SIGSTOP and waits until all its threads have stopped.
     pub fn freeze(&self) -> Result<()> {
         kill(self.pid()?, Signal::SIGSTOP)?;
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -188,13 +186,13 @@ impl Charon {
         Ok(())
     }
 
-    /// Lets it go on.
+    /// Resumes charon.
     pub fn thaw(&self) -> Result<()> {
         Ok(kill(self.pid()?, Signal::SIGCONT)?)
     }
 
     fn pid(&self) -> Result<Pid> {
-        let process = self.process.as_ref().context("charon does not run")?;
+        let process = self.process.as_ref().context("charon is not running")?;
         Ok(Pid::from_raw(process.id().try_into()?))
     }
 
@@ -203,7 +201,7 @@ impl Charon {
         threads.map(|thread| Ok(fs::read_to_string(thread?.path().join("status"))?)).collect()
     }
 
-    /// kill -9, and makes it startable again.
+    /// Kills charon with SIGKILL and removes its PID file, so that it can start again.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -219,7 +217,7 @@ pub async fn load(client: &Client, (connection, issued): (Connection, Issued)) -
     Ok(())
 }
 
-/// From so many days from now to so many.
+/// Returns a validity that starts and ends this many days from now.
 pub fn days(from: i64, until: i64) -> Validity {
     let now = OffsetDateTime::now_utc();
     Validity { from: now + time::Duration::days(from), until: now + time::Duration::days(until) }

@@ -10,15 +10,19 @@ use crate::{
 
 /// Longest frame of an input: all headers and some data, or a path-MTU message.
 const MAX_FRAME_BYTES: usize = 130;
-/// Where the IP header begins.
+/// Offset of the IP header.
 pub const IP: usize = 14;
 
-/// The input is records, each a frame: how it comes, milliseconds (in tens) since the one before, its
-/// length, its bytes.
+/// Checks a sequence of frames. The input is a byte, whose bit 0 adopts midstream connections, and records:
+/// one byte of options, tens of milliseconds since the previous frame, the frame's length and its bytes.
 ///
-/// How it comes: bit 0: from a server, else from a site; bits 1 and 2: the site's tunnel; bits 3 and 4: what is
-/// wrong with its identity (nothing, mark, SPI, reqid); bit 5: its IPv4 checksum is made right first; bit 6:
-/// flows that are over are removed first.
+/// | bits of the options | meaning |
+/// |---|---|
+/// | 0 | from a server, else from a site |
+/// | 1 and 2 | the site's tunnel |
+/// | 3 and 4 | the fault of the identity: none, mark, SPI, reqid |
+/// | 5 | correct the IPv4 checksum first |
+/// | 6 | remove expired flows first |
 pub fn run(input: &[u8]) {
     let mut input = Bytes(input);
     let world = World::new(input.byte() & 1 == 1);
@@ -42,7 +46,7 @@ pub fn run(input: &[u8]) {
             check_from_site(&frame, identity, &world.from_site(&frame, identity, now_ns));
         }
         if let Some(before) = before {
-            assert_eq!(before, world.connections(now_ns), "a message changes a flow");
+            assert_eq!(before, world.connections(now_ns), "a message changed a flow");
         }
     }
 }
@@ -59,7 +63,7 @@ fn identity(how: u8) -> Identity {
     }
 }
 
-/// Puts the right checksum into an IPv4 header without options.
+/// Writes the correct checksum into an IPv4 header without options.
 pub fn repair(frame: &mut [u8]) {
     if frame.get(12..14) != Some(&[8, 0]) {
         return;
@@ -73,7 +77,7 @@ pub fn repair(frame: &mut [u8]) {
     }
 }
 
-/// ICMP of the frame's family, if its header is a plain one.
+/// Returns true for ICMP of the frame's family behind a plain IP header.
 fn is_icmp(frame: &[u8]) -> bool {
     match frame.get(12..14) {
         Some([8, 0]) => frame.get(IP + 9) == Some(&1),
@@ -82,7 +86,7 @@ fn is_icmp(frame: &[u8]) -> bool {
     }
 }
 
-/// What lets a site's packet pass, read off the bytes.
+/// Checks the bytes of a passed packet from a site against the policy.
 fn check_from_site(frame: &[u8], identity: Identity, decision: &Decision) {
     match decision.verdict {
         Err(_) => check_dropped(decision),
@@ -100,7 +104,7 @@ fn check_from_site(frame: &[u8], identity: Identity, decision: &Decision) {
             assert!(decision.bytes <= LAN_MTU_BYTES);
             match packet.body {
                 Body::Tcp { ports, .. } => assert_eq!(ports[1], PORT),
-                // About the server's own packet, to a device of the site.
+                // The message quotes a packet of the server to a device of the site.
                 Body::TooBig { source, destination, ports } => {
                     assert_eq!((source, ports[0]), (packet.destination, PORT));
                     assert!(same_network(destination, network, bits), "{packet:?}");
@@ -111,7 +115,7 @@ fn check_from_site(frame: &[u8], identity: Identity, decision: &Decision) {
     }
 }
 
-/// What lets a server's packet pass.
+/// Checks the bytes of a passed packet from a server against the policy.
 fn check_from_server(frame: &[u8], decision: &Decision) {
     match decision.verdict {
         Err(_) => check_dropped(decision),
@@ -126,7 +130,7 @@ fn check_from_server(frame: &[u8], decision: &Decision) {
             assert_eq!(packet.source, server(site.customer, packet.v6));
             match packet.body {
                 Body::Tcp { ports, .. } => assert_eq!(ports[0], PORT),
-                // About a packet of that very device to the server.
+                // The message quotes a packet of this device to the server.
                 Body::TooBig { source, destination, ports } => {
                     assert_eq!((destination, ports[1]), (packet.source, PORT));
                     assert_eq!(source, packet.destination);
@@ -137,18 +141,18 @@ fn check_from_server(frame: &[u8], decision: &Decision) {
     }
 }
 
-/// What is dropped does nothing else.
+/// Checks that a dropped packet has no other effect.
 pub fn check_dropped(decision: &Decision) {
     assert!(!decision.opened && decision.syn().is_none() && decision.bytes == 0, "{decision:?}");
 }
 
-/// What a packet that passes says of itself, at the places where a plain one has it.
+/// The fields of a passed packet, read at the offsets of a plain one.
 #[derive(Debug)]
 struct Packet {
     v6: bool,
     source: IpAddr,
     destination: IpAddr,
-    /// Bytes of the whole packet.
+    /// Size of the whole packet in bytes.
     total: usize,
     body: Body,
 }
@@ -159,7 +163,7 @@ enum Body {
         ports: [u16; 2],
         header: usize,
     },
-    /// A path-MTU message, and what it quotes.
+    /// A path-MTU message with the fields of the quoted packet.
     TooBig {
         source: IpAddr,
         destination: IpAddr,
@@ -167,7 +171,7 @@ enum Body {
     },
 }
 
-/// Bytes of a plain IP header.
+/// Returns the size of a plain IP header in bytes.
 const fn ip_bytes(v6: bool) -> usize {
     if v6 { 40 } else { 20 }
 }
@@ -176,7 +180,7 @@ fn be16(frame: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([frame[at], frame[at + 1]])
 }
 
-/// Source and destination of a plain header.
+/// Returns source and destination of a plain header.
 fn addresses(frame: &[u8], at: usize, v6: bool) -> [IpAddr; 2] {
     [0, 1].map(|which| {
         if v6 {
@@ -197,11 +201,11 @@ impl Packet {
             assert_eq!(ip[0] >> 4, 6);
             (40 + usize::from(be16(ip, 4)), ip[7], ip[6])
         } else {
-            assert_eq!((be16(frame, 12), ip[0]), (0x0800, 0x45), "no plain IP");
+            assert_eq!((be16(frame, 12), ip[0]), (0x0800, 0x45), "not plain IP");
             assert_eq!(be16(ip, 6) & 0x3fff, 0, "a fragment");
             (usize::from(be16(ip, 2)), ip[8], ip[9])
         };
-        assert!(hops > 1, "its time is over");
+        assert!(hops > 1, "the hop limit is {hops}");
         let packet = &ip[..total];
         let payload = &packet[ip_bytes(v6)..];
         let [source, destination] = addresses(packet, 0, v6);
@@ -237,12 +241,12 @@ impl Packet {
     }
 }
 
-/// An MSS that is to be lowered is a SYN's, stands in its options and is too large.
+/// Checks an MSS to lower: it is in the options of a SYN and too large.
 pub fn check_mss(frame: &[u8], v6: bool, tcp_header_bytes: usize, decision: &Decision) {
     let Some(syn) = decision.syn() else { return };
     let tcp = IP + ip_bytes(v6);
     assert_eq!(usize::from(syn.transport), tcp);
-    assert!(frame[tcp + 13] & 0x02 != 0, "no SYN");
+    assert!(frame[tcp + 13] & 0x02 != 0, "not a SYN");
     let at = usize::from(syn.offered.at);
     assert!(at >= 2 && 20 + at + 2 <= tcp_header_bytes, "{syn:?} in {tcp_header_bytes}");
     let at = tcp + 20 + at;

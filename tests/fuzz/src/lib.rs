@@ -1,5 +1,5 @@
-//! Fuzz targets: what must hold for any bytes. `cargo xtask fuzz` runs them under libFuzzer, and the tests
-//! replay the corpus of `corpus/TARGET/`. A target panics if what must hold does not.
+//! Fuzz targets: properties that must hold for any bytes. `cargo xtask fuzz` runs them under libFuzzer, and
+//! the tests replay the corpus in `corpus/TARGET/`. A target panics if a property is violated.
 //!
 //! | target | input |
 //! |---|---|
@@ -7,9 +7,9 @@
 //! | `inner` | frames one after another at both hooks, see [`inner`] |
 //! | `tracking` | segments of a few connections, see [`tracking`] |
 //! | `policy` | policy files, see [`policy`] |
-//! | `vici` | a frame of charon's, see [`vici`] |
+//! | `vici` | a frame from charon, see [`vici`] |
 //!
-//! All that knows the types of gateway-common's tables is in [`world`].
+//! Only [`world`] knows the types of gateway-common's tables.
 pub mod bytes;
 pub mod inner;
 pub mod outer;
@@ -23,17 +23,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Something to be fuzzed.
+/// A fuzz target.
 #[derive(Debug)]
 pub struct Target {
-    /// Its name, which its corpus has too.
+    /// Its name, and the name of its corpus.
     pub name: &'static str,
-    /// Judges one input. Panics at a fault.
+    /// Checks one input. Panics if a property is violated.
     pub run: fn(&[u8]),
 }
 
 impl Target {
-    /// All of them.
+    /// All targets.
     pub const ALL: [Self; 5] = [
         Self { name: "outer", run: outer::run },
         Self { name: "inner", run: inner::run },
@@ -42,18 +42,20 @@ impl Target {
         Self { name: "vici", run: vici::run },
     ];
 
-    /// The one of this name.
+    /// Returns the target of this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         const { &Self::ALL }.iter().find(|target| target.name == name)
     }
 }
 
-/// The inputs that are kept for a target, in order of name.
+/// Returns the inputs in a target's corpus, sorted by name.
 ///
 /// # Errors
-/// The directory cannot be read.
+/// Fails if the directory cannot be read.
 pub fn corpus(target: &Target) -> std::io::Result<Vec<PathBuf>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);
+    // cargo sets the package's directory for `cargo run` and `cargo test`.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let directory = Path::new(&package).join("corpus").join(target.name);
     let mut paths = fs::read_dir(directory)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<std::io::Result<Vec<_>>>()?;

@@ -1,4 +1,4 @@
-//! The internet side's filter.
+//! The outer filter of the internet side.
 use std::net::IpAddr;
 
 use gateway_common::{
@@ -12,7 +12,7 @@ use crate::{
     world::{INTERNET, LAN, MANAGERS, same_network, settings},
 };
 
-/// An outbound SPI that is known, and its tunnel.
+/// A known outbound SPI and its tunnel.
 const KNOWN: (u32, u32) = (0xbeef_0001, 1);
 /// IP protocols.
 const ICMP: u8 = 1;
@@ -20,29 +20,29 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ESP: u8 = 50;
 const ICMPV6: u8 = 58;
-/// The fragment header of IPv6.
+/// Protocol number of the IPv6 fragment header.
 const FRAGMENT: u8 = 44;
 
-/// The input is a byte, the mark of a packet that leaves, and a frame. What passes is what the filter may let
-/// pass, read off the bytes.
+/// Checks the bytes of each accepted frame against the filter's rules. The input is a byte, the mark of a
+/// leaving packet, and a frame.
 pub fn run(input: &[u8]) {
     let mut input = Bytes(input);
     let mark = u32::from(input.byte());
     let frame = input.0;
     let settings = settings(false);
-    if let Ok(arrival) = outer::arriving(frame, &settings)
+    if let Ok(arrival) = outer::classify_incoming(frame, &settings)
         && let Some(packet) = check(frame, arrival.outer, Side::Arriving)
     {
         assert_eq!(arrival.source, Ipv6::from(packet.source));
         check_subscriber(packet.source, arrival.subscriber);
     }
     let owner_of = |outbound: OutboundSpi| (outbound.spi == KNOWN.0).then_some(KNOWN.1);
-    if let Ok(outer) = outer::leaving(frame, &settings, mark, owner_of) {
+    if let Ok(outer) = outer::classify_outgoing(frame, &settings, mark, owner_of) {
         assert!(outer != Outer::PathMtu);
         assert!(outer != Outer::Esp(KNOWN.0) || mark == KNOWN.1, "ESP of another tunnel");
         check(frame, outer, Side::Leaving);
     }
-    if let Ok(outer) = outer::to_lan(frame, &settings) {
+    if let Ok(outer) = outer::classify_to_lan(frame, &settings) {
         assert!(matches!(outer, Outer::Neighbour | Outer::PathMtu));
         check(frame, outer, Side::ToLan);
     }
@@ -56,7 +56,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// An IPv4 address, or an IPv6 /64.
+/// Checks that the subscriber is the IPv4 address or the /64 of the IPv6 address.
 fn check_subscriber(source: IpAddr, subscriber: Ipv6) {
     let expected = match source {
         IpAddr::V4(_) => Ipv6::from(source),
@@ -73,15 +73,15 @@ enum Side {
     FromLan,
 }
 
-/// What an outer packet says of itself, at the places where it may have it.
+/// The fields of an accepted outer packet, read at the offsets that the filter allows.
 struct Packet<'a> {
     source: IpAddr,
     destination: IpAddr,
     protocol: u8,
     hop_limit: u8,
-    /// It is not whole.
+    /// Any fragment.
     fragment: bool,
-    /// And not the first part.
+    /// A fragment other than the first.
     later: bool,
     payload: &'a [u8],
 }
@@ -91,7 +91,7 @@ impl<'a> Packet<'a> {
         let be16 = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
         if be16(12) == 0x0800 {
             let total = usize::from(be16(16));
-            assert!(frame[14] == 0x45 && (20..=frame.len() - 14).contains(&total), "no plain IPv4");
+            assert!(frame[14] == 0x45 && (20..=frame.len() - 14).contains(&total), "not plain IPv4");
             let address = |at: usize| IpAddr::from([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
             return Self {
                 source: address(26),
@@ -103,7 +103,7 @@ impl<'a> Packet<'a> {
                 payload: &frame[34..14 + total],
             };
         }
-        assert_eq!((be16(12), frame[14] >> 4), (0x86dd, 6), "no IP");
+        assert_eq!((be16(12), frame[14] >> 4), (0x86dd, 6), "not IP");
         let address = |at: usize| {
             let octets: [u8; 16] = *frame[at..].first_chunk().expect("16 bytes");
             IpAddr::from(octets)
@@ -126,7 +126,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// The packet, if it is IP.
+/// Checks an accepted frame, and returns its packet if it is IP.
 fn check(frame: &[u8], outer: Outer, side: Side) -> Option<Packet<'_>> {
     if frame[12..14] == [8, 6] {
         assert_eq!(outer, Outer::Neighbour);
@@ -134,7 +134,7 @@ fn check(frame: &[u8], outer: Outer, side: Side) -> Option<Packet<'_>> {
     }
     let packet = Packet::read(frame);
     let Packet { source, destination, protocol, fragment, later, payload, .. } = packet;
-    // Our own address and port, and the peer.
+    // The gateway's address, the offset of its port, and the peer.
     let (own, own_port, peer) = match side {
         Side::Arriving | Side::FromLan => (destination, 2, source),
         Side::Leaving | Side::ToLan => (source, 0, destination),
@@ -159,11 +159,11 @@ fn check(frame: &[u8], outer: Outer, side: Side) -> Option<Packet<'_>> {
             assert!(protocol == TCP && !fragment && port() == 22 && payload.len() >= 20);
             assert!(MANAGERS.iter().any(|(network, bits)| same_network(peer, *network, *bits)), "{peer}");
             let flags = payload[13];
-            assert!(side == Side::Arriving || flags & 0x12 != 0x02, "a connection of the gateway's own");
+            assert!(side == Side::Arriving || flags & 0x12 != 0x02, "the gateway opens a connection");
         }
         Outer::Fragment => assert!(later && matches!(protocol, UDP | ESP)),
     }
-    assert!(side != Side::Arriving || !is_mapped(source), "an IPv4 address mapped into IPv6");
+    assert!(side != Side::Arriving || !is_mapped(source), "an IPv4-mapped source");
     Some(packet)
 }
 
@@ -171,7 +171,7 @@ fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
 }
 
-/// Neighbour discovery: from this very link, whole, of a type that belongs there, and to or from whom it may be.
+/// Checks neighbour discovery: from the link, not fragmented, of an allowed type, between allowed addresses.
 fn check_neighbour(packet: &Packet, own: IpAddr, ours: [IpAddr; 2], side: Side) {
     let Packet { source, protocol, hop_limit, fragment, payload, .. } = *packet;
     assert!(source.is_ipv6() && protocol == ICMPV6 && !fragment && hop_limit == 255);

@@ -5,18 +5,18 @@ use gateway::policy::{Faults, MAX_LAN_PREFIXES, MAX_MANAGEMENT, Policy, load};
 use ipnet::IpNet;
 use tempfile::TempDir;
 
-/// What stands between the files of an input.
+/// Separates the files of an input.
 const SEPARATOR: &[u8] = b"\n----\n";
-/// Names of the customers' files; an input may have fewer.
+/// Names of the customers' files; an input may have fewer files.
 const CUSTOMERS: [&str; 2] = ["acme", "globex"];
 
 thread_local! {
     static DIRECTORY: RefCell<TempDir> = RefCell::new(directory());
 }
 
-/// The input is `gateway.toml`, `customers/acme.toml` and `customers/globex.toml`, separated by a line `----`.
-/// They make a policy that keeps its promises, or there is at least one fault, each at a place within
-/// its file.
+/// Loads the policy and checks it. The input is `gateway.toml`, `customers/acme.toml` and
+/// `customers/globex.toml`, separated by a line `----`. Loading returns either a consistent policy or at
+/// least one fault, each at a position within its file.
 pub fn run(input: &[u8]) {
     let files = split(input);
     DIRECTORY.with_borrow(|directory| {
@@ -33,7 +33,7 @@ pub fn run(input: &[u8]) {
     });
 }
 
-/// In memory if there is a place.
+/// Creates the directory of policies, in memory if possible.
 fn directory() -> TempDir {
     let memory = Path::new("/dev/shm");
     let directory = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
@@ -48,7 +48,7 @@ fn split(input: &[u8]) -> Vec<&[u8]> {
     while files.len() < CUSTOMERS.len()
         && let Some(at) = rest.windows(SEPARATOR.len()).position(|bytes| bytes == SEPARATOR)
     {
-        // The newline is the file's.
+        // The newline belongs to the file.
         files.push(&rest[..=at]);
         rest = &rest[at + SEPARATOR.len()..];
     }

@@ -1,5 +1,5 @@
-//! TCP tracking: well-formed segments of a few connections, whose numbers are near those that tracking turns on,
-//! and path-MTU messages about them.
+//! TCP tracking: well-formed segments of a few connections with numbers near tracking's limits, and path-MTU
+//! messages about them.
 use std::net::IpAddr;
 
 use gateway_common::{
@@ -14,17 +14,17 @@ use crate::{
     world::{Connection, Identity, Key, LAN_MTU_BYTES, PORT, SITES, World, server, spi},
 };
 
-/// Segments of one input that are looked at.
+/// Largest number of segments of one input.
 const MAX_SEGMENTS: usize = 32;
-/// The longest that a flow may be silent: established.
+/// The longest timeout, that of an established connection.
 const LONGEST_SECONDS: u64 = 7440;
-/// Most bytes of options.
+/// Largest size of options in bytes.
 const MAX_OPTIONS: usize = 40;
 
-/// Devices that several tunnels could have, by tunnel and host: the first two differ by customer only.
+/// Tunnel, host and port of the devices. The first two have the same address and differ by customer only.
 const DEVICES: [(u32, u8, u16); 4] = [(1, 2, 40_000), (3, 2, 40_000), (2, 9, 40_000), (1, 2, 40_001)];
 
-/// One of them.
+/// Returns the address of a device.
 fn device(tunnel: u32, host: u8, v6: bool) -> IpAddr {
     match SITES[tunnel as usize - 1].lan[usize::from(v6)].0 {
         IpAddr::V4(lan) => (lan.to_bits() | u32::from(host)).to_be_bytes().into(),
@@ -32,8 +32,8 @@ fn device(tunnel: u32, host: u8, v6: bool) -> IpAddr {
     }
 }
 
-/// The input is segments, see [`Segment::read`], after a byte whose bit 0 is set if connections in mid-stream are
-/// adopted.
+/// Checks a sequence of segments. The input is a byte, whose bit 0 adopts midstream connections, and
+/// segments, see [`Segment::read`].
 pub fn run(input: &[u8]) {
     let mut input = Bytes(input);
     let world = World::new(input.byte() & 1 == 1);
@@ -81,17 +81,27 @@ struct Segment {
     data: u16,
     options: Vec<u8>,
     after_ns: u64,
-    /// Bit 0: flows that are over by then are marked; bit 1: they are removed.
+    /// Bit 0 marks expired flows as over first; bit 1 removes them first.
     ending: u8,
-    /// Not the segment, but a message in its direction that another one of its connection was too big.
+    /// Sends a path-MTU message in this direction instead of the segment, about a segment of the same
+    /// connection.
     too_big: bool,
 }
 
 impl Segment {
-    /// One byte says whose (bits 0 to 1), which way (bit 2), by which tunnel (bits 3 to 4 are added to its
-    /// own number), with options (bit 5), with data (bit 6) and after a pause (bit 7); then flags, both numbers
-    /// as [`Self::number`], the window, and what the bits promise. Of the flags bit 6 makes it a path-MTU message
-    /// and bit 7 IPv6; bits 0 and 1 of a pause remove flows.
+    /// Reads a segment: a byte of options, the flags, both numbers (see [`Self::number`]), the window, and
+    /// the fields that the options announce.
+    ///
+    /// | bits of the options | meaning |
+    /// |---|---|
+    /// | 0 and 1 | the device |
+    /// | 2 | from the server, else from the device |
+    /// | 3 and 4 | added to the number of the device's tunnel |
+    /// | 5 | TCP options follow |
+    /// | 6 | the size of the data follows |
+    /// | 7 | a pause follows; its bits 0 and 1 are [`Self::ending`] |
+    ///
+    /// Bit 6 of the flags makes it a path-MTU message, bit 7 makes it IPv6.
     fn read(input: &mut Bytes, connections: &[Connection]) -> Self {
         let what = input.byte();
         let flags = input.byte();
@@ -106,7 +116,7 @@ impl Segment {
         let window = input.be16();
         let options = if what & 0x20 != 0 { Self::options(input) } else { Vec::new() };
         let data = if what & 0x40 != 0 { input.be16() % 1400 } else { 0 };
-        // A quarter of a second to some hours.
+        // A pause lasts from a quarter of a second to some hours.
         let pause = if what & 0x80 != 0 { input.be16() } else { 0 };
         Self {
             direction,
@@ -128,7 +138,8 @@ impl Segment {
         self.key.device.is_ipv6()
     }
 
-    /// A byte, whose low bits choose a landmark or none; a distance of 16 bits, scaled by the high bits.
+    /// Reads a number: a byte, whose low bits choose a landmark or none, and a distance of 16 bits, scaled by
+    /// the high bits.
     fn number(input: &mut Bytes, landmarks: &[u32; 6]) -> u32 {
         let how = input.byte();
         let distance = i32::from(input.be16() as i16) << (how >> 3 & 15);
@@ -147,7 +158,8 @@ impl Segment {
         Identity { reqid: self.tunnel, spi: spi(self.tunnel), mark: self.tunnel }
     }
 
-    /// Ethernet, IP with its checksum, TCP without; or a path-MTU message about the other direction.
+    /// Builds the frame: Ethernet, IP with its checksum and TCP without; or a path-MTU message about the
+    /// other direction.
     fn frame(&self) -> Vec<u8> {
         let server = (server(self.key.customer, self.v6()), PORT);
         let device = (self.key.device, self.key.port);
@@ -180,7 +192,7 @@ impl Segment {
     }
 }
 
-/// Ethernet and IP without options.
+/// Builds a frame of Ethernet and IP without options.
 fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; 12];
     match (source, destination) {
@@ -205,9 +217,10 @@ fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<
     frame
 }
 
-/// It changes nothing, and passes only about a connection that there is, in the tunnel it belongs to.
+/// Checks that a path-MTU message changes nothing, and passes only if its connection exists in the same
+/// tunnel.
 fn check_too_big(segment: &Segment, decision: &Decision, before: &[Connection], after: &[Connection]) {
-    assert_eq!(before, after, "a message changes a flow");
+    assert_eq!(before, after, "a message changed a flow");
     assert!(!decision.opened && decision.syn().is_none());
     let tunnel = match (decision.verdict, segment.direction) {
         (Err(_), _) => return check_dropped(decision),
@@ -216,10 +229,10 @@ fn check_too_big(segment: &Segment, decision: &Decision, before: &[Connection], 
         (verdict, direction) => panic!("{verdict:?} for {direction:?}"),
     };
     let of_it = |old: &&Connection| old.key == segment.key && old.tunnel == tunnel && !old.is_over;
-    assert!(before.iter().any(|old| of_it(&old)), "about no connection");
+    assert!(before.iter().any(|old| of_it(&old)), "the quoted connection does not exist");
 }
 
-/// What must hold whatever came before.
+/// Checks a segment's effect after any history.
 fn check(segment: &Segment, decision: &Decision, before: &[Connection], after: &[Connection]) {
     let passed = decision.verdict.is_ok();
     assert_eq!(
@@ -232,7 +245,7 @@ fn check(segment: &Segment, decision: &Decision, before: &[Connection], after: &
         assert!(new.left_seconds <= LONGEST_SECONDS, "{new:?}");
         let old = before.get(at);
         if new.key != segment.key {
-            assert_eq!(Some(new), old, "not the segment's");
+            assert_eq!(Some(new), old, "another connection changed");
             continue;
         }
         let Some(old) = old else {
@@ -242,9 +255,9 @@ fn check(segment: &Segment, decision: &Decision, before: &[Connection], after: &
         if decision.opened {
             assert!(new.tunnel == segment.tunnel && new.is_half_open() && !new.is_over);
         } else if passed {
-            check_goes_on(segment, old, new);
+            check_passed(segment, old, new);
         } else {
-            check_dropped_from(decision, old, new);
+            check_dropped_segment(decision, old, new);
         }
     }
     match (decision.verdict, segment.direction) {
@@ -271,8 +284,8 @@ fn check(segment: &Segment, decision: &Decision, before: &[Connection], after: &
     }
 }
 
-/// In the same tunnel; what was half-open no more stays so.
-fn check_goes_on(segment: &Segment, old: &Connection, new: &Connection) {
+/// Checks that a connection stays in its tunnel, and never becomes half-open again.
+fn check_passed(segment: &Segment, old: &Connection, new: &Connection) {
     assert!(!old.is_over && new.tunnel == old.tunnel);
     assert!(old.is_half_open() || !new.is_half_open(), "{old:?} is half-open again");
     let closing = |state: u8| state >= State::FinWait as u8 && state <= State::Close as u8;
@@ -280,16 +293,16 @@ fn check_goes_on(segment: &Segment, old: &Connection, new: &Connection) {
     assert!(fin_or_syn || !closing(new.state) || closing(old.state), "{old:?} closes without FIN or RST");
 }
 
-/// Only a segment out of the windows leaves anything, or a SYN that no other connection could be opened for; and
-/// nothing that helps.
-fn check_dropped_from(decision: &Decision, old: &Connection, new: &Connection) {
-    const LEAVING: [Reason; 4] = [
+/// Checks that a dropped segment changes a flow only if it is outside the windows, or is a SYN whose new
+/// connection exceeds a quota; and that the change never benefits the connection.
+fn check_dropped_segment(decision: &Decision, old: &Connection, new: &Connection) {
+    const CHANGING: [Reason; 4] = [
         Reason::OutOfWindow,
         Reason::FlowQuotaExceeded,
         Reason::HalfOpenQuotaExceeded,
         Reason::NewFlowsOverBudget,
     ];
-    if !LEAVING.iter().any(|reason| decision.verdict == Err(*reason)) {
+    if !CHANGING.iter().any(|reason| decision.verdict == Err(*reason)) {
         assert_eq!(new, old);
     }
     assert_eq!(new.essence(), old.essence());

@@ -1,12 +1,13 @@
-//! Frames as charon sends them, and as it must not.
+//! VICI frames, valid and invalid.
 use gateway::strongswan::{Event, IkeSa, TrafficSelector, fuzzing};
 
-/// Longest text kept (`raw_sa`).
+/// Largest size of a text (`raw_sa`).
 const MAX_TEXT_BYTES: usize = 512;
-/// Most children of an IKE_SA, and traffic selectors of a child (`raw_sa`).
+/// Largest number of children of an IKE_SA, and of traffic selectors of a child (`raw_sa`).
 const MAX_ITEMS: usize = 64;
 
-/// The input is a frame without its length. Whatever is read of it is bounded and may be shown.
+/// Reads a frame and checks that all values are bounded and printable. The input is a frame without its
+/// length.
 pub fn run(input: &[u8]) {
     let frame = fuzzing::read(input);
     assert!(frame.packet || (frame.sa.is_none() && frame.event.is_none()));

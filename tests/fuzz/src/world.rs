@@ -1,5 +1,9 @@
-//! A small fixed world for the decision, in both families: two customers with the same LANs, one of them with a
-//! second site, and a tunnel that is down. This file alone knows the tables' types.
+//! A small fixed world for the decision, in both families: two customers with the same LANs, one of them with
+//! a second site, and a tunnel that is down. Only this file knows the tables' types.
+//!
+//! Independent of the kit's `World` and of that of gateway-common's tests on purpose: the committed corpus is
+//! tuned to these addresses and small quotas, and a change to another test's world must not make it
+//! worthless.
 use std::{
     cell::RefCell,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -7,20 +11,19 @@ use std::{
 
 use gateway_common::{
     decide::{self, Decision, FamilyTables, FlowCell, NotInserted, Tables, UsageCell},
-    layout::{
-        Access, Addresses, Flow, FlowKey, Kept, ManagementRule, Prefix, Quota, Settings, Ticks, Tunnel, Usage,
-    },
+    layout::{Access, Addresses, LayoutFamily, ManagementRule, Prefix, Quota, Settings, Tunnel, Usage},
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
     tcp::{
-        DOUBTFUL_TIMEOUT_SECONDS, Direction, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT,
+        DOUBTFUL_TIMEOUT_SECONDS, Direction, Flow, FlowKey, RETRANSMISSION_SLOT, STATE_SLOTS, State,
+        UNACKNOWLEDGED_SLOT, status,
     },
-    track::status,
+    time::Ticks,
     wire::{Ipv4, Ipv6, protocol},
 };
 
 pub use gateway_common::decide::Identity;
 
-/// Customer and LANs of each tunnel; tunnel ids begin at 1.
+/// Customer and LANs of each tunnel, in the order of the tunnels' ids, which begin at 1.
 pub const SITES: [Site; 4] = [
     site(1, ([192, 168, 0, 0], 16), ([0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0], 48)),
     site(1, ([10, 20, 0, 0], 16), ([0xfd00, 0x10, 0x20, 0, 0, 0, 0, 0], 48)),
@@ -31,30 +34,30 @@ pub const SITES: [Site; 4] = [
 pub const DOWN: u32 = 4;
 /// The port that servers offer.
 pub const PORT: u16 = 80;
-/// The largest segment that fits a tunnel, in bytes, of IPv4 and IPv6.
+/// Largest TCP segment that fits a tunnel in bytes, in IPv4 and IPv6.
 pub const MSS_BYTES: [u16; 2] = [1356, 1336];
-/// The largest packet that the LAN takes, in bytes.
+/// The LAN's MTU in bytes.
 pub const LAN_MTU_BYTES: u32 = 1400;
 /// The gateway's addresses on the internet interface.
 pub const INTERNET: [IpAddr; 2] = [v4([203, 0, 113, 1]), v6([0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 1])];
 /// The gateway's addresses on the LAN interface.
 pub const LAN: [IpAddr; 2] = [v4([10, 200, 0, 1]), v6([0xfd00, 0x200, 0, 0, 0, 0, 0, 1])];
-/// Who may manage the gateway, by TCP port 22: addresses with as many leading bits as these.
+/// Networks that may manage the gateway on TCP port 22: address and number of leading bits.
 pub const MANAGERS: [(IpAddr, u32); 2] =
     [(v4([198, 51, 100, 0]), 24), (v6([0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 0]), 48)];
-/// What each customer may take: little, so that it is taken at times.
+/// Quota of each customer, small enough to be reached at times.
 const QUOTA: Quota = Quota { flows: 5, half_open: 3, new_flow_interval_ns: 1_500_000, new_flow_burst: 4 };
-/// Flows of each family there is room for: few, so that the table is full at times.
+/// Room for flows of each family, small enough that the table is full at times.
 const FLOW_LIMIT: usize = 6;
-/// How many customers there are; their ids begin at 1.
+/// Number of customers; their ids begin at 1.
 const CUSTOMERS: usize = 2;
 
-/// Whose a tunnel is, and the LANs behind it: first address and bits.
+/// A tunnel's customer and the LANs behind it: first address and bits.
 #[derive(Debug)]
 pub struct Site {
     /// The customer's id.
     pub customer: u32,
-    /// In IPv4 and in IPv6.
+    /// The LAN in IPv4 and in IPv6.
     pub lan: [(IpAddr, u32); 2],
 }
 
@@ -70,7 +73,7 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8]) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h))
 }
 
-/// True if both addresses are of one family and have so many leading bits in common.
+/// Returns true if both addresses are of one family and share this many leading bits.
 pub fn same_network(a: IpAddr, b: IpAddr, bits: u32) -> bool {
     match (a, b) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= bits,
@@ -83,7 +86,7 @@ fn is_v6(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[0x86, 0xdd])
 }
 
-/// A customer's server.
+/// Returns a customer's server.
 pub const fn server(customer: u32, is_v6: bool) -> IpAddr {
     let host = 10 + customer as u8;
     match is_v6 {
@@ -92,7 +95,7 @@ pub const fn server(customer: u32, is_v6: bool) -> IpAddr {
     }
 }
 
-/// The SPI that a tunnel's peer sends with.
+/// Returns the SPI that a tunnel's peer sends with.
 pub const fn spi(tunnel: u32) -> u32 {
     0xc0de_0000 + tunnel
 }
@@ -106,10 +109,10 @@ pub struct World {
     usage: RefCell<[Usage; CUSTOMERS + 1]>,
 }
 
-/// Which connection it is.
+/// The key of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key {
-    /// Whose.
+    /// The customer's id.
     pub customer: u32,
     /// The device.
     pub device: IpAddr,
@@ -117,49 +120,50 @@ pub struct Key {
     pub port: u16,
 }
 
-/// A connection as a target looks at it.
+/// A connection as the fuzz targets look at it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Connection {
-    /// Which.
+    /// Its key.
     pub key: Key,
-    /// The tunnel it belongs to.
+    /// Its tunnel.
     pub tunnel: u32,
-    /// A state's number, 0 while it is being removed.
+    /// Number of its TCP state, 0 while it is being removed.
     pub state: u8,
-    /// Seconds until it is over, rounded down.
+    /// Seconds until it expires, rounded down.
     pub left_seconds: u64,
-    /// It is over.
+    /// It has expired.
     pub is_over: bool,
     flow: Flow,
 }
 
 impl Connection {
-    /// What a dropped segment must not change.
+    /// Returns the part that a dropped segment must not change.
     pub fn essence(&self) -> impl PartialEq + std::fmt::Debug + use<> {
         const STATUS: u8 = status::REPLY_SEEN | status::ASSURED | status::HALF_OPEN;
         (self.key, self.tunnel, self.state, self.flow.generation, self.flow.last & STATUS)
     }
 
-    /// Both ends' window scale.
+    /// Returns both ends' window scale.
     pub fn scales(&self) -> [u8; 2] {
         [self.flow.scale(0), self.flow.scale(1)]
     }
 
-    /// Its customer is charged for a handshake that is not complete.
+    /// Returns true if its customer is charged for an incomplete handshake.
     pub fn is_half_open(&self) -> bool {
         self.flow.has(status::HALF_OPEN)
     }
 
-    /// Sequence and acknowledgment numbers that a segment in this direction may turn on.
+    /// Returns the numbers at which the verdict on a segment in this direction may change.
     pub fn landmarks(&self, direction: Direction) -> [u32; 6] {
         let own = self.flow.peers[direction as usize];
         let other = self.flow.peers[direction.opposite() as usize];
         [own.end, own.max_end, other.max_ack, other.end, self.flow.last_end, self.flow.last_ack]
+            .map(|number| number.0)
     }
 }
 
 impl World {
-    /// Without any flow.
+    /// Returns the world without any flow.
     pub fn new(adopt_midstream: bool) -> Self {
         let mut tunnels = [Tunnel::default(); SITES.len() + 1];
         for (tunnel, (id, site)) in tunnels[1..].iter_mut().zip((1..).zip(&SITES)) {
@@ -180,26 +184,26 @@ impl World {
         Self { settings, tunnels, flows: RefCell::default(), usage: RefCell::default() }
     }
 
-    /// Decides about a decapsulated packet, at once or not: it must make no difference.
+    /// Decides about a decapsulated packet. Asserts that the fast and the full path decide the same.
     pub fn from_site(&self, frame: &[u8], identity: Identity, now_ns: u64) -> Decision {
         let other = self.clone();
         let decision = decide::from_site(frame, self, identity, now_ns);
         let slowly = match is_v6(frame) {
-            false => decide::from_site_in::<Ipv4, _, _>(frame, &other, &self.settings, identity, now_ns),
-            true => decide::from_site_in::<Ipv6, _, _>(frame, &other, &self.settings, identity, now_ns),
+            false => decide::from_site_full::<Ipv4, _, _>(frame, &other, &self.settings, identity, now_ns),
+            true => decide::from_site_full::<Ipv6, _, _>(frame, &other, &self.settings, identity, now_ns),
         };
         assert_eq!(decision, slowly);
         self.check_same(&other);
         decision
     }
 
-    /// Decides about a packet from the cloud LAN, at once or not: it must make no difference.
+    /// Decides about a packet from the cloud LAN. Asserts that the fast and the full path decide the same.
     pub fn from_server(&self, frame: &[u8], now_ns: u64) -> Decision {
         let other = self.clone();
         let decision = decide::from_server(frame, self, now_ns);
         let slowly = match is_v6(frame) {
-            false => decide::from_server_in::<Ipv4, _, _>(frame, &other, &self.settings, now_ns),
-            true => decide::from_server_in::<Ipv6, _, _>(frame, &other, &self.settings, now_ns),
+            false => decide::from_server_full::<Ipv4, _, _>(frame, &other, &self.settings, now_ns),
+            true => decide::from_server_full::<Ipv6, _, _>(frame, &other, &self.settings, now_ns),
         };
         assert_eq!(decision, slowly);
         self.check_same(&other);
@@ -212,7 +216,7 @@ impl World {
         assert_eq!(*self.usage.borrow(), *other.usage.borrow());
     }
 
-    /// Begins to remove what is over, as the wheel does: it is marked.
+    /// Marks expired flows, as the wheel does before it removes them.
     pub fn end(&self, now_ns: u64) {
         let now = Ticks::from_ns(now_ns);
         for (_, flow) in self.flows.borrow_mut().iter_mut().filter(|(_, flow)| flow.is_over(now)) {
@@ -220,7 +224,7 @@ impl World {
         }
     }
 
-    /// Removes what is over, and gives back what it took.
+    /// Removes expired flows and returns their share of the quota.
     pub fn remove(&self, now_ns: u64) {
         let (now, mut usage) = (Ticks::from_ns(now_ns), self.usage.borrow_mut());
         self.flows.borrow_mut().retain(|(key, flow)| {
@@ -234,7 +238,7 @@ impl World {
         self.check_usage();
     }
 
-    /// A customer's usage is what its flows in the table say, and never above its quota.
+    /// Asserts that each customer's usage matches its flows in the table and is within its quota.
     fn check_usage(&self) {
         let (flows, usage) = (self.flows.borrow(), self.usage.borrow());
         for (customer, usage) in (0..).zip(&*usage) {
@@ -249,7 +253,7 @@ impl World {
         assert_eq!(usage[0], Usage::default());
     }
 
-    /// All flows, also those that are over, in the order in which they came.
+    /// Returns all flows, expired ones included, in the order of their arrival.
     pub fn connections(&self, now_ns: u64) -> Vec<Connection> {
         let now = Ticks::from_ns(now_ns);
         let connection = |(key, flow): &(Key, Flow)| Connection {
@@ -264,19 +268,19 @@ impl World {
     }
 }
 
-/// The IPv4 address that was mapped into IPv6.
+/// Returns the IPv4 address in an IPv4-mapped IPv6 address.
 fn unmapped(address: Ipv6) -> Ipv4 {
     let [.., a, b, c, d] = address.octets;
     Ipv4 { octets: [a, b, c, d] }
 }
 
-fn access<A: Kept>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
+fn access<A: LayoutFamily>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
     let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
     lan[0] = prefix;
     Access { server, mss, prefix_count: 1, _reserved: 0, lan }
 }
 
-/// Of a gateway with one address of each family on each side, and one rule for management in each.
+/// Returns the settings of a gateway with one address and one management rule in each family.
 pub fn settings(adopt_midstream: bool) -> Settings {
     let mut timeouts = [Ticks::default(); STATE_SLOTS];
     for state in State::ALL {
@@ -331,7 +335,7 @@ impl Tables for World {
     }
 }
 
-impl<A: Kept> FamilyTables<A> for World {
+impl<A: LayoutFamily> FamilyTables<A> for World {
     fn customer(&self, address: A) -> Option<u32> {
         (1..=CUSTOMERS as u32).find(|customer| server(*customer, A::LINUX == 10) == address_of(address))
     }
@@ -344,7 +348,7 @@ impl<A: Kept> FamilyTables<A> for World {
 
     fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, _: Ticks) -> Result<(), NotInserted> {
         let (key, mut flows) = (key_of(key), self.flows.borrow_mut());
-        assert!(flows.iter().all(|(other, _)| *other != key), "a flow there is already");
+        assert!(flows.iter().all(|(other, _)| *other != key), "the flow exists already");
         let of_family = |(other, _): &&(Key, Flow)| other.device.is_ipv4() == key.device.is_ipv4();
         if flows.iter().filter(of_family).count() >= FLOW_LIMIT {
             return Err(NotInserted::Full);
@@ -354,17 +358,17 @@ impl<A: Kept> FamilyTables<A> for World {
     }
 }
 
-fn address_of<A: Kept>(address: A) -> IpAddr {
+fn address_of<A: LayoutFamily>(address: A) -> IpAddr {
     let mapped = address.mapped();
-    // An IPv6 address that looks like a mapped one is one of IPv6 here.
+    // An IPv6 address that looks like a mapped one stays IPv6 here.
     if A::LINUX == 10 { IpAddr::V6(mapped.into()) } else { mapped.into() }
 }
 
-fn key_of<A: Kept>(key: &FlowKey<A>) -> Key {
+fn key_of<A: LayoutFamily>(key: &FlowKey<A>) -> Key {
     Key { customer: key.customer, device: address_of(key.lan_address), port: key.lan_port }
 }
 
-/// A flow by its place: none is removed while one is judged.
+/// A flow by its index, which is valid because no flow is removed during a decision.
 struct Cell<'a> {
     flows: &'a RefCell<Vec<(Key, Flow)>>,
     at: usize,

@@ -1,4 +1,4 @@
-//! Every input that is kept in the repository, once more.
+//! Replays every committed input.
 use gateway_fuzz::{Target, corpus};
 
 fn replay(name: &str) {
@@ -15,32 +15,32 @@ fn replay(name: &str) {
 }
 
 #[test]
-fn outer_frames_of_the_corpus_are_judged_as_they_must() {
+fn corpus_of_outer_frames_passes() {
     replay("outer");
 }
 
 #[test]
-fn inner_frames_of_the_corpus_are_judged_as_they_must() {
+fn corpus_of_inner_frames_passes() {
     replay("inner");
 }
 
 #[test]
-fn segments_of_the_corpus_are_tracked_as_they_must() {
+fn corpus_of_tracking_passes() {
     replay("tracking");
 }
 
 #[test]
-fn policies_of_the_corpus_are_read_as_they_must() {
+fn corpus_of_policies_passes() {
     replay("policy");
 }
 
 #[test]
-fn vici_frames_of_the_corpus_are_read_as_they_must() {
+fn corpus_of_vici_frames_passes() {
     replay("vici");
 }
 
 #[test]
-fn every_target_has_a_name_of_its_own() {
+fn target_names_are_unique() {
     for target in &Target::ALL {
         assert_eq!(Target::named(target.name).map(|found| found.name), Some(target.name));
     }

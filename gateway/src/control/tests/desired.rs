@@ -1,7 +1,9 @@
-//! What follows from the policy.
+//! Tests of the desired state derived from a policy.
+use gateway_common::layout::LayoutFamily;
+
 use super::*;
 
-/// acme with servers and LANs of both families.
+/// Returns the example in which acme has servers and LANs of both families.
 fn both_families() -> Policy {
     let mut policy = example();
     let acme = policy.customers.get_mut(&"acme".parse().unwrap()).unwrap();
@@ -14,7 +16,7 @@ fn both_families() -> Policy {
 #[test]
 fn a_server_of_both_families_is_a_customer_by_either_address() {
     let policy = both_families();
-    let desired = wanted(&policy);
+    let desired = desired_state(&policy);
     let ids: Vec<u32> = ["10.200.0.11", "fd00:200::11"]
         .map(|server| desired.customers[&server.parse::<IpAddr>().unwrap()].id)
         .into();
@@ -24,7 +26,7 @@ fn a_server_of_both_families_is_a_customer_by_either_address() {
     assert_eq!((entry.v4.prefix_count, entry.v6.prefix_count), (1, 1));
     assert_eq!(entry.v6.server, "fd00:200::11".parse::<Ipv6Addr>().unwrap().into());
     assert_eq!(entry.v6.lan[0], Prefix::new("fd00:1::".parse::<Ipv6Addr>().unwrap().into(), 64));
-    // A site without a LAN of a family is allowed nothing in it, and selects nothing of it.
+    // A site without a LAN in a family gets no access and no traffic selector in that family.
     assert_eq!(desired.tunnels[&munich].entry().v6.prefix_count, 0);
     let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
     let child = |id: TunnelId| {
@@ -47,10 +49,10 @@ fn settings_hold_addresses_of_both_families_and_mapped_prefixes() {
         policy::Management { from: "2001:db8::/32".parse().unwrap(), ..policy.gateway.management[0].clone() };
     policy.gateway.management.push(v6);
     let Settings { internet, lan, lan_mtu, xdp, adopt_midstream, management, management_count, .. } =
-        wanted(&policy).settings;
+        desired_state(&policy).settings;
     assert_eq!((lan_mtu, xdp, adopt_midstream, management_count), (1500, 1, 1, 2));
-    assert!(internet.have(Ipv4 { octets: [203, 0, 113, 1] }) && !internet.have(Ipv4::default()));
-    assert!(lan.have(Ipv6::from("fe80::1".parse::<Ipv6Addr>().unwrap())) && !lan.have(Ipv6::default()));
+    assert!(Ipv4 { octets: [203, 0, 113, 1] }.is_in(&internet) && !Ipv4::default().is_in(&internet));
+    assert!(Ipv6::from("fe80::1".parse::<Ipv6Addr>().unwrap()).is_in(&lan) && !Ipv6::default().is_in(&lan));
     let from = |rule: usize, address: &str| {
         management[rule].from.contains(Ipv6::from(address.parse::<IpAddr>().unwrap()))
     };
@@ -73,19 +75,19 @@ fn interfaces_without_or_with_too_many_addresses_are_refused() {
     let mut bad = interface("eth_internet", 2, [203, 0, 113, 1]);
     assert_eq!(with(&bad), Ok(()));
     bad.v4.clear();
-    assert!(with(&bad).unwrap_err().contains("no IP address but link-local ones"));
+    assert!(with(&bad).unwrap_err().contains("only link-local IP addresses"));
     bad.v6 = (0..9).map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last)).collect();
     assert!(with(&bad).unwrap_err().contains("more than 8 IPv6 addresses"));
 }
 
 #[test]
-fn policies_may_be_read_again_from_disk() {
-    // The example in a folder of its own, as an operator has it.
+fn policies_load_from_a_copied_folder() {
+    // A copy of the example, as an operator would install it.
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("customers")).unwrap();
-    let example = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies");
+    let example = Path::new("../policies");
     for file in ["gateway.toml", "customers/acme.toml"] {
         fs::copy(example.join(file), folder.path().join(file)).unwrap();
     }
-    assert_eq!(wanted(&policy::load(folder.path()).unwrap()).tunnels.len(), 2);
+    assert_eq!(desired_state(&policy::load(folder.path()).unwrap()).tunnels.len(), 2);
 }

@@ -1,13 +1,13 @@
-//! When flows that are open stop to count.
+//! Tests of generations: a new generation invalidates a customer's open flows.
 use super::*;
 
-/// Generations by tunnel id.
+/// Returns the generations by tunnel id.
 fn generations(observed: &Observed) -> BTreeMap<TunnelId, u16> {
     observed.tunnels.iter().map(|(id, tunnel)| (*id, tunnel.generation)).collect()
 }
 
 #[test]
-fn a_change_of_server_or_port_makes_another_generation_of_that_customer_alone() {
+fn change_of_server_or_port_changes_the_generation_of_that_customer_only() {
     type Change = fn(&mut policy::Customer);
     let changes: [Change; 3] = [
         |customer| customer.port = 8080,
@@ -16,9 +16,9 @@ fn a_change_of_server_or_port_makes_another_generation_of_that_customer_alone() 
     ];
     for change in changes {
         let mut policy = example();
-        let (observed, charon) = settled(&wanted(&policy), Live::default());
+        let (observed, charon) = settled(&desired_state(&policy), Live::default());
         change(policy.customers.get_mut(&"acme".parse().unwrap()).unwrap());
-        let desired = wanted(&policy);
+        let desired = desired_state(&policy);
         let (after, _) = applied(&plan(&desired, &observed, Some(&charon)), observed.clone(), charon.clone());
         for (id, generation) in generations(&after) {
             let is_acmes = desired.tunnels[&id].customer.name.as_str() == "acme";
@@ -28,7 +28,7 @@ fn a_change_of_server_or_port_makes_another_generation_of_that_customer_alone() 
 }
 
 #[test]
-fn sites_lans_quotas_and_mtus_leave_the_generation_as_it_is() {
+fn change_of_sites_lans_quotas_or_mtus_keeps_the_generation() {
     type Change = fn(&mut policy::Customer);
     let changes: [Change; 5] = [
         |customer| customer.quota.max_flows = Some(7),
@@ -45,11 +45,11 @@ fn sites_lans_quotas_and_mtus_leave_the_generation_as_it_is() {
         let mut registry = Registry::open(state.path().join("ids.toml")).unwrap();
         let mut policy = example();
         let (observed, charon) =
-            settled(&wanted_with(&policy, &registry.assign(&policy).unwrap()), Live::default());
+            settled(&desired_with(&policy, &registry.assign(&policy).unwrap()), Live::default());
         let before = generations(&observed);
         let acme = observed.tunnels.values().find(|t| t.v4.server.octets == [10, 200, 0, 11]).unwrap();
         change(policy.customers.get_mut(&"acme".parse().unwrap()).unwrap());
-        let desired = wanted_with(&policy, &registry.assign(&policy).unwrap());
+        let desired = desired_with(&policy, &registry.assign(&policy).unwrap());
         let actions = plan(&desired, &observed, Some(&charon));
         assert_ne!(actions, [], "change {number} does something");
         for (id, generation) in generations(&applied(&actions, observed.clone(), charon).0) {
@@ -59,27 +59,27 @@ fn sites_lans_quotas_and_mtus_leave_the_generation_as_it_is() {
 }
 
 #[test]
-fn a_generation_wraps_and_is_never_one_that_is_in_the_maps() {
+fn next_generation_wraps_and_is_not_in_the_maps() {
     let mut policy = example();
-    let (mut observed, charon) = settled(&wanted(&policy), Live::default());
+    let (mut observed, charon) = settled(&desired_state(&policy), Live::default());
     let acmes: Vec<TunnelId> =
-        ["acme.berlin", "acme.munich"].map(|name| tunnel(&wanted(&policy), name)).into();
+        ["acme.berlin", "acme.munich"].map(|name| tunnel(&desired_state(&policy), name)).into();
     observed.tunnels.get_mut(&acmes[0]).unwrap().generation = u16::MAX;
     observed.tunnels.get_mut(&acmes[1]).unwrap().generation = 0;
     policy.customers.get_mut(&"acme".parse().unwrap()).unwrap().port = 8080;
-    let (after, _) = applied(&plan(&wanted(&policy), &observed, None), observed, charon);
+    let (after, _) = applied(&plan(&desired_state(&policy), &observed, None), observed, charon);
     assert!(acmes.iter().all(|id| after.tunnels[id].generation == 1));
 }
 
 #[test]
-fn a_customer_that_was_changed_by_half_settles_on_the_new_generation() {
+fn half_changed_customer_settles_on_the_new_generation() {
     let mut policy = example();
-    let (observed, charon) = settled(&wanted(&policy), Live::default());
+    let (observed, charon) = settled(&desired_state(&policy), Live::default());
     policy.customers.get_mut(&"acme".parse().unwrap()).unwrap().port = 8080;
-    let desired = wanted(&policy);
+    let desired = desired_state(&policy);
     let acmes = ["acme.berlin", "acme.munich"].map(|name| tunnel(&desired, name));
     let (whole, _) = applied(&plan(&desired, &observed, Some(&charon)), observed.clone(), charon.clone());
-    // gatewayd died after the first of two tunnels.
+    // gatewayd died after writing the first of two tunnels.
     let mut half = observed;
     half.tunnels.insert(acmes[0], whole.tunnels[&acmes[0]]);
     let (after, _) = applied(&plan(&desired, &half, Some(&charon)), half, charon);

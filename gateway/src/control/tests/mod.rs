@@ -1,4 +1,4 @@
-//! The control path as values: no kernel, no charon.
+//! Tests of the control path on values, without a kernel or charon.
 mod desired;
 mod follow;
 mod generation;
@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
+    path::Path,
 };
 
 use gateway_common::{
@@ -20,8 +20,8 @@ use proptest::prelude::*;
 
 use super::{
     desired::{Credentials, Desired, Links, desired, desired_of},
-    follow::{Live, follow},
-    mss::{self, Mss, Mtus},
+    follow::{Live, follow, mss_of_sas},
+    mss::{Mss, Mtus},
     observed::Observed,
     plan::{Action, Charon, plan, plan_some},
 };
@@ -38,16 +38,16 @@ const ACME_SERVERS: [IpAddr; 2] = [
 ];
 const BERLIN: &str = "acme.berlin";
 
-/// The example policy of the repository.
+/// Returns the example policy of the repository.
 fn example() -> Policy {
-    policy::load(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies"))
-        .expect("the example is valid")
+    // cargo runs tests in the package's directory.
+    policy::load(Path::new("../policies")).expect("the example is valid")
 }
 
-/// With ids as on the first start.
-fn wanted(policy: &Policy) -> Desired<'_> {
+/// Returns the desired state of a policy, with ids as on the first start.
+fn desired_state(policy: &Policy) -> Desired<'_> {
     let state = tempfile::tempdir().expect("a folder");
-    wanted_with(policy, &Registry::open(state.path().join("ids.toml")).unwrap().assign(policy).unwrap())
+    desired_with(policy, &Registry::open(state.path().join("ids.toml")).unwrap().assign(policy).unwrap())
 }
 
 fn interface(name: &str, index: u32, v4: [u8; 4]) -> Interface {
@@ -55,11 +55,11 @@ fn interface(name: &str, index: u32, v4: [u8; 4]) -> Interface {
     Interface { name: name.into(), index, mtu: 1500, v4: vec![v4.into()], v6: vec![link_local] }
 }
 
-fn wanted_with<'p>(policy: &'p Policy, ids: &Assignment) -> Desired<'p> {
-    wanted_of(policy, &policy.customers.values().collect::<Vec<_>>(), ids)
+fn desired_with<'p>(policy: &'p Policy, ids: &Assignment) -> Desired<'p> {
+    desired_for(policy, &policy.customers.values().collect::<Vec<_>>(), ids)
 }
 
-fn wanted_of<'p>(policy: &Policy, customers: &[&'p policy::Customer], ids: &Assignment) -> Desired<'p> {
+fn desired_for<'p>(policy: &Policy, customers: &[&'p policy::Customer], ids: &Assignment) -> Desired<'p> {
     let (internet, lan) =
         (interface("eth_internet", 2, [203, 0, 113, 1]), interface("eth_lan", 3, [10, 200, 0, 1]));
     let credentials = Credentials {
@@ -71,9 +71,9 @@ fn wanted_of<'p>(policy: &Policy, customers: &[&'p policy::Customer], ids: &Assi
     desired_of(policy, customers.iter().copied(), ids, links, &credentials).unwrap()
 }
 
-fn nothing() -> Observed {
+fn empty() -> Observed {
     Observed {
-        settings: Settings { ready: 0, ..wanted(&example()).settings },
+        settings: Settings { ready: 0, ..desired_state(&example()).settings },
         tunnels: BTreeMap::new(),
         customers: BTreeMap::new(),
         inbound: BTreeMap::new(),
@@ -82,7 +82,7 @@ fn nothing() -> Observed {
     }
 }
 
-/// What the maps and charon hold after these actions: what `apply` does, on values.
+/// Returns the contents of the maps and charon after these actions: `apply` on values.
 fn applied(actions: &[Action], mut observed: Observed, mut charon: Charon) -> (Observed, Charon) {
     for action in actions.iter().cloned() {
         match action {
@@ -100,7 +100,7 @@ fn applied(actions: &[Action], mut observed: Observed, mut charon: Charon) -> (O
             Action::SetOutboundSpi(spi, Some(id)) => drop(observed.outbound.insert(spi, id.get())),
             Action::SetCustomer(server, customer) => drop(observed.customers.insert(server, customer)),
             Action::RemovePeer(peer) => drop(observed.peers.remove(&peer)),
-            // What is there is not written over: it holds budgets.
+            // An existing peer entry holds budgets, so a plan must not overwrite it.
             Action::AddPeer(peer) => assert!(observed.peers.insert(peer)),
             Action::SetSettings(settings) => observed.settings = *settings,
             Action::Load(connection) => {
@@ -112,10 +112,10 @@ fn applied(actions: &[Action], mut observed: Observed, mut charon: Charon) -> (O
     (observed, charon)
 }
 
-/// A gateway on which the policy has been applied, with these tunnels up.
+/// Returns the state of a gateway after the policy was applied, with the tunnels of `live` up.
 fn settled(desired: &Desired, live: Live) -> (Observed, Charon) {
     let charon = Charon { live, ..Charon::default() };
-    applied(&plan(desired, &nothing(), Some(&charon)), nothing(), charon)
+    applied(&plan(desired, &empty(), Some(&charon)), empty(), charon)
 }
 
 fn sa(name: &str, identity: &str, reqid: u32) -> IkeSa {

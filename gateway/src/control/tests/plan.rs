@@ -1,10 +1,10 @@
-//! What a plan does, and that nothing is left to do after it.
+//! Tests of plans, and that no action is left after a plan was applied.
 use super::*;
 
 #[test]
-fn nothing_is_left_to_do_after_a_plan_was_applied() {
+fn no_action_is_left_after_a_plan_was_applied() {
     let policy = example();
-    let desired = wanted(&policy);
+    let desired = desired_state(&policy);
     let (observed, charon) = settled(&desired, Live::default());
     assert_eq!(plan(&desired, &observed, Some(&charon)), []);
     assert_eq!(plan(&desired, &observed, None), []);
@@ -13,20 +13,20 @@ fn nothing_is_left_to_do_after_a_plan_was_applied() {
 }
 
 #[test]
-fn a_removed_sites_sa_is_terminated_even_if_its_connection_is_unloaded_already() {
+fn sa_of_a_removed_site_is_terminated_even_if_its_connection_is_unloaded() {
     let mut policy = example();
-    let (observed, mut charon) = settled(&wanted(&policy), Live::default());
+    let (observed, mut charon) = settled(&desired_state(&policy), Live::default());
     policy.customers.remove(&"globex".parse().unwrap());
     charon.ike_sas = vec![(9, "globex.springfield".into())];
     charon.listed.retain(|name| name != "globex.springfield");
-    let actions = plan(&wanted(&policy), &observed, Some(&charon));
+    let actions = plan(&desired_state(&policy), &observed, Some(&charon));
     assert!(actions.iter().any(|action| matches!(action, Action::Terminate { unique_id: 9, .. })));
 }
 
 #[test]
 fn without_charon_tunnels_stay_as_they_are() {
     let policy = example();
-    let desired = wanted(&policy);
+    let desired = desired_state(&policy);
     let id = tunnel(&desired, BERLIN);
     let live = follow(&desired.tunnels, &[sa(BERLIN, "berlin.acme.example", id.get())]);
     let (observed, _) = settled(&desired, live);
@@ -35,17 +35,17 @@ fn without_charon_tunnels_stay_as_they_are() {
 }
 
 #[test]
-fn what_must_fit_together_changes_while_the_tunnel_is_down() {
+fn dependent_fields_change_while_the_tunnel_is_down() {
     let mut policy = example();
-    let id = tunnel(&wanted(&policy), BERLIN);
-    let live = follow(&wanted(&policy).tunnels, &[sa(BERLIN, "berlin.acme.example", id.get())]);
-    let (observed, charon) = settled(&wanted(&policy), live);
+    let id = tunnel(&desired_state(&policy), BERLIN);
+    let live = follow(&desired_state(&policy).tunnels, &[sa(BERLIN, "berlin.acme.example", id.get())]);
+    let (observed, charon) = settled(&desired_state(&policy), live);
     let steps = |desired: &Desired, observed: &Observed| -> Vec<Tunnel> {
         let actions = plan(desired, observed, Some(&charon));
         actions
             .into_iter()
             .filter_map(|action| match action {
-                Action::SetTunnel(of, tunnel) if of == id => Some(*tunnel),
+                Action::SetTunnel(changed, tunnel) if changed == id => Some(*tunnel),
                 _ => None,
             })
             .collect()
@@ -54,21 +54,29 @@ fn what_must_fit_together_changes_while_the_tunnel_is_down() {
     let acme = policy.customers.get_mut(&"acme".parse().unwrap()).unwrap();
     acme.quota.max_flows = Some(7);
     let quota = layout::Quota { flows: 7, ..acme.quota.resolve(&policy.gateway.limits) };
-    assert_eq!(steps(&wanted(&policy), &observed), [Tunnel { quota, ..old }], "read by itself");
+    assert_eq!(
+        steps(&desired_state(&policy), &observed),
+        [Tunnel { quota, ..old }],
+        "a quota changes in one step"
+    );
     let mut rekeyed = observed.clone();
     rekeyed.tunnels.get_mut(&id).unwrap().inbound_spis = [9, 8];
-    assert_eq!(steps(&wanted(&example()), &rekeyed), [old], "each SPI too: a rekeying drops nothing");
+    assert_eq!(
+        steps(&desired_state(&example()), &rekeyed),
+        [old],
+        "SPIs change in one step: a rekey drops nothing"
+    );
 
     let mut policy = example();
     policy.customers.get_mut(&"acme".parse().unwrap()).unwrap().port = 8080;
     let new = Tunnel { port: 8080, generation: old.generation.wrapping_add(1), ..old };
     let down = |tunnel: Tunnel| Tunnel { up: 0, ..tunnel };
-    assert_eq!(steps(&wanted(&policy), &observed), [down(old), down(new), new]);
-    // A tunnel that is new, and one that is gone.
+    assert_eq!(steps(&desired_state(&policy), &observed), [down(old), down(new), new]);
+    // A new tunnel, and a removed one.
     let mut without = observed.clone();
     without.tunnels.remove(&id);
     let policy = example();
-    let mut desired = wanted(&policy);
+    let mut desired = desired_state(&policy);
     assert_eq!(steps(&desired, &without), [down(old), old]);
     desired.tunnels.remove(&id);
     assert_eq!(steps(&desired, &observed), [down(old), Tunnel::default()]);
@@ -81,9 +89,9 @@ fn adding_a_customer_touches_no_other() {
     let mut policy = example();
     let acme = policy.customers.remove(&"acme".parse().unwrap()).unwrap();
     let (observed, charon) =
-        settled(&wanted_with(&policy, &registry.assign(&policy).unwrap()), Live::default());
+        settled(&desired_with(&policy, &registry.assign(&policy).unwrap()), Live::default());
     policy.customers.insert(acme.name.clone(), acme);
-    let after = wanted_with(&policy, &registry.assign(&policy).unwrap());
+    let after = desired_with(&policy, &registry.assign(&policy).unwrap());
     let actions = plan(&after, &observed, Some(&charon));
     for action in &actions {
         let is_acmes = match action {
@@ -97,7 +105,7 @@ fn adding_a_customer_touches_no_other() {
     assert_eq!(actions.len(), 2 + 2 + 2);
 }
 
-/// What the maps hold where some customers' entries belong.
+/// Returns the entries of the maps under the keys of `desired`.
 fn observed_of(desired: &Desired, observed: &Observed) -> Observed {
     let mut some = observed.clone();
     some.tunnels.retain(|id, _| desired.tunnels.contains_key(id));
@@ -106,28 +114,28 @@ fn observed_of(desired: &Desired, observed: &Observed) -> Observed {
 }
 
 #[test]
-fn a_plan_for_what_changed_does_what_the_plan_for_all_does_to_maps() {
+fn plan_for_changed_customers_equals_the_plan_for_all() {
     let state = tempfile::tempdir().unwrap();
     let mut registry = Registry::open(state.path().join("ids.toml")).unwrap();
     let mut old = example();
     let acme = old.customers.remove(&"acme".parse().unwrap()).unwrap();
-    let (observed, _) = settled(&wanted_with(&old, &registry.assign(&old).unwrap()), Live::default());
+    let (observed, _) = settled(&desired_with(&old, &registry.assign(&old).unwrap()), Live::default());
     let mut new = old.clone();
     new.customers.insert(acme.name.clone(), acme);
     new.customers.get_mut(&"globex".parse().unwrap()).unwrap().port = 8080;
     let ids = registry.assign(&new).unwrap();
     let changed = new.changes(&old).unwrap();
     assert_eq!(changed.iter().map(|customer| customer.name.as_str()).collect::<Vec<_>>(), ["acme", "globex"]);
-    let some = wanted_of(&new, &changed, &ids);
+    let some = desired_for(&new, &changed, &ids);
     let actions = plan_some(&some, &observed_of(&some, &observed)).unwrap();
-    assert_eq!(actions, plan(&wanted_with(&new, &ids), &observed, None));
+    assert_eq!(actions, plan(&desired_with(&new, &ids), &observed, None));
     assert!(old.changes(&old).unwrap().is_empty());
 }
 
 #[test]
-fn where_anothers_entries_stand_or_something_is_gone_only_the_whole_is_planned() {
+fn no_partial_plan_if_an_entry_is_taken_or_removed() {
     let old = example();
-    let (observed, _) = settled(&wanted(&old), Live::default());
+    let (observed, _) = settled(&desired_state(&old), Live::default());
     let [acme, globex] = ["acme", "globex"].map(|name| name.parse().unwrap());
     let mut moved = old.clone();
     let server = moved.customers[&acme].server;
@@ -135,7 +143,7 @@ fn where_anothers_entries_stand_or_something_is_gone_only_the_whole_is_planned()
     moved.customers.get_mut(&globex).unwrap().server = server;
     let state = tempfile::tempdir().unwrap();
     let ids = Registry::open(state.path().join("ids.toml")).unwrap().assign(&moved).unwrap();
-    let some = wanted_of(&moved, &moved.changes(&old).unwrap(), &ids);
+    let some = desired_for(&moved, &moved.changes(&old).unwrap(), &ids);
     assert_eq!(plan_some(&some, &observed_of(&some, &observed)), None);
 
     let mut fewer = old.clone();
@@ -148,11 +156,11 @@ fn where_anothers_entries_stand_or_something_is_gone_only_the_whole_is_planned()
 #[test]
 fn a_removed_site_is_unloaded_and_its_sa_terminated() {
     let mut policy = example();
-    let (observed, mut charon) = settled(&wanted(&policy), Live::default());
+    let (observed, mut charon) = settled(&desired_state(&policy), Live::default());
     charon.ike_sas = vec![(7, "acme.munich".into()), (8, BERLIN.into()), (9, "somebody-elses".into())];
     let acme = policy.customers.get_mut(&"acme".parse().unwrap()).unwrap();
     acme.sites.retain(|site| site.name.as_str() == "berlin");
-    let actions = plan(&wanted(&policy), &observed, Some(&charon));
+    let actions = plan(&desired_state(&policy), &observed, Some(&charon));
     assert!(actions.contains(&Action::Unload("acme.munich".into())));
     let terminated: Vec<_> =
         actions.iter().filter(|a| matches!(a, Action::Terminate { unique_id: 7, .. })).collect();
@@ -162,7 +170,7 @@ fn a_removed_site_is_unloaded_and_its_sa_terminated() {
     assert_eq!(gone, 1);
 }
 
-/// Something the maps may hold after a crash at any moment, or another version of the policy.
+/// Generates contents of the maps as left by a crash at any moment or by another version of the policy.
 fn any_observed() -> impl Strategy<Value = Observed> {
     let tunnel = (1u32..20, 0u32..5, 0u8..2, any::<u16>(), any::<u16>());
     let customer = (0u8..20, 1u32..5, any::<bool>());
@@ -198,7 +206,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
                 .into_iter()
                 .map(|(spi, id)| (OutboundSpi { peer: IpAddr::from([198, 51, 100, 5]).into(), spi }, id))
                 .collect(),
-            ..nothing()
+            ..empty()
         })
 }
 
@@ -206,7 +214,7 @@ proptest! {
     #[test]
     fn any_state_settles_with_one_plan(observed in any_observed(), up in any::<bool>()) {
         let policy = example();
-        let desired = wanted(&policy);
+        let desired = desired_state(&policy);
         let id = tunnel(&desired, BERLIN);
         let sas = if up { vec![sa(BERLIN, "berlin.acme.example", id.get())] } else { vec![] };
         let charon = Charon { live: follow(&desired.tunnels, &sas), ..Charon::default() };
@@ -219,11 +227,11 @@ proptest! {
         }
     }
 
-    /// What was opened for another service is over, whatever the maps said before.
+    /// Flows opened for another service become invalid, whatever the maps held before.
     #[test]
     fn a_generation_in_the_maps_is_kept_for_the_same_service_only(observed in any_observed()) {
         let policy = example();
-        let desired = wanted(&policy);
+        let desired = desired_state(&policy);
         let service = |tunnel: &Tunnel| (tunnel.v4.server, tunnel.v6.server, tunnel.port);
         let (after, _) = applied(&plan(&desired, &observed, None), observed.clone(), Charon::default());
         for tunnel in after.tunnels.values() {

@@ -1,4 +1,4 @@
-//! A customer's file: what each key says and where, with the rules that concern this file alone.
+//! A customer's file: reads each key with its position and checks the rules of this file alone.
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -7,24 +7,25 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{Families, kept, read_port};
+use super::families::{Families, unplaced};
+use crate::policy::customer::{Customer, Site};
 use crate::policy::fault::{Fault, Invalid, Source, bounded};
+use crate::policy::identity::Identity;
 use crate::policy::keys::{Reader, Table, Value};
+use crate::policy::limits::{DEFAULT_SERVER_PORT, Limits, MAX_LAN_PREFIXES, Quota};
+use crate::policy::names::{CustomerName, SiteName};
 use crate::policy::prefix::{family, is_v4, parse_address, parse_prefix};
-use crate::policy::{
-    Customer, CustomerName, DEFAULT_SERVER_PORT, Identity, Limits, MAX_LAN_PREFIXES, Quota, Site, SiteName,
-};
 
-/// RFC 791: every host takes a packet of 576 bytes. Jumbo frames have 9000.
+/// Every host accepts a packet of 576 bytes (RFC 791, 3.1); a jumbo frame carries 9000.
 const PATH_MTU_BYTES: std::ops::RangeInclusive<u32> = 576..=9000;
 
-/// One of `customers/*.toml`. What is `None` is missing or has a fault.
+/// One of `customers/*.toml`. A value that is missing or invalid is `None`.
 #[derive(Clone, Debug)]
-pub(in crate::policy) struct CustomerDocument {
+pub struct CustomerDocument {
     pub source: Source,
     pub name: CustomerName,
     pub server: Families<IpAddr>,
-    /// What stands in the file; of a number with a fault nothing does.
+    /// The quota as written; invalid numbers are `None`.
     pub quota: Quota,
     pub sites: Vec<SiteDocument>,
     /// `None` if the file has any fault.
@@ -33,7 +34,7 @@ pub(in crate::policy) struct CustomerDocument {
 
 /// One `[[site]]`.
 #[derive(Clone, Debug)]
-pub(in crate::policy) struct SiteDocument {
+pub struct SiteDocument {
     pub name: Option<Spanned<SiteName>>,
     pub identity: Option<Spanned<Identity>>,
     pub lan: Vec<Spanned<IpNet>>,
@@ -41,7 +42,7 @@ pub(in crate::policy) struct SiteDocument {
 }
 
 impl CustomerDocument {
-    /// Reads the file and reports all its faults.
+    /// Reads the file and returns it with all its faults.
     pub fn read(source: Source, name: CustomerName) -> (Self, Vec<Fault>) {
         let text = source.text.clone().unwrap_or_default();
         let mut reader = Reader::new(&source);
@@ -52,7 +53,7 @@ impl CustomerDocument {
         let server = server.map_or_else(Families::missing, |value| {
             Families::read(&mut reader, value, "address", parse_address, IpAddr::is_ipv4)
         });
-        let port = reader.optional(&root, "port").map(|value| read_port(&mut reader, value));
+        let port = reader.optional(&root, "port").map(|value| reader.port(value));
         let port = port.unwrap_or(Some(DEFAULT_SERVER_PORT));
         let quota = read_quota(&mut reader, &root);
         let sites = reader.required(&root, "site", "[[site]]");
@@ -68,7 +69,7 @@ impl CustomerDocument {
         let value = || {
             Some(Customer {
                 name: name.clone(),
-                server: server.whole.then(|| server.iter().copied().collect())?,
+                server: server.complete.then(|| server.iter().copied().collect())?,
                 port: port?,
                 quota,
                 sites: sites.iter().map(SiteDocument::value).collect::<Option<_>>()?,
@@ -78,18 +79,18 @@ impl CustomerDocument {
         (Self { name, server, quota, sites, value, source }, faults)
     }
 
-    /// The last good version.
-    pub fn keep(customer: &Customer, path: &Path) -> Self {
+    /// Returns the document of the last good version.
+    pub fn from_last_good(customer: &Customer, path: &Path) -> Self {
         let site = |site: &Site| SiteDocument {
-            name: Some(kept(site.name.clone())),
-            identity: Some(kept(site.identity.clone())),
-            lan: site.lan.iter().copied().map(kept).collect(),
+            name: Some(unplaced(site.name.clone())),
+            identity: Some(unplaced(site.identity.clone())),
+            lan: site.lan.iter().copied().map(unplaced).collect(),
             path_mtu: site.path_mtu,
         };
         Self {
             source: Source { path: path.to_owned(), text: None },
             name: customer.name.clone(),
-            server: Families::keep(customer.server.addresses()),
+            server: Families::from_values(customer.server.addresses()),
             quota: customer.quota,
             sites: customer.sites.iter().map(site).collect(),
             value: Some(customer.clone()),
@@ -119,8 +120,8 @@ fn read_quota(reader: &mut Reader, root: &Table) -> Quota {
     if let (Some(flows), Some(half_open)) = (&flows, &half_open)
         && half_open.get_ref() > flows.get_ref()
     {
-        let message = format!("`{}` half-open flows of {} at most", half_open.get_ref(), flows.get_ref());
-        reader.fault(half_open.span(), Invalid::new(message, "no more than `max_flows`"));
+        let message = format!("`{}` exceeds `max_flows = {}`", half_open.get_ref(), flows.get_ref());
+        reader.fault(half_open.span(), Invalid::new(message, "at most `max_flows`"));
     }
     let number = |number: Option<Spanned<u32>>| number.map(Spanned::into_inner);
     Quota {
@@ -134,7 +135,7 @@ fn read_sites(reader: &mut Reader, value: Value) -> Vec<SiteDocument> {
     if matches!(value.get_ref(), DeValue::Table(_)) {
         reader.fault(
             value.span(),
-            Invalid::new("`site` is one table, but a customer may have many", "`[[site]]`"),
+            Invalid::new("`site` is a single table, not an array of tables", "`[[site]]`"),
         );
         return Vec::new();
     }
@@ -163,7 +164,7 @@ fn read_lan(reader: &mut Reader, value: Value) -> Vec<Spanned<IpNet>> {
     let expected = format!("1 to {MAX_LAN_PREFIXES} prefixes of each family");
     let prefixes = reader.array(value, "an array of prefixes, such as `[\"192.168.0.0/16\"]`");
     if matches!(value.get_ref(), DeValue::Array(_)) && !(1..=2 * MAX_LAN_PREFIXES).contains(&prefixes.len()) {
-        let message = format!("a site with {} prefixes", prefixes.len());
+        let message = format!("this site has {} prefixes", prefixes.len());
         reader.fault(value.span(), Invalid::new(message, expected));
         return Vec::new();
     }
@@ -171,24 +172,24 @@ fn read_lan(reader: &mut Reader, value: Value) -> Vec<Spanned<IpNet>> {
     for v4 in [true, false] {
         let count = lan.iter().filter(|prefix| is_v4(prefix.get_ref()) == v4).count();
         if count > MAX_LAN_PREFIXES {
-            let message = format!("a site with {count} {} prefixes", family(v4));
+            let message = format!("this site has {count} {} prefixes", family(v4));
             reader.fault(value.span(), Invalid::new(message, expected.as_str()));
         }
     }
     lan
 }
 
-/// A site may only have prefixes of families in which there is a server to reach.
+/// Checks that every prefix is of a family in which the customer has a server.
 fn check_families(reader: &mut Reader, server: &Families<IpAddr>, sites: &[SiteDocument]) {
-    // An address that could not be read may have been of any family.
-    if !server.whole {
+    // An unreadable address may be of any family.
+    if !server.complete {
         return;
     }
     for lan in sites.iter().flat_map(|site| &site.lan) {
         let v4 = is_v4(lan.get_ref());
         if !server.iter().any(|address| address.is_ipv4() == v4) {
             let (name, other) = (family(v4), family(!v4));
-            let message = format!("`{}` is {name}, and the customer has no {name} server", lan.get_ref());
+            let message = format!("`{}` is {name}, but the customer has no {name} server", lan.get_ref());
             let expected = format!("an {other} prefix, or an {name} address in `server`");
             reader.fault(lan.span(), Invalid::new(message, expected));
         }
@@ -199,7 +200,8 @@ fn check_site_names(reader: &mut Reader, sites: &[SiteDocument]) {
     let mut first = BTreeMap::new();
     for name in sites.iter().filter_map(|site| site.name.as_ref()) {
         if let Some(span) = first.get(name.get_ref()).cloned() {
-            let message = format!("a second site `{}`, see {}", name.get_ref(), reader.source.place(span));
+            let place = reader.source.place(span);
+            let message = format!("the site name `{}` is already taken, see {place}", name.get_ref());
             reader
                 .fault(name.span(), Invalid::new(message, "a name that no other site of this customer has"));
         } else {
@@ -208,8 +210,10 @@ fn check_site_names(reader: &mut Reader, sites: &[SiteDocument]) {
     }
 }
 
-/// Sorted by address and then by length, a prefix comes after all those that contain it, and with
-/// only other such prefixes in between.
+/// Checks that no two prefixes of the customer overlap.
+///
+/// Sorted by address and then by length, a prefix follows the prefixes that contain it, with only other
+/// contained prefixes in between.
 fn check_lans(reader: &mut Reader, sites: &[SiteDocument]) {
     let mut lans: Vec<&Spanned<IpNet>> = sites.iter().flat_map(|site| &site.lan).collect();
     lans.sort_by_key(|lan| (lan.get_ref().network(), lan.get_ref().prefix_len(), lan.span().start));
@@ -217,7 +221,7 @@ fn check_lans(reader: &mut Reader, sites: &[SiteDocument]) {
     for lan in lans {
         match widest {
             Some(wide) if wide.get_ref().contains(lan.get_ref()) => {
-                // The one further down in the file is the one to be changed.
+                // Report the one further down in the file.
                 let (at, other) =
                     if lan.span().start > wide.span().start { (lan, wide) } else { (wide, lan) };
                 let place = reader.source.place(other.span());

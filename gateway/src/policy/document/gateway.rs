@@ -1,25 +1,25 @@
-//! `gateway.toml`: what each key says and where, with the rules that concern this file alone.
+//! `gateway.toml`: reads each key with its position and checks the rules of this file alone.
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::{Families, kept, read_port};
+use super::families::{Families, unplaced};
 use crate::policy::fault::{Fault, Invalid, Source, bounded, quote};
+use crate::policy::gateway::{Gateway, Ipsec, Management, Midstream, Protocol};
+use crate::policy::identity::Identity;
 use crate::policy::keys::{Reader, Table, Value};
+use crate::policy::limits::{Limits, MAX_MANAGEMENT, Timeouts};
+use crate::policy::names::InterfaceName;
 use crate::policy::prefix::{is_v4, parse_prefix};
-use crate::policy::{
-    Gateway, Identity, InterfaceName, Ipsec, Limits, MAX_MANAGEMENT, Management, Midstream, Protocol,
-    Timeouts,
-};
 
-/// IKE, and IKE with ESP in UDP (RFC 3948); the gateway's own budgets guard them.
+/// Ports of IKE and of IKE with ESP in UDP (RFC 3948). The gateway's own budgets guard them.
 const IKE_PORTS: [u32; 2] = [500, 4500];
 
-/// `gateway.toml`. What is `None` is missing or has a fault.
+/// `gateway.toml`. A value that is missing or invalid is `None`.
 #[derive(Clone, Debug)]
-pub(in crate::policy) struct GatewayDocument {
+pub struct GatewayDocument {
     pub source: Source,
     pub cloud_lan: Families<IpNet>,
     pub identity: Option<Spanned<Identity>>,
@@ -28,9 +28,9 @@ pub(in crate::policy) struct GatewayDocument {
     pub value: Option<Gateway>,
 }
 
-/// The limits that are written down.
+/// The limits as written. A limit that is missing or invalid is `None`.
 #[derive(Clone, Debug, Default)]
-pub(in crate::policy) struct WrittenLimits {
+pub struct WrittenLimits {
     pub tunnels: Option<Spanned<u32>>,
     pub customers: Option<Spanned<u32>>,
     pub flows: Option<Spanned<u32>>,
@@ -38,7 +38,7 @@ pub(in crate::policy) struct WrittenLimits {
 }
 
 impl GatewayDocument {
-    /// Reads the file and reports all its faults.
+    /// Reads the file and returns it with all its faults.
     pub fn read(source: Source) -> (Self, Vec<Fault>) {
         let text = source.text.clone().unwrap_or_default();
         let mut reader = Reader::new(&source);
@@ -59,7 +59,7 @@ impl GatewayDocument {
             Some(Gateway {
                 internet: internet?,
                 lan: lan?,
-                cloud_lan: cloud_lan.whole.then(|| cloud_lan.iter().copied().collect())?,
+                cloud_lan: cloud_lan.complete.then(|| cloud_lan.iter().copied().collect())?,
                 ipsec: Ipsec {
                     identity: identity.as_ref()?.get_ref().clone(),
                     certificate: certificate?,
@@ -76,12 +76,12 @@ impl GatewayDocument {
         (Self { cloud_lan, identity, limits, value, source }, faults)
     }
 
-    /// The last good version.
-    pub fn keep(gateway: &Gateway, path: &Path) -> Self {
+    /// Returns the document of the last good version.
+    pub fn from_last_good(gateway: &Gateway, path: &Path) -> Self {
         Self {
             source: Source { path: path.to_owned(), text: None },
-            cloud_lan: Families::keep(gateway.cloud_lan.iter().copied()),
-            identity: Some(kept(gateway.ipsec.identity.clone())),
+            cloud_lan: Families::from_values(gateway.cloud_lan.iter().copied()),
+            identity: Some(unplaced(gateway.ipsec.identity.clone())),
             limits: WrittenLimits::default(),
             value: Some(gateway.clone()),
         }
@@ -195,11 +195,10 @@ fn read_management_entry(reader: &mut Reader, entry: Value) -> Option<Management
     let protocol = reader.required(&table, "protocol", "protocol = \"tcp\"");
     let protocol = protocol.and_then(|value| reader.text(value, parse_protocol));
     let port = reader.required(&table, "port", "port = 22")?;
-    let number = read_port(reader, port);
+    let number = reader.port(port);
     let (from, protocol, number) = (from?, protocol?.into_inner(), number?);
     if protocol == Protocol::Udp && IKE_PORTS.contains(&u32::from(number)) {
-        let message =
-            format!("UDP port {number} is IKE's, which is open already, within budgets for each source");
+        let message = format!("UDP port {number} is IKE's and already open, within a budget for each source");
         reader.fault(port.span(), Invalid::new(message, "another port, or no entry"));
         return None;
     }
@@ -210,9 +209,7 @@ fn parse_protocol(text: &str) -> Result<Protocol, Invalid> {
     match text {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
-        _ => {
-            Err(Invalid::new(format!("{} is no protocol that can be allowed", quote(text)), "`tcp` or `udp`"))
-        }
+        _ => Err(Invalid::new(format!("the protocol {} cannot be allowed", quote(text)), "`tcp` or `udp`")),
     }
 }
 
@@ -229,7 +226,7 @@ fn parse_midstream(text: &str) -> Result<Midstream, Invalid> {
         "drop" => Ok(Midstream::Drop),
         "adopt" => Ok(Midstream::Adopt),
         _ => Err(Invalid::new(
-            format!("{} is nothing that can be done with a connection in mid-stream", quote(text)),
+            format!("{} is not a way to treat a connection in mid-stream", quote(text)),
             "`drop` or `adopt`",
         )),
     }

@@ -1,4 +1,4 @@
-//! What counts as a policy file, and what is wrong with files themselves.
+//! Which files are policy files, and faults of the files themselves.
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -22,7 +22,7 @@ fn example_is_without_faults() {
 }
 
 #[test]
-fn connection_name_can_be_taken_apart() {
+fn connection_name_can_be_split() {
     let (customer, site) = ("acme".parse().unwrap(), "berlin".parse().unwrap());
     let name = connection_name(&customer, &site);
     assert_eq!(name, "acme.berlin");
@@ -57,8 +57,8 @@ fn missing_directory_is_a_fault() {
     let dir = Dir::new();
     fs::remove_dir_all(&dir.0).unwrap();
     let expected = [
-        "customers: the directory cannot be read: No such file or directory (os error 2)",
-        "gateway.toml: the file cannot be read: No such file or directory (os error 2)",
+        "customers: cannot read the directory: No such file or directory (os error 2)",
+        "gateway.toml: cannot read the file: No such file or directory (os error 2)",
     ];
     assert_eq!(dir.faults(), expected);
 }
@@ -69,7 +69,7 @@ fn link_loop_is_a_fault() {
     symlink("acme.toml", dir.path("customers/acme.toml")).unwrap();
     let faults = dir.faults();
     assert!(
-        faults[0].starts_with("customers/acme.toml: the file cannot be read: Too many levels"),
+        faults[0].starts_with("customers/acme.toml: cannot read the file: Too many levels"),
         "{faults:?}"
     );
 }
@@ -90,7 +90,7 @@ fn directory_and_fifo_are_faults() {
 fn file_that_is_not_utf8_is_a_fault_at_its_first_bad_byte() {
     let dir = Dir::new();
     dir.write("customers/acme.toml", b"server = \"10.200.0.11\"\n# \xffabc\n");
-    assert_eq!(dir.faults(), ["customers/acme.toml:2:3: the file is not UTF-8 from here on"]);
+    assert_eq!(dir.faults(), ["customers/acme.toml:2:3: the file is not UTF-8 beyond this point"]);
 }
 
 #[test]
@@ -116,11 +116,11 @@ fn bad_customer_name_is_a_fault() {
 fn customer_file_beside_gateway_toml_is_a_fault() {
     let dir = Dir::new();
     dir.write("acme.toml", customer("10.200.0.11", "a.example", "10.1.0.0/16"));
-    assert_eq!(dir.faults(), ["acme.toml: this file is not read"]);
+    assert_eq!(dir.faults(), ["acme.toml: gatewayd does not read this file"]);
 }
 
 #[test]
-fn secrets_must_be_there_and_the_key_private() {
+fn secrets_must_exist_and_the_key_must_be_private() {
     let dir = Dir::new();
     dir.write("gateway.crt", "x").write("gateway.key", "x");
     fs::set_permissions(dir.path("gateway.key"), fs::Permissions::from_mode(0o644)).unwrap();
@@ -129,8 +129,8 @@ fn secrets_must_be_there_and_the_key_private() {
     gateway.ipsec.private_key = dir.path("gateway.key");
     gateway.ipsec.authority = dir.path("ca.crt");
     let expected = [
-        "ca.crt: the certificate authority's certificate cannot be read: No such file or directory (os error 2)",
-        "gateway.key: the gateway's private key is open to others: its mode is 0644",
+        "ca.crt: cannot read the certificate authority's certificate: No such file or directory (os error 2)",
+        "gateway.key: the gateway's private key is accessible to other users: its mode is 0644",
     ];
     assert_eq!(dir.short(&check_secrets(&gateway)), expected);
 

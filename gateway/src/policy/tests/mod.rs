@@ -1,7 +1,8 @@
-//! Policies written to a directory and loaded from there, as gatewayd does.
+//! Tests write policies to a directory and load them from there, as gatewayd does.
+mod docs;
 mod files;
-mod keeping;
 mod properties;
+mod reload;
 mod rules;
 mod text;
 
@@ -9,9 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Faults, Policy, Reload, load, load_keeping};
+use super::{Faults, Policy, Reload, load};
 
-/// A gateway part without faults.
+/// A valid gateway part.
 const GATEWAY: &str = r#"[interfaces]
 internet = "eth_internet"
 lan = "eth_lan"
@@ -32,7 +33,7 @@ fn customer(server: &str, identity: &str, lan: &str) -> String {
 struct Dir(PathBuf);
 
 impl Dir {
-    /// With a good gateway part and no customers.
+    /// Creates a directory with a valid gateway part and no customers.
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -58,10 +59,10 @@ impl Dir {
     }
 
     fn reload(&self, last_good: Option<&Policy>) -> Reload {
-        load_keeping(&self.0, last_good)
+        super::reload(&self.0, last_good)
     }
 
-    /// `file:line:column: message`, with the directory's name left out.
+    /// Loads the directory and returns each fault as `file:line:column: message`, without the directory.
     fn faults(&self) -> Vec<String> {
         self.load().map_or_else(|faults| self.short(&faults), |_| Vec::new())
     }
@@ -87,5 +88,6 @@ impl Drop for Dir {
 }
 
 fn example() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies"))
+    // cargo runs tests in the package's directory.
+    Path::new("../policies")
 }

@@ -1,4 +1,4 @@
-//! What holds for any text.
+//! Properties that hold for any text.
 use std::path::PathBuf;
 
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ fn read_customer(name: &str, text: &str) -> (CustomerDocument, Vec<Fault>) {
     CustomerDocument::read(source(text), name.parse().unwrap())
 }
 
-/// Reads the text both ways; faults have a place within it and can be printed.
+/// Reads the text as either kind of file and checks that every fault is printable and lies within it.
 fn check(text: &str) {
     let (gateway, mut faults) = GatewayDocument::read(source(text));
     let (customer, more) = read_customer("acme", text);
@@ -54,7 +54,7 @@ fn check_customer(customer: &Customer) {
     }
 }
 
-/// Prefixes that often overlap, are equal or have host bits set.
+/// Generates prefixes that often overlap, are equal or have host bits set.
 fn any_prefix() -> impl Strategy<Value = String> {
     prop_oneof![
         (0u8..4, 0u8..3, prop_oneof![Just(0u8), Just(128)], 7u8..=32)
@@ -64,7 +64,7 @@ fn any_prefix() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Customers as an operator would write them, often right and often wrong.
+/// Generates customers as an operator would write them, often valid and often not.
 fn any_customer() -> impl Strategy<Value = String> {
     let site = ("[ab]", "[ab]\\.example", prop::collection::vec(any_prefix(), 0..6));
     let server = prop_oneof![
@@ -81,7 +81,7 @@ fn any_customer() -> impl Strategy<Value = String> {
     })
 }
 
-/// A good text with one piece of it replaced.
+/// Generates a valid text with one piece of it replaced.
 fn any_mutation() -> impl Strategy<Value = String> {
     let texts = [GATEWAY.to_owned(), customer("10.200.0.11", "a.example", "10.1.0.0/16")];
     let piece = prop_oneof![".{0,4}", "[\\[\\]{}=\",.#\n0-9a-z\\\\-]{0,6}"];
@@ -108,7 +108,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_valid_obeys_the_rules(texts in prop::collection::vec(any_customer(), 3)) {
+    fn valid_documents_obey_the_rules(texts in prop::collection::vec(any_customer(), 3)) {
         let both = GATEWAY.replace("\"10.200.0.0/24\"", "[\"10.200.0.0/24\", \"fd00:200::/120\"]");
         let (gateway, faults) = GatewayDocument::read(source(&both));
         prop_assert!(faults.is_empty());
@@ -117,12 +117,12 @@ proptest! {
         let good: Vec<_> = documents.iter().filter(|document| document.value.is_some()).collect();
         let valid = conflicts(&gateway, &good).is_empty();
         let customers: Vec<&Customer> = good.iter().filter_map(|document| document.value.as_ref()).collect();
-        // The rules once more, by comparing everything with everything.
+        // Check the rules independently, by comparing everything with everything.
         let cloud_lan = gateway.value.as_ref().unwrap().cloud_lan.clone();
         let mut servers: Vec<_> = customers.iter().flat_map(|customer| customer.server.addresses()).collect();
         let mut identities: Vec<_> =
             customers.iter().flat_map(|customer| &customer.sites).map(|site| site.identity.clone()).collect();
-        // Of IPv6 prefixes the network address is all routers'.
+        // In IPv6 the network address is the subnet-router anycast address.
         let is_host = |server: &std::net::IpAddr| {
             cloud_lan.iter().any(|lan| lan.hosts().any(|host| host == *server && host != lan.network()))
         };
@@ -150,7 +150,7 @@ proptest! {
     }
 
     #[test]
-    fn interface_name_is_one_that_the_kernel_takes(text in "(?s).{0,20}") {
+    fn interface_name_is_one_that_the_kernel_accepts(text in "(?s).{0,20}") {
         if let Ok(name) = text.parse::<InterfaceName>() {
             let name = name.as_str();
             prop_assert!((1..16).contains(&name.len()) && name != "." && name != "..");

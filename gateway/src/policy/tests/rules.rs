@@ -1,7 +1,7 @@
-//! One fault for each rule, at its place.
+//! One test per rule: each breaks a single rule and expects its fault at its position.
 use super::{Dir, GATEWAY, customer};
 
-/// The fault of a gateway part in which one line is replaced.
+/// Returns the faults of the gateway part with one line replaced.
 fn gateway(line: &str, by: &str) -> Vec<String> {
     assert!(GATEWAY.contains(line), "{line} is not in the template");
     let dir = Dir::new();
@@ -9,33 +9,33 @@ fn gateway(line: &str, by: &str) -> Vec<String> {
     dir.faults()
 }
 
-/// The faults of a good gateway part with these lines below.
+/// Returns the faults of a valid gateway part with these lines appended.
 fn gateway_and(lines: &str) -> Vec<String> {
     let dir = Dir::new();
     dir.write("gateway.toml", format!("{GATEWAY}{lines}"));
     dir.faults()
 }
 
-/// The faults of this customer alone.
+/// Returns the faults of a policy with this customer only.
 fn acme(text: &str) -> Vec<String> {
     let dir = Dir::new();
     dir.write("customers/acme.toml", text);
     dir.faults()
 }
 
-/// The faults of a customer with this LAN.
+/// Returns the faults of a customer with this LAN.
 fn lan(prefixes: &str) -> Vec<String> {
     acme(&format!(
         "server = \"10.200.0.11\"\n[[site]]\nname = \"a\"\nidentity = \"a.example\"\nlan = [{prefixes}]\n"
     ))
 }
 
-/// The faults of a customer with this server.
+/// Returns the faults of a customer with this server.
 fn server(address: &str) -> Vec<String> {
     acme(&customer(address, "a.example", "192.168.0.0/16"))
 }
 
-/// The faults of a customer with this identity.
+/// Returns the faults of a customer with this identity.
 fn identity(identity: &str) -> Vec<String> {
     acme(&customer("10.200.0.11", identity, "192.168.0.0/16"))
 }
@@ -93,9 +93,9 @@ rule! {
     address_without_length_is_refused: lan("\"192.168.0.1\"") =>
         "customers/acme.toml:5:8: `192.168.0.1` has no prefix length";
     five_prefixes_are_refused: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \"10.5.0.0/16\"") =>
-        "customers/acme.toml:5:7: a site with 5 IPv4 prefixes";
+        "customers/acme.toml:5:7: this site has 5 IPv4 prefixes";
     four_prefixes_are_allowed: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\"") => ;
-    empty_lan_is_refused: lan("") => "customers/acme.toml:5:7: a site with 0 prefixes";
+    empty_lan_is_refused: lan("") => "customers/acme.toml:5:7: this site has 0 prefixes";
     lan_around_cloud_lan_is_refused: lan("\"10.0.0.0/8\"") =>
         "customers/acme.toml:5:8: `10.0.0.0/8` overlaps the cloud LAN `10.200.0.0/24`";
     lan_inside_cloud_lan_is_refused: lan("\"10.200.0.128/25\"") =>
@@ -127,10 +127,10 @@ rule! {
     unqualified_identity_is_refused: identity("berlin") =>
         "customers/acme.toml:4:12: the identity `berlin` is not fully qualified";
     trailing_dot_is_refused: identity("berlin.example.") =>
-        "customers/acme.toml:4:12: the identity `berlin.example.` has an empty or too long label, or one with a `-` at its end";
+        "customers/acme.toml:4:12: the identity `berlin.example.` has a label that is empty, longer than 63 characters, or begins or ends with `-`";
     empty_identity_is_refused: identity("") => "customers/acme.toml:4:12: the identity is empty";
     gateways_own_identity_is_refused: identity("gateway.example") =>
-        "customers/acme.toml:4:12: the identity `gateway.example` is the gateway's, see gateway.toml:6:12";
+        "customers/acme.toml:4:12: the identity `gateway.example` belongs to the gateway, see gateway.toml:6:12";
 
     // The shape of a customer's file.
     customer_without_site_is_refused: acme("server = \"10.200.0.11\"\n") =>
@@ -138,7 +138,7 @@ rule! {
     empty_site_list_is_refused: acme("server = \"10.200.0.11\"\nsite = []\n") =>
         "customers/acme.toml:2:8: the customer has no site";
     single_site_table_is_refused: acme("server = \"10.200.0.11\"\n[site]\nname = \"a\"\n") =>
-        "customers/acme.toml:2:1: `site` is one table, but a customer may have many";
+        "customers/acme.toml:2:1: `site` is a single table, not an array of tables";
     empty_site_lacks_everything: acme("server = \"10.200.0.11\"\n[[site]]\n") =>
         "customers/acme.toml:2:1: this site has no `identity`",
         "customers/acme.toml:2:1: this site has no `lan`",
@@ -171,13 +171,13 @@ rule! {
         "gateway.toml:11:19: `0.0.0.0/0` is too wide";
     management_on_ike_port_is_refused:
         gateway_and("[management]\nallow = [{ from = \"198.51.100.0/24\", protocol = \"udp\", port = 4500 }]\n") =>
-        "gateway.toml:11:63: UDP port 4500 is IKE's, which is open already, within budgets for each source";
+        "gateway.toml:11:63: UDP port 4500 is IKE's and already open, within a budget for each source";
     management_on_port_0_is_refused:
         gateway_and("[management]\nallow = [{ from = \"198.51.100.0/24\", protocol = \"udp\", port = 0 }]\n") =>
         "gateway.toml:11:63: `0` is out of range";
     management_of_other_protocol_is_refused:
         gateway_and("[management]\nallow = [{ from = \"198.51.100.0/24\", protocol = \"esp\", port = 22 }]\n") =>
-        "gateway.toml:11:49: `esp` is no protocol that can be allowed";
+        "gateway.toml:11:49: the protocol `esp` cannot be allowed";
     management_entry_without_port_is_refused:
         gateway_and("[management]\nallow = [{ from = \"198.51.100.0/24\", protocol = \"tcp\" }]\n") =>
         "gateway.toml:11:10: this entry has no `port`";
@@ -193,7 +193,7 @@ rule! {
         "gateway.toml:11:9: `99999999999999999999999999999999999999999` is out of range";
 }
 
-/// The faults of a customer with this `server` and this `lan`, on a cloud LAN of both families.
+/// Returns the faults of a customer with this `server` and `lan` on a cloud LAN of both families.
 fn both(server: &str, lan: &str) -> Vec<String> {
     let dir = Dir::new();
     dir.write("gateway.toml", GATEWAY.replace("\"10.200.0.0/24\"", "[\"10.200.0.0/24\", \"fd00:200::/64\"]"));
@@ -202,17 +202,17 @@ fn both(server: &str, lan: &str) -> Vec<String> {
     dir.faults()
 }
 
-/// As `both`, with a server of both families.
+/// Calls `both` with a server of both families.
 fn lan6(lan: &str) -> Vec<String> {
     both("[\"10.200.0.11\", \"fd00:200::11\"]", lan)
 }
 
-/// The faults of a customer with these lines above its server.
+/// Returns the faults of a customer with these lines before its server.
 fn acme_and(lines: &str) -> Vec<String> {
     acme(&format!("{lines}{}", customer("10.200.0.11", "a.example", "10.1.0.0/16")))
 }
 
-/// The faults of a customer whose site has this line below.
+/// Returns the faults of a customer with this line appended to its site.
 fn site_and(line: &str) -> Vec<String> {
     acme(&format!("{}{line}\n", customer("10.200.0.11", "a.example", "10.1.0.0/16")))
 }
@@ -224,10 +224,10 @@ rule! {
     server_of_ipv6_alone_has_no_fault: both("\"fd00:200::11\"", "\"fd00:1::/64\"") => ;
     list_of_one_server_has_no_fault: both("[\"10.200.0.11\"]", "\"10.1.0.0/16\"") => ;
     two_servers_of_a_family_are_refused: both("[\"10.200.0.11\", \"10.200.0.12\"]", "\"10.1.0.0/16\"") =>
-        "customers/acme.toml:1:26: a second address of IPv4";
+        "customers/acme.toml:1:26: this is a second IPv4 address";
     three_servers_are_refused: both("[\"10.200.0.11\", \"fd00:200::11\", \"fd00:200::12\"]", "\"10.1.0.0/16\"") =>
-        "customers/acme.toml:1:10: a list of 3";
-    no_server_is_refused: both("[]", "\"10.1.0.0/16\"") => "customers/acme.toml:1:10: a list of 0";
+        "customers/acme.toml:1:10: this list has 3 entries";
+    no_server_is_refused: both("[]", "\"10.1.0.0/16\"") => "customers/acme.toml:1:10: this list has 0 entries";
     number_as_server_is_refused: both("7", "\"10.1.0.0/16\"") => "customers/acme.toml:1:10: this is an integer";
     number_in_server_list_is_refused: both("[\"10.200.0.11\", 7]", "\"10.1.0.0/16\"") =>
         "customers/acme.toml:1:26: this is an integer";
@@ -237,7 +237,7 @@ rule! {
         "customers/acme.toml:1:10: the server `fd00:200::11` is outside the cloud LAN `10.200.0.0/24`";
     ipv6_server_at_all_routers_address_is_refused: both("\"fd00:200::\"", "\"fd00:1::/64\"") =>
         "customers/acme.toml:1:10: the server `fd00:200::` is the network address of the cloud LAN `fd00:200::/64`";
-    last_ipv6_address_is_a_hosts: both("\"fd00:200::ffff:ffff:ffff:ffff\"", "\"fd00:1::/64\"") => ;
+    last_ipv6_address_may_be_a_host: both("\"fd00:200::ffff:ffff:ffff:ffff\"", "\"fd00:1::/64\"") => ;
     link_local_server_is_refused: both("\"fe80::1\"", "\"fd00:1::/64\"") =>
         "customers/acme.toml:1:10: `fe80::1` is link-local: no host has such an address";
     multicast_server_is_refused: both("\"ff02::1\"", "\"fd00:1::/64\"") =>
@@ -247,12 +247,12 @@ rule! {
     unspecified_server_is_refused: both("\"::\"", "\"fd00:1::/64\"") =>
         "customers/acme.toml:1:10: `::` is unspecified: no host has such an address";
     mapped_server_is_refused: both("\"::ffff:10.200.0.11\"", "\"fd00:1::/64\"") =>
-        "customers/acme.toml:1:10: `::ffff:10.200.0.11` is IPv4 in the form of IPv6: no host has such an address";
+        "customers/acme.toml:1:10: `::ffff:10.200.0.11` is IPv4-mapped: no host has such an address";
     ipv6_lan_of_ipv4_server_is_refused: lan("\"10.1.0.0/16\", \"fd00:1::/64\"") =>
-        "customers/acme.toml:5:23: `fd00:1::/64` is IPv6, and the customer has no IPv6 server";
+        "customers/acme.toml:5:23: `fd00:1::/64` is IPv6, but the customer has no IPv6 server";
     ipv4_lan_of_ipv6_server_is_refused: both("\"fd00:200::11\"", "\"10.1.0.0/16\"") =>
-        "customers/acme.toml:5:8: `10.1.0.0/16` is IPv4, and the customer has no IPv4 server";
-    lan_of_any_family_may_belong_to_a_bad_server: both("[\"10.200.0.11\", \"x\"]", "\"fd00:1::/64\"") =>
+        "customers/acme.toml:5:8: `10.1.0.0/16` is IPv4, but the customer has no IPv4 server";
+    lan_of_any_family_is_allowed_beside_an_invalid_server: both("[\"10.200.0.11\", \"x\"]", "\"fd00:1::/64\"") =>
         "customers/acme.toml:1:26: `x` is not an IP address";
     wide_ipv6_lan_is_refused: lan6("\"fc00::/7\"") => "customers/acme.toml:5:8: `fc00::/7` is too wide";
     ipv6_default_route_as_lan_is_refused: lan6("\"::/0\"") => "customers/acme.toml:5:8: `::/0` is too wide";
@@ -261,7 +261,7 @@ rule! {
     multicast_ipv6_lan_is_refused: lan6("\"ff05::/16\"") =>
         "customers/acme.toml:5:8: `ff05::/16` is multicast: no host has such an address";
     mapped_lan_is_refused: lan6("\"::ffff:0:0/112\"") =>
-        "customers/acme.toml:5:8: `::ffff:0:0/112` is IPv4 in the form of IPv6: no host has such an address";
+        "customers/acme.toml:5:8: `::ffff:0:0/112` is IPv4-mapped: no host has such an address";
     loopback_ipv6_lan_is_refused: lan6("\"::1/128\"") =>
         "customers/acme.toml:5:8: `::1/128` is loopback: no host has such an address";
     lan_around_unspecified_is_refused: lan6("\"::/16\"") =>
@@ -277,16 +277,16 @@ rule! {
     ipv6_lan_around_cloud_lan_is_refused: lan6("\"fd00:200::/32\"") =>
         "customers/acme.toml:5:8: `fd00:200::/32` overlaps the cloud LAN `fd00:200::/64`";
     five_ipv6_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \"fd00:5::/64\"") =>
-        "customers/acme.toml:5:7: a site with 5 IPv6 prefixes";
+        "customers/acme.toml:5:7: this site has 5 IPv6 prefixes";
     four_prefixes_of_each_family_are_allowed: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
         \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\"") => ;
     nine_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
         \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \"10.5.0.0/16\"") =>
-        "customers/acme.toml:5:7: a site with 9 prefixes";
+        "customers/acme.toml:5:7: this site has 9 prefixes";
     tiny_ipv6_cloud_lan_is_refused: gateway("10.200.0.0/24", "fd00:200::/127") =>
         "gateway.toml:4:13: `fd00:200::/127` has no room for a server and the gateway";
     two_cloud_lans_of_a_family_are_refused: gateway("\"10.200.0.0/24\"", "[\"10.200.0.0/24\", \"10.201.0.0/24\"]") =>
-        "gateway.toml:4:31: a second prefix of IPv4";
+        "gateway.toml:4:31: this is a second IPv4 prefix";
     management_from_ipv6_has_no_fault:
         gateway_and("[management]\nallow = [{ from = \"2001:db8::/32\", protocol = \"tcp\", port = 22 }]\n") => ;
     management_from_all_of_ipv6_is_refused:
@@ -299,11 +299,11 @@ rule! {
     quota_beyond_any_table_is_refused: acme_and("max_flows = 16777216\n") =>
         "customers/acme.toml:1:13: `16777216` is out of range";
     quota_beyond_the_table_is_refused: acme_and("max_flows = 262145\n") =>
-        "gateway.toml: quotas of 262145 IPv4 flows together (acme 262145), but [limits] flows is 262144";
+        "gateway.toml: quotas sum to 262145 IPv4 flows (acme 262145), but [limits] flows is 262144";
     half_open_quota_of_0_is_refused: acme_and("max_half_open = 0\n") =>
         "customers/acme.toml:1:17: `0` is out of range";
     more_half_open_than_flows_are_refused: acme_and("max_flows = 10\nmax_half_open = 11\n") =>
-        "customers/acme.toml:2:17: `11` half-open flows of 10 at most";
+        "customers/acme.toml:2:17: `11` exceeds `max_flows = 10`";
     new_flow_rate_of_0_is_refused: acme_and("new_flows_per_second = 0\n") =>
         "customers/acme.toml:1:24: `0` is out of range";
     new_flow_rate_beyond_a_million_is_refused: acme_and("new_flows_per_second = 1_000_001\n") =>
@@ -322,7 +322,7 @@ rule! {
     midstream_may_be_dropped: gateway_and("[flows]\nmidstream = \"drop\"\n") => ;
     midstream_may_be_adopted: gateway_and("[flows]\nmidstream = \"adopt\"\n") => ;
     other_midstream_is_refused: gateway_and("[flows]\nmidstream = \"allow\"\n") =>
-        "gateway.toml:11:13: `allow` is nothing that can be done with a connection in mid-stream";
+        "gateway.toml:11:13: `allow` is not a way to treat a connection in mid-stream";
     unknown_key_of_flows_is_refused: gateway_and("[flows]\nmid_stream = \"drop\"\n") =>
         "gateway.toml:11:1: [flows] has no key `mid_stream`, did you mean `midstream`?";
     flow_tables_of_all_numbers_are_allowed: gateway_and("[limits]\nflows = 16_777_215\nflows6 = 16_777_215\n") => ;
@@ -338,7 +338,8 @@ rule! {
         "gateway.toml:11:18: `432001` is out of range";
 }
 
-/// acme with a server of both families, globex and initech with one of IPv4, with these lines above.
+/// Returns acme with a server of both families, globex and initech with IPv4 servers. Each argument is
+/// inserted into its file.
 fn three(limits: &str, acme: &str, globex: &str) -> Dir {
     let dir = Dir::new();
     let gateway = GATEWAY.replace("\"10.200.0.0/24\"", "[\"10.200.0.0/24\", \"fd00:200::/64\"]");
@@ -355,16 +356,16 @@ fn three(limits: &str, acme: &str, globex: &str) -> Dir {
 }
 
 #[test]
-fn quotas_beyond_the_table_are_refused_by_name() {
+fn quotas_beyond_the_table_are_refused_with_names() {
     let dir = three("flows = 1000\n", "max_flows = 600\n", "max_flows = 200\n");
-    let expected = "gateway.toml:12:9: quotas of 1050 IPv4 flows together (acme 600, globex 200, 1 other 250), \
+    let expected = "gateway.toml:12:9: quotas sum to 1050 IPv4 flows (acme 600, globex 200, 1 other 250), \
                     but [limits] flows is 1000";
     assert_eq!(dir.faults(), [expected]);
     assert_eq!(three("flows = 1050\n", "max_flows = 600\n", "max_flows = 188\n").faults(), [] as [&str; 0]);
 }
 
 #[test]
-fn quotas_without_a_word_fit_however_many_customers_there_are() {
+fn default_quotas_always_fit_the_table() {
     for flows in [4, 5, 7, 1000] {
         assert_eq!(three(&format!("flows = {flows}\n"), "", "").faults(), [] as [&str; 0]);
     }
@@ -375,21 +376,20 @@ fn only_quotas_of_customers_with_an_ipv6_server_must_fit_the_ipv6_table() {
     let limits = |flows6| format!("flows = 1000\nflows6 = {flows6}\n");
     assert_eq!(three(&limits(250), "", "max_flows = 300\n").faults(), [] as [&str; 0]);
     let expected =
-        "gateway.toml:13:10: quotas of 250 IPv6 flows together (1 other 250), but [limits] flows6 is 249";
+        "gateway.toml:13:10: quotas sum to 250 IPv6 flows (1 other 250), but [limits] flows6 is 249";
     assert_eq!(three(&limits(249), "", "").faults(), [expected]);
 }
 
 #[test]
 fn more_customers_than_flows_do_not_fit_the_table() {
-    // Each may have at least one flow.
-    let expected =
-        "gateway.toml:12:9: quotas of 3 IPv4 flows together (3 others 1 each), but [limits] flows is 2";
+    // Every customer gets at least one flow.
+    let expected = "gateway.toml:12:9: quotas sum to 3 IPv4 flows (3 others 1 each), but [limits] flows is 2";
     let faults = three("flows = 2\n", "", "").faults();
     assert_eq!(faults, [expected]);
 }
 
 #[test]
-fn quotas_resolve_to_what_is_documented() {
+fn quotas_resolve_as_documented() {
     let policy = three("flows = 1000\n", "max_flows = 100\nnew_flows_per_second = 50\n", "").load().unwrap();
     let quota = |name: &str| {
         let customer = &policy.customers[&name.parse().unwrap()];
@@ -402,7 +402,7 @@ fn quotas_resolve_to_what_is_documented() {
 }
 
 #[test]
-fn without_an_ipv6_server_the_ipv6_table_is_as_small_as_it_may_be() {
+fn ipv6_table_without_an_ipv6_server_has_one_entry() {
     let dir = Dir::new();
     dir.write("customers/acme.toml", customer("10.200.0.11", "a.example", "10.1.0.0/16"));
     assert_eq!(dir.load().unwrap().flows6(), 1);
@@ -440,7 +440,10 @@ fn overlapping_lans_of_one_site_are_refused() {
 fn second_site_of_the_same_name_is_refused() {
     let text = customer("10.200.0.11", "a.example", "10.1.0.0/16")
         + "[[site]]\nname = \"a\"\nidentity = \"b.example\"\nlan = [\"10.2.0.0/16\"]\n";
-    assert_eq!(acme(&text), ["customers/acme.toml:7:8: a second site `a`, see customers/acme.toml:3:8"]);
+    assert_eq!(
+        acme(&text),
+        ["customers/acme.toml:7:8: the site name `a` is already taken, see customers/acme.toml:3:8"]
+    );
 }
 
 #[test]
@@ -457,7 +460,7 @@ fn same_identity_of_two_customers_is_refused() {
     let dir = Dir::new();
     dir.write("customers/acme.toml", customer("10.200.0.11", "a.example", "10.1.0.0/16"));
     dir.write("customers/globex.toml", customer("10.200.0.12", "a.example", "10.1.0.0/16"));
-    let expected = "customers/globex.toml:4:12: the identity `a.example` is that of another site, \
+    let expected = "customers/globex.toml:4:12: the identity `a.example` belongs to another site, \
                     of customer `acme`, see customers/acme.toml:4:12";
     assert_eq!(dir.faults(), [expected]);
 }

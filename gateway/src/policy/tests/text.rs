@@ -1,4 +1,4 @@
-//! The printed faults, to the letter.
+//! The printed form of faults.
 use std::fs;
 
 use super::{Dir, GATEWAY, example};
@@ -125,7 +125,7 @@ fn thousands_of_faults_in_a_file_are_bounded() {
 }
 
 #[test]
-fn documented_report_is_what_is_printed() {
+fn documented_report_equals_the_printed_one() {
     let docs = fs::read_to_string(example().join("../docs/policies.md")).unwrap();
     let between = |start: &str| docs.split(start).nth(1).unwrap().split("\n```").next().unwrap().to_owned();
     let dir = Dir::new();

@@ -1,5 +1,5 @@
-//! `replay TARGET [FILE]…`: runs inputs of a target once, those of its corpus if none are named. A failing
-//! input's name is the last line on stdout.
+//! `replay TARGET [FILE]…`: runs inputs of a target once, by default those of its corpus. Prints each failing
+//! input to stdout.
 use std::{path::PathBuf, process::ExitCode};
 
 use gateway_fuzz::{Target, corpus};
@@ -8,7 +8,8 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let name = arguments.next().unwrap_or_default();
     let Some(target) = name.to_str().and_then(Target::named) else {
-        eprintln!("there is no target {name:?}");
+        let names: Vec<_> = Target::ALL.iter().map(|target| target.name).collect();
+        eprintln!("no target {name:?}; the targets are {}", names.join(", "));
         return ExitCode::FAILURE;
     };
     let mut inputs: Vec<PathBuf> = arguments.map(PathBuf::from).collect();
@@ -29,6 +30,6 @@ fn main() -> ExitCode {
             failed += 1;
         }
     }
-    println!("{}: {} inputs, {failed} that fail", target.name, inputs.len());
+    println!("{}: {} inputs, {failed} failed", target.name, inputs.len());
     ExitCode::from(u8::from(failed > 0 || inputs.is_empty()))
 }

@@ -1,0 +1,15 @@
+//! The outer filter: packets that may reach the gateway from the internet, packets that may leave to it,
+//! and the gateway's own packets on the LAN.
+mod arrival;
+mod budget;
+mod classify;
+mod icmp;
+mod neighbour;
+
+pub use self::{
+    arrival::{Arrival, Outer},
+    budget::{Budgets, CLASSES, Class, PeerBudgets},
+    classify::{classify_incoming, classify_incoming_into, classify_outgoing, classify_to_lan},
+    icmp::quoted_esp,
+    neighbour::is_neighbour_on_lan,
+};

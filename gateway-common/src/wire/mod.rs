@@ -1,0 +1,12 @@
+//! Headers as they are on the wire, and reading them from a frame.
+mod address;
+mod frame;
+mod header;
+mod number;
+
+pub use self::{
+    address::{Ipv4, Ipv6},
+    frame::{Be16, Be32, Frame, LoopBody, Wire, Words},
+    header::{ETHERNET_BYTES, Ipv4Header, Ipv6Header, NETWORK_OFFSET, TcpHeader, UdpHeader, ethertype_of},
+    number::{ethertype, ike, protocol},
+};

@@ -1,0 +1,208 @@
+//! `gatewayctl status`: daemon, charon, tunnels, faults and quota use.
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context, Result};
+use gateway::{
+    control::status::Status,
+    kernel::{clock::monotonic_ns, maps::Maps, pins::Pins},
+};
+use gateway_common::{
+    layout::{Quota, Usage},
+    time::Ticks,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    names::Names,
+    report::{Part, Report},
+    table::Table,
+};
+
+/// Reports the last state that gatewayd wrote, and the use of the flow tables.
+pub fn report(state: &Path, pins: &Pins) -> Result<Report> {
+    let status = Status::read(state)
+        .with_context(|| format!("no status in {}: has gatewayd run here?", state.display()))?;
+    let usage = Maps::open(pins).and_then(|maps| TableUse::read(&maps, &Names::read(state)?));
+    let comm = fs::read_to_string(format!("/proc/{}/comm", status.pid)).unwrap_or_default();
+    let running = comm.trim() == "gatewayd";
+    Ok(Report { json: as_json(&status, &usage)?, parts: as_text(&status, running, &usage) })
+}
+
+fn as_json(status: &Status, usage: &Result<TableUse>) -> Result<Value> {
+    let mut object = serde_json::to_value(status)?;
+    match usage {
+        Ok(usage) => {
+            object["customers"] = usage.customers.iter().map(CustomerUse::json).collect();
+            object["expiry_silent_seconds"] = usage.expiry_silent_seconds.into();
+        }
+        Err(error) => object["tables"] = format!("{error:#}").into(),
+    }
+    Ok(object)
+}
+
+fn as_text(status: &Status, running: bool, usage: &Result<TableUse>) -> Vec<Part> {
+    let daemon = if running { format!("running, pid {}", status.pid) } else { "not running".to_owned() };
+    let charon = status.charon.as_deref().unwrap_or("not connected");
+    let mut parts = vec![
+        Part::Line(format!("gatewayd  {daemon}")),
+        Part::Line(format!("charon    {charon}")),
+        Part::Line(format!("XDP       {}", status.xdp)),
+        Part::Table(tunnels(status)),
+    ];
+    match usage {
+        Ok(usage) => parts.extend(usage.parts()),
+        Err(error) => parts.push(Part::Line(format!("tables: {error:#}"))),
+    }
+    for (what, lines) in
+        [("stranger", &status.strangers), ("policy fault", &status.faults), ("failed", &status.failed)]
+    {
+        parts.extend(lines.iter().map(|line| Part::Line(format!("{what}: {line}"))));
+    }
+    parts
+}
+
+fn tunnels(status: &Status) -> Table {
+    let mut table = Table::new(["tunnel", "customer", "site", "state", "peer", "cipher", "MSS"])
+        .droppable(["cipher", "MSS", "tunnel", "peer"]);
+    for tunnel in &status.tunnels {
+        // A space between algorithms lets the cell wrap.
+        let cipher = tunnel.cipher.clone().unwrap_or_default().replace('/', " ");
+        let (v4, v6) = tunnel.mss;
+        table.add_row([
+            tunnel.id.to_string(),
+            tunnel.customer.clone(),
+            tunnel.site.clone(),
+            if tunnel.up { "up" } else { "down" }.to_owned(),
+            tunnel.peer.clone().unwrap_or_default(),
+            if tunnel.encapsulated { format!("{cipher} in UDP") } else { cipher },
+            format!("{v4} / {v6}"),
+        ]);
+    }
+    table
+}
+
+/// Use of the flow tables, and the age of the last expiry run.
+struct TableUse {
+    customers: Vec<CustomerUse>,
+    expiry_silent_seconds: u64,
+}
+
+/// A customer's flows and quota.
+struct CustomerUse {
+    customer: String,
+    usage: Usage,
+    quota: Quota,
+}
+
+impl TableUse {
+    /// Age from which an expiry run is overdue. The timer fires about once a second.
+    const EXPIRY_OVERDUE_SECONDS: u64 = 10;
+
+    fn read(maps: &Maps, names: &Names) -> Result<Self> {
+        // All tunnels of a customer hold the same quota.
+        let quotas: BTreeMap<u32, Quota> =
+            maps.tunnels()?.values().map(|tunnel| (tunnel.customer, tunnel.quota)).collect();
+        let customers = quotas.into_iter().map(|(number, quota)| {
+            let customer = names.customer(number).unwrap_or_default();
+            Ok(CustomerUse { customer, usage: maps.usage(number)?, quota })
+        });
+        let silent = Ticks::from_ns(monotonic_ns()).since(maps.expiry()?.ran);
+        Ok(Self {
+            customers: customers.collect::<Result<_>>()?,
+            expiry_silent_seconds: silent.as_ns() / 1_000_000_000,
+        })
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let mut table = Table::new(["customer", "flows", "half-open"]);
+        for CustomerUse { customer, usage, quota } in &self.customers {
+            table.add_row([
+                customer.clone(),
+                format!("{} of {}", usage.flows, quota.flows),
+                format!("{} of {}", usage.half_open, quota.half_open),
+            ]);
+        }
+        let mut parts = vec![Part::Table(table)];
+        let silent = self.expiry_silent_seconds;
+        if silent > Self::EXPIRY_OVERDUE_SECONDS {
+            let warning = format!(
+                "warning: no flow that has ended was removed for {silent} s, so the tables fill: restart gatewayd"
+            );
+            parts.push(Part::Line(warning));
+        }
+        parts
+    }
+}
+
+impl CustomerUse {
+    fn json(&self) -> Value {
+        json!({
+            "customer": self.customer,
+            "flows": self.usage.flows, "max_flows": self.quota.flows,
+            "half_open": self.usage.half_open, "max_half_open": self.quota.half_open,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway::control::status::TunnelStatus;
+
+    use super::*;
+    use crate::report::Format;
+
+    /// Returns the text of a status with one tunnel, without the lines that are no tables.
+    fn rendered(tunnel: TunnelStatus, width: usize) -> String {
+        let status = Status { tunnels: vec![tunnel], ..Status::default() };
+        let quota = Quota { flows: 16_777_215, half_open: 16_777_215, ..Quota::default() };
+        let usage = Usage { flows: 16_777_215, half_open: 16_777_215, ..Usage::default() };
+        let customer = CustomerUse { customer: status.tunnels[0].customer.clone(), usage, quota };
+        let usage = TableUse { customers: vec![customer], expiry_silent_seconds: 0 };
+        let parts = as_text(&status, true, &Ok(usage));
+        Report { json: Value::Null, parts }.render(Format::Text(Some(width))).unwrap()
+    }
+
+    fn berlin() -> TunnelStatus {
+        TunnelStatus {
+            customer: "acme".into(),
+            site: "berlin".into(),
+            id: 3,
+            up: true,
+            peer: Some("203.0.113.200:4500".into()),
+            cipher: Some("AES_GCM_16_256/CURVE_25519".into()),
+            encapsulated: true,
+            mss: (1398, 1378),
+        }
+    }
+
+    #[test]
+    fn tables_fit_60_columns() {
+        let longest = TunnelStatus {
+            customer: "c".repeat(32),
+            site: "s".repeat(32),
+            id: 1_000_000,
+            peer: Some("[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".into()),
+            cipher: Some("AES_CBC_256/HMAC_SHA2_512_256/CURVE_25519".into()),
+            ..berlin()
+        };
+        for tunnel in [berlin(), longest] {
+            let text = rendered(tunnel, 60);
+            assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+        }
+    }
+
+    #[test]
+    fn narrow_terminal_keeps_customer_site_and_state() {
+        let text = rendered(berlin(), 60);
+        assert!(
+            ["acme", "berlin", " up", "203.0.113.200:4500"].iter().all(|cell| text.contains(cell)),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn wide_terminal_shows_every_column() {
+        let text = rendered(berlin(), 200);
+        assert!(text.contains("AES_GCM_16_256 CURVE_25519 in UDP") && text.contains("1398 / 1378"), "{text}");
+    }
+}

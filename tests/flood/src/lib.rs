@@ -1,0 +1,18 @@
+//! The flood test: one customer's site and the whole internet flood the real programs on real veths. The
+//! other customers' devices must not notice.
+//!
+//! [`party`] names the customers, [`ground`] makes the namespaces, [`firewall`] sets up programs and maps,
+//! [`attack`] floods while [`victim`]s and [`peer`]s work, [`watch`] observes the gateway, [`judge`] decides,
+//! and [`run`] prints.
+pub(crate) mod attack;
+pub(crate) mod firewall;
+pub mod frames;
+mod ground;
+mod judge;
+mod outcome;
+pub(crate) mod party;
+mod peer;
+pub mod run;
+mod server;
+mod victim;
+mod watch;

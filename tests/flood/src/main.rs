@@ -1,0 +1,34 @@
+//! `flood`: the flood test, run by `cargo xtask flood`. Needs root and iproute2.
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use gateway_tests_kit::{interrupt::Interrupt, mounts};
+
+use gateway_tests_flood::run;
+
+#[derive(Parser)]
+#[command(about = "One customer and the internet flood the gateway; the other customers must not notice")]
+struct Cli {
+    /// Duration of the flood in seconds
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(6..=600))]
+    seconds: u64,
+    /// Run only the control, in which the attacker has no quota and the test must fail
+    #[arg(long)]
+    without_quotas: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = mounts::isolate()
+        .and_then(|()| Interrupt::install())
+        .and_then(|_interrupt| run::run(Duration::from_secs(cli.seconds), !cli.without_quotas));
+    mounts::clean_up();
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

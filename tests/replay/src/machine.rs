@@ -1,0 +1,356 @@
+//! The real programs, loaded into the kernel with maps of their own.
+use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray, RingBuf},
+    programs::{Program, TestRun as _, TestRunOptions},
+    util::nr_cpus,
+};
+use gateway::kernel::{
+    maps::{self, FamilyFlowTable, Maps},
+    pins::Pins,
+    programs::{self, Purpose, Sizes},
+};
+use gateway_common::{
+    ids::TunnelId,
+    layout::{Counters, DropEvent, LayoutFamily, NextProgram, Tunnel, Usage},
+    outer::Budgets,
+    reason::REASON_SLOTS,
+    tcp::{Flow, FlowKey},
+    wheel::{Expiry, SLOTS},
+    wire::{Ipv4, Ipv6},
+};
+use gateway_tests_kit::{
+    flow::{FlowId, flow_id},
+    world::World,
+};
+
+use crate::{case::Input, expect::Counter};
+
+/// Folder of the pins, on a tmpfs that only this process sees.
+const DIRECTORY: &str = "/run/gateway-replay";
+
+/// Capacity of the flow maps, unless a case sets it.
+const FLOWS: u32 = 64;
+
+/// Programs and maps with one flow limit.
+pub struct Machine {
+    ebpf: Ebpf,
+    maps: Maps,
+    counters: PerCpuArray<MapData, Counters>,
+    clock: Array<MapData, u64>,
+    events: RingBuf<MapData>,
+    /// Budgets of outer sources, and the budget that all strangers share.
+    sources: HashMap<MapData, Ipv6, Budgets>,
+    strangers: PerCpuArray<MapData, Budgets>,
+    /// The timing wheel: by slot, the lock and the first node of each family.
+    wheel: Array<MapData, [u32; 3]>,
+    /// The wheel's current position and its timer.
+    expiry: Array<MapData, Expiry>,
+    /// Targets of tail calls.
+    programs: ProgramArray<MapData>,
+    continuations: bool,
+}
+
+/// The result of a program.
+pub struct Output {
+    /// Its return value.
+    pub action: u32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+    /// skb->mark afterwards; `None` for XDP, which has none.
+    pub mark: Option<u32>,
+}
+
+/// Everything that the programs could change.
+#[derive(Clone, PartialEq, Debug)]
+pub struct State {
+    /// Counters that are not zero, by customer id.
+    pub counters: BTreeMap<(u32, Counter), u64>,
+    /// All flows.
+    pub flows: BTreeMap<FlowId, Flow>,
+    /// Flows and half-open flows charged to each customer.
+    pub usage: BTreeMap<u32, [u32; 2]>,
+    /// The maps that only gatewayd writes.
+    pub world: World,
+}
+
+impl Machine {
+    /// Loads the programs, with flow maps of this capacity.
+    pub fn load(flow_limit: Option<u32>) -> Result<Self> {
+        let flows = flow_limit.unwrap_or(FLOWS);
+        let sizes = Sizes { tunnels: 8, customers: 8, flows, flows6: flows };
+        let directory = PathBuf::from(DIRECTORY).join(flows.to_string());
+        fs::create_dir_all(DIRECTORY)?;
+        let pins = Pins::new(directory);
+        pins.prepare()?;
+        let mut ebpf = programs::load(&pins, sizes, Purpose::Replay)?;
+        let clock = ebpf.take_map("REPLAY_CLOCK").context("the object has no map REPLAY_CLOCK")?;
+        Ok(Self {
+            maps: Maps::open(&pins)?,
+            counters: PerCpuArray::try_from(pinned(&pins, "COUNTERS")?)?,
+            clock: Array::try_from(clock)?,
+            events: maps::events(&pins)?,
+            sources: HashMap::try_from(pinned(&pins, "SOURCES")?)?,
+            strangers: PerCpuArray::try_from(pinned(&pins, "STRANGERS")?)?,
+            wheel: Array::try_from(pinned(&pins, "WHEEL")?)?,
+            expiry: Array::try_from(pinned(&pins, "EXPIRY")?)?,
+            programs: ProgramArray::try_from(pinned(&pins, "PROGRAMS")?)?,
+            continuations: true,
+            ebpf,
+        })
+    }
+
+    /// Clears flows, budgets, counters and events, and writes this world.
+    pub fn reset(&mut self, world: &World) -> Result<()> {
+        self.remove_flows::<Ipv4>()?;
+        self.remove_flows::<Ipv6>()?;
+        for slot in 0..SLOTS as u32 {
+            self.wheel.set(slot, &[0; 3], 0)?;
+        }
+        // SAFETY: Expiry holds integers only, and the kernel does not overwrite the timer.
+        let unmoved: Expiry = unsafe { std::mem::zeroed() };
+        self.expiry.set(0, &unmoved, 0)?;
+        for customer in 0..=self.maps.customer_limit() {
+            self.maps.set_usage(customer, &Usage::default())?;
+        }
+        for peer in self.maps.peers()? {
+            self.maps.remove_peer(peer)?;
+        }
+        let sources: Vec<Ipv6> = self.sources.keys().collect::<Result<_, _>>()?;
+        for source in sources {
+            self.sources.remove(&source)?;
+        }
+        let cpus = nr_cpus().map_err(|(file, error)| error_in(file, error))?.get() as usize;
+        self.strangers.set(0, PerCpuValues::try_from(vec![Budgets::default(); cpus])?, 0)?;
+        for customer in 0..self.counters.len() {
+            // SAFETY: Counters holds integers only.
+            let zero: Counters = unsafe { std::mem::zeroed() };
+            self.counters.set(customer, PerCpuValues::try_from(vec![zero; cpus])?, 0)?;
+        }
+        self.events()?;
+        self.change(world)
+    }
+
+    fn remove_flows<A: LayoutFamily + FamilyFlowTable>(&mut self) -> Result<()>
+    where
+        FlowKey<A>: Pod,
+    {
+        let keys: Vec<FlowKey<A>> = self.maps.flows().map(|flow| Ok(flow?.0)).collect::<Result<_>>()?;
+        keys.iter().try_for_each(|key| self.maps.remove_flow(key))
+    }
+
+    /// Marks a flow as ending, as the wheel does just before it removes the flow.
+    pub fn end_flow(&mut self, id: &FlowId) -> Result<()> {
+        match id.device {
+            IpAddr::V4(device) => self.end::<Ipv4>(id, device.into()),
+            IpAddr::V6(device) => self.end::<Ipv6>(id, device.into()),
+        }
+    }
+
+    fn end<A: LayoutFamily + FamilyFlowTable>(&mut self, id: &FlowId, lan_address: A) -> Result<()>
+    where
+        FlowKey<A>: Pod,
+    {
+        let key = FlowKey { customer: id.customer, lan_address, lan_port: id.port, _reserved: 0 };
+        let all: Vec<_> = self.maps.flows::<A>().collect::<Result<_>>()?;
+        let found = all.into_iter().find(|(other, _)| *other == key);
+        let (_, mut flow) = found.with_context(|| format!("no flow {id:?}"))?;
+        flow.end();
+        self.maps.set_flow(&key, &flow)
+    }
+
+    /// Turns the timing wheel up to the current time.
+    pub fn turn_wheel(&self) -> Result<()> {
+        // Each run handles one slot: no slot has more flows than one run can handle.
+        for _ in 0..=SLOTS {
+            let result = self.test_run("expiry", &[0; 64], [0; 3], [0; 2], &mut vec![0; 320])?;
+            ensure!(result.action == 0, "the program expiry returned {}", result.action as i32);
+        }
+        Ok(())
+    }
+
+    /// Replaces the current world with this one.
+    pub fn change(&mut self, world: &World) -> Result<()> {
+        let maps = &mut self.maps;
+        maps.set_settings(&world.settings)?;
+        for number in 1..=maps.tunnel_limit() {
+            let id = TunnelId::new(number).context("tunnel 0")?;
+            maps.set_tunnel(id, world.tunnels.get(&number).unwrap_or(&Tunnel::default()))?;
+        }
+        for server in maps.customers()?.into_keys() {
+            maps.remove_customer(server)?;
+        }
+        for (server, customer) in &world.customers {
+            maps.set_customer(*server, customer)?;
+        }
+        for peer in &world.peers {
+            maps.add_peer(*peer)?;
+        }
+        for spi in maps.inbound_spis()?.into_keys() {
+            maps.set_inbound_spi(spi, None)?;
+        }
+        for (spi, owner) in &world.inbound_spis {
+            maps.set_inbound_spi(*spi, TunnelId::new(*owner))?;
+        }
+        for spi in maps.outbound_spis()?.into_keys() {
+            maps.set_outbound_spi(spi, None)?;
+        }
+        for (spi, owner) in &world.outbound_spis {
+            maps.set_outbound_spi(*spi, TunnelId::new(*owner))?;
+        }
+        self.set_continuations(world.continuations)
+    }
+
+    /// Fills or clears PROGRAMS, the targets of tail calls.
+    fn set_continuations(&mut self, continuations: bool) -> Result<()> {
+        for next in NextProgram::ALL {
+            let index = next as u32;
+            let Some(Program::SchedClassifier(program)) = self.ebpf.program(next.name()) else {
+                bail!("the object has no TC program {}", next.name())
+            };
+            if continuations {
+                self.programs.set(index, program.fd()?, 0)?;
+            } else if self.continuations {
+                self.programs.clear_index(&index)?;
+            }
+        }
+        self.continuations = continuations;
+        Ok(())
+    }
+
+    /// Sets the time that the programs take for CLOCK_MONOTONIC.
+    pub fn set_time(&mut self, now_ns: u64) -> Result<()> {
+        self.clock.set(0, &now_ns, 0).context("set the programs' clock")
+    }
+
+    /// Runs one packet through the program of its hook.
+    pub fn run(&self, input: &Input) -> Result<Output> {
+        let mut frame = vec![0; input.frame.len() + 256];
+        let mut output =
+            self.test_run(input.hook.name(), &input.frame, input.identity, input.merged, &mut frame)?;
+        frame.truncate(output.frame.len());
+        output.frame = frame;
+        Ok(output)
+    }
+
+    /// Runs a program and writes the frame to `out`. The frame of the result has the right length, but no
+    /// content.
+    fn test_run(
+        &self,
+        name: &str,
+        frame: &[u8],
+        identity: [u32; 3],
+        merged: [u32; 2],
+        out: &mut [u8],
+    ) -> Result<Output> {
+        let program = self.ebpf.program(name).context("no such program")?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(out);
+        let (context, mut context_out) = (sk_buff(identity, merged), [0; SK_BUFF_BYTES]);
+        let (result, has_mark) = match program {
+            Program::SchedClassifier(program) => {
+                options.ctx_in = Some(&context);
+                options.ctx_out = Some(&mut context_out);
+                (program.test_run(options), true)
+            }
+            Program::Xdp(program) => (program.test_run(options), false),
+            _ => anyhow::bail!("the program {name} has an unexpected type"),
+        };
+        let result = result.with_context(|| format!("test run of {name} with {} bytes", frame.len()))?;
+        let mark = u32::from_ne_bytes([8, 9, 10, 11].map(|at| context_out[at]));
+        Ok(Output {
+            action: result.return_value,
+            frame: vec![0; result.data_size_out as usize],
+            mark: has_mark.then_some(mark),
+        })
+    }
+
+    /// Returns the drop events since the last call.
+    pub fn events(&mut self) -> Result<Vec<DropEvent>> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            ensure!(item.len() == size_of::<DropEvent>(), "an event has {} bytes", item.len());
+            // SAFETY: the item has the size of a DropEvent, which holds integers only.
+            events.push(unsafe { item.as_ptr().cast::<DropEvent>().read_unaligned() });
+        }
+        Ok(events)
+    }
+
+    /// Reads everything that the programs could change.
+    pub fn state(&self) -> Result<State> {
+        let mut flows = BTreeMap::new();
+        self.read_flows::<Ipv4>(&mut flows)?;
+        self.read_flows::<Ipv6>(&mut flows)?;
+        let usage = (0..=self.maps.customer_limit())
+            .map(|customer| Ok((customer, self.maps.usage(customer)?)))
+            .map(|entry: Result<_>| entry.map(|(customer, usage)| (customer, [usage.flows, usage.half_open])))
+            .collect::<Result<_>>()?;
+        let tunnels = self.maps.tunnels()?;
+        let world = World {
+            settings: self.maps.settings()?,
+            tunnels: tunnels.into_iter().map(|(id, tunnel)| (id.get(), tunnel)).collect(),
+            customers: self.maps.customers()?,
+            peers: self.maps.peers()?,
+            inbound_spis: self.maps.inbound_spis()?,
+            outbound_spis: self.maps.outbound_spis()?,
+            continuations: self.continuations,
+        };
+        Ok(State { counters: self.counters()?, flows, usage, world })
+    }
+
+    fn read_flows<A: LayoutFamily + FamilyFlowTable>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>
+    where
+        FlowKey<A>: Pod,
+    {
+        for flow in self.maps.flows::<A>() {
+            let (key, mut flow) = flow?;
+            flow.lock = Default::default();
+            into.insert(flow_id(&key), flow);
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<BTreeMap<(u32, Counter), u64>> {
+        let mut sums = BTreeMap::new();
+        for customer in 0..self.counters.len() {
+            for cpu in self.counters.get(&customer, 0)?.iter() {
+                let mut add = |counter, by| *sums.entry((customer, counter)).or_insert(0) += by;
+                add(Counter::ToServer, cpu.passed[0]);
+                add(Counter::ToSite, cpu.passed[1]);
+                add(Counter::BytesToServer, cpu.passed_bytes[0]);
+                add(Counter::BytesToSite, cpu.passed_bytes[1]);
+                add(Counter::Opened, cpu.opened);
+                add(Counter::UnknownSpi, cpu.unknown_spi);
+                add(Counter::Lost, cpu.events_lost);
+                for number in 0..REASON_SLOTS {
+                    add(Counter::Dropped(number as u8), cpu.dropped[number]);
+                }
+            }
+        }
+        sums.retain(|_, packets| *packets != 0);
+        Ok(sums)
+    }
+}
+
+fn pinned(pins: &Pins, name: &str) -> Result<Map> {
+    Ok(Map::from_map_data(MapData::from_pin(pins.map(name))?)?)
+}
+
+fn error_in(file: &str, error: std::io::Error) -> anyhow::Error {
+    anyhow::Error::new(error).context(format!("read {file}"))
+}
+
+/// `struct __sk_buff`, linux/bpf.h: mark at 8, cb at 48, gso_segs at 164, gso_size at 176.
+const SK_BUFF_BYTES: usize = 192;
+
+fn sk_buff([reqid, spi, mark]: [u32; 3], [segments, segment_bytes]: [u32; 2]) -> [u8; SK_BUFF_BYTES] {
+    let mut context = [0; SK_BUFF_BYTES];
+    for (at, value) in [(8, mark), (48, reqid), (52, spi), (164, segments), (176, segment_bytes)] {
+        context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    context
+}

@@ -1,0 +1,54 @@
+//! `cargo xtask lint`: format, clippy with warnings denied, cargo-deny, and checks of the tree itself.
+mod check;
+mod comments;
+mod imports;
+mod language;
+mod markdown;
+mod references;
+mod tools;
+mod tree;
+
+use anyhow::{Result, anyhow};
+
+pub use self::check::{Check, Kind};
+use self::tree::Tree;
+use crate::{
+    project::{self, Pinned},
+    setup::{self, Needs},
+};
+
+/// Runs the wanted checks, or all; later ones run even if one has failed. With `fix`, rustfmt and clippy change the
+/// files.
+pub fn run(only: &[Kind], fix: bool) -> Result<Vec<Check>> {
+    let kinds: Vec<_> = Kind::ALL.into_iter().filter(|kind| only.is_empty() || only.contains(kind)).collect();
+    if kinds.iter().any(|kind| kind.needs_tools()) {
+        setup::ensure(Needs { lint: kinds.contains(&Kind::CargoDeny), ..Needs::default() })?;
+    }
+    kinds.iter().map(|kind| Ok(Check { name: kind.name(), passed: passes(*kind, fix)? })).collect()
+}
+
+/// Runs one check and shows what it found.
+fn passes(kind: Kind, fix: bool) -> Result<bool> {
+    let result = if kind.needs_tools() {
+        tools::run(kind, &Pinned::read()?, fix)
+    } else {
+        let tree = Tree::read(project::root())?;
+        let faults = match kind {
+            Kind::Imports => imports::faults(&tree),
+            Kind::References => references::faults(&tree),
+            _ => language::faults(&tree),
+        };
+        for fault in &faults {
+            eprintln!("{fault}");
+        }
+        match faults.len() {
+            0 => Ok(()),
+            1 => Err(anyhow!("1 fault")),
+            count => Err(anyhow!("{count} faults")),
+        }
+    };
+    if let Err(error) = &result {
+        eprintln!("{}: {error:#}\n", kind.name());
+    }
+    Ok(result.is_ok())
+}
