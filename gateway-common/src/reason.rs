@@ -62,6 +62,10 @@ reasons! {
     10 FragmentsOverBudget
     /// The source sent more ICMP packets than its budget allows.
     11 IcmpOverBudget
+    /// The path-MTU message quotes no ESP packet that the gateway sent to a peer with an SPI in use.
+    12 PathMtuOfUnknownPacket
+    /// The path-MTU message announces an MTU too small for IPv6 inside a tunnel.
+    13 PathMtuTooSmall
 
     /// The SA that decrypted the packet has the reqid of no known tunnel.
     16 UnknownTunnel

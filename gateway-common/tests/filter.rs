@@ -3,7 +3,7 @@
 use etherparse::PacketBuilder;
 use gateway_common::{
     layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings},
-    limits::MANAGEMENT_RULES,
+    limits::{MANAGEMENT_RULES, MIN_PATH_MTU_BYTES},
     outer::{Outer, classify_incoming, classify_outgoing, classify_to_lan, is_neighbour_on_lan, quoted_esp},
     reason::Reason::{self, *},
     tcp::STATE_SLOTS,
@@ -82,17 +82,23 @@ fn with(mut frame: Vec<u8>, edits: &[(usize, u8)]) -> Vec<u8> {
 }
 
 fn arrives(frame: &[u8]) -> Result<Outer, Reason> {
-    classify_incoming(frame, &settings()).map(|arrival| arrival.outer)
+    classify_incoming(frame, &settings(), owner).map(|arrival| arrival.outer)
 }
 
 /// Classifies an outgoing frame with the mark of tunnel 1, whose SPI is 0xbeef.
 fn leaves(frame: &[u8]) -> Result<Outer, Reason> {
-    let owner = |outbound: OutboundSpi| match outbound.spi {
-        0xbeef if outbound.peer == mapped(PEER) => Some(1),
-        0xf00d if outbound.peer == mapped(PEER) => Some(2),
-        _ => None,
-    };
     classify_outgoing(frame, &settings(), 1, owner)
+}
+
+/// Returns the tunnel that owns an outbound SPI. No tunnel has SPI 0; it is listed here so that only the filter
+/// refuses it.
+fn owner(outbound: OutboundSpi) -> Option<u32> {
+    let of_peer = [mapped(PEER), Ipv6 { octets: PEER_V6 }].contains(&outbound.peer);
+    match outbound.spi {
+        0xbeef | 0 if of_peer => Some(1),
+        0xf00d if of_peer => Some(2),
+        _ => None,
+    }
 }
 
 fn reaches_lan(frame: &[u8]) -> Result<Outer, Reason> {
@@ -201,7 +207,8 @@ fn management_passes_by_its_rules() {
 
 #[test]
 fn only_path_mtu_errors_of_icmp_pass() {
-    let icmp = |from, to, kind, code| ip(from, to, 1, &[kind, code, 0, 0, 0, 0, 5, 0]);
+    let quote = &ip(OURS, PEER, 50, ESP_BEEF)[14..];
+    let icmp = |from, to, kind, code| ip(from, to, 1, &[&[kind, code, 0, 0, 0, 0, 5, 120], quote].concat());
     assert_eq!(arrives(&icmp(PEER, OURS, 3, 4)), Ok(Outer::PathMtu));
     for (kind, code) in [(8, 0), (0, 0), (3, 1), (3, 3), (11, 4)] {
         assert_eq!(arrives(&icmp(PEER, OURS, kind, code)), Err(OuterProtocolNotAllowed));
@@ -232,6 +239,8 @@ fn outer_packet_is_plain_whole_ipv4_or_arp() {
 /// A path-MTU message names the outbound SA of its quoted packet, in IPv6 as in IPv4.
 #[test]
 fn quoted_esp_names_the_peer_and_its_spi() {
+    let own = settings().internet;
+    let quoted_esp = |frame: &[u8]| quoted_esp(frame, &own);
     let message = |quoted: &[u8]| ip(PEER, OURS, 1, &[&[3, 4, 0, 0, 0, 0, 5, 0], quoted].concat());
     let esp = &ip(OURS, PEER, 50, ESP_BEEF)[14..];
     let named = OutboundSpi { peer: mapped(PEER), spi: 0xbeef };
@@ -255,6 +264,69 @@ fn quoted_esp_names_the_peer_and_its_spi() {
     assert_eq!(quoted_esp(&message(esp)[..]), Some(OutboundSpi { peer, spi: 0xbeef }));
     assert_eq!(quoted_esp(&message(&esp[..43])[..]), None);
     assert_eq!(quoted_esp(&message(&v6(1, 9, 17, ESP_BEEF)[14..])[..]), None);
+}
+
+/// The rules of path-MTU messages from the internet, in both families. The closures of each family return a
+/// message that announces an MTU and quotes a packet, and a packet that is quoted.
+#[test]
+fn path_mtu_messages_quote_esp_of_a_known_sa() {
+    let udp_header = |port: u16| [&port.to_be_bytes()[..], &[4, 0, 0, 100, 0, 0]].concat();
+    let in_udp = |port, body: &[u8]| [&udp_header(port), body].concat();
+    let message_v4 = |mtu: u32, quote: &[u8]| {
+        ip(MANAGER, OURS, 1, &[&[3, 4, 0, 0][..], &mtu.to_be_bytes(), quote].concat())
+    };
+    let quote_v4 = |ours: bool, to_peer: bool, protocol, body: &[u8]| {
+        ip(if ours { OURS } else { SERVER }, if to_peer { PEER } else { MANAGER }, protocol, body)[14..]
+            .to_vec()
+    };
+    let stranger = [0x20, 1, 0xd, 0xb8, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8];
+    let message_v6 = |mtu: u32, quote: &[u8]| {
+        ip6_between(stranger, OURS_V6, 58, 64, &[&[2, 0, 0, 0][..], &mtu.to_be_bytes(), quote].concat())
+    };
+    let quote_v6 = |ours: bool, to_peer: bool, protocol, body: &[u8]| {
+        let (from, to) = (if ours { OURS_V6 } else { stranger }, if to_peer { PEER_V6 } else { stranger });
+        ip6_between(from, to, protocol, 64, body)[14..].to_vec()
+    };
+    type Message<'a> = &'a dyn Fn(u32, &[u8]) -> Vec<u8>;
+    type Quote<'a> = &'a dyn Fn(bool, bool, u8, &[u8]) -> Vec<u8>;
+    let families: [(Message<'_>, Quote<'_>, usize); 2] =
+        [(&message_v4, &quote_v4, 20), (&message_v6, &quote_v6, 40)];
+    for (message, quote, header_bytes) in families {
+        let passes = |quote: &[u8]| arrives(&message(1400, quote));
+        let (refused, spi_end) = (Err(PathMtuOfUnknownPacket), header_bytes + 4);
+        let esp = quote(true, true, 50, ESP_BEEF);
+        assert_eq!(passes(&esp), Ok(Outer::PathMtu));
+        assert_eq!(passes(&esp[..spi_end]), Ok(Outer::PathMtu), "cut short behind the SPI");
+        assert_eq!(passes(&esp[..spi_end - 1]), refused, "cut short in the SPI");
+        assert_eq!(passes(&[]), refused, "no quote");
+        assert_eq!(passes(&quote(true, true, 50, &[0, 0, 0xbe, 0xee])), refused, "an unknown SPI");
+        assert_eq!(passes(&quote(true, false, 50, ESP_BEEF)), refused, "the SPI of another peer");
+        assert_eq!(passes(&quote(false, true, 50, ESP_BEEF)), refused, "not sent by the gateway");
+        assert_eq!(passes(&quote(true, true, 6, ESP_BEEF)), refused, "TCP");
+        assert_eq!(passes(&quote(true, true, 50, &[0; 8])), refused, "SPI 0");
+
+        let nat = quote(true, true, 17, &in_udp(4500, ESP_BEEF));
+        assert_eq!(passes(&nat), Ok(Outer::PathMtu));
+        assert_eq!(passes(&nat[..spi_end + 8]), Ok(Outer::PathMtu), "cut short behind the SPI");
+        assert_eq!(passes(&nat[..spi_end + 7]), refused, "cut short in the SPI");
+        assert_eq!(passes(&nat[..header_bytes + 8]), refused, "the UDP header alone");
+        assert_eq!(passes(&nat[..header_bytes + 1]), refused, "half a port");
+        assert_eq!(passes(&quote(true, true, 17, &in_udp(4500, &[0; 32]))), refused, "IKE on port 4500");
+        assert_eq!(passes(&quote(true, true, 17, &in_udp(500, ESP_BEEF))), refused, "IKE on port 500");
+        assert_eq!(passes(&quote(true, true, 17, &in_udp(4501, ESP_BEEF))), refused, "another port");
+        assert_eq!(passes(&quote(true, true, 17, &in_udp(4500, &[0, 0, 0xbe, 0xee]))), refused);
+
+        for mtu in [0, 1, 552, 1280, MIN_PATH_MTU_BYTES - 1] {
+            assert_eq!(arrives(&message(mtu, &esp)), Err(PathMtuTooSmall), "{mtu}");
+            assert_eq!(arrives(&message(mtu, &nat)), Err(PathMtuTooSmall), "{mtu} in UDP");
+        }
+        for mtu in [MIN_PATH_MTU_BYTES, 1500, 0xffff] {
+            assert_eq!(arrives(&message(mtu, &esp)), Ok(Outer::PathMtu), "{mtu}");
+        }
+    }
+    // The upper half of the word is unused in IPv4 (RFC 1191 section 4), and part of the MTU in IPv6.
+    assert_eq!(arrives(&message_v4(0x0001_0000, &quote_v4(true, true, 50, ESP_BEEF))), Err(PathMtuTooSmall));
+    assert_eq!(arrives(&message_v6(0x0001_0000, &quote_v6(true, true, 50, ESP_BEEF))), Ok(Outer::PathMtu));
 }
 
 /// Returns an IPv6 frame from the peer.
@@ -332,7 +404,7 @@ fn unspecified_source_may_only_solicit() {
 #[test]
 fn arrival_names_its_source_and_subscriber() {
     let judged = |frame: &[u8]| {
-        let arrival = classify_incoming(frame, &settings()).expect("it arrives");
+        let arrival = classify_incoming(frame, &settings(), owner).expect("it arrives");
         (arrival.source, arrival.subscriber)
     };
     assert_eq!(judged(&ip(PEER, OURS, 50, ESP_BEEF)), (mapped(PEER), mapped(PEER)));

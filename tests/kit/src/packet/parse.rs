@@ -3,7 +3,7 @@ use std::{net::IpAddr, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
-use super::{Ethernet, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp};
+use super::{Ethernet, Ip, Network, Packet, QuotedEsp, Tcp, TcpOption, Transport, Udp};
 use crate::{
     frame::esp_header,
     text::{endpoint, hex, mac, number, tcp_flags},
@@ -116,7 +116,7 @@ fn transport(words: &mut Words, ports: Option<(u16, u16)>, v6: bool) -> Result<T
                 }
                 other => bail!("{other:?} is not an ICMP message; use `type N code N`"),
             };
-            Transport::Icmp { kind, code, about: None, length: 0 }
+            Transport::Icmp { kind, code, about: None, about_esp: None, mtu: 0, length: 0 }
         }
         "ESP" => Transport::Esp { spi: 0xc0de_0001, length: 0 },
         "PROTO" => Transport::Other(words.number()?, 0),
@@ -186,6 +186,14 @@ impl Transport {
                 words.expect(">")?;
                 *about = Some([source, end(words)?]);
             }
+            (Self::Icmp { about_esp, .. }, "about-esp") => {
+                let (source, source_port) = endpoint(words.next()?)?;
+                words.expect(">")?;
+                let (destination, destination_port) = endpoint(words.next()?)?;
+                let ports = source_port.zip(destination_port).map(<[u16; 2]>::from);
+                *about_esp = Some(QuotedEsp { source, destination, ports, spi: words.number()? });
+            }
+            (Self::Icmp { mtu, .. }, "mtu") => *mtu = words.number()?,
             (Self::Icmp { length, .. } | Self::Esp { length, .. } | Self::Other(_, length), "len") => {
                 *length = words.number()?;
             }
