@@ -8,7 +8,7 @@ mod neighbour;
 
 pub use self::{
     arrival::{Arrival, Outer},
-    budget::{Budgets, CLASSES, Class, PeerBudgets},
+    budget::{Budgets, CLASSES, Class, PeerBudgets, charge_stranger},
     classify::{classify_incoming, classify_incoming_into, classify_outgoing, classify_to_lan},
     icmp::quoted_esp,
     neighbour::is_neighbour_on_lan,
