@@ -131,6 +131,8 @@ reasons! {
     49 NewFromServer
     /// The server answers on a connection that does not exist.
     50 ReplyWithoutConnection
+    /// The server sent more ARP or neighbour discovery than its budget allows.
+    51 NeighbourOverBudget
 
     /// A forwarded packet would leave to the internet unencrypted.
     64 PlaintextToInternet

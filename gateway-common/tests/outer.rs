@@ -6,11 +6,14 @@ use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, PacketBuilder};
 use gateway_common::{
     layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
-    outer::{Outer, classify_incoming, classify_outgoing, classify_to_lan, is_neighbour_on_lan},
+    outer::{
+        Outer, check_neighbour_on_lan, classify_incoming, classify_outgoing, classify_to_lan,
+        is_neighbour_on_lan,
+    },
     reason::Reason,
     tcp::STATE_SLOTS,
     time::Ticks,
-    wire::{Ipv6, protocol},
+    wire::{Ipv4, Ipv6, protocol},
 };
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::FileFailurePersistence::Direct};
 
@@ -23,6 +26,7 @@ const LINK: [&str; 2] = ["203.0.113.1", "fe80::1"];
 const LAN: [&str; 2] = ["10.200.0.1", "fd00:200::1"];
 const MANAGER: [&str; 2] = ["198.51.100.7", "2001:db8:51::7"];
 const STRANGER: [&str; 2] = ["8.8.8.8", "2001:db8:8::8"];
+const SERVER: [&str; 2] = ["10.200.0.11", "fd00:200::11"];
 const NOBODY: [&str; 2] = ["0.0.0.0", "::"];
 const GROUPS: [&str; 4] = ["ff02::1", "ff02::1:ff00:1", "ff02::2", "ff05::1:ff00:1"];
 const SPI: u32 = 0xbeef_0001;
@@ -113,6 +117,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
         INTERNET[1],
         LINK[1],
         LAN[1],
+        SERVER[1],
         MANAGER[1],
         MANAGER[1],
         STRANGER[1],
@@ -386,6 +391,21 @@ proptest! {
             prop_assert!(tentative || LAN.map(ip).contains(&seen.source));
             prop_assert!(matches!(outer, Outer::PathMtu | Outer::Neighbour));
             prop_assert!(seen.justifies(outer, seen.destination, 0, &[135, 136]));
+        }
+    }
+
+    #[test]
+    fn neighbours_on_the_lan_are_servers_or_of_the_link(frame in frame()) {
+        let mut customer = 0;
+        let v4 = |address: Ipv4| (IpAddr::from(address.octets) == ip(SERVER[0])).then_some(7);
+        let v6 = |address: Ipv6| (IpAddr::from(address) == ip(SERVER[1])).then_some(7);
+        let checked = check_neighbour_on_lan(&frame[..], &settings(), v4, v6, &mut customer);
+        if is_neighbour_on_lan(&frame[..]) && !is_arp(&frame) && checked.is_ok() {
+            let seen = seen(&frame).expect("a packet");
+            let server = seen.source == ip(SERVER[1]);
+            prop_assert_eq!(customer, if server { 7 } else { 0 });
+            prop_assert!(server || seen.source == ip("::") || seen.source == ip(LINK[1]), "{}", seen.source);
+            prop_assert!([LAN[1]].map(ip).contains(&seen.destination) || neighbour_group(seen.destination));
         }
     }
 

@@ -46,8 +46,16 @@ pub fn run(input: &[u8]) {
         assert!(matches!(outer, Outer::Neighbour | Outer::PathMtu));
         check(frame, outer, Side::ToLan);
     }
-    if outer::is_neighbour_on_lan(frame) {
-        check(frame, Outer::Neighbour, Side::FromLan);
+    let mut customer = 0;
+    let (v4, v6) = (|_| None, |_| None);
+    let known = outer::check_neighbour_on_lan(frame, &settings, v4, v6, &mut customer);
+    if outer::is_neighbour_on_lan(frame)
+        && let Some(packet) = check(frame, Outer::Neighbour, Side::FromLan)
+        && known.is_ok()
+    {
+        // No server is known.
+        let from_link = matches!(packet.source, IpAddr::V6(source) if source.is_unicast_link_local());
+        assert!(customer == 0 && (packet.source.is_unspecified() || from_link));
     }
     if let Some(quoted) = outer::quoted_esp(frame, &settings.internet) {
         assert_eq!(quoted_spi(&Packet::read(frame)), quoted.spi);
