@@ -66,6 +66,8 @@ reasons! {
     12 PathMtuOfUnknownPacket
     /// The path-MTU message announces an MTU too small for IPv6 inside a tunnel.
     13 PathMtuTooSmall
+    /// The frame is for another MAC address or for a VLAN.
+    14 FrameNotForGateway
 
     /// The SA that decrypted the packet has the reqid of no known tunnel.
     16 UnknownTunnel

@@ -11,7 +11,7 @@ use gateway_common::{
     reason::Reason::{self, *},
     tcp::STATE_SLOTS,
     time::Ticks,
-    wire::{Ipv4, Ipv6, protocol},
+    wire::{Ipv4, Ipv6, has_priority_tag, is_foreign, protocol},
 };
 
 const OURS: [u8; 4] = [203, 0, 113, 1];
@@ -503,4 +503,39 @@ fn servers_have_smaller_neighbour_budgets_than_all_others_together() {
     let (server, others) = (neighbour_rate(7), neighbour_rate(0));
     assert_eq!((server.per_second, server.burst), (20, 40));
     assert_eq!((others.per_second, others.burst), (1_000, 1_000));
+}
+
+/// IEEE 802.1Q section 9.6: priority (3 bits), drop eligible (1 bit), VLAN id (12 bits); id 0 is no VLAN.
+#[test]
+fn tag_without_a_vlan_counts_as_none() {
+    let tagged = |tag: u16, ethertype: u16| {
+        [&[4; 6][..], &[2; 6], &[0x81, 0], &tag.to_be_bytes(), &ethertype.to_be_bytes()].concat()
+    };
+    for ethertype in [0x0800, 0x86dd, 0x0806] {
+        for tag in [0, 0x1000, 0x2000, 0xe000, 0xf000] {
+            assert!(has_priority_tag(&tagged(tag, ethertype)[..]), "{tag:x} {ethertype:x}");
+        }
+        for bit in 0..12 {
+            assert!(!has_priority_tag(&tagged(0xe000 | 1 << bit, ethertype)[..]), "VLAN {}", 1 << bit);
+        }
+    }
+    for ethertype in [0x8100, 0x88a8, 0x88cc, 0] {
+        assert!(!has_priority_tag(&tagged(0, ethertype)[..]), "{ethertype:x}");
+    }
+    assert!(!has_priority_tag(&tagged(0, 0x0800)[..17]), "cut short");
+    assert!(!has_priority_tag(&with(tagged(0, 0x0800), &[(12, 8), (13, 0)])[..]), "IPv4");
+    assert!(!has_priority_tag(&with(tagged(0, 0x0800), &[(12, 0x88), (13, 0xa8)])[..]), "a service tag");
+    assert_eq!(arrives(&tagged(7, 0x0800)), Err(OuterNotIp));
+}
+
+/// linux/if_packet.h: host, broadcast, multicast, other host, outgoing.
+#[test]
+fn frames_for_another_host_or_vlan_are_foreign() {
+    for packet_type in 0..5 {
+        assert_eq!(is_foreign(packet_type, 0), packet_type == 3, "packet type {packet_type}");
+        assert_eq!(is_foreign(packet_type, 0xf000), packet_type == 3, "packet type {packet_type}, priority");
+        for bit in 0..12 {
+            assert!(is_foreign(packet_type, 1 << bit), "VLAN {}", 1 << bit);
+        }
+    }
 }

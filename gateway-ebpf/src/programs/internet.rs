@@ -27,6 +27,7 @@ use crate::{
 #[xdp]
 pub fn internet_xdp(ctx: XdpContext) -> u32 {
     let packet = Xdp::new(&ctx);
+    packet.remove_priority_tag();
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
         Some(settings) => outer_verdict(&packet, settings, true),
@@ -70,12 +71,14 @@ fn from_site_fast<A: FamilyNextHop + FamilyMaps>(skb: Skb, identity: Identity) -
     }
 }
 
-/// Tail-called by `internet_ingress` for packets that came out of no tunnel.
+/// Tail-called by `internet_ingress` for packets that came out of no tunnel. A frame for another MAC address or
+/// VLAN ends here: the kernel decrypts none, so none reaches the second pass.
 #[classifier]
 pub fn outer(ctx: TcContext) -> i32 {
     let skb = Skb::pulled(&ctx);
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
+        Some(_) if skb.is_foreign() => Err(Reason::FrameNotForGateway),
         // Packets that passed the XDP program are charged already.
         Some(settings) => outer_verdict(&skb, settings, settings.xdp == 0),
     };

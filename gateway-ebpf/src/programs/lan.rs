@@ -17,6 +17,9 @@ use crate::{access::Skb, act, charge, clock::now_ns, maps::FamilyMaps, tables::M
 #[classifier]
 pub fn lan_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::pulled(&ctx);
+    if skb.is_foreign() {
+        return foreign(skb);
+    }
     if outer::is_neighbour_on_lan(&skb) {
         return neighbour(skb);
     }
@@ -33,6 +36,12 @@ pub fn lan_ingress(ctx: TcContext) -> i32 {
     };
     next::tail_call(&ctx, next);
     act::drop_unattributed(skb, Hook::LanIngress, Reason::NotConfigured)
+}
+
+/// Drops a frame for another MAC address or VLAN before it changes a flow. Out of line, as [`neighbour`].
+#[inline(never)]
+fn foreign(skb: Skb) -> i32 {
+    act::drop_unattributed(skb, Hook::LanIngress, Reason::FrameNotForGateway)
 }
 
 /// Decides ARP and neighbour discovery. Out of line: connections never come here.

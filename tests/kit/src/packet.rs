@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Further words may follow in any order; of words of one kind, the last counts:
-//! - frame: `smac M`, `dmac M`, `vlan ID`, `ether N` (overrides the EtherType), `pad N` (bytes after the
+//! - frame: `smac M`, `dmac M`, `vlan TAG` (priority and ID), `untagged`, `ether N` (overrides the EtherType), `pad N` (bytes after the
 //!   packet), `cut N` (the frame ends after N bytes), `patch AT:HEX` (replaces bytes last, without updating
 //!   checksums);
 //! - IP: `ttl` (or hop limit), `tos`, `id`, `frag` (8-byte units), `mf`, `total` (overrides the length, in
@@ -33,6 +33,9 @@
 //!
 //! Checksums are always right, unless `patch` changes them or their packet.
 use std::net::IpAddr;
+
+/// Destination MAC address of a frame, unless it states another: the gateway's.
+pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 
 /// The description of a frame.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -3,7 +3,7 @@ use std::{net::IpAddr, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
-use super::{Ethernet, Ip, Network, Packet, QuotedEsp, Tcp, TcpOption, Transport, Udp};
+use super::{Ethernet, GATEWAY_MAC, Ip, Network, Packet, QuotedEsp, Tcp, TcpOption, Transport, Udp};
 use crate::{
     frame::esp_header,
     text::{endpoint, hex, mac, number, tcp_flags},
@@ -20,7 +20,7 @@ impl FromStr for Packet {
 fn read(line: &str) -> Result<Packet> {
     let mut words = Words { words: line.split_whitespace() };
     let mut packet = Packet {
-        ethernet: Ethernet::new([0x52, 0x54, 0, 0, 0, 2], [0x52, 0x54, 0, 0, 0, 1]),
+        ethernet: Ethernet::new([0x52, 0x54, 0, 0, 0, 2], GATEWAY_MAC),
         network: network(&mut words)?,
         patches: Vec::new(),
         cut: None,
@@ -133,6 +133,7 @@ fn frame_word(packet: &mut Packet, word: &str, words: &mut Words) -> Result<bool
         "smac" => ethernet.source = mac(words.next()?)?,
         "dmac" => ethernet.destination = mac(words.next()?)?,
         "vlan" => ethernet.vlan = Some(words.number()?),
+        "untagged" => ethernet.vlan = None,
         "ether" => ethernet.ether_type = Some(words.number()?),
         "pad" => ethernet.padding = words.number()?,
         "cut" => packet.cut = Some(words.number()?),
