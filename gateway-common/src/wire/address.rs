@@ -135,7 +135,7 @@ impl fmt::Debug for Ipv6 {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: repr(C), integers only, so any bytes are a value (`Wire`).
 unsafe impl Wire for Ipv4 {}
 
 // SAFETY: as above.

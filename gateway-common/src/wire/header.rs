@@ -153,7 +153,7 @@ pub struct UdpHeader {
     pub checksum: Be16,
 }
 
-// SAFETY: as above.
+// SAFETY: repr(C), integers only, so any bytes are a value (`Wire`).
 unsafe impl Wire for Ipv4Header {}
 
 // SAFETY: as above.
