@@ -9,6 +9,11 @@ pub const MANAGEMENT_RULES: usize = 16;
 /// Sources of outer packets whose budgets are remembered. Beyond that the oldest are evicted, and only the
 /// budget that all of them share limits them.
 pub const SOURCES: usize = 65_536;
+/// Smallest path MTU in bytes that a message from the internet may announce. An inner IPv6 packet of 1280
+/// bytes (RFC 8200 section 5) still fits the largest encapsulation: IPv6, UDP, ESP with AES-CBC and
+/// HMAC-SHA-512-256. A path that carries less needs `path_mtu` in the policy. gatewayd checks the number
+/// against the overheads it knows (`control/mss.rs`).
+pub const MIN_PATH_MTU_BYTES: u32 = 1400;
 /// Bytes of the ring buffer for drop events: a power of two and a multiple of the page size.
 pub const EVENT_RING_BYTES: usize = 256 * 1024;
 /// Drop events per second that one customer may write on one CPU.

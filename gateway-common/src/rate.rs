@@ -41,4 +41,11 @@ impl Bucket {
         self.full_at_ns = arrival + interval_ns;
         true
     }
+
+    /// Returns true if [`Self::take`] would find no token.
+    #[inline(always)]
+    pub fn is_spent(self, interval_ns: u64, burst: u32, now_ns: u64) -> bool {
+        let mut copy = self;
+        !copy.take(interval_ns, burst, now_ns)
+    }
 }

@@ -62,6 +62,12 @@ reasons! {
     10 FragmentsOverBudget
     /// The source sent more ICMP packets than its budget allows.
     11 IcmpOverBudget
+    /// The path-MTU message quotes no ESP packet that the gateway sent to a peer with an SPI in use.
+    12 PathMtuOfUnknownPacket
+    /// The path-MTU message announces an MTU too small for IPv6 inside a tunnel.
+    13 PathMtuTooSmall
+    /// The frame is for another MAC address or for a VLAN.
+    14 FrameNotForGateway
 
     /// The SA that decrypted the packet has the reqid of no known tunnel.
     16 UnknownTunnel
@@ -127,6 +133,8 @@ reasons! {
     49 NewFromServer
     /// The server answers on a connection that does not exist.
     50 ReplyWithoutConnection
+    /// The server sent more ARP or neighbour discovery than its budget allows.
+    51 NeighbourOverBudget
 
     /// A forwarded packet would leave to the internet unencrypted.
     64 PlaintextToInternet

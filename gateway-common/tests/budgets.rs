@@ -3,7 +3,7 @@ use std::collections::HashMap;
 
 use gateway_common::{
     family::Family,
-    outer::{Budgets, CLASSES, Class, Outer},
+    outer::{Budgets, CLASSES, Class, Outer, charge_stranger},
     rate::Bucket,
     wire::{Ipv4, Ipv6},
 };
@@ -95,16 +95,16 @@ impl Filter {
             std::net::IpAddr::V4(from) => (Ipv4::from(from).mapped(), Ipv4::from(from).subscriber()),
             std::net::IpAddr::V6(from) => (Ipv6::from(from), Ipv6::from(from).subscriber()),
         };
-        let slot = class as usize;
-        let take = |bucket: &mut Bucket, rate: gateway_common::rate::Rate| {
-            bucket.take(rate.interval_ns(), rate.burst, now_ns)
-        };
         if let Some(peer) = self.peers.get_mut(&address) {
-            return take(&mut peer.classes[slot], class.peer_rate());
+            return peer.take(class, class.peer_rate(), now_ns);
         }
-        let source = self.sources.entry(subscriber).or_default();
-        take(&mut source.classes[slot], class.stranger_rate())
-            && take(&mut self.strangers.classes[slot], class.shared_rate())
+        let sources = &mut self.sources;
+        charge_stranger(
+            &mut self.strangers,
+            move || Some(sources.entry(subscriber).or_default()),
+            class,
+            now_ns,
+        )
     }
 }
 
@@ -127,6 +127,53 @@ fn a_million_strangers_leave_a_peers_budget_untouched() {
     let rate = Class::Ike.shared_rate();
     assert_eq!(peers, 100);
     assert!((rate.burst..=rate.burst + rate.per_second + 1).contains(&admitted), "{admitted} of a second");
+}
+
+/// In a flood each remembered source evicts another; one that is refused anyway must evict none.
+#[test]
+fn a_source_is_not_remembered_once_the_shared_budget_is_spent() {
+    for class in Class::ALL {
+        let mut filter = Filter::default();
+        let burst = class.shared_rate().burst;
+        let stranger = |number: u32| std::net::IpAddr::from((0x0b00_0000 + number).to_be_bytes());
+        for number in 0..burst {
+            assert!(filter.admits(class, stranger(number), 1 << 40), "{class:?}");
+        }
+        assert_eq!(filter.sources.len(), burst as usize);
+        let known = filter.sources.clone();
+        for number in 0..burst * 3 {
+            assert!(!filter.admits(class, stranger(number), 1 << 40), "{class:?}");
+        }
+        assert_eq!(filter.sources, known, "neither remembered nor charged");
+        // The next token is for anyone, and costs its sender one of its own.
+        let later = (1 << 40) + class.shared_rate().interval_ns();
+        assert!(filter.admits(class, stranger(burst), later));
+        assert!(!filter.admits(class, stranger(burst + 1), later));
+        assert_eq!(filter.sources.len(), burst as usize + 1);
+    }
+}
+
+#[test]
+fn own_budget_is_charged_before_the_shared_one() {
+    let (mut filter, loud) = (Filter::default(), std::net::IpAddr::from([8, 8, 8, 8]));
+    let admitted = (0..10_000).filter(|_| filter.admits(Class::Ike, loud, 1 << 40)).count();
+    assert_eq!(admitted, Class::Ike.stranger_rate().burst as usize);
+    let left = Class::Ike.shared_rate().burst - Class::Ike.stranger_rate().burst;
+    let others = (0..left).filter(|number| {
+        filter.admits(Class::Ike, std::net::IpAddr::from((0x0b00_0000 + number).to_be_bytes()), 1 << 40)
+    });
+    assert_eq!(others.count(), left as usize);
+    assert!(!filter.admits(Class::Ike, std::net::IpAddr::from([9, 9, 9, 9]), 1 << 40));
+}
+
+/// The source's budgets may be missing: the table is full of others that are in use.
+#[test]
+fn stranger_without_budgets_of_its_own_is_charged_to_the_shared_one() {
+    let mut shared = Budgets::default();
+    let burst = Class::Icmp.shared_rate().burst;
+    assert!((0..burst).all(|_| charge_stranger(&mut shared, || None, Class::Icmp, 1 << 40)));
+    assert!(!charge_stranger(&mut shared, || None, Class::Icmp, 1 << 40));
+    assert!(charge_stranger(&mut shared, || None, Class::Ike, 1 << 40), "another class");
 }
 
 #[test]

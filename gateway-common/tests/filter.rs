@@ -3,12 +3,15 @@
 use etherparse::PacketBuilder;
 use gateway_common::{
     layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings},
-    limits::MANAGEMENT_RULES,
-    outer::{Outer, classify_incoming, classify_outgoing, classify_to_lan, is_neighbour_on_lan, quoted_esp},
+    limits::{MANAGEMENT_RULES, MIN_PATH_MTU_BYTES},
+    outer::{
+        Outer, check_neighbour_on_lan, classify_incoming, classify_outgoing, classify_to_lan,
+        is_neighbour_on_lan, neighbour_rate, quoted_esp,
+    },
     reason::Reason::{self, *},
     tcp::STATE_SLOTS,
     time::Ticks,
-    wire::{Ipv4, Ipv6, protocol},
+    wire::{Ipv4, Ipv6, has_priority_tag, is_foreign, protocol},
 };
 
 const OURS: [u8; 4] = [203, 0, 113, 1];
@@ -82,17 +85,23 @@ fn with(mut frame: Vec<u8>, edits: &[(usize, u8)]) -> Vec<u8> {
 }
 
 fn arrives(frame: &[u8]) -> Result<Outer, Reason> {
-    classify_incoming(frame, &settings()).map(|arrival| arrival.outer)
+    classify_incoming(frame, &settings(), owner).map(|arrival| arrival.outer)
 }
 
 /// Classifies an outgoing frame with the mark of tunnel 1, whose SPI is 0xbeef.
 fn leaves(frame: &[u8]) -> Result<Outer, Reason> {
-    let owner = |outbound: OutboundSpi| match outbound.spi {
-        0xbeef if outbound.peer == mapped(PEER) => Some(1),
-        0xf00d if outbound.peer == mapped(PEER) => Some(2),
-        _ => None,
-    };
     classify_outgoing(frame, &settings(), 1, owner)
+}
+
+/// Returns the tunnel that owns an outbound SPI. No tunnel has SPI 0; it is listed here so that only the filter
+/// refuses it.
+fn owner(outbound: OutboundSpi) -> Option<u32> {
+    let of_peer = [mapped(PEER), Ipv6 { octets: PEER_V6 }].contains(&outbound.peer);
+    match outbound.spi {
+        0xbeef | 0 if of_peer => Some(1),
+        0xf00d if of_peer => Some(2),
+        _ => None,
+    }
 }
 
 fn reaches_lan(frame: &[u8]) -> Result<Outer, Reason> {
@@ -201,7 +210,8 @@ fn management_passes_by_its_rules() {
 
 #[test]
 fn only_path_mtu_errors_of_icmp_pass() {
-    let icmp = |from, to, kind, code| ip(from, to, 1, &[kind, code, 0, 0, 0, 0, 5, 0]);
+    let quote = &ip(OURS, PEER, 50, ESP_BEEF)[14..];
+    let icmp = |from, to, kind, code| ip(from, to, 1, &[&[kind, code, 0, 0, 0, 0, 5, 120], quote].concat());
     assert_eq!(arrives(&icmp(PEER, OURS, 3, 4)), Ok(Outer::PathMtu));
     for (kind, code) in [(8, 0), (0, 0), (3, 1), (3, 3), (11, 4)] {
         assert_eq!(arrives(&icmp(PEER, OURS, kind, code)), Err(OuterProtocolNotAllowed));
@@ -232,6 +242,8 @@ fn outer_packet_is_plain_whole_ipv4_or_arp() {
 /// A path-MTU message names the outbound SA of its quoted packet, in IPv6 as in IPv4.
 #[test]
 fn quoted_esp_names_the_peer_and_its_spi() {
+    let own = settings().internet;
+    let quoted_esp = |frame: &[u8]| quoted_esp(frame, &own);
     let message = |quoted: &[u8]| ip(PEER, OURS, 1, &[&[3, 4, 0, 0, 0, 0, 5, 0], quoted].concat());
     let esp = &ip(OURS, PEER, 50, ESP_BEEF)[14..];
     let named = OutboundSpi { peer: mapped(PEER), spi: 0xbeef };
@@ -255,6 +267,69 @@ fn quoted_esp_names_the_peer_and_its_spi() {
     assert_eq!(quoted_esp(&message(esp)[..]), Some(OutboundSpi { peer, spi: 0xbeef }));
     assert_eq!(quoted_esp(&message(&esp[..43])[..]), None);
     assert_eq!(quoted_esp(&message(&v6(1, 9, 17, ESP_BEEF)[14..])[..]), None);
+}
+
+/// The rules of path-MTU messages from the internet, in both families. The closures of each family return a
+/// message that announces an MTU and quotes a packet, and a packet that is quoted.
+#[test]
+fn path_mtu_messages_quote_esp_of_a_known_sa() {
+    let udp_header = |port: u16| [&port.to_be_bytes()[..], &[4, 0, 0, 100, 0, 0]].concat();
+    let in_udp = |port, body: &[u8]| [&udp_header(port), body].concat();
+    let message_v4 = |mtu: u32, quote: &[u8]| {
+        ip(MANAGER, OURS, 1, &[&[3, 4, 0, 0][..], &mtu.to_be_bytes(), quote].concat())
+    };
+    let quote_v4 = |ours: bool, to_peer: bool, protocol, body: &[u8]| {
+        ip(if ours { OURS } else { SERVER }, if to_peer { PEER } else { MANAGER }, protocol, body)[14..]
+            .to_vec()
+    };
+    let stranger = [0x20, 1, 0xd, 0xb8, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8];
+    let message_v6 = |mtu: u32, quote: &[u8]| {
+        ip6_between(stranger, OURS_V6, 58, 64, &[&[2, 0, 0, 0][..], &mtu.to_be_bytes(), quote].concat())
+    };
+    let quote_v6 = |ours: bool, to_peer: bool, protocol, body: &[u8]| {
+        let (from, to) = (if ours { OURS_V6 } else { stranger }, if to_peer { PEER_V6 } else { stranger });
+        ip6_between(from, to, protocol, 64, body)[14..].to_vec()
+    };
+    type Message<'a> = &'a dyn Fn(u32, &[u8]) -> Vec<u8>;
+    type Quote<'a> = &'a dyn Fn(bool, bool, u8, &[u8]) -> Vec<u8>;
+    let families: [(Message<'_>, Quote<'_>, usize); 2] =
+        [(&message_v4, &quote_v4, 20), (&message_v6, &quote_v6, 40)];
+    for (message, quote, header_bytes) in families {
+        let passes = |quote: &[u8]| arrives(&message(1400, quote));
+        let (refused, spi_end) = (Err(PathMtuOfUnknownPacket), header_bytes + 4);
+        let esp = quote(true, true, 50, ESP_BEEF);
+        assert_eq!(passes(&esp), Ok(Outer::PathMtu));
+        assert_eq!(passes(&esp[..spi_end]), Ok(Outer::PathMtu), "cut short behind the SPI");
+        assert_eq!(passes(&esp[..spi_end - 1]), refused, "cut short in the SPI");
+        assert_eq!(passes(&[]), refused, "no quote");
+        assert_eq!(passes(&quote(true, true, 50, &[0, 0, 0xbe, 0xee])), refused, "an unknown SPI");
+        assert_eq!(passes(&quote(true, false, 50, ESP_BEEF)), refused, "the SPI of another peer");
+        assert_eq!(passes(&quote(false, true, 50, ESP_BEEF)), refused, "not sent by the gateway");
+        assert_eq!(passes(&quote(true, true, 6, ESP_BEEF)), refused, "TCP");
+        assert_eq!(passes(&quote(true, true, 50, &[0; 8])), refused, "SPI 0");
+
+        let nat = quote(true, true, 17, &in_udp(4500, ESP_BEEF));
+        assert_eq!(passes(&nat), Ok(Outer::PathMtu));
+        assert_eq!(passes(&nat[..spi_end + 8]), Ok(Outer::PathMtu), "cut short behind the SPI");
+        assert_eq!(passes(&nat[..spi_end + 7]), refused, "cut short in the SPI");
+        assert_eq!(passes(&nat[..header_bytes + 8]), refused, "the UDP header alone");
+        assert_eq!(passes(&nat[..header_bytes + 1]), refused, "half a port");
+        assert_eq!(passes(&quote(true, true, 17, &in_udp(4500, &[0; 32]))), refused, "IKE on port 4500");
+        assert_eq!(passes(&quote(true, true, 17, &in_udp(500, ESP_BEEF))), refused, "IKE on port 500");
+        assert_eq!(passes(&quote(true, true, 17, &in_udp(4501, ESP_BEEF))), refused, "another port");
+        assert_eq!(passes(&quote(true, true, 17, &in_udp(4500, &[0, 0, 0xbe, 0xee]))), refused);
+
+        for mtu in [0, 1, 552, 1280, MIN_PATH_MTU_BYTES - 1] {
+            assert_eq!(arrives(&message(mtu, &esp)), Err(PathMtuTooSmall), "{mtu}");
+            assert_eq!(arrives(&message(mtu, &nat)), Err(PathMtuTooSmall), "{mtu} in UDP");
+        }
+        for mtu in [MIN_PATH_MTU_BYTES, 1500, 0xffff] {
+            assert_eq!(arrives(&message(mtu, &esp)), Ok(Outer::PathMtu), "{mtu}");
+        }
+    }
+    // The upper half of the word is unused in IPv4 (RFC 1191 section 4), and part of the MTU in IPv6.
+    assert_eq!(arrives(&message_v4(0x0001_0000, &quote_v4(true, true, 50, ESP_BEEF))), Err(PathMtuTooSmall));
+    assert_eq!(arrives(&message_v6(0x0001_0000, &quote_v6(true, true, 50, ESP_BEEF))), Ok(Outer::PathMtu));
 }
 
 /// Returns an IPv6 frame from the peer.
@@ -332,7 +407,7 @@ fn unspecified_source_may_only_solicit() {
 #[test]
 fn arrival_names_its_source_and_subscriber() {
     let judged = |frame: &[u8]| {
-        let arrival = classify_incoming(frame, &settings()).expect("it arrives");
+        let arrival = classify_incoming(frame, &settings(), owner).expect("it arrives");
         (arrival.source, arrival.subscriber)
     };
     assert_eq!(judged(&ip(PEER, OURS, 50, ESP_BEEF)), (mapped(PEER), mapped(PEER)));
@@ -340,4 +415,127 @@ fn arrival_names_its_source_and_subscriber() {
     subscriber[8..].fill(0);
     let expected = (Ipv6 { octets: PEER_V6 }, Ipv6 { octets: subscriber });
     assert_eq!(judged(&ip6(OURS_V6, 50, 64, ESP_BEEF)), expected);
+}
+
+const SERVER_V6: [u8; 16] = [0xfd, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11];
+const OUR_LAN_V6: [u8; 16] = [0xfd, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11];
+const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+/// Checks a frame from the LAN, where customer 7 has the only server.
+fn from_lan(frame: &[u8]) -> Result<u32, Reason> {
+    let mut settings = settings();
+    settings.lan.v6_count = 1;
+    settings.lan.v6[0] = Ipv6 { octets: OUR_LAN_V6 };
+    let mut customer = 0;
+    let v4 = |address| (address == Ipv4 { octets: SERVER }).then_some(7);
+    let v6 = |address| (address == Ipv6 { octets: SERVER_V6 }).then_some(7);
+    check_neighbour_on_lan(frame, &settings, v4, v6, &mut customer).map(|()| customer)
+}
+
+#[test]
+fn arp_on_the_lan_comes_from_a_server_or_from_no_address() {
+    let arp = |sender: [u8; 4]| {
+        let head = [&[4; 6][..], &[2; 6], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &[2; 6]].concat();
+        [&head[..], &sender, &[0; 6], &OUR_LAN].concat()
+    };
+    assert_eq!(from_lan(&arp(SERVER)), Ok(7));
+    assert_eq!(from_lan(&arp([0; 4])), Ok(0), "a probe (RFC 5227)");
+    for other in [PEER, OUR_LAN, [10, 200, 0, 12]] {
+        assert_eq!(from_lan(&arp(other)), Err(SourceNotServer));
+    }
+    for at in 14..20 {
+        let odd = arp(SERVER)[at] ^ 2;
+        assert_eq!(from_lan(&with(arp(SERVER), &[(at, odd)])), Err(InnerMalformed), "byte {at}");
+    }
+    assert_eq!(from_lan(&arp(SERVER)[..32]), Ok(7));
+    assert_eq!(from_lan(&arp(SERVER)[..31]), Err(InnerMalformed));
+}
+
+#[test]
+fn neighbour_discovery_on_the_lan_comes_from_a_server_or_the_link() {
+    let message = |from, to, kind: u8, target: &[u8]| {
+        ip6_between(from, to, 58, 255, &[&[kind, 0, 0, 0, 0, 0, 0, 0], target].concat())
+    };
+    let solicit = |from, to| from_lan(&message(from, to, 135, &OUR_LAN_V6));
+    let advertise = |from, target| from_lan(&message(from, OUR_LAN_V6, 136, target));
+    assert_eq!(solicit(SERVER_V6, OUR_LAN_V6), Ok(7));
+    assert_eq!(solicit(SERVER_V6, ALL_NODES), Ok(7));
+    assert_eq!(solicit(LINK_V6, OUR_LAN_V6), Ok(0));
+    assert_eq!(solicit([0; 16], ALL_NODES), Ok(0), "duplicate address detection");
+    assert_eq!(solicit(PEER_V6, OUR_LAN_V6), Err(SourceNotServer));
+    assert_eq!(solicit(OUR_LAN_V6, OUR_LAN_V6), Err(SourceNotServer));
+    // fe80::/10 (RFC 4291 section 2.5.6).
+    for (high, low, passes) in
+        [(0xfe, 0xbf, true), (0xfe, 0xc0, false), (0xfe, 0x7f, false), (0xff, 0x80, false)]
+    {
+        let mut from = LINK_V6;
+        (from[0], from[1]) = (high, low);
+        assert_eq!(solicit(from, OUR_LAN_V6).is_ok(), passes, "{high:x}{low:x}::");
+    }
+    for to in [OURS_V6, SERVER_V6, PEER_V6, LINK_V6] {
+        assert_eq!(solicit(SERVER_V6, to), Err(ProtocolNotAllowed), "{to:x?}");
+    }
+    assert_eq!(advertise(SERVER_V6, &SERVER_V6), Ok(7));
+    assert_eq!(advertise(LINK_V6, &SERVER_V6), Ok(0));
+    assert_eq!(advertise(LINK_V6, &LINK_V6), Ok(0));
+    assert_eq!(advertise([0; 16], &SERVER_V6), Err(SourceNotServer), "from no address");
+    assert_eq!(advertise(SERVER_V6, &OUR_LAN_V6), Err(SourceNotServer), "the gateway's own address");
+    assert_eq!(advertise(SERVER_V6, &PEER_V6), Err(SourceNotServer));
+    assert_eq!(advertise(PEER_V6, &SERVER_V6), Err(SourceNotServer));
+    assert_eq!(advertise(SERVER_V6, &SERVER_V6[..15]), Err(InnerMalformed));
+}
+
+#[test]
+fn listener_messages_on_the_lan_come_from_a_server_or_the_link() {
+    let report = |from| {
+        let options_and_report = [&[58, 0, 5, 2, 0, 0, 1, 0, 143][..], &[0; 15]].concat();
+        let mut frame = ip6_between(from, ALL_NODES, 0, 1, &options_and_report);
+        frame[20] = 0;
+        from_lan(&frame)
+    };
+    assert_eq!((report(SERVER_V6), report(LINK_V6), report([0; 16])), (Ok(7), Ok(0), Ok(0)));
+    assert_eq!(report(PEER_V6), Err(SourceNotServer));
+}
+
+#[test]
+fn servers_have_smaller_neighbour_budgets_than_all_others_together() {
+    let (server, others) = (neighbour_rate(7), neighbour_rate(0));
+    assert_eq!((server.per_second, server.burst), (20, 40));
+    assert_eq!((others.per_second, others.burst), (1_000, 1_000));
+}
+
+/// IEEE 802.1Q section 9.6: priority (3 bits), drop eligible (1 bit), VLAN id (12 bits); id 0 is no VLAN.
+#[test]
+fn tag_without_a_vlan_counts_as_none() {
+    let tagged = |tag: u16, ethertype: u16| {
+        [&[4; 6][..], &[2; 6], &[0x81, 0], &tag.to_be_bytes(), &ethertype.to_be_bytes()].concat()
+    };
+    for ethertype in [0x0800, 0x86dd, 0x0806] {
+        for tag in [0, 0x1000, 0x2000, 0xe000, 0xf000] {
+            assert!(has_priority_tag(&tagged(tag, ethertype)[..]), "{tag:x} {ethertype:x}");
+        }
+        for bit in 0..12 {
+            assert!(!has_priority_tag(&tagged(0xe000 | 1 << bit, ethertype)[..]), "VLAN {}", 1 << bit);
+        }
+    }
+    for ethertype in [0x8100, 0x88a8, 0x88cc, 0] {
+        assert!(!has_priority_tag(&tagged(0, ethertype)[..]), "{ethertype:x}");
+    }
+    assert!(!has_priority_tag(&tagged(0, 0x0800)[..17]), "cut short");
+    assert!(!has_priority_tag(&with(tagged(0, 0x0800), &[(12, 8), (13, 0)])[..]), "IPv4");
+    assert!(!has_priority_tag(&with(tagged(0, 0x0800), &[(12, 0x88), (13, 0xa8)])[..]), "a service tag");
+    assert_eq!(arrives(&tagged(7, 0x0800)), Err(OuterNotIp));
+}
+
+/// linux/if_packet.h: host, broadcast, multicast, other host, outgoing.
+#[test]
+fn frames_for_another_host_or_vlan_are_foreign() {
+    for packet_type in 0..5 {
+        assert_eq!(is_foreign(packet_type, 0), packet_type == 3, "packet type {packet_type}");
+        assert_eq!(is_foreign(packet_type, 0xf000), packet_type == 3, "packet type {packet_type}, priority");
+        for bit in 0..12 {
+            assert!(is_foreign(packet_type, 1 << bit), "VLAN {}", 1 << bit);
+        }
+    }
 }

@@ -6,11 +6,14 @@ use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, PacketBuilder};
 use gateway_common::{
     layout::{Addresses, ManagementRule, OutboundSpi, Prefix, Settings},
     limits::{MANAGEMENT_RULES, OWN_ADDRESSES},
-    outer::{Outer, classify_incoming, classify_outgoing, classify_to_lan, is_neighbour_on_lan},
+    outer::{
+        Outer, check_neighbour_on_lan, classify_incoming, classify_outgoing, classify_to_lan,
+        is_neighbour_on_lan,
+    },
     reason::Reason,
     tcp::STATE_SLOTS,
     time::Ticks,
-    wire::{Ipv6, protocol},
+    wire::{Ipv4, Ipv6, protocol},
 };
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::FileFailurePersistence::Direct};
 
@@ -23,6 +26,7 @@ const LINK: [&str; 2] = ["203.0.113.1", "fe80::1"];
 const LAN: [&str; 2] = ["10.200.0.1", "fd00:200::1"];
 const MANAGER: [&str; 2] = ["198.51.100.7", "2001:db8:51::7"];
 const STRANGER: [&str; 2] = ["8.8.8.8", "2001:db8:8::8"];
+const SERVER: [&str; 2] = ["10.200.0.11", "fd00:200::11"];
 const NOBODY: [&str; 2] = ["0.0.0.0", "::"];
 const GROUPS: [&str; 4] = ["ff02::1", "ff02::1:ff00:1", "ff02::2", "ff05::1:ff00:1"];
 const SPI: u32 = 0xbeef_0001;
@@ -113,6 +117,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
         INTERNET[1],
         LINK[1],
         LAN[1],
+        SERVER[1],
         MANAGER[1],
         MANAGER[1],
         STRANGER[1],
@@ -135,11 +140,20 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
         (133..138u8, 0..2u8).prop_map(|(kind, code)| vec![kind, code, 0, 0]),
         vec(any::<u8>(), 0..12),
     ];
+    let quoted = prop_oneof![
+        Just((ESP, SPI.to_be_bytes().to_vec())),
+        (select(vec![500u16, 4500]), select(vec![SPI, 0, 7]))
+            .prop_map(|(port, spi)| (17, udp(port, 9, &spi.to_be_bytes()))),
+        Just((6, tcp(22, 9, 2))),
+    ];
     let payload = prop_oneof![
         3 => words.clone().prop_map(|words| (ESP, words)),
         4 => (port(), port(), words.clone()).prop_map(|(from, to, words)| (17, udp(from, to, &words))),
         3 => (port(), port(), any::<u8>()).prop_map(|(from, to, flags)| (6, tcp(from, to, flags & 0x3f))),
         5 => (select(vec![1, ICMPV6, ICMPV6]), words.clone()),
+        3 => (any::<bool>(), select(vec![0u16, 1399, 1400, 1500]), quoted).prop_map(
+            |(v6, mtu, (protocol, body))| (if v6 { ICMPV6 } else { 1 }, too_big(v6, mtu, protocol, &body))
+        ),
         1 => (select(vec![47, 4, 41, 0, 43, 60]), words),
     ];
     let split = proptest::option::weighted(0.2, (select(vec![0u16, 0, 1, 5]), any::<bool>()));
@@ -250,6 +264,34 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// Returns true for a path-MTU message of at least 1400 bytes that quotes ESP of the gateway's with the
+    /// known SPI, in IP or in UDP from port 4500.
+    fn quotes_esp_of_ours(&self) -> bool {
+        let quote = &self.payload[8..];
+        let mtu =
+            u32::from(self.word(6)) | if self.source.is_ipv6() { u32::from(self.word(4)) << 16 } else { 0 };
+        let (source, protocol, body) = match self.source {
+            IpAddr::V4(_) => {
+                let source: [u8; 4] = *quote[12..].first_chunk().expect("4 bytes");
+                (IpAddr::from(source), quote[9], &quote[20..])
+            }
+            IpAddr::V6(_) => {
+                let source: [u8; 16] = *quote[8..].first_chunk().expect("16 bytes");
+                (IpAddr::from(source), quote[6], &quote[40..])
+            }
+        };
+        let esp = match protocol {
+            ESP => body,
+            17 if body[..2] == 4500u16.to_be_bytes() => &body[8..],
+            _ => return false,
+        };
+        mtu >= 1400
+            && [INTERNET[0], INTERNET[1], LINK[1]].map(ip).contains(&source)
+            && esp[..4] == SPI.to_be_bytes()
+    }
+}
+
 fn manager(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.octets()[..3] == [198, 51, 100],
@@ -275,6 +317,18 @@ fn nobody_owns(_: OutboundSpi) -> Option<u32> {
     None
 }
 
+fn owner_of(outbound: OutboundSpi) -> Option<u32> {
+    (outbound.spi == SPI).then_some(OWNER)
+}
+
+/// Returns a path-MTU message of this family that announces an MTU and quotes this protocol of the gateway's.
+fn too_big(v6: bool, mtu: u16, protocol: u8, body: &[u8]) -> Vec<u8> {
+    let family = usize::from(v6);
+    let quote = packet(INTERNET[family], STRANGER[family], protocol, 64, body);
+    let head = if v6 { [2, 0, 0, 0, 0, 0] } else { [3, 4, 0, 0, 0, 0] };
+    [&head[..], &mtu.to_be_bytes(), &quote[14..]].concat()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: Some(Box::new(Direct(REGRESSIONS))),
@@ -288,7 +342,7 @@ proptest! {
             bytes[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
         }
         let settings = settings();
-        let _ = classify_incoming(&bytes[..], &settings);
+        let _ = classify_incoming(&bytes[..], &settings, nobody_owns);
         let _ = classify_outgoing(&bytes[..], &settings, mark, nobody_owns);
         let _ = classify_to_lan(&bytes[..], &settings);
         let _ = is_neighbour_on_lan(&bytes[..]);
@@ -296,7 +350,7 @@ proptest! {
 
     #[test]
     fn arriving_frames_are_for_the_gateway_and_of_known_kinds(frame in frame()) {
-        if let Ok(arrival) = classify_incoming(&frame[..], &settings()) && !is_arp(&frame) {
+        if let Ok(arrival) = classify_incoming(&frame[..], &settings(), owner_of) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some());
             let seen = seen.unwrap();
@@ -305,12 +359,12 @@ proptest! {
             prop_assert!(own || outer == Outer::Neighbour && neighbour_group(seen.destination));
             prop_assert!(seen.justifies(outer, seen.source, seen.word(2), &[134, 135, 136]), "{:?}", outer);
             prop_assert_eq!(IpAddr::from(arrival.source), seen.source);
+            prop_assert!(outer != Outer::PathMtu || seen.quotes_esp_of_ours(), "{:?}", seen.payload);
         }
     }
 
     #[test]
     fn leaving_frames_are_the_gateways_and_of_the_marked_tunnel(frame in frame(), mark in 0..3u32) {
-        let owner_of = |outbound: OutboundSpi| (outbound.spi == SPI).then_some(OWNER);
         if let Ok(outer) = classify_outgoing(&frame[..], &settings(), mark, owner_of) && !is_arp(&frame) {
             let seen = seen(&frame);
             prop_assert!(seen.is_some());
@@ -341,6 +395,21 @@ proptest! {
     }
 
     #[test]
+    fn neighbours_on_the_lan_are_servers_or_of_the_link(frame in frame()) {
+        let mut customer = 0;
+        let v4 = |address: Ipv4| (IpAddr::from(address.octets) == ip(SERVER[0])).then_some(7);
+        let v6 = |address: Ipv6| (IpAddr::from(address) == ip(SERVER[1])).then_some(7);
+        let checked = check_neighbour_on_lan(&frame[..], &settings(), v4, v6, &mut customer);
+        if is_neighbour_on_lan(&frame[..]) && !is_arp(&frame) && checked.is_ok() {
+            let seen = seen(&frame).expect("a packet");
+            let server = seen.source == ip(SERVER[1]);
+            prop_assert_eq!(customer, if server { 7 } else { 0 });
+            prop_assert!(server || seen.source == ip("::") || seen.source == ip(LINK[1]), "{}", seen.source);
+            prop_assert!([LAN[1]].map(ip).contains(&seen.destination) || neighbour_group(seen.destination));
+        }
+    }
+
+    #[test]
     fn only_neighbour_discovery_passes_undecided_on_the_lan(frame in frame()) {
         if is_neighbour_on_lan(&frame[..]) && !is_arp(&frame) {
             let seen = seen(&frame);
@@ -352,14 +421,15 @@ proptest! {
 /// Classifies a packet from the manager to the gateway's address.
 fn to_us(family: usize, protocol: u8, payload: &[u8]) -> Result<Outer, Reason> {
     let frame = packet(MANAGER[family], INTERNET[family], protocol, 64, payload);
-    classify_incoming(&frame[..], &settings()).map(|arrival| arrival.outer)
+    classify_incoming(&frame[..], &settings(), owner_of).map(|arrival| arrival.outer)
 }
 
 #[test]
 fn every_kind_arrives_in_both_families() {
     let spi = SPI.to_be_bytes();
     for family in [0, 1] {
-        let icmp = [(1, [3, 4, 0, 0]), (ICMPV6, [2, 0, 0, 0])][family];
+        let message =
+            |mtu, protocol, body: &[u8]| ([1, ICMPV6][family], too_big(family == 1, mtu, protocol, body));
         let other_icmp = [(1, [2, 0, 0, 0]), (ICMPV6, [3, 4, 0, 0])][family];
         for ((protocol, payload), expected) in [
             ((ESP, spi.to_vec()), Ok(Outer::Esp(SPI))),
@@ -372,7 +442,11 @@ fn every_kind_arrives_in_both_families() {
             ((17, udp(9, 4501, &spi)), Err(Reason::OuterPortNotAllowed)),
             ((6, tcp(9, 22, 2)), Ok(Outer::Management)),
             ((6, tcp(9, 23, 2)), Err(Reason::OuterPortNotAllowed)),
-            ((icmp.0, icmp.1.to_vec()), Ok(Outer::PathMtu)),
+            (message(1400, ESP, &spi), Ok(Outer::PathMtu)),
+            (message(1400, 17, &udp(4500, 9, &spi)), Ok(Outer::PathMtu)),
+            (message(1399, ESP, &spi), Err(Reason::PathMtuTooSmall)),
+            (message(1400, ESP, &[1; 4]), Err(Reason::PathMtuOfUnknownPacket)),
+            (message(1400, 17, &udp(500, 9, &spi)), Err(Reason::PathMtuOfUnknownPacket)),
             ((other_icmp.0, other_icmp.1.to_vec()), Err(Reason::OuterProtocolNotAllowed)),
             ((47, vec![0; 8]), Err(Reason::OuterProtocolNotAllowed)),
         ] {
@@ -434,7 +508,7 @@ fn an_ipv6_packet_longer_than_its_frame_is_malformed() {
     for (length, expected) in [(12u16, true), (11, true), (13, false), (u16::MAX, false)] {
         let mut frame = frame.clone();
         frame[18..20].copy_from_slice(&length.to_be_bytes());
-        let result = classify_incoming(&frame[..], &settings());
+        let result = classify_incoming(&frame[..], &settings(), owner_of);
         assert_eq!(result.is_ok(), expected, "payload length {length}");
         assert!(expected || result == Err(Reason::OuterMalformed));
     }
@@ -442,7 +516,7 @@ fn an_ipv6_packet_longer_than_its_frame_is_malformed() {
         let mut frame = frame.clone();
         frame[14] = version << 4;
         assert_eq!(
-            classify_incoming(&frame[..], &settings()),
+            classify_incoming(&frame[..], &settings(), owner_of),
             Err(Reason::OuterMalformed),
             "version {version}"
         );
@@ -465,7 +539,7 @@ fn passes(kind: u8, code: u8, hop_limit: u8) -> [bool; 4] {
     let body = [kind, code, 0, 0, 0, 0, 0, 0];
     let frame = |from, to| packet(from, to, ICMPV6, hop_limit, &body);
     let is = |result: Result<Outer, Reason>| result == Ok(Outer::Neighbour);
-    let to_us = classify_incoming(&frame("fe80::9", LINK[1])[..], &settings());
+    let to_us = classify_incoming(&frame("fe80::9", LINK[1])[..], &settings(), nobody_owns);
     let from_us = classify_outgoing(&frame(LINK[1], "ff02::1:ff00:9")[..], &settings(), 0, nobody_owns);
     let on_lan = is_neighbour_on_lan(&frame("fe80::9", "ff02::1:ff00:1")[..]);
     let to_lan = classify_to_lan(&frame(LAN[1], "ff02::1:ff00:9")[..], &settings());
@@ -495,14 +569,18 @@ fn neighbour_discovery_goes_to_the_gateways_groups_only() {
         ("ff02::1:0:ff00:1", false),
         (STRANGER[1], false),
     ] {
-        let result = classify_incoming(&packet("fe80::9", to, ICMPV6, 255, &body)[..], &settings());
+        let result =
+            classify_incoming(&packet("fe80::9", to, ICMPV6, 255, &body)[..], &settings(), nobody_owns);
         assert_eq!(result.is_ok(), arrives, "{to}");
         assert!(arrives || result == Err(Reason::OuterNotGatewayAddress));
     }
     // No other protocol may go to a group.
     for (protocol, payload) in [(ESP, SPI.to_be_bytes().to_vec()), (17, udp(500, 500, &[1; 28]))] {
-        let result =
-            classify_incoming(&packet(MANAGER[1], "ff02::1", protocol, 255, &payload)[..], &settings());
+        let result = classify_incoming(
+            &packet(MANAGER[1], "ff02::1", protocol, 255, &payload)[..],
+            &settings(),
+            nobody_owns,
+        );
         assert_eq!(result, Err(Reason::OuterNotGatewayAddress));
     }
 }
@@ -512,7 +590,7 @@ fn neighbour_discovery_in_fragments_is_dropped() {
     // RFC 6980.
     let body = fragment(ICMPV6, 0, true, &[135, 0, 0, 0, 0, 0, 0, 0]);
     let frame = packet("fe80::9", LINK[1], FRAGMENT, 255, &body);
-    assert_eq!(classify_incoming(&frame[..], &settings()), Err(Reason::OuterProtocolNotAllowed));
+    assert_eq!(classify_incoming(&frame[..], &settings(), owner_of), Err(Reason::OuterProtocolNotAllowed));
     assert!(!is_neighbour_on_lan(&frame[..]));
 }
 
@@ -521,6 +599,6 @@ fn neighbour_discovery_in_fragments_is_dropped() {
 fn ipv4_mapped_source_is_malformed() {
     for (protocol, payload) in [(6, tcp(9, 22, 2)), (17, udp(500, 500, &[1; 28])), (ESP, vec![1; 8])] {
         let mapped = packet("::ffff:198.51.100.7", INTERNET[1], protocol, 64, &payload);
-        assert_eq!(classify_incoming(&mapped[..], &settings()), Err(Reason::OuterMalformed));
+        assert_eq!(classify_incoming(&mapped[..], &settings(), nobody_owns), Err(Reason::OuterMalformed));
     }
 }

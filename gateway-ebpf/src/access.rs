@@ -4,13 +4,16 @@ use core::ptr::NonNull;
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, bpf_xfrm_state, xdp_md},
-    helpers::{bpf_loop, bpf_skb_get_xfrm_state},
+    helpers::{bpf_loop, bpf_skb_get_xfrm_state, bpf_xdp_adjust_head},
     programs::{TcContext, XdpContext},
 };
 use gateway_common::{
     decide::Identity,
     packet::MAX_OPTIONS_BYTES,
-    wire::{Frame, Ipv6Header, LoopBody, NETWORK_OFFSET, TcpHeader, Wire, Words, ethertype, ethertype_of},
+    wire::{
+        Frame, Ipv6Header, LoopBody, NETWORK_OFFSET, TcpHeader, VLAN_TAG_BYTES, Wire, Words, ethertype,
+        ethertype_of, has_priority_tag, is_foreign,
+    },
 };
 
 use crate::maps::REPLAY;
@@ -118,6 +121,24 @@ impl Xdp {
     pub fn new(ctx: &XdpContext) -> Self {
         Self { raw: ctx.as_ptr().cast() }
     }
+
+    /// Removes a priority tag, so that the frame is judged, and continues, as the untagged frame it counts as.
+    #[inline(always)]
+    pub fn remove_priority_tag(self) {
+        const ADDRESSES_BYTES: usize = 12;
+        if !has_priority_tag(&self) {
+            return;
+        }
+        let Some(addresses) = self.read::<[u8; ADDRESSES_BYTES]>(0) else { return };
+        // SAFETY: the helper checks that enough of the frame is left; on failure it stays as it is, tagged.
+        if unsafe { bpf_xdp_adjust_head(self.raw, VLAN_TAG_BYTES as i32) } != 0 {
+            return;
+        }
+        if let Some(start) = self.bytes_mut::<ADDRESSES_BYTES>(0) {
+            // SAFETY: `bytes_mut` checked the bounds.
+            unsafe { *start = addresses };
+        }
+    }
 }
 
 impl DirectPacket for Xdp {
@@ -200,6 +221,14 @@ impl Skb {
     #[inline(always)]
     pub fn is_ipv6(&self) -> bool {
         ethertype_of(self) == Some(ethertype::IPV6)
+    }
+
+    /// Returns true for a frame for another MAC address or VLAN, see [`is_foreign`].
+    #[inline(always)]
+    pub fn is_foreign(self) -> bool {
+        // SAFETY: as in `mark`.
+        let (packet_type, vlan_tag) = unsafe { ((*self.raw).pkt_type, (*self.raw).vlan_tci) };
+        is_foreign(packet_type, vlan_tag)
     }
 
     /// Returns how many packets GRO merged into this one; 1 if none.

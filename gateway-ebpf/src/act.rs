@@ -115,6 +115,14 @@ pub fn to_tunnel(skb: Skb, decision: &Decision, now_ns: u64) -> i32 {
     TC_ACT_OK
 }
 
+/// Carries out a verdict on ARP or neighbour discovery of a customer's server.
+#[inline(always)]
+pub fn neighbour(skb: Skb, customer: u32, verdict: Result<(), Reason>, now_ns: u64) -> i32 {
+    let Err(reason) = verdict else { return TC_ACT_OK };
+    count::drop(skb, Hook::LanIngress, Attribution::new(customer, 0), reason, now_ns);
+    TC_ACT_SHOT
+}
+
 /// Logs an error that no packet can cause: the kernel or the maps are not as the gateway assumes.
 #[cold]
 #[inline(never)]

@@ -1,9 +1,7 @@
-//! Charges outer packets to budgets, see `gateway_common::budget`.
+//! Charges outer packets, ARP and neighbour discovery to budgets, see `gateway_common::outer::Budgets`.
 use aya_ebpf::bindings::BPF_NOEXIST;
 use gateway_common::{
-    index::masked_index,
-    outer::{Arrival, Budgets, CLASSES, Class, Outer, PeerBudgets},
-    rate::{Bucket, Rate},
+    outer::{self, Arrival, Budgets, Class, Outer, PeerBudgets},
     reason::Reason,
     wire::Ipv6,
 };
@@ -41,37 +39,36 @@ pub fn charge(arrival: &Arrival) -> Result<(), Reason> {
     }
 }
 
+/// Charges ARP or neighbour discovery on the LAN to its customer.
+#[inline(always)]
+pub fn charge_neighbour(customer: u32, now_ns: u64) -> Result<(), Reason> {
+    let rate = outer::neighbour_rate(customer);
+    let within_budget = count::counters(customer)
+        .is_some_and(|counters| counters.neighbours.take(rate.interval_ns(), rate.burst, now_ns));
+    if within_budget { Ok(()) } else { Err(Reason::NeighbourOverBudget) }
+}
+
 #[inline(always)]
 fn charge_peer(peer: *mut PeerBudgets, class: Class, now_ns: u64) -> bool {
     // SAFETY: a live map value, and its lock.
     unsafe {
         with_lock(peer, &raw mut (*peer).lock, |peer: &mut PeerBudgets| {
-            take(&mut peer.budgets, class, class.peer_rate(), now_ns)
+            peer.budgets.take(class, class.peer_rate(), now_ns)
         })
     }
 }
 
-/// Charges the source's own budget first and the budget of all strangers second, so that a single loud
-/// source cannot empty the shared one.
 #[inline(always)]
 fn charge_stranger(subscriber: &Ipv6, class: Class, now_ns: u64) -> bool {
-    if SOURCES.get_ptr_mut(subscriber).is_none() {
-        let _ = SOURCES.insert(subscriber, &Budgets::default(), u64::from(BPF_NOEXIST));
-    }
-    if let Some(budgets) = SOURCES.get_ptr_mut(subscriber) {
+    let Some(shared) = STRANGERS.get_ptr_mut(0) else { return false };
+    let own = || {
+        if SOURCES.get_ptr_mut(subscriber).is_none() {
+            let _ = SOURCES.insert(subscriber, &Budgets::default(), u64::from(BPF_NOEXIST));
+        }
         // SAFETY: a live map value. If another CPU changes it at the same time, one packet more passes
         // here; the budget that all strangers share is this CPU's own.
-        if !take(unsafe { &mut *budgets }, class, class.stranger_rate(), now_ns) {
-            return false;
-        }
-    }
-    let Some(budgets) = STRANGERS.get_ptr_mut(0) else { return false };
+        SOURCES.get_ptr_mut(subscriber).map(|budgets| unsafe { &mut *budgets })
+    };
     // SAFETY: this CPU's own slot.
-    take(unsafe { &mut *budgets }, class, class.shared_rate(), now_ns)
-}
-
-#[inline(always)]
-fn take(budgets: &mut Budgets, class: Class, rate: Rate, now_ns: u64) -> bool {
-    let bucket: &mut Bucket = &mut budgets.classes[masked_index::<CLASSES>(class as u8)];
-    bucket.take(rate.interval_ns(), rate.burst, now_ns)
+    outer::charge_stranger(unsafe { &mut *shared }, own, class, now_ns)
 }

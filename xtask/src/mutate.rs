@@ -377,6 +377,15 @@ mod tests {
     }
 
     #[test]
+    fn every_mutation_finds_its_place_in_the_code() {
+        let text = fs::read_to_string(project::root().join(LIST)).unwrap();
+        for mutation in parse(&text).unwrap() {
+            let applied = mutation.applied(&project::root().join(PACKAGE));
+            assert!(applied.is_ok(), "{}: {:#}", mutation.name, applied.unwrap_err());
+        }
+    }
+
+    #[test]
     fn slow_tests_exist() {
         let tests = project::root().join(PACKAGE).join("tests");
         let texts: Vec<_> =

@@ -6,8 +6,8 @@ use crate::{
     reason::Reason,
 };
 
-/// The sender of a decapsulated packet, from two independent sources of the kernel: the SA that decrypted
-/// the packet, and the mark that this SA's policy set (docs/facts.md: set-mark-in-is-visible).
+/// The sender of a decapsulated packet as the kernel reports it: reqid and SPI of the SA that decrypted the
+/// packet, and the mark that this SA's policy set (docs/facts.md: set-mark-in-is-visible, decisions/0003).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// reqid of the SA.

@@ -44,4 +44,7 @@ pub trait Family: Wire + Eq + Default + fmt::Debug + 'static {
     /// Returns true for the message that a packet was too big for a link: ICMP "fragmentation needed and DF
     /// set" (RFC 1191 section 4), ICMPv6 "packet too big" (RFC 4443 section 3.2).
     fn is_too_big(icmp: IcmpHead) -> bool;
+    /// Returns the MTU in bytes that such a message announces, from the four bytes behind its checksum: IPv4
+    /// uses two of them.
+    fn announced_mtu(rest_of_header: u32) -> u32;
 }

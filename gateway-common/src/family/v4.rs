@@ -80,4 +80,9 @@ impl Family for Ipv4 {
     fn is_too_big(icmp: IcmpHead) -> bool {
         icmp == [3, 4]
     }
+
+    #[inline(always)]
+    fn announced_mtu(rest_of_header: u32) -> u32 {
+        rest_of_header & 0xffff
+    }
 }

@@ -106,6 +106,11 @@ impl Family for Ipv6 {
     fn is_too_big(icmp: IcmpHead) -> bool {
         icmp == [2, 0]
     }
+
+    #[inline(always)]
+    fn announced_mtu(rest_of_header: u32) -> u32 {
+        rest_of_header
+    }
 }
 
 /// Returns true for extension headers other than the fragment header (IANA, "IPv6 Extension Header Types").

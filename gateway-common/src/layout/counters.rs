@@ -30,6 +30,8 @@ pub struct Counters {
     pub events_lost: u64,
     /// The budget for events.
     pub events: Bucket,
+    /// The budget for ARP and neighbour discovery on the LAN.
+    pub neighbours: Bucket,
     /// Packets dropped, by [`crate::reason::Reason`] number.
     pub dropped: [u64; REASON_SLOTS],
 }
@@ -63,4 +65,4 @@ impl<A: Family> NextHop<A> {
     }
 }
 
-const _: () = assert!(size_of::<Counters>() == 32 + 20 + 32 + 4 + 32 + 8 * REASON_SLOTS);
+const _: () = assert!(size_of::<Counters>() == 32 + 20 + 32 + 4 + 40 + 8 * REASON_SLOTS);

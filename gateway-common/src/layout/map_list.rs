@@ -303,7 +303,7 @@ maps! {
         written by [Gatewayd], read by [OuterFilter, InternetIngress, Gatewayd];
     /// Tunnel ids by peer and outbound SPI.
     OUTBOUND_SPIS: SparseHash(OutboundSpi => u32), Bound::Spis, Pinned,
-        written by [Gatewayd], read by [InternetIngress, InternetEgress, Gatewayd];
+        written by [Gatewayd], read by [OuterFilter, InternetIngress, InternetEgress, Gatewayd];
     /// Budgets of the tunnels' peers by outer address. The daemon adds and removes peers.
     PEERS: SparseHash(Ipv6 => PeerBudgets), Bound::Peers, Pinned,
         written by [Gatewayd, OuterFilter], read by [OuterFilter, Gatewayd];

@@ -2,24 +2,7 @@
 //! write any byte), addresses are octets so that `bpftool map dump` shows the usual order. Ports and
 //! numbers are in host byte order.
 //!
-//! | map | key | value | written by | read by |
-//! |---|---|---|---|---|
-//! | SETTINGS | 0 | [`Settings`] | gatewayd | all programs |
-//! | TUNNELS | tunnel id | [`Tunnel`] | gatewayd | ingress programs |
-//! | CUSTOMERS, CUSTOMERS6 | server address | [`Customer`] | gatewayd | LAN ingress |
-//! | INBOUND_SPIS | SPI | tunnel id | gatewayd | internet XDP and ingress |
-//! | OUTBOUND_SPIS | [`OutboundSpi`] | tunnel id | gatewayd | internet egress |
-//! | PEERS | outer address | [`crate::outer::PeerBudgets`] | gatewayd (keys), outer filter (budgets) | outer filter |
-//! | SOURCES | outer address or /64 | [`crate::outer::Budgets`] | outer filter | outer filter |
-//! | STRANGERS | 0, per CPU | [`crate::outer::Budgets`] of all sources together | outer filter | outer filter |
-//! | FLOWS, FLOWS6 | [`crate::tcp::FlowKey`] | [`crate::tcp::Flow`] | ingress programs, expiry | ingress programs, gatewayctl |
-//! | NODES, NODES6 | half the node's number | [`crate::wheel::Pair`] | ingress programs, expiry | expiry |
-//! | WHEEL | slot | [`crate::wheel::Slot`] | ingress programs, expiry | expiry |
-//! | EXPIRY | 0 | [`crate::wheel::Expiry`] | ingress programs, expiry | gatewayctl |
-//! | PROGRAMS | [`NextProgram`] | program | gatewayd | ingress programs |
-//! | USAGE | customer id | [`Usage`] | ingress programs, expiry | ingress programs, gatewayctl |
-//! | COUNTERS | customer id, 0 for none | [`Counters`] | all programs | all programs, gatewayctl |
-//! | EVENTS | | [`DropEvent`] | all programs | gatewayd |
+//! [`map_list`] lists the maps with their types, bounds, writers and readers.
 mod counters;
 mod event;
 pub(crate) mod family;

@@ -6,6 +6,7 @@
 //! no more than that.
 use super::arrival::Outer;
 use crate::{
+    index::masked_index,
     lock::bpf_spin_lock,
     rate::{Bucket, Rate},
 };
@@ -28,6 +29,42 @@ pub struct PeerBudgets {
     pub _reserved: u32,
     /// The budgets.
     pub budgets: Budgets,
+}
+
+impl Budgets {
+    /// Takes a token of this class and returns true, or returns false if none is left.
+    #[inline(always)]
+    pub fn take(&mut self, class: Class, rate: Rate, now_ns: u64) -> bool {
+        self.bucket(class).take(rate.interval_ns(), rate.burst, now_ns)
+    }
+
+    #[inline(always)]
+    fn bucket(&mut self, class: Class) -> &mut Bucket {
+        &mut self.classes[masked_index::<CLASSES>(class as u8)]
+    }
+}
+
+/// Charges a stranger's packet to its own budget and to the one that all strangers share; returns false if
+/// either is empty. The own budget comes first, so that a single loud source cannot empty the shared one. `own`
+/// finds or creates the source's budgets. It is called only if the shared budget is not spent: in a flood from
+/// many sources each new one would evict another from a table that the packet needs no more.
+#[inline(always)]
+pub fn charge_stranger<'a>(
+    shared: &mut Budgets,
+    own: impl FnOnce() -> Option<&'a mut Budgets>,
+    class: Class,
+    now_ns: u64,
+) -> bool {
+    let rate = class.shared_rate();
+    if shared.bucket(class).is_spent(rate.interval_ns(), rate.burst, now_ns) {
+        return false;
+    }
+    if let Some(own) = own()
+        && !own.take(class, class.stranger_rate(), now_ns)
+    {
+        return false;
+    }
+    shared.take(class, rate, now_ns)
 }
 
 /// The class of a budget.

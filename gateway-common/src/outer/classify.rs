@@ -1,7 +1,7 @@
 //! The allow-lists for packets from the internet, to the internet and to the LAN.
 use super::{
     arrival::{Arrival, Outer},
-    icmp::icmp,
+    icmp::{icmp, path_mtu},
     neighbour::{icmpv6, is_own_listener_message, listener_message, neighbour},
 };
 use crate::{
@@ -18,11 +18,16 @@ use crate::{
 };
 
 /// Classifies a packet that arrives on the internet interface, before decapsulation. The XDP program and
-/// the first pass of TCX ingress run the same function.
+/// the first pass of TCX ingress run the same function. `owner_of` returns the tunnel known to own an outbound
+/// SPI.
 #[inline(always)]
-pub fn classify_incoming<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> Result<Arrival, Reason> {
+pub fn classify_incoming<F: Frame + ?Sized>(
+    frame: &F,
+    settings: &Settings,
+    owner_of: impl Fn(OutboundSpi) -> Option<u32>,
+) -> Result<Arrival, Reason> {
     let mut arrival = Arrival::uncharged();
-    classify_incoming_into(frame, settings, &mut arrival)?;
+    classify_incoming_into(frame, settings, owner_of, &mut arrival)?;
     Ok(arrival)
 }
 
@@ -32,12 +37,13 @@ pub fn classify_incoming<F: Frame + ?Sized>(frame: &F, settings: &Settings) -> R
 pub fn classify_incoming_into<F: Frame + ?Sized>(
     frame: &F,
     settings: &Settings,
+    owner_of: impl Fn(OutboundSpi) -> Option<u32>,
     arrival: &mut Arrival,
 ) -> Result<(), Reason> {
     match ethertype_of(frame) {
-        Some(ethertype::IPV4) => classify_incoming_family::<Ipv4, F>(frame, settings, arrival),
+        Some(ethertype::IPV4) => classify_incoming_family::<Ipv4, F>(frame, settings, owner_of, arrival),
         Some(ethertype::IPV6) if listener_message(frame).is_none() => {
-            classify_incoming_family::<Ipv6, F>(frame, settings, arrival)
+            classify_incoming_family::<Ipv6, F>(frame, settings, owner_of, arrival)
         }
         Some(ethertype::ARP | ethertype::IPV6) => Ok(()),
         _ => Err(Reason::OuterNotIp),
@@ -48,13 +54,14 @@ pub fn classify_incoming_into<F: Frame + ?Sized>(
 fn classify_incoming_family<A: LayoutFamily, F: Frame + ?Sized>(
     frame: &F,
     settings: &Settings,
+    owner_of: impl Fn(OutboundSpi) -> Option<u32>,
     arrival: &mut Arrival,
 ) -> Result<(), Reason> {
     let header = header::<A, F>(frame)?;
     arrival.source = header.source.mapped();
     arrival.subscriber = header.source.subscriber();
     arrival.outer = if header.destination.is_in(&settings.internet) {
-        to_gateway(frame, &header, settings)?
+        to_gateway(frame, &header, settings, owner_of)?
     } else if A::is_neighbour_group(header.destination) {
         neighbour(frame, &header, &icmpv6::TO_US).ok_or(Reason::OuterNotGatewayAddress)?
     } else {
@@ -68,6 +75,7 @@ fn to_gateway<A: LayoutFamily, F: Frame + ?Sized>(
     frame: &F,
     header: &Header<A>,
     settings: &Settings,
+    owner_of: impl Fn(OutboundSpi) -> Option<u32>,
 ) -> Result<Outer, Reason> {
     Ok(match header.protocol {
         protocol::ESP | protocol::UDP if header.is_later_fragment() => Outer::Fragment,
@@ -89,7 +97,10 @@ fn to_gateway<A: LayoutFamily, F: Frame + ?Sized>(
             Outer::Management
         }
         protocol if protocol == A::ICMP => {
-            icmp(frame, header, &icmpv6::TO_US).ok_or(Reason::OuterProtocolNotAllowed)?
+            match icmp(frame, header, &icmpv6::TO_US).ok_or(Reason::OuterProtocolNotAllowed)? {
+                Outer::PathMtu => path_mtu(frame, header, settings, owner_of)?,
+                neighbour => neighbour,
+            }
         }
         _ => return Err(Reason::OuterProtocolNotAllowed),
     })

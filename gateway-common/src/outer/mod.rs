@@ -4,12 +4,14 @@ mod arrival;
 mod budget;
 mod classify;
 mod icmp;
+mod lan_neighbour;
 mod neighbour;
 
 pub use self::{
     arrival::{Arrival, Outer},
-    budget::{Budgets, CLASSES, Class, PeerBudgets},
+    budget::{Budgets, CLASSES, Class, PeerBudgets, charge_stranger},
     classify::{classify_incoming, classify_incoming_into, classify_outgoing, classify_to_lan},
     icmp::quoted_esp,
+    lan_neighbour::{check_neighbour_on_lan, neighbour_rate},
     neighbour::is_neighbour_on_lan,
 };

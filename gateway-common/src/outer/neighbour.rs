@@ -42,12 +42,18 @@ pub(super) fn neighbour<A: Family, F: Frame + ?Sized>(
     (wanted && code == 0 && header.hop_limit == FROM_THIS_LINK).then_some(Outer::Neighbour)
 }
 
+/// Returns true for a neighbour advertisement, if the packet is neighbour discovery.
+#[inline(always)]
+pub(super) fn is_advertisement<F: Frame + ?Sized>(frame: &F, header: &Header<Ipv6>) -> bool {
+    header.payload::<F, u8>(frame, 0) == Ok(icmpv6::NEIGHBOUR_ADVERTISEMENT)
+}
+
 /// ICMPv6 types of neighbour discovery (RFC 4861 section 4).
 pub(super) mod icmpv6 {
     const ROUTER_SOLICITATION: u8 = 133;
     const ROUTER_ADVERTISEMENT: u8 = 134;
     pub const NEIGHBOUR_SOLICITATION: u8 = 135;
-    const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
     /// Accepted from the internet interface's link.
     pub const TO_US: [u8; 3] = [ROUTER_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT];

@@ -71,6 +71,12 @@ impl Ipv6 {
         unsafe { core::mem::transmute(self.octets) }
     }
 
+    /// Returns true for an address of this link only (RFC 4291 section 2.5.6).
+    #[inline(always)]
+    pub const fn is_link_local(self) -> bool {
+        u32::from_be(self.words()[0]) >> 22 == 0xfe80 >> 6
+    }
+
     /// Converts from four words in memory order.
     #[inline(always)]
     pub const fn from_words(words: [u32; 4]) -> Self {
@@ -129,7 +135,7 @@ impl fmt::Debug for Ipv6 {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: repr(C), integers only, so any bytes are a value (`Wire`).
 unsafe impl Wire for Ipv4 {}
 
 // SAFETY: as above.

@@ -5,6 +5,7 @@
 use super::{
     address::{Ipv4, Ipv6},
     frame::{Be16, Be32, Frame, Wire},
+    number::ethertype,
 };
 
 /// Bytes of an Ethernet header.
@@ -17,6 +18,33 @@ pub const NETWORK_OFFSET: usize = ETHERNET_BYTES;
 #[inline(always)]
 pub fn ethertype_of<F: Frame + ?Sized>(frame: &F) -> Option<u16> {
     frame.read::<Be16>(12).map(Be16::get)
+}
+
+/// Bytes of an 802.1Q tag.
+pub const VLAN_TAG_BYTES: usize = 4;
+/// The bits of a tag's control information that hold the VLAN's id (IEEE 802.1Q section 9.6).
+const VLAN_ID_MASK: u16 = 0x0fff;
+
+/// Returns true for a frame with a priority tag before IPv4, IPv6 or ARP. The tag has VLAN id 0: the frame
+/// belongs to no VLAN, as if it were untagged (IEEE 802.1Q section 9.6).
+#[inline(always)]
+pub fn has_priority_tag<F: Frame + ?Sized>(frame: &F) -> bool {
+    if ethertype_of(frame) != Some(ethertype::VLAN) {
+        return false;
+    }
+    let Some([high, low, a, b]) = frame.read::<[u8; 4]>(ETHERNET_BYTES) else { return false };
+    let inside = u16::from_be_bytes([a, b]);
+    u16::from_be_bytes([high, low]) & VLAN_ID_MASK == 0
+        && (inside == ethertype::IPV4 || inside == ethertype::IPV6 || inside == ethertype::ARP)
+}
+
+/// Returns true for a frame that is not for this interface: its packet type (linux/if_packet.h) says that it
+/// has another MAC address, or the tag that the kernel took out of it names a VLAN. The kernel drops such a
+/// frame, but only after TC.
+#[inline(always)]
+pub const fn is_foreign(packet_type: u32, vlan_tag: u32) -> bool {
+    const OTHER_HOST: u32 = 3;
+    packet_type == OTHER_HOST || vlan_tag & VLAN_ID_MASK as u32 != 0
 }
 
 /// IPv4 header without options, RFC 791 section 3.1.
@@ -125,7 +153,7 @@ pub struct UdpHeader {
     pub checksum: Be16,
 }
 
-// SAFETY: as above.
+// SAFETY: repr(C), integers only, so any bytes are a value (`Wire`).
 unsafe impl Wire for Ipv4Header {}
 
 // SAFETY: as above.

@@ -7,6 +7,9 @@ mod number;
 pub use self::{
     address::{Ipv4, Ipv6},
     frame::{Be16, Be32, Frame, LoopBody, Wire, Words},
-    header::{ETHERNET_BYTES, Ipv4Header, Ipv6Header, NETWORK_OFFSET, TcpHeader, UdpHeader, ethertype_of},
+    header::{
+        ETHERNET_BYTES, Ipv4Header, Ipv6Header, NETWORK_OFFSET, TcpHeader, UdpHeader, VLAN_TAG_BYTES,
+        ethertype_of, has_priority_tag, is_foreign,
+    },
     number::{ethertype, ike, protocol},
 };

@@ -7,6 +7,8 @@ pub mod ethertype {
     pub const IPV4: u16 = u16::from_be(EtherType::Ipv4 as u16);
     /// IPv6, RFC 2464.
     pub const IPV6: u16 = u16::from_be(EtherType::Ipv6 as u16);
+    /// A VLAN tag, IEEE 802.1Q.
+    pub const VLAN: u16 = u16::from_be(EtherType::Ieee8021q as u16);
     /// ARP, RFC 826.
     pub const ARP: u16 = u16::from_be(EtherType::Arp as u16);
 }

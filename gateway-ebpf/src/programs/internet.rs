@@ -27,6 +27,7 @@ use crate::{
 #[xdp]
 pub fn internet_xdp(ctx: XdpContext) -> u32 {
     let packet = Xdp::new(&ctx);
+    packet.remove_priority_tag();
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
         Some(settings) => outer_verdict(&packet, settings, true),
@@ -70,17 +71,19 @@ fn from_site_fast<A: FamilyNextHop + FamilyMaps>(skb: Skb, identity: Identity) -
     }
 }
 
-/// Tail-called by `internet_ingress` for packets that came out of no tunnel.
+/// Tail-called by `internet_ingress` for packets that came out of no tunnel. A frame for another MAC address or
+/// VLAN ends here: the kernel decrypts none, so none reaches the second pass.
 #[classifier]
 pub fn outer(ctx: TcContext) -> i32 {
     let skb = Skb::pulled(&ctx);
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
+        Some(_) if skb.is_foreign() => Err(Reason::FrameNotForGateway),
         // Packets that passed the XDP program are charged already.
         Some(settings) => outer_verdict(&skb, settings, settings.xdp == 0),
     };
-    if let Ok(Outer::PathMtu) = verdict {
-        skb.set_mark(path_mtu_owner(&skb));
+    if let (Ok(Outer::PathMtu), Some(settings)) = (verdict, decide::ready(&Maps)) {
+        skb.set_mark(path_mtu_owner(&skb, settings));
     }
     act::outer(skb, Hook::InternetIngress, verdict)
 }
@@ -128,7 +131,7 @@ fn outer_verdict<P: DirectPacket>(
     charged_here: bool,
 ) -> Result<Outer, Reason> {
     let mut arrival = outer::Arrival::uncharged();
-    outer::classify_incoming_into(packet, settings, &mut arrival)?;
+    outer::classify_incoming_into(packet, settings, outbound_owner, &mut arrival)?;
     if charged_here {
         charge::charge(&arrival)?;
     }
@@ -137,8 +140,8 @@ fn outer_verdict<P: DirectPacket>(
 
 /// Returns the tunnel whose packet a path-MTU message quotes, or 0 if none is known.
 #[inline(never)]
-fn path_mtu_owner(skb: &Skb) -> u32 {
-    match outer::quoted_esp(skb) {
+fn path_mtu_owner(skb: &Skb, settings: &Settings) -> u32 {
+    match outer::quoted_esp(skb, &settings.internet) {
         Some(spi) => outbound_owner(spi).unwrap_or(0),
         None => 0,
     }

@@ -3,7 +3,7 @@ use core::hint::black_box;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use gateway_common::{
-    decide,
+    decide::{self, FamilyTables},
     layout::{APPROVED_MARK, Hook, NextProgram},
     outer,
     reason::Reason,
@@ -11,14 +11,17 @@ use gateway_common::{
 };
 
 use super::next::{self, UNDECIDED};
-use crate::{access::Skb, act, clock::now_ns, maps::FamilyMaps, tables::Maps};
+use crate::{access::Skb, act, charge, clock::now_ns, maps::FamilyMaps, tables::Maps};
 
 /// Decides packets that servers send.
 #[classifier]
 pub fn lan_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::pulled(&ctx);
+    if skb.is_foreign() {
+        return foreign(skb);
+    }
     if outer::is_neighbour_on_lan(&skb) {
-        return act::pass();
+        return neighbour(skb);
     }
     let next = if skb.is_ipv6() {
         match from_server_fast_v6(skb) {
@@ -33,6 +36,30 @@ pub fn lan_ingress(ctx: TcContext) -> i32 {
     };
     next::tail_call(&ctx, next);
     act::drop_unattributed(skb, Hook::LanIngress, Reason::NotConfigured)
+}
+
+/// Drops a frame for another MAC address or VLAN before it changes a flow. Out of line, as [`neighbour`].
+#[inline(never)]
+fn foreign(skb: Skb) -> i32 {
+    act::drop_unattributed(skb, Hook::LanIngress, Reason::FrameNotForGateway)
+}
+
+/// Decides ARP and neighbour discovery. Out of line: connections never come here.
+#[inline(never)]
+fn neighbour(skb: Skb) -> i32 {
+    let Some(settings) = decide::ready(&Maps) else {
+        return act::drop_unattributed(skb, Hook::LanIngress, Reason::NotConfigured);
+    };
+    let (now_ns, mut customer) = (now_ns(), 0);
+    let (v4, v6) = (customer_of_server::<Ipv4>, customer_of_server::<Ipv6>);
+    let verdict = outer::check_neighbour_on_lan(&skb, settings, v4, v6, &mut customer)
+        .and_then(|()| charge::charge_neighbour(customer, now_ns));
+    act::neighbour(skb, customer, verdict, now_ns)
+}
+
+#[inline(always)]
+fn customer_of_server<A: FamilyMaps>(server: A) -> Option<u32> {
+    FamilyTables::<A>::customer(&Maps, server)
 }
 
 /// Out of line: both families in one function have more live values than eBPF has registers.

@@ -4,7 +4,7 @@ use std::{
     net::IpAddr,
 };
 
-use gateway_common::{ids::TunnelId, layout::OutboundSpi, wire::Ipv6};
+use gateway_common::{ids::TunnelId, layout::OutboundSpi, limits::MIN_PATH_MTU_BYTES, wire::Ipv6};
 use ipnet::IpNet;
 
 use crate::{
@@ -194,7 +194,9 @@ pub fn mss_of_sas(
         for child in ike.children.iter().filter(|child| child.state.is_up()) {
             let Some(id) = TunnelId::new(child.reqid) else { continue };
             let Some(tunnel) = tunnels.get(&id).filter(|tunnel| belongs_to(tunnel, ike)) else { continue };
-            let path = learnt.get(&ike.remote_host).copied().unwrap_or(u32::MAX).min(tunnel.mtus.path);
+            // The programs drop messages that announce less; an older one may have lowered the path MTU.
+            let learnt = learnt.get(&ike.remote_host).map_or(u32::MAX, |mtu| (*mtu).max(MIN_PATH_MTU_BYTES));
+            let path = learnt.min(tunnel.mtus.path);
             let mss = Encapsulation::of(ike.remote_host, child).mss(Mtus { path, ..tunnel.mtus });
             let smallest = mss_by_tunnel.entry(id).or_insert(mss);
             *smallest = (*smallest).min(mss);

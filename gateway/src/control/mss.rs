@@ -120,6 +120,8 @@ impl Encapsulation {
 
 #[cfg(test)]
 mod tests {
+    use gateway_common::limits::MIN_PATH_MTU_BYTES;
+
     use super::*;
 
     fn mss(outer_v6: bool, in_udp: bool, cipher: Cipher, path: u32) -> (u16, u16) {
@@ -190,6 +192,13 @@ mod tests {
             assert_eq!(Cipher::of(&algorithms(encryption, integrity)), cipher, "{encryption} {integrity:?}");
         }
         assert_eq!(Cipher::of(&Algorithms::default()), Cipher::WORST);
+    }
+
+    /// RFC 8200 section 5: every IPv6 link carries 1280 bytes.
+    #[test]
+    fn least_path_mtu_carries_ipv6_in_any_encapsulation() {
+        assert!(Encapsulation::WORST.inner_bytes(MIN_PATH_MTU_BYTES) >= 1280);
+        assert!(Encapsulation::WORST.inner_bytes(MIN_PATH_MTU_BYTES - 1) < 1280);
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn resolve<'d>(file: &File<'d>, functions: &mut [Function<'d>]) {
         let index = section.index();
         let code = section.data().expect("the section has data");
         let relocations: BTreeMap<u64, _> = section.relocations().collect();
-        for (number, instruction) in code.chunks_exact(INSTRUCTION as usize).enumerate() {
+        for (number, instruction) in code.as_chunks::<{ INSTRUCTION as usize }>().0.iter().enumerate() {
             let offset = number as u64 * INSTRUCTION;
             let is_call = instruction[..2] == CALL;
             let immediate = i64::from(i32::from_le_bytes(instruction[4..].try_into().expect("four bytes")));

@@ -160,7 +160,7 @@ impl Flow {
             Deviation::Udp => Transport::Udp(Udp { ports, udp_length: None, head: Vec::new(), length: 8 }),
             Deviation::Ping => {
                 let kind = if self.is_v6() { 128 } else { 8 };
-                Transport::Icmp { kind, code: 0, about: None, length: 8 }
+                Transport::Icmp { kind, code: 0, about: None, about_esp: None, mtu: 0, length: 8 }
             }
             Deviation::TooBig(port) => {
                 let (kind, code) = if self.is_v6() { (2, 0) } else { (3, 4) };
@@ -169,7 +169,7 @@ impl Flow {
                     Direction::ToServer => [server, device],
                     Direction::ToSite => [device, server],
                 };
-                Transport::Icmp { kind, code, about: Some(about), length: 0 }
+                Transport::Icmp { kind, code, about: Some(about), about_esp: None, mtu: 0, length: 0 }
             }
             _ => Transport::Tcp(Tcp {
                 ports,

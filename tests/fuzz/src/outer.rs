@@ -30,13 +30,13 @@ pub fn run(input: &[u8]) {
     let mark = u32::from(input.byte());
     let frame = input.0;
     let settings = settings(false);
-    if let Ok(arrival) = outer::classify_incoming(frame, &settings)
+    let owner_of = |outbound: OutboundSpi| (outbound.spi == KNOWN.0).then_some(KNOWN.1);
+    if let Ok(arrival) = outer::classify_incoming(frame, &settings, owner_of)
         && let Some(packet) = check(frame, arrival.outer, Side::Arriving)
     {
         assert_eq!(arrival.source, Ipv6::from(packet.source));
         check_subscriber(packet.source, arrival.subscriber);
     }
-    let owner_of = |outbound: OutboundSpi| (outbound.spi == KNOWN.0).then_some(KNOWN.1);
     if let Ok(outer) = outer::classify_outgoing(frame, &settings, mark, owner_of) {
         assert!(outer != Outer::PathMtu);
         assert!(outer != Outer::Esp(KNOWN.0) || mark == KNOWN.1, "ESP of another tunnel");
@@ -46,14 +46,35 @@ pub fn run(input: &[u8]) {
         assert!(matches!(outer, Outer::Neighbour | Outer::PathMtu));
         check(frame, outer, Side::ToLan);
     }
-    if outer::is_neighbour_on_lan(frame) {
-        check(frame, Outer::Neighbour, Side::FromLan);
+    let mut customer = 0;
+    let (v4, v6) = (|_| None, |_| None);
+    let known = outer::check_neighbour_on_lan(frame, &settings, v4, v6, &mut customer);
+    if outer::is_neighbour_on_lan(frame)
+        && let Some(packet) = check(frame, Outer::Neighbour, Side::FromLan)
+        && known.is_ok()
+    {
+        // No server is known.
+        let from_link = matches!(packet.source, IpAddr::V6(source) if source.is_unicast_link_local());
+        assert!(customer == 0 && (packet.source.is_unspecified() || from_link));
     }
-    if let Some(quoted) = outer::quoted_esp(frame) {
-        let packet = Packet::read(frame);
-        let header = if packet.source.is_ipv6() { 40 } else { 20 };
-        assert_eq!(packet.payload[8 + header..][..4], quoted.spi.to_be_bytes());
+    if let Some(quoted) = outer::quoted_esp(frame, &settings.internet) {
+        assert_eq!(quoted_spi(&Packet::read(frame)), quoted.spi);
     }
+}
+
+/// Returns the SPI of the ESP packet that a path-MTU message quotes: ESP in IP, or in UDP from port 4500.
+fn quoted_spi(packet: &Packet) -> u32 {
+    let (header, protocol_at) = if packet.source.is_ipv6() { (40, 6) } else { (20, 9) };
+    let quote = &packet.payload[8..];
+    let spi_at = match quote[protocol_at] {
+        ESP => header,
+        UDP => {
+            assert_eq!(quote[header..header + 2], 4500u16.to_be_bytes());
+            header + 8
+        }
+        other => panic!("a quote of protocol {other}"),
+    };
+    u32::from_be_bytes(*quote[spi_at..].first_chunk().expect("4 bytes"))
 }
 
 /// Checks that the subscriber is the IPv4 address or the /64 of the IPv6 address.
@@ -154,6 +175,12 @@ fn check(frame: &[u8], outer: Outer, side: Side) -> Option<Packet<'_>> {
         Outer::PathMtu => {
             let too_big = if source.is_ipv6() { (ICMPV6, [2, 0]) } else { (ICMP, [3, 4]) };
             assert!(!fragment && (protocol, [payload[0], payload[1]]) == too_big);
+            if side == Side::Arriving {
+                assert_eq!(quoted_spi(&packet), KNOWN.0);
+                let [a, b, c, d] = *payload[4..].first_chunk().expect("4 bytes");
+                let mtu = u32::from_be_bytes(if source.is_ipv6() { [a, b, c, d] } else { [0, 0, c, d] });
+                assert!(mtu >= 1400, "{mtu}");
+            }
         }
         Outer::Management => {
             assert!(protocol == TCP && !fragment && port() == 22 && payload.len() >= 20);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, checksum::Sum16BitWords};
 
-use crate::packet::{Ethernet, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp};
+use crate::packet::{Ethernet, Ip, Network, Packet, QuotedEsp, Tcp, TcpOption, Transport, Udp};
 
 /// Bytes of an Ethernet header without a VLAN tag, so the offset of the IP header.
 pub const ETHERNET_BYTES: usize = 14;
@@ -190,12 +190,13 @@ impl Transport {
         match self {
             Self::Tcp(tcp) => tcp.segment(ip, &payload(tcp.length)),
             Self::Udp(udp) => udp.datagram(ip),
-            Self::Icmp { kind, code, about, length } => {
-                let quoted = match about {
-                    Some([source, destination]) => quote(*source, *destination)?,
-                    None => Vec::new(),
+            Self::Icmp { kind, code, about, about_esp, mtu, length } => {
+                let quoted = match (about, about_esp) {
+                    (Some([source, destination]), _) => quote(*source, *destination)?,
+                    (None, Some(esp)) => esp.quote()?,
+                    (None, None) => Vec::new(),
                 };
-                Ok(icmp(ip, [*kind, *code], [0; 4], &[quoted, payload(*length)].concat()))
+                Ok(icmp(ip, [*kind, *code], mtu.to_be_bytes(), &[quoted, payload(*length)].concat()))
             }
             Self::Esp { spi, length } => Ok(esp(*spi, &payload(*length))),
             Self::Other(_, length) => Ok(payload(*length)),
@@ -334,6 +335,19 @@ fn quote(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Result<Vec<u8>> {
     let mut packet = Ip::new(source.0, destination.0).packet(&Transport::Tcp(tcp))?;
     packet.truncate(header + KEPT);
     Ok(packet)
+}
+
+impl QuotedEsp {
+    /// Returns the headers of the packet up to the ESP sequence number.
+    fn quote(&self) -> Result<Vec<u8>> {
+        let ip = Ip::new(self.source, self.destination);
+        let head = esp_header(self.spi).to_vec();
+        let transport = match self.ports {
+            Some(ports) => Transport::Udp(Udp { ports, udp_length: None, head, length: 0 }),
+            None => Transport::Esp { spi: self.spi, length: 0 },
+        };
+        ip.packet(&transport)
+    }
 }
 
 /// Returns a payload of bytes that differ from their neighbours.

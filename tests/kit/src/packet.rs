@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Further words may follow in any order; of words of one kind, the last counts:
-//! - frame: `smac M`, `dmac M`, `vlan ID`, `ether N` (overrides the EtherType), `pad N` (bytes after the
+//! - frame: `smac M`, `dmac M`, `vlan TAG` (priority and ID), `untagged`, `ether N` (overrides the EtherType), `pad N` (bytes after the
 //!   packet), `cut N` (the frame ends after N bytes), `patch AT:HEX` (replaces bytes last, without updating
 //!   checksums);
 //! - IP: `ttl` (or hop limit), `tos`, `id`, `frag` (8-byte units), `mf`, `total` (overrides the length, in
@@ -23,7 +23,8 @@
 //! - IPv4: `ihl` (overrides the header length), `ipopts HEX`, `df`;
 //! - IPv6: `frag`, `mf` and `atomic` add a fragment header, `ext N` an extension header of that kind before
 //!   it;
-//! - ICMP: `about A > B`, two endpoints: quotes header and ports of a TCP packet between them;
+//! - ICMP: `about A > B`, two endpoints: quotes header and ports of a TCP packet between them; `about-esp A > B
+//!   SPI` quotes header and SPI of an ESP packet, in UDP if A and B have ports; `mtu N` announces an MTU;
 //! - TCP: `seq`, `ack`, `win`, `doff` (overrides the data offset), options in order: `mss N`, `wscale N`,
 //!   `sackok`, `nop`, `opt HEX`; in cases, `seq` and `ack` default to the numbers that a TCP would send, see
 //!   `sequence` of the replay;
@@ -32,6 +33,9 @@
 //!
 //! Checksums are always right, unless `patch` changes them or their packet.
 use std::net::IpAddr;
+
+/// Destination MAC address of a frame, unless it states another: the gateway's.
+pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 
 /// The description of a frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -127,6 +131,10 @@ pub enum Transport {
         code: u8,
         /// Source and destination of the TCP packet that the message quotes.
         about: Option<[(IpAddr, u16); 2]>,
+        /// The ESP packet that the message quotes.
+        about_esp: Option<QuotedEsp>,
+        /// The MTU in bytes that the message announces.
+        mtu: u32,
         /// Bytes of payload.
         length: usize,
     },
@@ -139,6 +147,19 @@ pub enum Transport {
     },
     /// Another protocol, with this many bytes.
     Other(u8, usize),
+}
+
+/// An ESP packet that an ICMP message quotes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QuotedEsp {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Source and destination port, if ESP is in UDP.
+    pub ports: Option<[u16; 2]>,
+    /// SPI.
+    pub spi: u32,
 }
 
 /// A TCP segment.

@@ -69,7 +69,7 @@ fn run(case: &Case, machines: &Machines) -> Result<(), Failed> {
 /// need. A kernel with those features that refuses our programs is a failure, not a reason to ignore the
 /// cases.
 fn missing() -> Option<String> {
-    if let Err(error) = test_run::prepare() {
+    if let Err(error) = test_run::prepare().and_then(|()| test_run::own_network()) {
         return Some(format!("{error:#}"));
     }
     test_run::supported().err().map(|error| format!("{error:#}"))

@@ -191,6 +191,11 @@ fn mss_is_the_worst_case_until_the_sa_is_known() {
     (before.v4.mss, before.v6.mss) = (1306, 1286);
     assert_eq!(**entry, before);
 
+    // A forged message may have lowered it further before the programs ran: it counts as the least allowed.
+    for learnt in [0, 552, 1399] {
+        assert_eq!(mss_of(&sas, &[(peer, learnt)]), mss_of(&sas, &[(peer, 1400)]), "{learnt}");
+    }
+
     // During a rekey, the cipher with the larger overhead counts.
     let mut new = sas[0].children[0].clone();
     new.algorithms.encryption = None;

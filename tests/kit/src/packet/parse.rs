@@ -3,7 +3,7 @@ use std::{net::IpAddr, str::FromStr};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
-use super::{Ethernet, Ip, Network, Packet, Tcp, TcpOption, Transport, Udp};
+use super::{Ethernet, GATEWAY_MAC, Ip, Network, Packet, QuotedEsp, Tcp, TcpOption, Transport, Udp};
 use crate::{
     frame::esp_header,
     text::{endpoint, hex, mac, number, tcp_flags},
@@ -20,7 +20,7 @@ impl FromStr for Packet {
 fn read(line: &str) -> Result<Packet> {
     let mut words = Words { words: line.split_whitespace() };
     let mut packet = Packet {
-        ethernet: Ethernet::new([0x52, 0x54, 0, 0, 0, 2], [0x52, 0x54, 0, 0, 0, 1]),
+        ethernet: Ethernet::new([0x52, 0x54, 0, 0, 0, 2], GATEWAY_MAC),
         network: network(&mut words)?,
         patches: Vec::new(),
         cut: None,
@@ -116,7 +116,7 @@ fn transport(words: &mut Words, ports: Option<(u16, u16)>, v6: bool) -> Result<T
                 }
                 other => bail!("{other:?} is not an ICMP message; use `type N code N`"),
             };
-            Transport::Icmp { kind, code, about: None, length: 0 }
+            Transport::Icmp { kind, code, about: None, about_esp: None, mtu: 0, length: 0 }
         }
         "ESP" => Transport::Esp { spi: 0xc0de_0001, length: 0 },
         "PROTO" => Transport::Other(words.number()?, 0),
@@ -133,6 +133,7 @@ fn frame_word(packet: &mut Packet, word: &str, words: &mut Words) -> Result<bool
         "smac" => ethernet.source = mac(words.next()?)?,
         "dmac" => ethernet.destination = mac(words.next()?)?,
         "vlan" => ethernet.vlan = Some(words.number()?),
+        "untagged" => ethernet.vlan = None,
         "ether" => ethernet.ether_type = Some(words.number()?),
         "pad" => ethernet.padding = words.number()?,
         "cut" => packet.cut = Some(words.number()?),
@@ -186,6 +187,14 @@ impl Transport {
                 words.expect(">")?;
                 *about = Some([source, end(words)?]);
             }
+            (Self::Icmp { about_esp, .. }, "about-esp") => {
+                let (source, source_port) = endpoint(words.next()?)?;
+                words.expect(">")?;
+                let (destination, destination_port) = endpoint(words.next()?)?;
+                let ports = source_port.zip(destination_port).map(<[u16; 2]>::from);
+                *about_esp = Some(QuotedEsp { source, destination, ports, spi: words.number()? });
+            }
+            (Self::Icmp { mtu, .. }, "mtu") => *mtu = words.number()?,
             (Self::Icmp { length, .. } | Self::Esp { length, .. } | Self::Other(_, length), "len") => {
                 *length = words.number()?;
             }

@@ -75,6 +75,16 @@ fn messages_quote_header_and_ports() {
 }
 
 #[test]
+fn messages_quote_esp_and_announce_an_mtu() {
+    let esp = frame("1.1.1.1 > 2.2.2.2 ICMP too-big mtu 1400 about-esp 2.2.2.2 > 3.3.3.3 0xbeef0001");
+    assert_eq!((esp.len(), &esp[38..42], esp[51]), (70, &[0, 0, 5, 120][..], 50));
+    assert_eq!((&esp[54..62], &esp[62..66]), (&[2, 2, 2, 2, 3, 3, 3, 3][..], &[0xbe, 0xef, 0, 1][..]));
+    let nat = frame("fd00::1 > fd00::2 ICMP too-big about-esp [fd00::2]:4500 > [fd00::3]:9 7");
+    assert_eq!((nat.len(), nat[68], &nat[102..106]), (118, 17, &[0x11, 0x94, 0, 9][..]));
+    assert_eq!(nat[110..114], [0, 0, 0, 7]);
+}
+
+#[test]
 fn esp_begins_with_its_spi() {
     let bytes = frame("198.18.0.1 > 203.0.113.1 ESP spi 0xc0de0001 len 2");
     assert_eq!(bytes[23], 50);
