@@ -144,6 +144,29 @@ fn play(
     Ok(())
 }
 
+/// Runs the quiet packets in two worlds, in the second among the noise, which comes where `order` is true. `each`
+/// gets both decisions.
+fn play_with_noise(
+    [alone, beside]: [&World; 2],
+    quiet: &[Arrival],
+    noise: &[Arrival],
+    order: &[bool],
+    mut each: impl FnMut(Decision, Decision) -> Result<(), TestCaseError>,
+) -> Result<(), TestCaseError> {
+    let (mut noise, mut order) = (noise.iter(), order.iter());
+    let mut now_ns = START_NS;
+    for arrival in quiet {
+        now_ns += arrival.after_ms * 1_000_000;
+        while order.next() == Some(&true) {
+            if let Some(noise) = noise.next() {
+                let _ = noise.judge(beside, now_ns);
+            }
+        }
+        each(arrival.judge(alone, now_ns), arrival.judge(beside, now_ns))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn only_tcp_of_the_sites_lan_to_its_own_server_goes_to_a_server() {
     often(500, 1_500, any_history(1..40), |arrivals, noted| {
@@ -337,25 +360,14 @@ fn no_packet_of_one_customer_changes_a_verdict_for_another() {
     let quiet = history(&[3], 1..40);
     let order = vec(any::<bool>(), 80);
     often(500, 2_000, (noise, quiet, order), |(noise, quiet, order), noted| {
-        let alone = World::new();
-        let beside = World::new();
-        let mut noise = noise.iter();
-        let mut order = order.iter();
-        let mut now_ns = START_NS;
-        for arrival in &quiet {
-            now_ns += arrival.after_ms * 1_000_000;
-            while order.next() == Some(&true) {
-                if let Some(noise) = noise.next() {
-                    let _ = noise.judge(&beside, now_ns);
-                }
-            }
-            let (alone, beside) = (arrival.judge(&alone, now_ns), arrival.judge(&beside, now_ns));
+        let (alone, beside) = (World::new(), World::new());
+        play_with_noise([&alone, &beside], &quiet, &noise, &order, |alone, beside| {
             prop_assert_eq!(alone, beside);
             if alone.verdict.is_ok() {
                 noted();
             }
-        }
-        Ok(())
+            Ok(())
+        })
     });
 }
 
