@@ -40,6 +40,9 @@ macro_rules! reasons {
 }
 
 reasons! {
+    // 1 to 15: the frame and the outer packet, at the hooks of the internet interface and in the program `outer`
+    // (`outer/classify.rs`). LAN ingress gives 1 and 14 too.
+
     /// The gateway is not configured yet, so it drops everything.
     1 NotConfigured
     /// The outer frame is shorter than its headers say, or its headers contradict each other.
@@ -68,6 +71,9 @@ reasons! {
     13 PathMtuTooSmall
     /// The frame is for another MAC address or for a VLAN.
     14 FrameNotForGateway
+
+    // 16 to 47: the inner packet. Rule one (`decide/site.rs`) at internet ingress gives all of them; rule two
+    // (`decide/server.rs`) at LAN ingress shares those about headers, connections and the tunnel.
 
     /// The SA that decrypted the packet has the reqid of no known tunnel.
     16 UnknownTunnel
@@ -127,6 +133,8 @@ reasons! {
     /// The customer opens flows faster than its budget allows.
     43 NewFlowsOverBudget
 
+    // 48 to 63: packets from the cloud LAN, at LAN ingress: rule two, and neighbours (`outer/lan_neighbour.rs`).
+
     /// The source on the cloud LAN is not the server of any customer.
     48 SourceNotServer
     /// A server tried to open a connection.
@@ -135,6 +143,8 @@ reasons! {
     50 ReplyWithoutConnection
     /// The server sent more ARP or neighbour discovery than its budget allows.
     51 NeighbourOverBudget
+
+    // 64 to 127: egress, the last line of defence: `internet_egress`, and 67 `lan_egress`.
 
     /// A forwarded packet would leave to the internet unencrypted.
     64 PlaintextToInternet

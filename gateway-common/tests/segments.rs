@@ -7,7 +7,7 @@ use gateway_common::{
 };
 use proptest::{prelude::*, test_runner::FileFailurePersistence::Direct};
 
-/// Seeds that once failed, tried again in each run.
+/// Seeds that once failed, tried again in each run. proptest creates the file at the first failure.
 const REGRESSIONS: &str = "tests/segments.regressions";
 
 const FIN: u8 = 1;

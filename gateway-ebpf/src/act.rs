@@ -18,7 +18,7 @@ use crate::{
     clock::now_ns,
     count::{self, Attribution},
     maps::FORWARD,
-    neighbour::{self, FamilyNextHop},
+    next_hop::{self, FamilyNextHop},
     tables::customer_of,
 };
 
@@ -90,7 +90,7 @@ pub fn to_server<A: FamilyNextHop>(skb: Skb, settings: &Settings, decision: &Dec
     if FORWARD.load() != 0 {
         return TC_ACT_OK;
     }
-    match neighbour::redirect::<A>(skb, settings, counters, Ticks::from_ns(now_ns)) {
+    match next_hop::redirect::<A>(skb, settings, counters, Ticks::from_ns(now_ns)) {
         Ok(action) => action,
         Err(reason) => drop_unattributed(skb, Hook::InternetIngress, reason),
     }

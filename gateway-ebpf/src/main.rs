@@ -22,7 +22,7 @@ mod clock;
 mod count;
 mod lock;
 mod maps;
-mod neighbour;
+mod next_hop;
 mod nodes;
 mod programs;
 mod tables;

@@ -36,6 +36,10 @@ pub fn pinned(pinned: &Pinned, program: impl AsRef<OsStr>) -> Command {
     let mut command = command(find("rustup").unwrap_or_else(|| "rustup".into()));
     command.arg("run").arg(&pinned.rust).arg(program);
     command.env("CARGO_TARGET_DIR", project::target());
+    // Incremental compilation only helps who compiles again, and doubles the room that our crates take.
+    if env::var_os("CI").is_some() && env::var_os("CARGO_INCREMENTAL").is_none() {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
     command
 }
 

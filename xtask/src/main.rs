@@ -19,6 +19,7 @@ mod progress;
 mod project;
 mod setup;
 mod signals;
+mod space;
 mod stream;
 mod terminal;
 mod test;
@@ -62,6 +63,11 @@ enum Task {
     /// cloud gateway with gatewayd and the policies of policies/. It runs natively if we are root and the kernel has
     /// ESP, else in a virtual machine. The exit status is 0 only if everything went as expected. Nothing is left
     /// behind.
+    #[command(after_help = "Examples:
+  cargo xtask run                  takes about 4 minutes in the emulated virtual machine, else less
+  cargo xtask run --shell          ends in a shell on the gateway; there for example:
+                                   gatewayctl status; gatewayctl drops; swanctl -l; ip xfrm state
+  cargo xtask run --vm --cpus 1    in the virtual machine, with one processor")]
     Run {
         #[command(flatten)]
         choice: lab::Choice,
@@ -77,7 +83,7 @@ enum Task {
     #[command(after_help = "Examples:
   cargo xtask test --only host reply_from_other_tunnel
                                    host tests with this in their names
-  cargo test -p gateway-common --test tracking
+  cargo +1.98.0 test -p gateway-common --test tracking
                                    one file of them, without xtask
   cargo xtask test --only replay device_closes_first
                                    one replay case: a `name` in tests/cases/*.toml
@@ -102,6 +108,10 @@ enum Task {
     /// The same generated packets go through both at the same time, on real veths. A sequence with a difference that
     /// docs/differences.md does not explain is shrunk and printed as a replay case. The committed seeds, which
     /// failed once, run first.
+    #[command(after_help = "Examples:
+  cargo xtask diff                          100,000 packets, and every committed seed
+  cargo xtask diff --packets 1000 --seed 7  fewer, and others
+  cargo xtask diff --trace SEED             one sequence with both sides' verdicts")]
     Diff {
         #[command(flatten)]
         machine: Machine,
@@ -113,6 +123,10 @@ enum Task {
     ///
     /// Runs with quotas and budgets, then a control without quotas, which must fail; then measures the kernel memory
     /// of a flow. Uses network namespaces, the real programs and real TCP.
+    #[command(after_help = "Examples:
+  cargo xtask flood                   8 seconds of flood, then the control
+  cargo xtask flood --seconds 60      a longer one
+  cargo xtask flood --without-quotas  only the control: what the flood does to others without quotas")]
     Flood {
         #[command(flatten)]
         machine: Machine,
@@ -145,8 +159,12 @@ A single measurement, in the virtual machine:
     /// Check format, clippy (warnings denied), dependencies, imports, references and language
     ///
     /// Checks: rustfmt; imports (no circle between the files of a crate, no test tool that uses another);
-    /// references (links, decisions, facts, paths and RFCs in the tree); language (openings of comments); clippy;
-    /// clippy-ebpf; cargo-deny.
+    /// references (links, decisions, facts, paths and RFCs in the tree; rustdoc for the links in doc comments);
+    /// language (openings of comments); clippy; clippy-ebpf; cargo-deny.
+    #[command(after_help = "Examples:
+  cargo xtask lint                      all checks; the last lines sum them up
+  cargo xtask lint rustfmt clippy       these only
+  cargo xtask lint rustfmt --fix        formats the files")]
     Lint {
         /// Run only these checks
         check: Vec<lint::Kind>,
@@ -158,6 +176,11 @@ A single measurement, in the virtual machine:
     ///
     /// The targets are in tests/fuzz. New inputs are kept in target/fuzz/corpus, in addition to tests/fuzz/corpus.
     /// The exit status is 1 if an input fails; the input is kept, and the last lines say how to reproduce the failure.
+    #[command(after_help = "Examples:
+  cargo xtask fuzz                        a minute for each target; needs a C++ compiler
+  cargo xtask fuzz policy --seconds 600   one target for longer
+  cargo xtask fuzz --replay               only the known inputs, as the host tests do
+  cargo xtask fuzz inner --input FILE     one input, to see why it fails")]
     Fuzz {
         #[command(flatten)]
         choice: fuzz::Choice,
@@ -166,6 +189,10 @@ A single measurement, in the virtual machine:
     ///
     /// tests/mutations.toml lists the rules. gateway-common is copied to target/mutate and mutated there. The exit
     /// status is 1 if no test notices a mutation.
+    #[command(after_help = "Examples:
+  cargo xtask mutate --list                    the rules and their names
+  cargo xtask mutate --only window_1_wider     one rule, after you changed it
+  cargo xtask mutate --quick                   all rules, without the random tests")]
     Mutate {
         /// Only print the rules
         #[arg(long)]
@@ -181,6 +208,10 @@ A single measurement, in the virtual machine:
     ///
     /// The guest sees this machine's files at the same paths and has a kernel with complete IPsec. Files that it
     /// writes are lost when it ends. The exit status is the command's.
+    #[command(after_help = "Examples:
+  cargo xtask vm --tty -- bash              a shell
+  cargo xtask vm -- uname -r                the guest's kernel
+  cargo xtask vm -- target/debug/lab --help a program that was built here")]
     Vm {
         /// Give the command a terminal
         #[arg(long)]
@@ -192,10 +223,13 @@ A single measurement, in the virtual machine:
         command: Vec<String>,
     },
     /// Build gatewayd, gatewayctl and the lab into target/debug
+    ///
+    /// The other commands build what they need by themselves.
     Build,
     /// Install the tools that the commands need
     ///
-    /// Installs the pinned Rust toolchain (next to yours, by rustup), bpf-linker, and what the options add.
+    /// Installs the pinned Rust toolchain (next to yours, by rustup), bpf-linker, and what the options add. The other
+    /// commands call it for what they need, so it is for preparing a machine before its network goes away.
     Setup {
         /// Add the lab's programs: strongSwan, iproute2, …
         #[arg(long)]
@@ -223,8 +257,26 @@ fn main() -> ExitCode {
     }
 }
 
+impl Task {
+    /// Returns about how many gigabytes `target/` has after this command in a fresh clone, rounded up.
+    fn target_gigabytes(&self) -> u64 {
+        match self {
+            Self::Test { only, filter: None, .. } if only.is_empty() => 6,
+            Self::Bench { .. } => 4,
+            Self::Test { .. } | Self::Run { .. } | Self::Fuzz { .. } | Self::Lint { .. } => 3,
+            Self::Diff { .. }
+            | Self::Flood { .. }
+            | Self::Mutate { .. }
+            | Self::Build
+            | Self::Setup { .. } => 2,
+            Self::Vm { .. } => 1,
+        }
+    }
+}
+
 /// Runs the command and returns its exit status.
 fn run(task: Task) -> Result<i32> {
+    space::ensure(task.target_gigabytes())?;
     match task {
         Task::Run { choice, then, machine } => lab::run(choice, then, &machine),
         Task::Test { filter, only, choice, machine } => {

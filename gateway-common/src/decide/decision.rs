@@ -33,10 +33,14 @@ pub struct Decision {
 }
 
 impl Decision {
-    pub(super) const fn undecided() -> Self {
+    /// Drops the packet as [`Reason::NotConfigured`], counted for nobody. Also the state before the first
+    /// check, so that a check left out drops.
+    pub(super) const fn not_configured() -> Self {
         Self::of(0, 0)
     }
 
+    /// Drops the packet as [`Reason::NotConfigured`], counted for this customer and tunnel, until the checks
+    /// set another verdict.
     pub(super) const fn of(customer: u32, tunnel: u32) -> Self {
         Self {
             verdict: Err(Reason::NotConfigured),

@@ -33,7 +33,7 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
 {
-    let Some(settings) = ready(tables) else { return Decision::undecided() };
+    let Some(settings) = ready(tables) else { return Decision::not_configured() };
     match ethertype_of(frame) {
         Some(ethertype::IPV6) => from_server_fast::<Ipv6, F, T>(frame, tables, settings, now_ns)
             .unwrap_or_else(|| from_server_full::<Ipv6, F, T>(frame, tables, settings, now_ns)),
@@ -106,7 +106,7 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    let mut decision = Decision::undecided();
+    let mut decision = Decision::not_configured();
     decision.verdict = admit::<A, F, T>(frame, tables, settings, now_ns, &mut decision);
     decision
 }

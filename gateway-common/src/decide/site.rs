@@ -29,7 +29,7 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<Ipv4> + FamilyTables<Ipv6>,
 {
-    let Some(settings) = ready(tables) else { return Decision::undecided() };
+    let Some(settings) = ready(tables) else { return Decision::not_configured() };
     match ethertype_of(frame) {
         Some(ethertype::IPV6) => from_site_fast::<Ipv6, F, T>(frame, tables, settings, identity, now_ns)
             .unwrap_or_else(|| from_site_full::<Ipv6, F, T>(frame, tables, settings, identity, now_ns)),
@@ -111,7 +111,7 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    let mut decision = Decision::undecided();
+    let mut decision = Decision::not_configured();
     decision.verdict = admit::<A, F, T>(frame, tables, settings, identity, now_ns, &mut decision);
     decision
 }

@@ -10,7 +10,7 @@ pub struct Header<A> {
     pub destination: A,
     /// TTL or hop limit.
     pub hop_limit: u8,
-    /// See [`protocol`].
+    /// See [`protocol`](crate::wire::protocol).
     pub protocol: u8,
     /// The packet is whole, or the fragment's place in it.
     pub fragment: Fragment,
@@ -63,7 +63,7 @@ pub struct Quoted<A> {
     pub source: A,
     /// Destination address.
     pub destination: A,
-    /// See [`protocol`].
+    /// See [`protocol`](crate::wire::protocol).
     pub protocol: u8,
 }
 

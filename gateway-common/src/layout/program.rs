@@ -17,7 +17,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// All hooks, in the order that a packet passes them.
+    /// All hooks, in the order of their numbers.
     pub const ALL: [Self; 5] =
         [Self::InternetXdp, Self::InternetIngress, Self::LanIngress, Self::InternetEgress, Self::LanEgress];
 

@@ -1,11 +1,11 @@
 //! Properties of the decision, on random packets and random histories.
 mod packets;
 mod quotas;
+mod seen;
 mod world;
 
 use std::{cell::Cell, collections::HashMap, net::IpAddr};
 
-use etherparse::{LaxIpSlice, NetSlice, SlicedPacket, TransportSlice};
 use gateway_common::{
     decide::{Decision, Identity},
     packet::flag,
@@ -19,12 +19,13 @@ use proptest::{
     prelude::*,
     test_runner::{FileFailurePersistence::Direct, TestCaseError, TestRunner},
 };
+use seen::{Content, Seen, seen};
 use world::{Key, SITES, World, from_server, from_site, server, transport};
 
 /// Half a minute before the flows' ticks wrap.
 const START_NS: u64 = (1 << 52) - 30_000_000_000;
 
-/// Seeds that once failed, tried again in each run.
+/// Seeds that once failed, tried again in each run. proptest creates the file at the first failure.
 const REGRESSIONS: &str = "tests/decision/regressions";
 
 /// Runs a property. Fails also if the property judged fewer than `at_least` interesting cases.
@@ -43,66 +44,6 @@ fn often<S: Strategy>(
     runner.run(&strategy, |value| property(value, &noted)).unwrap_or_else(|error| panic!("{error}"));
     println!("{} interesting cases", interesting.get());
     assert!(interesting.get() >= at_least, "only {} interesting cases of {at_least}", interesting.get());
-}
-
-/// A passing packet as parsed by etherparse: IP without options or extension headers, directly in Ethernet,
-/// whole, with a TCP segment or a path-MTU message that quotes one.
-struct Seen {
-    addresses: [IpAddr; 2],
-    hop_limit: u8,
-    content: Content,
-}
-
-enum Content {
-    /// Source and destination port.
-    Tcp([u16; 2]),
-    /// Addresses and ports of the oversized packet.
-    TooBig([(IpAddr, u16); 2]),
-}
-
-fn seen(frame: &[u8]) -> Option<Seen> {
-    let packet = SlicedPacket::from_ethernet(frame).ok()?;
-    if !packet.link_exts.is_empty() {
-        return None;
-    }
-    let (addresses, hop_limit): ([IpAddr; 2], _) = match packet.net.as_ref()? {
-        NetSlice::Ipv4(ip) if ip.header().ihl() == 5 && !ip.is_payload_fragmented() => {
-            let header = ip.header();
-            ([header.source_addr().into(), header.destination_addr().into()], header.ttl())
-        }
-        NetSlice::Ipv6(ip) if ip.extensions().is_empty() => {
-            let header = ip.header();
-            ([header.source_addr().into(), header.destination_addr().into()], header.hop_limit())
-        }
-        _ => return None,
-    };
-    let content = match &packet.transport {
-        Some(TransportSlice::Tcp(tcp)) => Content::Tcp([tcp.source_port(), tcp.destination_port()]),
-        Some(TransportSlice::Icmpv4(icmp)) if icmp.type_u8() == 3 && icmp.code_u8() == 4 => {
-            Content::TooBig(quoted(icmp.payload())?)
-        }
-        Some(TransportSlice::Icmpv6(icmp)) if icmp.type_u8() == 2 && icmp.code_u8() == 0 => {
-            Content::TooBig(quoted(&icmp.slice()[8..])?)
-        }
-        _ => return None,
-    };
-    Some(Seen { addresses, hop_limit, content })
-}
-
-/// Returns both ends of a quoted packet, which is cut short.
-fn quoted(packet: &[u8]) -> Option<[(IpAddr, u16); 2]> {
-    let (addresses, ports): ([IpAddr; 2], _) = match LaxIpSlice::from_slice(packet).ok()?.0 {
-        LaxIpSlice::Ipv4(ip) => {
-            let header = ip.header();
-            ([header.source_addr().into(), header.destination_addr().into()], ip.payload().payload)
-        }
-        LaxIpSlice::Ipv6(ip) => {
-            let header = ip.header();
-            ([header.source_addr().into(), header.destination_addr().into()], ip.payload().payload)
-        }
-    };
-    let port = |at: usize| Some(u16::from_be_bytes([*ports.get(at)?, *ports.get(at + 1)?]));
-    Some([(addresses[0], port(0)?), (addresses[1], port(2)?)])
 }
 
 /// Returns true if an address is in the LAN of a tunnel's site, by comparing leading bits.
@@ -199,6 +140,29 @@ fn play(
         let before = world.flows.borrow().clone();
         let decision = arrival.judge(world, now_ns);
         each(&before, arrival, now_ns, decision)?;
+    }
+    Ok(())
+}
+
+/// Runs the quiet packets in two worlds, in the second among the noise, which comes where `order` is true. `each`
+/// gets both decisions.
+fn play_with_noise(
+    [alone, beside]: [&World; 2],
+    quiet: &[Arrival],
+    noise: &[Arrival],
+    order: &[bool],
+    mut each: impl FnMut(Decision, Decision) -> Result<(), TestCaseError>,
+) -> Result<(), TestCaseError> {
+    let (mut noise, mut order) = (noise.iter(), order.iter());
+    let mut now_ns = START_NS;
+    for arrival in quiet {
+        now_ns += arrival.after_ms * 1_000_000;
+        while order.next() == Some(&true) {
+            if let Some(noise) = noise.next() {
+                let _ = noise.judge(beside, now_ns);
+            }
+        }
+        each(arrival.judge(alone, now_ns), arrival.judge(beside, now_ns))?;
     }
     Ok(())
 }
@@ -396,25 +360,14 @@ fn no_packet_of_one_customer_changes_a_verdict_for_another() {
     let quiet = history(&[3], 1..40);
     let order = vec(any::<bool>(), 80);
     often(500, 2_000, (noise, quiet, order), |(noise, quiet, order), noted| {
-        let alone = World::new();
-        let beside = World::new();
-        let mut noise = noise.iter();
-        let mut order = order.iter();
-        let mut now_ns = START_NS;
-        for arrival in &quiet {
-            now_ns += arrival.after_ms * 1_000_000;
-            while order.next() == Some(&true) {
-                if let Some(noise) = noise.next() {
-                    let _ = noise.judge(&beside, now_ns);
-                }
-            }
-            let (alone, beside) = (arrival.judge(&alone, now_ns), arrival.judge(&beside, now_ns));
+        let (alone, beside) = (World::new(), World::new());
+        play_with_noise([&alone, &beside], &quiet, &noise, &order, |alone, beside| {
             prop_assert_eq!(alone, beside);
             if alone.verdict.is_ok() {
                 noted();
             }
-        }
-        Ok(())
+            Ok(())
+        })
     });
 }
 

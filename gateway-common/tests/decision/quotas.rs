@@ -13,6 +13,7 @@ use proptest::{collection::vec, prelude::*, test_runner::TestCaseError};
 use crate::{
     START_NS, often,
     packets::{Arrival, any_history, history},
+    play_with_noise,
     world::{Key, World},
 };
 
@@ -145,21 +146,13 @@ fn quota_of_one_customer_does_not_affect_another() {
     let order = vec(any::<bool>(), 80);
     often(500, 1_000, (noise, quiet, order), |(noise, quiet, order), noted| {
         let (alone, beside) = (world(TIGHT), world(TIGHT));
-        let (mut noise, mut order) = (noise.iter(), order.iter());
-        let mut now_ns = START_NS;
-        for arrival in &quiet {
-            now_ns += arrival.after_ms * 1_000_000;
-            while order.next() == Some(&true) {
-                if let Some(noise) = noise.next() {
-                    let _ = noise.judge(&beside, now_ns);
-                }
-            }
-            prop_assert_eq!(arrival.judge(&alone, now_ns), arrival.judge(&beside, now_ns));
+        play_with_noise([&alone, &beside], &quiet, &noise, &order, |ours, theirs| {
+            prop_assert_eq!(ours, theirs);
             let full = beside.usage.borrow()[&1];
             if full.flows >= TIGHT.flows || full.half_open >= TIGHT.half_open {
                 noted();
             }
-        }
-        Ok(())
+            Ok(())
+        })
     });
 }

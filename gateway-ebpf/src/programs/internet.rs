@@ -19,7 +19,7 @@ use crate::{
     act, charge,
     clock::now_ns,
     maps::FamilyMaps,
-    neighbour::FamilyNextHop,
+    next_hop::FamilyNextHop,
     tables::{Maps, outbound_owner},
 };
 

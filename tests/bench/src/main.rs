@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use gateway_tests_kit::{interrupt::Interrupt, mounts};
+use gateway_tests_kit::program::{exit_code, isolated};
 
 use gateway_tests_bench::{check, control, instructions, memory, report, time};
 
@@ -32,27 +32,17 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let result = match &Cli::parse().task {
-        Task::Instructions(choices) => isolated(|| instructions::run(choices)),
-        Task::Time(choices) => isolated(|| time::run(choices)),
-        Task::Control(choices) => isolated(|| control::run(choices)),
-        Task::Memory(choices) => isolated(|| memory::run(choices)),
+    exit_code(match &Cli::parse().task {
+        Task::Instructions(choices) => measured(|| instructions::run(choices)),
+        Task::Time(choices) => measured(|| time::run(choices)),
+        Task::Control(choices) => measured(|| control::run(choices)),
+        Task::Memory(choices) => measured(|| memory::run(choices)),
         Task::Report(choices) => report::run(choices).map(|()| true),
         Task::Check(choices) => check::run(choices),
-    };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    })
 }
 
-/// Runs a measurement with a private `/run`, and removes it afterwards even if the measurement fails.
-fn isolated(measure: impl FnOnce() -> Result<()>) -> Result<bool> {
-    let result = mounts::isolate().and_then(|()| Interrupt::install()).and_then(|_interrupt| measure());
-    mounts::clean_up();
-    result.map(|()| true)
+/// Runs a measurement, which holds if it does not fail.
+fn measured(measure: impl FnOnce() -> Result<()>) -> Result<bool> {
+    isolated(measure).map(|()| true)
 }

@@ -2,7 +2,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use gateway_tests_kit::text::number;
+use gateway_tests_kit::{program::exit_code, text::number};
 
 use gateway_tests_diff::{
     arena::Families,
@@ -63,12 +63,5 @@ fn main() -> ExitCode {
         (Some(seed), _) => trace(seed, loose, families).map(|()| true),
         (None, None) => run(&Options { packets, seed, loose, families, seeds, findings }),
     };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    exit_code(result)
 }

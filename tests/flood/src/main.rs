@@ -2,7 +2,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
-use gateway_tests_kit::{interrupt::Interrupt, mounts};
+use gateway_tests_kit::program::{exit_code, isolated};
 
 use gateway_tests_flood::run;
 
@@ -19,16 +19,5 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = mounts::isolate()
-        .and_then(|()| Interrupt::install())
-        .and_then(|_interrupt| run::run(Duration::from_secs(cli.seconds), !cli.without_quotas));
-    mounts::clean_up();
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    exit_code(isolated(|| run::run(Duration::from_secs(cli.seconds), !cli.without_quotas)))
 }

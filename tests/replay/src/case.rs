@@ -141,7 +141,7 @@ pub struct Step {
 pub struct Input {
     /// The program's hook.
     pub hook: Hook,
-    /// reqid (cb[0]; 0: not decapsulated), SPI (cb[1]) and skb->mark.
+    /// reqid (`cb[0]`; 0: not decapsulated), SPI (`cb[1]`) and skb->mark.
     pub identity: [u32; 3],
     /// Number of segments that GRO merged and bytes in each; 0 if it merged none.
     pub merged: [u32; 2],

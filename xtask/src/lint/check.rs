@@ -7,7 +7,7 @@ pub enum Kind {
     Rustfmt,
     /// No circle between the files of a crate; no test tool uses another
     Imports,
-    /// Links, decisions, facts, paths and RFCs lead somewhere
+    /// Links, decisions, facts, paths and RFCs lead somewhere, and links in doc comments by rustdoc
     References,
     /// Comments open with their subject
     Language,
@@ -46,7 +46,7 @@ impl Kind {
 
     /// Returns true if the check runs a tool that set-up installs.
     pub fn needs_tools(self) -> bool {
-        matches!(self, Self::Rustfmt | Self::Clippy | Self::ClippyEbpf | Self::CargoDeny)
+        matches!(self, Self::Rustfmt | Self::References | Self::Clippy | Self::ClippyEbpf | Self::CargoDeny)
     }
 }
 

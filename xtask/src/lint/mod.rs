@@ -27,28 +27,36 @@ pub fn run(only: &[Kind], fix: bool) -> Result<Vec<Check>> {
     kinds.iter().map(|kind| Ok(Check { name: kind.name(), passed: passes(*kind, fix)? })).collect()
 }
 
-/// Runs one check and shows what it found.
+/// Runs one check, by this program, by another, or by both, and shows what they found.
 fn passes(kind: Kind, fix: bool) -> Result<bool> {
-    let result = if kind.needs_tools() {
-        tools::run(kind, &Pinned::read()?, fix)
-    } else {
-        let tree = Tree::read(project::root())?;
-        let faults = match kind {
-            Kind::Imports => imports::faults(&tree),
-            Kind::References => references::faults(&tree),
-            _ => language::faults(&tree),
-        };
-        for fault in &faults {
-            eprintln!("{fault}");
-        }
-        match faults.len() {
-            0 => Ok(()),
-            1 => Err(anyhow!("1 fault")),
-            count => Err(anyhow!("{count} faults")),
-        }
+    let own: Option<fn(&Tree) -> Vec<String>> = match kind {
+        Kind::Imports => Some(imports::faults),
+        Kind::References => Some(references::faults),
+        Kind::Language => Some(language::faults),
+        _ => None,
     };
-    if let Err(error) = &result {
+    let own = match own {
+        Some(faults) => shown(&faults(&Tree::read(project::root())?)),
+        None => Ok(()),
+    };
+    let tool = if kind.needs_tools() { tools::run(kind, &Pinned::read()?, fix) } else { Ok(()) };
+    for error in [&own, &tool].into_iter().filter_map(|result| result.as_ref().err()) {
         eprintln!("{}: {error:#}\n", kind.name());
     }
-    Ok(result.is_ok())
+    Ok(own.is_ok() && tool.is_ok())
+}
+
+/// Shows the faults.
+///
+/// # Errors
+/// If there is one.
+fn shown(faults: &[String]) -> Result<()> {
+    for fault in faults {
+        eprintln!("{fault}");
+    }
+    match faults.len() {
+        0 => Ok(()),
+        1 => Err(anyhow!("1 fault")),
+        count => Err(anyhow!("{count} faults")),
+    }
 }

@@ -1,4 +1,4 @@
-//! The checks by other programs: rustfmt, clippy, cargo-deny.
+//! The checks by other programs: rustfmt, rustdoc, clippy, cargo-deny.
 use std::process::Command;
 
 use anyhow::Result;
@@ -17,14 +17,8 @@ use crate::{
 pub fn run(kind: Kind, pinned: &Pinned, fix: bool) -> Result<()> {
     let mut command = match kind {
         Kind::Rustfmt => rustfmt(pinned, fix),
-        Kind::Clippy => {
-            let packages = HOST_PACKAGES
-                .iter()
-                .chain(&TOOL_PACKAGES)
-                .chain(&[TEST_PROGRAMS])
-                .flat_map(|name| ["-p", name]);
-            clippy(pinned, fix, &packages.collect::<Vec<_>>(), true)
-        }
+        Kind::References => rustdoc(pinned),
+        Kind::Clippy => clippy(pinned, fix, &host_packages(), true),
         Kind::ClippyEbpf => clippy_ebpf(pinned, fix),
         _ => deny(pinned),
     };
@@ -40,6 +34,25 @@ fn rustfmt(pinned: &Pinned, fix: bool) -> Command {
     if !fix {
         command.arg("--check");
     }
+    command
+}
+
+/// Returns `-p NAME` for every package that runs on the host.
+fn host_packages() -> Vec<&'static str> {
+    HOST_PACKAGES
+        .into_iter()
+        .chain(TOOL_PACKAGES)
+        .chain([TEST_PROGRAMS])
+        .flat_map(|name| ["-p", name])
+        .collect()
+}
+
+/// Resolves the links in doc comments, those of private items too. Private items may be linked from public ones: our
+/// documentation is read in the source.
+fn rustdoc(pinned: &Pinned) -> Command {
+    let mut command = pinned_command(pinned, "cargo");
+    command.args(["doc", "--no-deps", "--document-private-items"]).args(host_packages());
+    command.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
     command
 }
 

@@ -108,7 +108,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
 fn detach(pins: &Pins) -> Result<Report> {
     interface::stop_forwarding()?;
     pins.remove()?;
-    Ok(Report::line("detached: nothing is forwarded until gatewayd starts again"))
+    Ok(Report::line("detached: nothing is forwarded; restart gatewayd to attach again"))
 }
 
 /// Writes the output. A reader that closes the pipe early, such as `head`, is not an error.

@@ -169,3 +169,18 @@ pub const HANDSHAKE: Trace = &[
 pub const OPEN: Outcome = Goes(Established, 7440);
 /// Established with a shortened timeout, because of unacknowledged data or another doubt.
 pub const DOUBTFUL: Outcome = Goes(Established, 300);
+
+/// The site's SYN, which opens the connection.
+pub const SYN_SENT: (Segment, Outcome) = (site(SYN, 999, 0), Opens(SynSent, 120));
+/// The handshake up to the server's answer.
+pub const ANSWERED: Trace = &[SYN_SENT, (server(SYN_ACK, 4999, 1000), Goes(SynRecv, 60))];
+
+/// The option that permits SACK.
+pub const SACK_PERMITTED: &[u8] = &[4, 2, 0, 0];
+/// The device's scale 7 and the server's scale 3.
+pub const SCALE_7: &[u8] = &[3, 3, 7, 0];
+pub const SCALE_3: &[u8] = &[3, 3, 3, 0];
+/// A SACK block that ends at 1000.
+pub const EDGE_1000: &[u8] = &[5, 10, 0, 0, 3, 0, 0, 0, 3, 232, 0, 0];
+/// A SACK block that ends at 9001.
+pub const EDGE_9001: &[u8] = &[5, 10, 0, 0, 3, 0, 0, 0, 0x23, 0x29, 0, 0];
