@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use gateway_common::layout::Quota;
+use gateway_common::{layout::Quota, reason::Reason};
 use gateway_tests_kit::flow_memory;
 
 use crate::{
@@ -36,8 +36,10 @@ const ANNOUNCEMENTS: Duration = Duration::from_secs(4);
 const CALM: Duration = Duration::from_secs(1);
 /// Time after the last packet, to read all events and IKE packets.
 const READING: Duration = Duration::from_millis(300);
-/// Duration of the flood without quotas.
+/// Duration of the flood without quotas once the flow table is full.
 const CONTROL: Duration = Duration::from_secs(4);
+/// Longest time in which the flood without quotas fills the flow table, on a machine under full load.
+const FILLING: Duration = Duration::from_secs(120);
 
 /// Runs and prints the whole test. Returns true if all criteria held. Without `quotas` it runs the control
 /// only, judged by the same criteria.
@@ -45,7 +47,7 @@ pub fn run(duration: Duration, quotas: bool) -> Result<bool> {
     let pool = frames::from_site(FRAMES)?;
     let ordinary = firewall::default_quota();
     if !quotas {
-        return round("without", duration, firewall::no_quota(), &pool, true)
+        return round("without", Length::AfterTableIsFull(duration), firewall::no_quota(), &pool, true)
             .map(|outcome| print("flood without quotas", &outcome, &judge::judge(&outcome)));
     }
     println!(
@@ -54,9 +56,10 @@ pub fn run(duration: Duration, quotas: bool) -> Result<bool> {
         ordinary.half_open,
         1e9 / f64::from(ordinary.new_flow_interval_ns)
     );
-    let outcome = round("with", duration, ordinary, &pool, true)?;
+    let outcome = round("with", Length::Total(duration), ordinary, &pool, true)?;
     let mut held = print("flood with quotas", &outcome, &judge::judge(&outcome));
-    let outcome = round("without", CONTROL, firewall::no_quota(), &pool, false)?;
+    let control = Length::AfterTableIsFull(CONTROL);
+    let outcome = round("without", control, firewall::no_quota(), &pool, false)?;
     let criteria = judge::judge(&outcome);
     print("control: flood without quotas (must fail)", &outcome, &criteria);
     let fail = criteria.iter().any(|criterion| criterion.name == judge::NEW_CONNECTIONS && !criterion.held);
@@ -91,8 +94,36 @@ fn print_memory() -> Result<bool> {
     Ok(small)
 }
 
+/// The length of a flood.
+#[derive(Clone, Copy)]
+enum Length {
+    /// The whole flood lasts this long.
+    Total(Duration),
+    /// The flood goes on for this long after the flow table first refused a flow, however slow the machine is.
+    AfterTableIsFull(Duration),
+}
+
+impl Length {
+    /// Waits for the end of the flood.
+    fn wait(self, gateway: &Gateway) -> Result<()> {
+        let duration = match self {
+            Self::Total(duration) => duration,
+            Self::AfterTableIsFull(duration) => {
+                let deadline = Instant::now() + FILLING;
+                while !gateway.counted(ATTACKER.id)?.dropped.contains_key(&Reason::FlowTableFull) {
+                    ensure!(Instant::now() < deadline, "the flood did not fill the flow table in {FILLING:?}");
+                    thread::sleep(Duration::from_millis(100));
+                }
+                duration
+            }
+        };
+        thread::sleep(duration);
+        Ok(())
+    }
+}
+
 /// Runs one flood. If `wait` is set, waits afterwards until half-open flows have expired.
-fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: bool) -> Result<Outcome> {
+fn round(name: &str, length: Length, attacker: Quota, pool: &Pool, wait: bool) -> Result<Outcome> {
     let ground = Ground::create(name)?;
     thread::sleep(ANNOUNCEMENTS);
     let gateway = Gateway::start(name, &ground, attacker)?;
@@ -129,7 +160,7 @@ fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: boo
             scope.spawn(|| attack::from_internet(&ground.internet, &internet_frames, &flood_over)),
             scope.spawn(|| attack::acknowledge(&ground.attacker, &flood_over)),
         ];
-        thread::sleep(duration);
+        length.wait(&gateway)?;
         flood_over.store(true, Relaxed);
         for flood in floods {
             flood.join().map_err(|_| anyhow!("a flood panicked"))?.context("flood")?;
