@@ -19,7 +19,7 @@ use crate::{
     count::{self, Attribution},
     maps::FORWARD,
     neighbour::{self, FamilyNextHop},
-    tables::customer_of,
+    tables::customer_of_source,
 };
 
 /// Lets the packet continue through the stack.
@@ -57,11 +57,8 @@ pub fn xdp(packet: Xdp, verdict: Result<Outer, Reason>) -> u32 {
 pub fn outer(skb: Skb, hook: Hook, verdict: Result<Outer, Reason>) -> i32 {
     let Err(reason) = verdict else { return TC_ACT_OK };
     let attribution = match hook {
-        // On egress the mark still names the tunnel (docs/facts.md: mark-survives-esp-output).
-        Hook::InternetEgress => {
-            let tunnel = skb.mark();
-            Attribution::new(customer_of(tunnel), tunnel)
-        }
+        // A server's packet that nothing has encrypted. The mark names a CHILD_SA, of which no table tells the site.
+        Hook::InternetEgress => Attribution::new(customer_of_source(skb), 0),
         _ => Attribution::NONE,
     };
     count::drop(skb, hook, attribution, reason, now_ns());
@@ -86,7 +83,7 @@ pub fn to_server<A: FamilyNextHop>(skb: Skb, settings: &Settings, decision: &Dec
         return drop_unattributed(skb, Hook::InternetIngress, Reason::NotConfigured);
     };
     count::passed(counters, decision, Direction::ToServer, skb.segments());
-    skb.set_mark(APPROVED_MARK | decision.tunnel);
+    skb.set_mark(APPROVED_MARK | skb.mark());
     if FORWARD.load() != 0 {
         return TC_ACT_OK;
     }
@@ -111,7 +108,7 @@ pub fn to_tunnel(skb: Skb, decision: &Decision, now_ns: u64) -> i32 {
         return drop_unattributed(skb, Hook::LanIngress, Reason::NotConfigured);
     };
     count::passed(counters, decision, Direction::ToSite, skb.segments());
-    skb.set_mark(decision.tunnel);
+    skb.set_mark(decision.mark);
     TC_ACT_OK
 }
 

@@ -191,8 +191,9 @@ struct Reply<A> {
     without_flow: Reason,
 }
 
-/// Looks up the flow that the reply belongs to and the tunnel that owns the flow, and runs `change` on the
-/// flow. `change` sets its second argument to 1 if the handshake is complete.
+/// Looks up the flow that the reply belongs to, the site that owns the flow and the mark of the site's tunnel that
+/// answers to the device take, and runs `change` on the flow. `change` sets its second argument to 1 if the
+/// handshake is complete.
 #[inline(always)]
 fn with_reply_flow<'t, A, T>(
     tables: &'t T,
@@ -217,7 +218,12 @@ where
         return Err(Reason::TunnelDown);
     }
     let access = A::access(tunnel);
-    let still_allowed = access.server == to.server && access.has(to.device);
+    let mark = access.mark_of(to.device);
+    let still_allowed = access.server == to.server && mark.is_some();
+    decision.mark = mark.unwrap_or(0);
+    if mark == Some(0) {
+        return Err(Reason::TunnelDown);
+    }
     let mut confirmed = 0;
     cell.locked(|flow| {
         // The tunnel was looked up without the lock; the flow may have been reopened since.

@@ -180,8 +180,11 @@ where
     if packet.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
-    if !access.has(packet.source()) {
-        return Err(Reason::InnerSourceNotInSite);
+    match access.mark_of(packet.source()) {
+        None => return Err(Reason::InnerSourceNotInSite),
+        // No CHILD_SA has negotiated this prefix now, so none would take the answer.
+        Some(0) => return Err(Reason::TunnelDown),
+        Some(_) => {}
     }
     if packet.destination() != access.server {
         return Err(Reason::DestinationNotServer);

@@ -12,7 +12,7 @@ use gateway_common::{
 
 use crate::{
     frames::*,
-    world::{World, from_server, from_site, server, spi, transport},
+    world::{World, from_server, from_site, mark, reqid, server, spi, transport},
 };
 
 #[test]
@@ -21,7 +21,7 @@ fn reqid_mark_and_spi_name_one_tunnel_that_is_up() {
         let judge = |identity| reason(from_site(&syn(v6)[..], &World::new(), identity, NOW_NS));
         assert_eq!(judge(tunnel(1)), None);
         assert_eq!(judge(Identity { spi: 77, ..tunnel(1) }), None, "not known yet");
-        assert_eq!(judge(Identity { mark: 2, ..tunnel(1) }), Some(MarkContradictsTunnel));
+        assert_eq!(judge(Identity { mark: mark(2), ..tunnel(1) }), Some(MarkContradictsTunnel));
         assert_eq!(judge(Identity { mark: 0, ..tunnel(1) }), Some(MarkContradictsTunnel));
         assert_eq!(judge(Identity { spi: spi(2), ..tunnel(1) }), Some(SpiContradictsTunnel));
         assert_eq!(judge(tunnel(0)), Some(UnknownTunnel));
