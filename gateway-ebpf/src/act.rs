@@ -57,8 +57,9 @@ pub fn xdp(packet: Xdp, verdict: Result<Outer, Reason>) -> u32 {
 pub fn outer(skb: Skb, hook: Hook, verdict: Result<Outer, Reason>) -> i32 {
     let Err(reason) = verdict else { return TC_ACT_OK };
     let attribution = match hook {
-        // A server's packet that nothing has encrypted. The mark names a CHILD_SA, of which no table tells the site.
-        Hook::InternetEgress => Attribution::new(customer_of_source(skb), 0),
+        // A marked packet that nothing has encrypted comes from the server that `lan_ingress` found. The mark itself
+        // names a CHILD_SA, of which no table tells the site.
+        Hook::InternetEgress if skb.mark() != 0 => Attribution::new(customer_of_source(skb), 0),
         _ => Attribution::NONE,
     };
     count::drop(skb, hook, attribution, reason, now_ns());
@@ -71,8 +72,8 @@ pub fn to_server<A: FamilyNextHop>(skb: Skb, settings: &Settings, decision: &Dec
     if let Err(reason) = decision.verdict {
         let attribution = Attribution::new(decision.customer, decision.tunnel);
         let reported = count::drop(skb, Hook::InternetIngress, attribution, reason, now_ns);
-        if reported && matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
-            log_contradiction(skb, attribution.tunnel(), reason);
+        if reported && reason == Reason::SpiContradictsTunnel {
+            log_contradiction(skb);
         }
         return TC_ACT_SHOT;
     }
@@ -120,17 +121,13 @@ pub fn neighbour(skb: Skb, customer: u32, verdict: Result<(), Reason>, now_ns: u
     TC_ACT_SHOT
 }
 
-/// Logs an error that no packet can cause: the kernel or the maps are not as the gateway assumes.
+/// Logs an error that no packet can cause: the kernel or the maps are not as the gateway assumes. A mark that
+/// contradicts is none: charon gives a reqid to another site, and packets of the former one may be under way.
 #[cold]
 #[inline(never)]
-fn log_contradiction(skb: Skb, tunnel: u32, reason: Reason) {
+fn log_contradiction(skb: Skb) {
     let context = skb.context();
-    aya_log_ebpf::error!(
-        &context,
-        "tunnel {}: the kernel's sources contradict one another, reason {}",
-        tunnel,
-        reason as u8
-    );
+    aya_log_ebpf::error!(&context, "mark {}: the SPI is known to be that of another mark", skb.mark());
 }
 
 /// Writes 02:00:SPI into the source MAC address. GRO merges only packets with equal MAC headers, so it

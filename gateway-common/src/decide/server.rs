@@ -8,7 +8,11 @@ use super::{
 };
 use crate::{
     ids::TunnelId,
-    layout::{family::LayoutFamily, settings::Settings, tunnel::Tunnel},
+    layout::{
+        family::LayoutFamily,
+        settings::Settings,
+        tunnel::{NO_PREFIX, Tunnel},
+    },
     packet::{
         fast::{FastFamily, FastPacket, FastSegment},
         inner::Inner,
@@ -219,11 +223,11 @@ where
     }
     let access = A::access(tunnel);
     let mark = access.mark_of(to.device);
-    let still_allowed = access.server == to.server && mark.is_some();
-    decision.mark = mark.unwrap_or(0);
-    if mark == Some(0) {
+    if mark == 0 {
         return Err(Reason::TunnelDown);
     }
+    let still_allowed = access.server == to.server && mark != NO_PREFIX;
+    decision.mark = mark;
     let mut confirmed = 0;
     cell.locked(|flow| {
         // The tunnel was looked up without the lock; the flow may have been reopened since.

@@ -9,7 +9,7 @@ use super::{
     tables::{FamilyTables, FlowCell, Scratch, Tables, ready},
 };
 use crate::{
-    layout::{family::LayoutFamily, settings::Settings},
+    layout::{family::LayoutFamily, settings::Settings, tunnel::NO_PREFIX},
     packet::{
         fast::{FastFamily, FastPacket, FastSegment},
         inner::Inner,
@@ -181,10 +181,10 @@ where
         return Err(Reason::TtlExpired);
     }
     match access.mark_of(packet.source()) {
-        None => return Err(Reason::InnerSourceNotInSite),
+        NO_PREFIX => return Err(Reason::InnerSourceNotInSite),
         // No CHILD_SA has negotiated this prefix now, so none would take the answer.
-        Some(0) => return Err(Reason::TunnelDown),
-        Some(_) => {}
+        0 => return Err(Reason::TunnelDown),
+        _ => {}
     }
     if packet.destination() != access.server {
         return Err(Reason::DestinationNotServer);

@@ -134,7 +134,7 @@ pub enum Bound {
     Customers,
     /// [`PEERS_PER_TUNNEL`] for each tunnel.
     Peers,
-    /// [`SPIS_PER_TUNNEL`] for each tunnel.
+    /// [`SPIS_PER_SITE`] for each site.
     Spis,
     /// One for each IPv4 flow.
     Flows,
@@ -149,9 +149,8 @@ pub enum Bound {
 /// CHILD_SAs that one site may have bound at a time: one for each prefix of its LAN, in both families. charon gives
 /// the smallest free reqid, so a reqid beyond the table means more CHILD_SAs than all sites together may have.
 pub const TUNNELS_PER_SITE: u32 = 2 * limits::PREFIXES_PER_SITE as u32;
-/// SAs of one tunnel that may be known at a time: a rekey has two, and a peer may have several rekeys
-/// under way.
-pub const SPIS_PER_TUNNEL: u32 = 8;
+/// SAs of one site in one direction that may be known at a time: all its tunnels may be rekeyed at once.
+pub const SPIS_PER_SITE: u32 = 2 * TUNNELS_PER_SITE;
 /// Outer addresses of one tunnel's peer that may be known at a time: a site that moves has two for a moment.
 pub const PEERS_PER_TUNNEL: u32 = 2;
 
@@ -165,7 +164,7 @@ impl Bound {
             Self::CustomerIds => sizes.customers + 1,
             Self::Customers => sizes.customers,
             Self::Peers => sizes.tunnels.saturating_mul(PEERS_PER_TUNNEL),
-            Self::Spis => sizes.tunnels.saturating_mul(SPIS_PER_TUNNEL),
+            Self::Spis => sizes.tunnels.saturating_mul(SPIS_PER_SITE),
             Self::Flows => sizes.flows,
             Self::Flows6 => sizes.flows6,
             Self::NodePairs => wheel::pairs(sizes.flows),
@@ -183,7 +182,7 @@ impl fmt::Display for Bound {
             Self::CustomerIds => f.write_str("customers + 1"),
             Self::Customers => f.write_str("customers"),
             Self::Peers => write!(f, "{PEERS_PER_TUNNEL} × tunnels"),
-            Self::Spis => write!(f, "{SPIS_PER_TUNNEL} × tunnels"),
+            Self::Spis => write!(f, "{SPIS_PER_SITE} × tunnels"),
             Self::Flows => f.write_str("flows"),
             Self::Flows6 => f.write_str("flows6"),
             Self::NodePairs => f.write_str("flows ÷ 2 + 1"),

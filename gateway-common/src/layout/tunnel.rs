@@ -49,19 +49,22 @@ pub struct Access<A> {
     pub marks: [u32; PREFIXES_PER_SITE],
 }
 
+/// Stands for the mark of an address in none of a site's prefixes; no mark has the highest bit.
+pub const NO_PREFIX: u32 = u32::MAX;
+
 impl<A: Family> Access<A> {
-    /// Returns the mark of the first prefix that holds the address, or None if none does. 0: no CHILD_SA has that
-    /// prefix now.
+    /// Returns the mark of the first prefix that holds the address, 0 if no CHILD_SA has that prefix now, or
+    /// [`NO_PREFIX`] if none holds it. Not an `Option`: see `decide::Decision::syn`.
     #[inline(always)]
-    pub fn mark_of(&self, address: A) -> Option<u32> {
+    pub fn mark_of(&self, address: A) -> u32 {
         let mut i = 0;
         while i < PREFIXES_PER_SITE {
             if i < self.prefix_count as usize && self.lan[i].contains(address) {
-                return Some(self.marks[i]);
+                return self.marks[i];
             }
             i += 1;
         }
-        None
+        NO_PREFIX
     }
 }
 

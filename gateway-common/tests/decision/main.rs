@@ -1,4 +1,5 @@
 //! Properties of the decision, on random packets and random histories.
+mod bindings;
 mod packets;
 mod quotas;
 mod world;

@@ -12,7 +12,7 @@ use gateway_common::{
 
 use crate::{
     frames::*,
-    world::{World, from_server, from_site, mark, reqid, server, spi, transport},
+    world::{World, from_server, from_site, mark, server, spi, transport},
 };
 
 #[test]
