@@ -133,6 +133,7 @@ fn prefixes_beyond_the_count_do_not_belong_to_the_site() {
         let mut world = World::new();
         world.tunnels[1].v4.lan[1] = Prefix::new(Ipv4 { octets: [172, 16, 0, 0] }, 12);
         world.tunnels[1].v6.lan[1] = Prefix::new(Ipv6::from(address("fd00:172::")), 32);
+        (world.tunnels[1].v4.marks[1], world.tunnels[1].v6.marks[1]) = (mark(1), mark(1));
         assert_eq!(reason(from_device(&world, &frame)), Some(InnerSourceNotInSite));
         (world.tunnels[1].v4.prefix_count, world.tunnels[1].v6.prefix_count) = (2, 2);
         assert_eq!(reason(from_device(&world, &frame)), None);
