@@ -75,13 +75,13 @@ reasons! {
     // 16 to 47: the inner packet. Rule one (`decide/site.rs`) at internet ingress gives all of them; rule two
     // (`decide/server.rs`) at LAN ingress shares those about headers, connections and the tunnel.
 
-    /// The SA that decrypted the packet has the reqid of no known tunnel.
+    /// The SA that decrypted the packet has a reqid that is bound to no site.
     16 UnknownTunnel
-    /// The SA's reqid and the packet's XFRM mark name different tunnels.
+    /// The packet's XFRM mark is not that of the tunnel to which the SA's reqid is bound.
     17 MarkContradictsTunnel
     /// The SA's SPI is known to belong to another tunnel.
     18 SpiContradictsTunnel
-    /// The tunnel is not up with the site's authenticated identity.
+    /// The site has no tunnel up for the device's address.
     19 TunnelDown
     /// The inner packet is neither IPv4 nor IPv6.
     20 InnerNotIp

@@ -19,7 +19,7 @@ use crate::{
     count::{self, Attribution},
     maps::FORWARD,
     next_hop::{self, FamilyNextHop},
-    tables::customer_of,
+    tables::customer_of_source,
 };
 
 /// Lets the packet continue through the stack.
@@ -57,11 +57,9 @@ pub fn xdp(packet: Xdp, verdict: Result<Outer, Reason>) -> u32 {
 pub fn outer(skb: Skb, hook: Hook, verdict: Result<Outer, Reason>) -> i32 {
     let Err(reason) = verdict else { return TC_ACT_OK };
     let attribution = match hook {
-        // On egress the mark still names the tunnel (docs/facts.md: mark-survives-esp-output).
-        Hook::InternetEgress => {
-            let tunnel = skb.mark();
-            Attribution::new(customer_of(tunnel), tunnel)
-        }
+        // A marked packet that nothing has encrypted comes from the server that `lan_ingress` found. The mark itself
+        // names a CHILD_SA, of which no table tells the site.
+        Hook::InternetEgress if skb.mark() != 0 => Attribution::new(customer_of_source(skb), 0),
         _ => Attribution::NONE,
     };
     count::drop(skb, hook, attribution, reason, now_ns());
@@ -74,8 +72,8 @@ pub fn to_server<A: FamilyNextHop>(skb: Skb, settings: &Settings, decision: &Dec
     if let Err(reason) = decision.verdict {
         let attribution = Attribution::new(decision.customer, decision.tunnel);
         let reported = count::drop(skb, Hook::InternetIngress, attribution, reason, now_ns);
-        if reported && matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
-            log_contradiction(skb, attribution.tunnel(), reason);
+        if reported && reason == Reason::SpiContradictsTunnel {
+            log_contradiction(skb);
         }
         return TC_ACT_SHOT;
     }
@@ -86,7 +84,7 @@ pub fn to_server<A: FamilyNextHop>(skb: Skb, settings: &Settings, decision: &Dec
         return drop_unattributed(skb, Hook::InternetIngress, Reason::NotConfigured);
     };
     count::passed(counters, decision, Direction::ToServer, skb.segments());
-    skb.set_mark(APPROVED_MARK | decision.tunnel);
+    skb.set_mark(APPROVED_MARK | skb.mark());
     if FORWARD.load() != 0 {
         return TC_ACT_OK;
     }
@@ -111,7 +109,7 @@ pub fn to_tunnel(skb: Skb, decision: &Decision, now_ns: u64) -> i32 {
         return drop_unattributed(skb, Hook::LanIngress, Reason::NotConfigured);
     };
     count::passed(counters, decision, Direction::ToSite, skb.segments());
-    skb.set_mark(decision.tunnel);
+    skb.set_mark(decision.mark);
     TC_ACT_OK
 }
 
@@ -123,17 +121,13 @@ pub fn neighbour(skb: Skb, customer: u32, verdict: Result<(), Reason>, now_ns: u
     TC_ACT_SHOT
 }
 
-/// Logs an error that no packet can cause: the kernel or the maps are not as the gateway assumes.
+/// Logs an error that no packet can cause: the kernel or the maps are not as the gateway assumes. A mark that
+/// contradicts is none: charon gives a reqid to another site, and packets of the former one may be under way.
 #[cold]
 #[inline(never)]
-fn log_contradiction(skb: Skb, tunnel: u32, reason: Reason) {
+fn log_contradiction(skb: Skb) {
     let context = skb.context();
-    aya_log_ebpf::error!(
-        &context,
-        "tunnel {}: the kernel's sources contradict one another, reason {}",
-        tunnel,
-        reason as u8
-    );
+    aya_log_ebpf::error!(&context, "mark {}: the SPI is known to be that of another mark", skb.mark());
 }
 
 /// Writes 02:00:SPI into the source MAC address. GRO merges only packets with equal MAC headers, so it

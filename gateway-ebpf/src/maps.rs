@@ -10,7 +10,8 @@ use aya_ebpf::{
 };
 use gateway_common::{
     layout::{
-        Counters, Customer, DropEvent, LayoutFamily, NextProgram, OutboundSpi, Settings, Tunnel, Usage,
+        Binding, Counters, Customer, DropEvent, LayoutFamily, NextProgram, OutboundSpi, Settings, Tunnel,
+        Usage,
         map_list::{self, FlowWords, InnerWords, Map},
     },
     limits::{self, EVENT_RING_BYTES},
@@ -88,6 +89,9 @@ const fn listed<M: MapDef>(_: &Map<M::Key, M::Value>) {}
 maps! {
     #[btf_map(pin_by_name)]
     pub static SETTINGS: Array<Settings, 1>;
+
+    #[btf_map(pin_by_name)]
+    pub static BINDINGS: Array<Binding, 2, { BPF_F_MMAPABLE as usize }>;
 
     #[btf_map(pin_by_name)]
     pub static TUNNELS: Array<Tunnel, 2, { BPF_F_MMAPABLE as usize }>;

@@ -4,7 +4,7 @@
 use core::{fmt, marker::PhantomData};
 
 use crate::{
-    layout::{Counters, Customer, DropEvent, NextProgram, OutboundSpi, Settings, Tunnel, Usage},
+    layout::{Binding, Counters, Customer, DropEvent, NextProgram, OutboundSpi, Settings, Tunnel, Usage},
     limits,
     outer::{Budgets, PeerBudgets},
     packet::{Inner, Segment},
@@ -126,13 +126,15 @@ pub enum Bound {
     Fixed(u32),
     /// One for each tunnel id, and 0.
     TunnelIds,
+    /// [`TUNNELS_PER_SITE`] for each tunnel id, and reqid 0.
+    Reqids,
     /// One for each customer id, and 0.
     CustomerIds,
     /// One for each customer.
     Customers,
     /// [`PEERS_PER_TUNNEL`] for each tunnel.
     Peers,
-    /// [`SPIS_PER_TUNNEL`] for each tunnel.
+    /// [`SPIS_PER_SITE`] for each site.
     Spis,
     /// One for each IPv4 flow.
     Flows,
@@ -144,9 +146,11 @@ pub enum Bound {
     NodePairs6,
 }
 
-/// SAs of one tunnel that may be known at a time: a rekey has two, and a peer may have several rekeys
-/// under way.
-pub const SPIS_PER_TUNNEL: u32 = 8;
+/// CHILD_SAs that one site may have bound at a time: one for each prefix of its LAN, in both families. charon gives
+/// the smallest free reqid, so a reqid beyond the table means more CHILD_SAs than all sites together may have.
+pub const TUNNELS_PER_SITE: u32 = 2 * limits::PREFIXES_PER_SITE as u32;
+/// SAs of one site in one direction that may be known at a time: all its tunnels may be rekeyed at once.
+pub const SPIS_PER_SITE: u32 = 2 * TUNNELS_PER_SITE;
 /// Outer addresses of one tunnel's peer that may be known at a time: a site that moves has two for a moment.
 pub const PEERS_PER_TUNNEL: u32 = 2;
 
@@ -156,10 +160,11 @@ impl Bound {
         match self {
             Self::Fixed(entries) => entries,
             Self::TunnelIds => sizes.tunnels + 1,
+            Self::Reqids => sizes.tunnels.saturating_mul(TUNNELS_PER_SITE).saturating_add(1),
             Self::CustomerIds => sizes.customers + 1,
             Self::Customers => sizes.customers,
             Self::Peers => sizes.tunnels.saturating_mul(PEERS_PER_TUNNEL),
-            Self::Spis => sizes.tunnels.saturating_mul(SPIS_PER_TUNNEL),
+            Self::Spis => sizes.tunnels.saturating_mul(SPIS_PER_SITE),
             Self::Flows => sizes.flows,
             Self::Flows6 => sizes.flows6,
             Self::NodePairs => wheel::pairs(sizes.flows),
@@ -173,10 +178,11 @@ impl fmt::Display for Bound {
         match self {
             Self::Fixed(entries) => write!(f, "{entries}"),
             Self::TunnelIds => f.write_str("tunnels + 1"),
+            Self::Reqids => write!(f, "{TUNNELS_PER_SITE} × tunnels + 1"),
             Self::CustomerIds => f.write_str("customers + 1"),
             Self::Customers => f.write_str("customers"),
             Self::Peers => write!(f, "{PEERS_PER_TUNNEL} × tunnels"),
-            Self::Spis => write!(f, "{SPIS_PER_TUNNEL} × tunnels"),
+            Self::Spis => write!(f, "{SPIS_PER_SITE} × tunnels"),
             Self::Flows => f.write_str("flows"),
             Self::Flows6 => f.write_str("flows6"),
             Self::NodePairs => f.write_str("flows ÷ 2 + 1"),
@@ -289,19 +295,22 @@ maps! {
     /// Settings of the whole gateway, including its own addresses.
     SETTINGS: Array(u32 => Settings), Bound::Fixed(1), Pinned,
         written by [Gatewayd], read by [Hooks, Gatewayd];
-    /// Tunnels by tunnel id.
+    /// Bindings of CHILD_SAs to sites by reqid.
+    BINDINGS: MappableArray(u32 => Binding), Bound::Reqids, Pinned,
+        written by [Gatewayd], read by [InternetIngress, Gatewayd, Gatewayctl];
+    /// Sites by number.
     TUNNELS: MappableArray(u32 => Tunnel), Bound::TunnelIds, Pinned,
-        written by [Gatewayd], read by [Ingress, InternetEgress, Gatewayd, Gatewayctl];
+        written by [Gatewayd], read by [Ingress, Gatewayd, Gatewayctl];
     /// Customers by their server's IPv4 address.
     CUSTOMERS: Hash(Ipv4 => Customer), Bound::Customers, Pinned,
-        written by [Gatewayd], read by [LanIngress, Gatewayd];
+        written by [Gatewayd], read by [LanIngress, InternetEgress, Gatewayd];
     /// Customers by their server's IPv6 address.
     CUSTOMERS6: Hash(Ipv6 => Customer), Bound::Customers, Pinned,
-        written by [Gatewayd], read by [LanIngress, Gatewayd];
-    /// Tunnel ids by inbound SPI.
+        written by [Gatewayd], read by [LanIngress, InternetEgress, Gatewayd];
+    /// Marks of CHILD_SAs by inbound SPI.
     INBOUND_SPIS: SparseHash(u32 => u32), Bound::Spis, Pinned,
         written by [Gatewayd], read by [OuterFilter, InternetIngress, Gatewayd];
-    /// Tunnel ids by peer and outbound SPI.
+    /// Marks of CHILD_SAs by peer and outbound SPI.
     OUTBOUND_SPIS: SparseHash(OutboundSpi => u32), Bound::Spis, Pinned,
         written by [Gatewayd], read by [OuterFilter, InternetIngress, InternetEgress, Gatewayd];
     /// Budgets of the tunnels' peers by outer address. The daemon adds and removes peers.

@@ -3,17 +3,19 @@
 //! numbers are in host byte order.
 //!
 //! [`map_list`] lists the maps with their types, bounds, writers and readers.
+pub(crate) mod binding;
 mod counters;
 mod event;
 pub(crate) mod family;
 pub mod map_list;
 pub(crate) mod prefix;
-mod program;
+pub(crate) mod program;
 pub(crate) mod settings;
 pub(crate) mod tunnel;
 pub(crate) mod usage;
 
 pub use self::{
+    binding::Binding,
     counters::{Counters, NextHop},
     event::DropEvent,
     family::LayoutFamily,
@@ -39,7 +41,7 @@ mod pod {
             $(unsafe impl aya::Pod for $type {})+
         };
     }
-    pod!(Ipv4, Ipv6, super::Settings, super::Tunnel, super::Customer, super::OutboundSpi);
+    pod!(Ipv4, Ipv6, super::Settings, super::Binding, super::Tunnel, super::Customer, super::OutboundSpi);
     pod!(PeerBudgets, Budgets, super::Usage, Flow, super::Counters);
     pod!(FlowKey<Ipv4>, FlowKey<Ipv6>);
 }

@@ -11,7 +11,7 @@ use gateway_common::{
 
 use crate::{
     frames::*,
-    world::{World, from_server, from_site, server},
+    world::{World, from_server, from_site, mark, reqid, server},
 };
 
 /// Two bytes of padding and a timestamp.
@@ -157,16 +157,16 @@ fn next_segment_to_another_port_is_not_allowed() {
 }
 
 #[test]
-fn spis_in_the_tunnel_need_no_lookup() {
+fn spis_in_the_binding_need_no_lookup() {
     for v6 in FAMILIES {
         let mut world = world(v6);
         let spi = tunnel(1).spi;
         world.inbound_spis.clear();
-        world.inbound_spis.insert(spi, 2);
+        world.inbound_spis.insert(spi, mark(2));
         assert_eq!(reason(from_device(&world, &next(v6)[0])), Some(SpiContradictsTunnel));
         for spis in [[spi, 0], [0, spi]] {
             let mut world = world.clone();
-            world.tunnels[1].inbound_spis = spis;
+            world.bindings.get_mut(&reqid(1)).unwrap().inbound_spis = spis;
             assert_eq!(reason(from_device(&world, &next(v6)[0])), None);
         }
     }

@@ -10,9 +10,9 @@ use aya::{
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 use gateway_common::{
-    ids::TunnelId,
+    ids::{Mark, Reqid, TunnelId},
     layout::{
-        Counters, Customer, OutboundSpi, Settings, Tunnel, Usage,
+        Binding, Counters, Customer, OutboundSpi, Settings, Tunnel, Usage,
         map_list::{self, Map},
     },
     outer::PeerBudgets,
@@ -27,6 +27,7 @@ use crate::kernel::{bulk::Bulk, handle, mapped::Mapped, pins::Pins};
 /// A gateway's maps, opened from their pins, except those that only programs use.
 pub struct Maps {
     settings: Array<MapData, Settings>,
+    bindings: Mapped<Binding>,
     tunnels: Mapped<Tunnel>,
     customers: HashMap<MapData, Ipv4, Customer>,
     customers6: HashMap<MapData, Ipv6, Customer>,
@@ -108,6 +109,7 @@ impl Maps {
     pub fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
             settings: handle::array(pins, &map_list::SETTINGS)?,
+            bindings: handle::mapped(pins, &map_list::BINDINGS)?,
             tunnels: handle::mapped(pins, &map_list::TUNNELS)?,
             customers: handle::hash(pins, &map_list::CUSTOMERS)?,
             customers6: handle::hash(pins, &map_list::CUSTOMERS6)?,
@@ -137,6 +139,30 @@ impl Maps {
     /// Replaces the settings.
     pub fn set_settings(&mut self, settings: &Settings) -> Result<()> {
         self.settings.set(0, settings, 0).context("write SETTINGS")
+    }
+
+    /// Returns the highest reqid that fits.
+    pub fn reqid_limit(&self) -> u32 {
+        self.bindings.len().saturating_sub(1)
+    }
+
+    /// Returns all bindings.
+    pub fn bindings(&self) -> Result<BTreeMap<Reqid, Binding>> {
+        let reqids = (1..self.bindings.len()).filter_map(Reqid::new);
+        let all = reqids.filter_map(|reqid| Some((reqid, self.bindings.get(reqid.get())?)));
+        Ok(all.filter(|(_, binding)| binding.site != 0).collect())
+    }
+
+    /// Returns one binding; all zero if there is none.
+    pub fn binding(&self, reqid: Reqid) -> Result<Binding> {
+        self.bindings.get(reqid.get()).with_context(|| format!("BINDINGS has no room for reqid {reqid}"))
+    }
+
+    /// Writes one binding: site and mark in one step, then the SPIs.
+    pub fn set_binding(&mut self, reqid: Reqid, binding: &Binding) -> Result<()> {
+        self.bindings
+            .set(reqid.get(), binding)
+            .with_context(|| format!("BINDINGS has no room for reqid {reqid}"))
     }
 
     /// Returns the highest tunnel id that fits.
@@ -247,41 +273,41 @@ impl Maps {
         ignore_absent(self.peers.remove(&peer)).with_context(|| format!("remove {peer:?} from PEERS"))
     }
 
-    /// Returns inbound SPIs and their tunnels.
+    /// Returns inbound SPIs and the marks of their CHILD_SAs.
     pub fn inbound_spis(&self) -> Result<BTreeMap<u32, u32>> {
         Ok(self.bulk.inbound_spis.entries().context("read INBOUND_SPIS")?.into_iter().collect())
     }
 
-    /// Returns outbound SPIs and their tunnels.
+    /// Returns outbound SPIs and the marks of their CHILD_SAs.
     pub fn outbound_spis(&self) -> Result<BTreeMap<OutboundSpi, u32>> {
         Ok(self.bulk.outbound_spis.entries().context("read OUTBOUND_SPIS")?.into_iter().collect())
     }
 
     /// Writes inbound SPIs.
-    pub fn set_inbound_spis(&mut self, spis: &[(u32, TunnelId)]) -> Result<()> {
-        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, id)| (*spi, id.get())).unzip();
+    pub fn set_inbound_spis(&mut self, spis: &[(u32, Mark)]) -> Result<()> {
+        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, mark)| (*spi, mark.get())).unzip();
         self.bulk.inbound_spis.update(&keys, &values).context("write INBOUND_SPIS")
     }
 
     /// Writes outbound SPIs.
-    pub fn set_outbound_spis(&mut self, spis: &[(OutboundSpi, TunnelId)]) -> Result<()> {
-        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, id)| (*spi, id.get())).unzip();
+    pub fn set_outbound_spis(&mut self, spis: &[(OutboundSpi, Mark)]) -> Result<()> {
+        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, mark)| (*spi, mark.get())).unzip();
         self.bulk.outbound_spis.update(&keys, &values).context("write OUTBOUND_SPIS")
     }
 
-    /// Writes an inbound SPI, or removes it if `tunnel` is None.
-    pub fn set_inbound_spi(&mut self, spi: u32, tunnel: Option<TunnelId>) -> Result<()> {
-        match tunnel {
-            Some(tunnel) => self.inbound_spis.insert(&spi, &tunnel.get(), 0),
+    /// Writes an inbound SPI, or removes it if `mark` is None.
+    pub fn set_inbound_spi(&mut self, spi: u32, mark: Option<Mark>) -> Result<()> {
+        match mark {
+            Some(mark) => self.inbound_spis.insert(&spi, &mark.get(), 0),
             None => ignore_absent(self.inbound_spis.remove(&spi)),
         }
         .with_context(|| format!("write SPI {spi:08x} to INBOUND_SPIS"))
     }
 
-    /// Writes an outbound SPI, or removes it if `tunnel` is None.
-    pub fn set_outbound_spi(&mut self, spi: OutboundSpi, tunnel: Option<TunnelId>) -> Result<()> {
-        match tunnel {
-            Some(tunnel) => self.outbound_spis.insert(&spi, &tunnel.get(), 0),
+    /// Writes an outbound SPI, or removes it if `mark` is None.
+    pub fn set_outbound_spi(&mut self, spi: OutboundSpi, mark: Option<Mark>) -> Result<()> {
+        match mark {
+            Some(mark) => self.outbound_spis.insert(&spi, &mark.get(), 0),
             None => ignore_absent(self.outbound_spis.remove(&spi)),
         }
         .with_context(|| format!("write SPI {:08x} to OUTBOUND_SPIS", spi.spi))

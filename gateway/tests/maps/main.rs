@@ -97,10 +97,11 @@ fn sizes_grow_with_the_limits() {
     let entries = |name| ALL.iter().find(|map| map.name == name).map(|map| map.bound.entries(&sizes));
     for (name, expected) in [
         ("SETTINGS", 1),
+        ("BINDINGS", 81),
         ("TUNNELS", 11),
         ("CUSTOMERS", 20),
         ("PEERS", 20),
-        ("INBOUND_SPIS", 80),
+        ("INBOUND_SPIS", 160),
         ("FLOWS", 31),
         // Nodes 0 to 31.
         ("NODES", 16),

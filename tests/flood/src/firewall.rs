@@ -23,15 +23,15 @@ use gateway::{
     policy,
 };
 use gateway_common::{
-    ids::TunnelId,
-    layout::{Customer, Hook, Prefix, Quota, Tunnel},
+    ids::{Mark, Reqid, TunnelId},
+    layout::{Binding, Customer, Hook, Prefix, Quota, Tunnel},
     tcp::{State, status},
     time::Ticks,
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{
     settings::settings_of,
-    world::{MSS_BYTES, access},
+    world::{MARK_MINUS_REQID, MSS_BYTES, access, mark, reqid},
 };
 use gateway_tests_programs::{TestProgram, TestPrograms};
 
@@ -91,7 +91,7 @@ impl Gateway {
             ground.gateway.enter(|| Ok((Interface::look("internet")?, Interface::look("lan")?)))?;
         fill(&mut maps, &internet, &lan, attacker)?;
         programs::arm_expiry(&mut ebpf)?;
-        let mut tests = TestPrograms::load(&pins)?;
+        let mut tests = TestPrograms::load(&pins, MARK_MINUS_REQID)?;
         ground.gateway.enter(|| attach(&mut ebpf, &mut tests))?;
         Ok(Self { pins, maps: Mutex::new(maps), _ebpf: ebpf, _tests: tests })
     }
@@ -151,7 +151,10 @@ fn fill(maps: &mut Maps, internet: &Interface, lan: &Interface, attacker: Quota)
         maps.set_tunnel(id, &tunnel(party, quota))?;
         maps.set_customer(IpAddr::V4(party.server4()), &Customer { id: party.id })?;
         maps.set_customer(IpAddr::V6(party.server6()), &Customer { id: party.id })?;
-        maps.set_inbound_spi(party.spi(), Some(id))?;
+        let (reqid, mark) = (reqid(party.id), mark(party.id));
+        let binding = Binding { site: party.id, mark, inbound_spis: [party.spi(), 0] };
+        maps.set_binding(Reqid::new(reqid).context("reqid 0")?, &binding)?;
+        maps.set_inbound_spi(party.spi(), Mark::new(mark))?;
         maps.add_peer(Ipv6::from(IpAddr::V4(party.peer())))?;
     }
     Ok(())
@@ -166,11 +169,10 @@ fn tunnel(party: Party, quota: Quota) -> Tunnel {
         generation: 1,
         port: PORT,
         up: 1,
-        _reserved: [0; 3],
-        inbound_spis: [party.spi(), 0],
-        v4: access(party.server4().into(), mss4, &[lan4]),
+        v4: access(party.server4().into(), mss4, &[lan4], mark(party.id)),
         quota,
-        v6: access(party.server6().into(), mss6, &[lan6]),
+        v6: access(party.server6().into(), mss6, &[lan6], mark(party.id)),
+        ..Tunnel::default()
     }
 }
 

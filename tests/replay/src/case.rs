@@ -26,7 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 use gateway_common::layout::Hook;
 use gateway_tests_kit::{
     packet::{Network, Packet},
-    world::TUNNELS,
+    world::{TUNNELS, named_mark, named_reqid},
 };
 use serde::Deserialize;
 
@@ -105,12 +105,12 @@ pub struct Step {
     /// The hook at which the packet arrives.
     #[serde(default, deserialize_with = "hook")]
     pub hook: Option<Hook>,
-    /// reqid of the SA that decrypted the packet, if not the tunnel's.
-    pub reqid: Option<u32>,
+    /// reqid of the SA that decrypted the packet, if not the tunnel's: a number, or the site whose tunnel has it.
+    pub reqid: Option<Number>,
     /// SPI of that SA, if not the tunnel's.
     pub spi: Option<u32>,
-    /// skb->mark, if not the tunnel's.
-    pub mark: Option<u32>,
+    /// skb->mark, if not the tunnel's: a number, or the site whose tunnel has it.
+    pub mark: Option<Number>,
     /// The packet, in the language of [`gateway_tests_kit::packet`].
     pub packet: String,
     /// Number of times that the packet arrives.
@@ -135,6 +135,26 @@ pub struct Step {
     pub counts: Counts,
     /// All flows afterwards; not compared if left out.
     pub flows: Option<Vec<FlowLine>>,
+}
+
+/// A number as a case writes it: itself, or the name of the site whose number it is.
+#[derive(Clone, Deserialize, Debug)]
+#[serde(untagged)]
+pub enum Number {
+    /// The number.
+    Itself(u32),
+    /// The site's name.
+    Of(String),
+}
+
+impl Number {
+    /// Returns the number; `read` finds it by the site's name.
+    pub fn get(&self, read: impl Fn(&str) -> Result<u32>) -> Result<u32> {
+        match self {
+            Self::Itself(number) => Ok(*number),
+            Self::Of(name) => read(name),
+        }
+    }
 }
 
 /// The input of a program for one packet.
@@ -207,10 +227,13 @@ impl Step {
             ),
             None => None,
         };
+        let of = |number: &Option<Number>, read: fn(&str) -> Result<u32>| {
+            number.as_ref().map(|number| number.get(read)).transpose()
+        };
         let identity = [
-            self.reqid.or(tunnel.map(|tunnel| tunnel.id)).unwrap_or(0),
+            of(&self.reqid, named_reqid)?.or(tunnel.map(|tunnel| tunnel.reqid)).unwrap_or(0),
             self.spi.or(tunnel.map(|tunnel| tunnel.inbound_spi)).unwrap_or(0),
-            self.mark.or(tunnel.map(|tunnel| tunnel.id)).unwrap_or(0),
+            of(&self.mark, named_mark)?.or(tunnel.map(|tunnel| tunnel.mark)).unwrap_or(0),
         ];
         let frame = self.packet.parse::<Packet>()?.frame()?;
         Ok(Input { hook: self.hook()?, identity, merged: [self.segments, self.segment_bytes], frame })

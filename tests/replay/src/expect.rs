@@ -11,7 +11,7 @@ use gateway_common::{
 use gateway_tests_kit::{
     flow::FlowId,
     text::number,
-    world::{customer_id, customer_name, tunnel_id, tunnel_name},
+    world::{customer_id, customer_name, named_mark, tunnel_id, tunnel_name},
 };
 use serde::Deserialize;
 
@@ -25,7 +25,7 @@ pub enum Verdict {
     Pass,
     /// `to server`: redirected to the LAN, marked as approved and with the tunnel's mark.
     ToServer,
-    /// `to tunnel NAME`: passed to the stack, marked for that tunnel.
+    /// `to tunnel NAME`: passed to the stack with the mark of that site's tunnel, or with the mark NAME.
     ToTunnel(u32),
 }
 
@@ -43,7 +43,7 @@ impl FromStr for Verdict {
             ),
             ["pass"] => Self::Pass,
             ["to", "server"] => Self::ToServer,
-            ["to", "tunnel", name] => Self::ToTunnel(tunnel_id(name)?),
+            ["to", "tunnel", name] => Self::ToTunnel(named_mark(name)?),
             _ => bail!("{text:?} is not a verdict"),
         })
     }
@@ -81,7 +81,7 @@ impl Verdict {
         match self {
             Self::Drop(_) | Self::Pass => before,
             Self::ToServer => APPROVED_MARK | before,
-            Self::ToTunnel(tunnel) => tunnel,
+            Self::ToTunnel(mark) => mark,
         }
     }
 }

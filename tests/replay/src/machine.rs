@@ -14,7 +14,7 @@ use gateway::kernel::{
     programs::{self, Purpose, Sizes},
 };
 use gateway_common::{
-    ids::TunnelId,
+    ids::{Mark, Reqid, TunnelId},
     layout::{Counters, DropEvent, LayoutFamily, NextProgram, Tunnel, Usage},
     outer::Budgets,
     reason::REASON_SLOTS,
@@ -176,6 +176,10 @@ impl Machine {
     pub fn change(&mut self, world: &World) -> Result<()> {
         let maps = &mut self.maps;
         maps.set_settings(&world.settings)?;
+        for number in 1..=maps.reqid_limit() {
+            let reqid = Reqid::new(number).context("reqid 0")?;
+            maps.set_binding(reqid, &world.bindings.get(&number).copied().unwrap_or_default())?;
+        }
         for number in 1..=maps.tunnel_limit() {
             let id = TunnelId::new(number).context("tunnel 0")?;
             maps.set_tunnel(id, world.tunnels.get(&number).unwrap_or(&Tunnel::default()))?;
@@ -193,13 +197,13 @@ impl Machine {
             maps.set_inbound_spi(spi, None)?;
         }
         for (spi, owner) in &world.inbound_spis {
-            maps.set_inbound_spi(*spi, TunnelId::new(*owner))?;
+            maps.set_inbound_spi(*spi, Mark::new(*owner))?;
         }
         for spi in maps.outbound_spis()?.into_keys() {
             maps.set_outbound_spi(spi, None)?;
         }
         for (spi, owner) in &world.outbound_spis {
-            maps.set_outbound_spi(*spi, TunnelId::new(*owner))?;
+            maps.set_outbound_spi(*spi, Mark::new(*owner))?;
         }
         self.set_continuations(world.continuations)
     }
@@ -289,9 +293,10 @@ impl Machine {
             .map(|customer| Ok((customer, self.maps.usage(customer)?)))
             .map(|entry: Result<_>| entry.map(|(customer, usage)| (customer, [usage.flows, usage.half_open])))
             .collect::<Result<_>>()?;
-        let tunnels = self.maps.tunnels()?;
+        let (bindings, tunnels) = (self.maps.bindings()?, self.maps.tunnels()?);
         let world = World {
             settings: self.maps.settings()?,
+            bindings: bindings.into_iter().map(|(reqid, binding)| (reqid.get(), binding)).collect(),
             tunnels: tunnels.into_iter().map(|(id, tunnel)| (id.get(), tunnel)).collect(),
             customers: self.maps.customers()?,
             peers: self.maps.peers()?,
