@@ -158,8 +158,8 @@ fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: boo
     })
 }
 
-/// Waits until half-open flows have expired, but no longer than that may take: the wheel reaches their slot
-/// at most one second late, and then visits 1024 flows a millisecond.
+/// Waits until half-open flows have expired, but no longer than that may take: a wheel reaches their slot
+/// at most one second late, and then visits 1024 flows every other millisecond.
 fn settle(gateway: &Gateway) -> Result<BTreeMap<Party, [Held; 2]>> {
     let deadline = Instant::now() + Duration::from_secs(u64::from(HALF_OPEN_SECONDS) + 4);
     loop {
