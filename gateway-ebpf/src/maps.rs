@@ -15,10 +15,12 @@ use gateway_common::{
         map_list::{self, FlowWords, InnerWords, Map},
     },
     limits::{self, EVENT_RING_BYTES},
+    magazine::{POOLS as POOL_COUNT, Pool},
+    node::Pair,
     outer::{Budgets, PeerBudgets},
     packet::{FastFamily, Segment},
     tcp::{Flow, FlowKey},
-    wheel::{Expiry, Pair, SLOTS, Slot, WheelFamily},
+    wheel::{Wheel, WheelFamily},
     wire::{Ipv4, Ipv6},
 };
 
@@ -36,7 +38,7 @@ pub trait FamilyMaps: FastFamily + LayoutFamily + WheelFamily {
 pub type Customers<A> = HashMap<A, Customer, 1>;
 /// Flows.
 pub type Flows<A> = HashMap<FlowKey<A>, Flow, 1>;
-/// Nodes of flows in the timing wheel.
+/// Nodes of flows in the timing wheels.
 pub type Nodes<A> = Array<Pair<A>, 2>;
 
 impl FamilyMaps for Ipv4 {
@@ -130,10 +132,10 @@ maps! {
     pub static NODES6: Nodes<Ipv6>;
 
     #[btf_map(pin_by_name)]
-    pub static WHEEL: Array<Slot, SLOTS>;
+    pub static WHEELS: Array<Wheel, 1>;
 
     #[btf_map(pin_by_name)]
-    pub static EXPIRY: Array<Expiry, 1>;
+    pub static POOLS: Array<Pool, POOL_COUNT>;
 
     #[btf_map(pin_by_name)]
     pub static USAGE: Array<Usage, 2>;

@@ -82,15 +82,16 @@ impl<A: FamilyMaps> FamilyTables<A> for Maps {
     }
 
     #[inline(always)]
-    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, now: Ticks) -> Result<(), NotInserted> {
-        let Some(number) = nodes::allocate::<A>() else { return Err(NotInserted::Full) };
+    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, _: Ticks) -> Result<(), NotInserted> {
+        let Some(wheel) = nodes::own_wheel() else { return Err(NotInserted::Full) };
+        let Some(number) = nodes::allocate::<A>(wheel) else { return Err(NotInserted::Full) };
         match A::flows().insert(key, flow, u64::from(BPF_NOEXIST)) {
             Ok(()) => {
-                nodes::schedule(number, key, flow.expires, now);
+                nodes::schedule(wheel, number, key, flow.expires);
                 Ok(())
             }
             Err(error) => {
-                nodes::free::<A>(number);
+                nodes::free::<A>(wheel, number);
                 Err(if error == EEXIST { NotInserted::Exists } else { NotInserted::Full })
             }
         }

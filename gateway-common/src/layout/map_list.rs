@@ -6,10 +6,12 @@ use core::{fmt, marker::PhantomData};
 use crate::{
     layout::{Binding, Counters, Customer, DropEvent, NextProgram, OutboundSpi, Settings, Tunnel, Usage},
     limits,
+    magazine::{self, Pool},
+    node::{self, Pair},
     outer::{Budgets, PeerBudgets},
     packet::{Inner, Segment},
     tcp::{Flow, FlowKey},
-    wheel::{self, Expiry, Pair, Slot},
+    wheel::Wheel,
     wire::{Ipv4, Ipv6},
 };
 
@@ -119,7 +121,7 @@ pub struct Sizes {
     pub flows6: u32,
 }
 
-/// The size of a map in entries, as a function of [`Sizes`].
+/// The size of a map in entries, as a function of [`Sizes`] and of the machine's CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bound {
     /// This many, independent of the limits.
@@ -140,10 +142,12 @@ pub enum Bound {
     Flows,
     /// One for each IPv6 flow.
     Flows6,
-    /// A node for each IPv4 flow, two to an entry; node 0 is none.
+    /// A node for each IPv4 flow and spare ones for each CPU, two to an entry; node 0 is none.
     NodePairs,
-    /// A node for each IPv6 flow, two to an entry; node 0 is none.
+    /// A node for each IPv6 flow and spare ones for each CPU, two to an entry; node 0 is none.
     NodePairs6,
+    /// One for each CPU that the kernel could bring online.
+    Cpus,
 }
 
 /// CHILD_SAs that one site may have bound at a time: one for each prefix of its LAN, in both families. charon gives
@@ -155,8 +159,8 @@ pub const SPIS_PER_SITE: u32 = 2 * TUNNELS_PER_SITE;
 pub const PEERS_PER_TUNNEL: u32 = 2;
 
 impl Bound {
-    /// Returns `max_entries` for these sizes.
-    pub const fn entries(self, sizes: &Sizes) -> u32 {
+    /// Returns `max_entries` for these sizes, on a machine with this many possible CPUs.
+    pub const fn entries(self, sizes: &Sizes, cpus: u32) -> u32 {
         match self {
             Self::Fixed(entries) => entries,
             Self::TunnelIds => sizes.tunnels + 1,
@@ -167,8 +171,9 @@ impl Bound {
             Self::Spis => sizes.tunnels.saturating_mul(SPIS_PER_SITE),
             Self::Flows => sizes.flows,
             Self::Flows6 => sizes.flows6,
-            Self::NodePairs => wheel::pairs(sizes.flows),
-            Self::NodePairs6 => wheel::pairs(sizes.flows6),
+            Self::NodePairs => node::pairs(magazine::nodes(sizes.flows, cpus)),
+            Self::NodePairs6 => node::pairs(magazine::nodes(sizes.flows6, cpus)),
+            Self::Cpus => cpus,
         }
     }
 }
@@ -185,8 +190,9 @@ impl fmt::Display for Bound {
             Self::Spis => write!(f, "{SPIS_PER_SITE} × tunnels"),
             Self::Flows => f.write_str("flows"),
             Self::Flows6 => f.write_str("flows6"),
-            Self::NodePairs => f.write_str("flows ÷ 2 + 1"),
-            Self::NodePairs6 => f.write_str("flows6 ÷ 2 + 1"),
+            Self::NodePairs => write!(f, "(flows + {} × CPUs) ÷ 2 + 1", magazine::SPARE_NODES),
+            Self::NodePairs6 => write!(f, "(flows6 + {} × CPUs) ÷ 2 + 1", magazine::SPARE_NODES),
+            Self::Cpus => f.write_str("CPUs"),
         }
     }
 }
@@ -328,18 +334,18 @@ maps! {
     /// IPv6 flows.
     FLOWS6: Hash(FlowKey<Ipv6> => Flow), Bound::Flows6, Pinned,
         written by [Ingress, Expiry], read by [Ingress, Expiry, Gatewayctl];
-    /// Nodes of IPv4 flows in the timing wheel, by half the node's number.
+    /// Nodes of IPv4 flows in the timing wheels, by half the node's number.
     NODES: Array(u32 => Pair<Ipv4>), Bound::NodePairs, Pinned,
         written by [InternetIngress, Expiry], read by [InternetIngress, Expiry];
-    /// Nodes of IPv6 flows in the timing wheel, by half the node's number.
+    /// Nodes of IPv6 flows in the timing wheels, by half the node's number.
     NODES6: Array(u32 => Pair<Ipv6>), Bound::NodePairs6, Pinned,
         written by [InternetIngress, Expiry], read by [InternetIngress, Expiry];
-    /// Slots of the timing wheel: each family's list of flows.
-    WHEEL: Array(u32 => Slot), Bound::Fixed(wheel::SLOTS as u32), Pinned,
-        written by [InternetIngress, Expiry], read by [InternetIngress, Expiry];
-    /// The timing wheel's timer, hand, free nodes and counters.
-    EXPIRY: Array(u32 => Expiry), Bound::Fixed(1), Pinned,
+    /// Timing wheels by CPU, with their timers, free nodes and counters.
+    WHEELS: Array(u32 => Wheel), Bound::Cpus, Pinned,
         written by [InternetIngress, Expiry], read by [InternetIngress, Expiry, Gatewayctl];
+    /// Free nodes that all CPUs share, by family.
+    POOLS: Array(u32 => Pool), Bound::Fixed(magazine::POOLS as u32), Pinned,
+        written by [InternetIngress, Expiry], read by [InternetIngress, Expiry];
     /// Use of quotas by customer id.
     USAGE: Array(u32 => Usage), Bound::CustomerIds, Pinned,
         written by [Ingress, Expiry], read by [InternetIngress, Gatewayctl];

@@ -18,7 +18,7 @@ use gateway_common::{
     outer::PeerBudgets,
     reason::{REASON_SLOTS, Reason},
     tcp::{Flow, FlowKey},
-    wheel::Expiry,
+    wheel::Wheel,
     wire::{Ipv4, Ipv6},
 };
 
@@ -37,7 +37,7 @@ pub struct Maps {
     flows: Flows<Ipv4>,
     flows6: Flows<Ipv6>,
     usage: Array<MapData, Usage>,
-    expiry: Array<MapData, Expiry>,
+    wheels: Array<MapData, Wheel>,
     counters: PerCpuArray<MapData, Counters>,
     bulk: BulkMaps,
 }
@@ -119,7 +119,7 @@ impl Maps {
             flows: handle::hash(pins, &map_list::FLOWS)?,
             flows6: handle::hash(pins, &map_list::FLOWS6)?,
             usage: handle::array(pins, &map_list::USAGE)?,
-            expiry: handle::array(pins, &map_list::EXPIRY)?,
+            wheels: handle::array(pins, &map_list::WHEELS)?,
             counters: handle::per_cpu_array(pins, &map_list::COUNTERS)?,
             bulk: BulkMaps {
                 customers: handle::bulk(pins, &map_list::CUSTOMERS)?,
@@ -323,7 +323,7 @@ impl Maps {
             .map(|entry| entry.with_context(|| format!("read {}", A::TABLE.description.name)))
     }
 
-    /// Removes one flow. For tests: its node stays in the timing wheel.
+    /// Removes one flow. For tests: its node stays in its timing wheel.
     pub fn remove_flow<A: FamilyFlowTable>(&mut self, key: &FlowKey<A>) -> Result<()>
     where
         FlowKey<A>: Pod,
@@ -332,7 +332,7 @@ impl Maps {
             .with_context(|| format!("remove a flow from {}", A::TABLE.description.name))
     }
 
-    /// Writes one flow. For tests: it gets no node in the timing wheel.
+    /// Writes one flow. For tests: it gets no node in a timing wheel.
     pub fn set_flow<A: FamilyFlowTable>(&mut self, key: &FlowKey<A>, flow: &Flow) -> Result<()>
     where
         FlowKey<A>: Pod,
@@ -352,9 +352,9 @@ impl Maps {
         self.usage.set(customer, usage, 0).context("write USAGE")
     }
 
-    /// Returns the state of the timing wheel.
-    pub fn expiry(&self) -> Result<Expiry> {
-        self.expiry.get(&0, 0).context("read EXPIRY")
+    /// Returns the timing wheels, by CPU.
+    pub fn wheels(&self) -> Result<Vec<Wheel>> {
+        (0..self.wheels.len()).map(|cpu| self.wheels.get(&cpu, 0).context("read WHEELS")).collect()
     }
 
     /// Returns the highest customer id that fits.

@@ -1,7 +1,7 @@
 //! Limits: table sizes, a customer's share of them, and flow timeouts.
 use std::time::Duration;
 
-use gateway_common::{layout, tcp::DOUBTFUL_TIMEOUT_SECONDS, wheel::MAX_NODES};
+use gateway_common::{layout, node::MAX_CUSTOMER, tcp::DOUBTFUL_TIMEOUT_SECONDS};
 
 /// Prefixes of one family in a site's `lan`. The tunnel's map entry holds them inline.
 pub const MAX_LAN_PREFIXES: usize = gateway_common::limits::PREFIXES_PER_SITE;
@@ -29,7 +29,7 @@ impl Limits {
     /// Upper bound of `tunnels` and of `customers`.
     pub const MAX_TUNNELS: u32 = 1_000_000;
     /// The most that `flows` and `flows6` may be: 2.5 GiB each at 160 bytes a flow.
-    pub const MAX_FLOWS: u32 = MAX_NODES;
+    pub const MAX_FLOWS: u32 = (1 << 24) - 1;
 
     /// Returns the size of the IPv6 flow table. If the policy states none, it equals `flows` when any
     /// customer has an IPv6 server, and 1 otherwise.
@@ -127,3 +127,5 @@ impl Default for Timeouts {
         }
     }
 }
+
+const _: () = assert!(Limits::MAX_TUNNELS <= MAX_CUSTOMER, "a node holds a customer's id");

@@ -189,8 +189,8 @@ fn round(name: &str, length: Length, attacker: Quota, pool: &Pool, wait: bool) -
     })
 }
 
-/// Waits until half-open flows have expired, but no longer than that may take: the wheel reaches their slot
-/// at most one second late, and then visits 1024 flows a millisecond.
+/// Waits until half-open flows have expired, but no longer than that may take: a wheel reaches their slot
+/// at most one second late, and then visits 1024 flows every other millisecond.
 fn settle(gateway: &Gateway) -> Result<BTreeMap<Party, [Held; 2]>> {
     let deadline = Instant::now() + Duration::from_secs(u64::from(HALF_OPEN_SECONDS) + 4);
     loop {

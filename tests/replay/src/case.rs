@@ -18,7 +18,7 @@
 //!   windows), and any other has changed no flow but its own, and added one only if `counts` says `opened`;
 //! - each customer's usage equals a count over the flows.
 //!
-//! A step `{ expire = true }` turns the timing wheel up to the step's time and states the flows that are
+//! A step `{ expire = true }` turns the timing wheels up to the step's time and states the flows that are
 //! left.
 use std::{fs, net::IpAddr, path::Path};
 
@@ -63,7 +63,7 @@ pub struct Case {
 pub enum Event {
     /// A packet arrives.
     Packet(Box<Step>),
-    /// The timing wheel turns.
+    /// The timing wheels turn.
     Expire(Expire),
 }
 
@@ -78,7 +78,7 @@ impl TryFrom<toml::Table> for Event {
     }
 }
 
-/// A turn of the timing wheel.
+/// A turn of the timing wheels.
 #[derive(Clone, Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Expire {
@@ -118,7 +118,7 @@ pub struct Step {
     pub repeat: u32,
     /// Increment of the source address on each repetition: `0.0.0.1`, `0:0:0:1::`.
     pub source_step: Option<IpAddr>,
-    /// Device end of a flow (`acme 192.168.1.2:40000`) that the wheel is removing at that moment.
+    /// Device end of a flow (`acme 192.168.1.2:40000`) that a wheel is removing at that moment.
     pub ending: Option<String>,
     /// Number of packets that GRO merged into this one, each with `segment_bytes` of payload.
     #[serde(default)]

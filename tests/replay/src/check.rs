@@ -97,7 +97,7 @@ fn run_step(step: &Step, machine: &mut Machine, world: &World, now_ns: u64) -> R
 fn run_expire(step: &Expire, machine: &mut Machine) -> Result<String> {
     let before = machine.state()?;
     let mut faults = String::new();
-    machine.turn_wheel()?;
+    machine.turn_wheels()?;
     let after = machine.state()?;
     let as_expected = after.flows.len() == step.flows.len()
         && after.flows.iter().all(|(id, flow)| {
@@ -109,7 +109,7 @@ fn run_expire(step: &Expire, machine: &mut Machine) -> Result<String> {
         let _ = writeln!(faults, "expected the flows {expected:#?}, seen {:#?}", lines(&after));
     }
     if before.counters != after.counters || before.world != after.world || !machine.events()?.is_empty() {
-        let _ = writeln!(faults, "the wheel changed counters, wrote events or changed gatewayd's maps");
+        let _ = writeln!(faults, "the wheels changed counters, wrote events or changed gatewayd's maps");
     }
     compare_usage(&after, &mut faults);
     Ok(faults)

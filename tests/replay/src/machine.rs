@@ -16,10 +16,11 @@ use gateway::kernel::{
 use gateway_common::{
     ids::{Mark, Reqid, TunnelId},
     layout::{Counters, DropEvent, LayoutFamily, NextProgram, Tunnel, Usage},
+    magazine::Pool,
     outer::Budgets,
     reason::REASON_SLOTS,
     tcp::{Flow, FlowKey},
-    wheel::{Expiry, SLOTS},
+    wheel::{SLOTS, Wheel},
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{
@@ -45,10 +46,10 @@ pub struct Machine {
     /// Budgets of outer sources, and the budget that all strangers share.
     sources: HashMap<MapData, Ipv6, Budgets>,
     strangers: PerCpuArray<MapData, Budgets>,
-    /// The timing wheel: by slot, the lock and the first node of each family.
-    wheel: Array<MapData, [u32; 3]>,
-    /// The wheel's current position and its timer.
-    expiry: Array<MapData, Expiry>,
+    /// The timing wheels, by CPU.
+    wheels: Array<MapData, Wheel>,
+    /// The free nodes that all CPUs share, by family.
+    pools: Array<MapData, Pool>,
     /// Targets of tail calls.
     programs: ProgramArray<MapData>,
     continuations: bool,
@@ -95,8 +96,8 @@ impl Machine {
             events: maps::events(&pins)?,
             sources: HashMap::try_from(pinned(&pins, "SOURCES")?)?,
             strangers: PerCpuArray::try_from(pinned(&pins, "STRANGERS")?)?,
-            wheel: Array::try_from(pinned(&pins, "WHEEL")?)?,
-            expiry: Array::try_from(pinned(&pins, "EXPIRY")?)?,
+            wheels: Array::try_from(pinned(&pins, "WHEELS")?)?,
+            pools: Array::try_from(pinned(&pins, "POOLS")?)?,
             programs: ProgramArray::try_from(pinned(&pins, "PROGRAMS")?)?,
             continuations: true,
             ebpf,
@@ -107,12 +108,10 @@ impl Machine {
     pub fn reset(&mut self, world: &World) -> Result<()> {
         self.remove_flows::<Ipv4>()?;
         self.remove_flows::<Ipv6>()?;
-        for slot in 0..SLOTS as u32 {
-            self.wheel.set(slot, &[0; 3], 0)?;
-        }
-        // SAFETY: Expiry holds integers only, and the kernel does not overwrite the timer.
-        let unmoved: Expiry = unsafe { std::mem::zeroed() };
-        self.expiry.set(0, &unmoved, 0)?;
+        // SAFETY: both hold integers only, and the kernel does not overwrite timer and locks.
+        let (unmoved, unused): (Wheel, Pool) = unsafe { std::mem::zeroed() };
+        (0..self.wheels.len()).try_for_each(|cpu| self.wheels.set(cpu, &unmoved, 0))?;
+        (0..self.pools.len()).try_for_each(|family| self.pools.set(family, &unused, 0))?;
         for customer in 0..=self.maps.customer_limit() {
             self.maps.set_usage(customer, &Usage::default())?;
         }
@@ -162,12 +161,15 @@ impl Machine {
         self.maps.set_flow(&key, &flow)
     }
 
-    /// Turns the timing wheel up to the current time.
-    pub fn turn_wheel(&self) -> Result<()> {
-        // Each run handles one slot: no slot has more flows than one run can handle.
-        for _ in 0..=SLOTS {
-            let result = self.test_run("expiry", &[0; 64], [0; 3], [0; 2], &mut vec![0; 320])?;
-            ensure!(result.action == 0, "the program expiry returned {}", result.action as i32);
+    /// Turns the timing wheels up to the current time.
+    pub fn turn_wheels(&self) -> Result<()> {
+        for cpu in 0..self.wheels.len() {
+            // Each run handles one slot: no slot has more flows than one run can handle. The program finds the
+            // CPU in skb->cb[0], where others find the reqid.
+            for _ in 0..=SLOTS {
+                let result = self.test_run("expiry", &[0; 64], [cpu, 0, 0], [0; 2], &mut vec![0; 320])?;
+                ensure!(result.action == 0, "the program expiry returned {}", result.action as i32);
+            }
         }
         Ok(())
     }
