@@ -8,6 +8,7 @@ mod customer;
 mod document;
 mod fault;
 mod files;
+mod folder;
 mod gateway;
 mod identity;
 mod keys;
@@ -16,6 +17,7 @@ mod load;
 mod model;
 mod names;
 mod prefix;
+mod regular;
 mod secrets;
 #[cfg(test)]
 mod tests;

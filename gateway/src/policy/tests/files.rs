@@ -2,7 +2,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use super::{Dir, customer, example};
+use super::{Dir, GATEWAY, customer, example};
 use crate::policy::{Protocol, check_secrets, connection_name, load, parse_connection_name};
 
 #[test]
@@ -47,8 +47,8 @@ fn backups_locks_and_hidden_files_are_not_read() {
 #[test]
 fn linked_file_is_read() {
     let dir = Dir::new();
-    dir.write("acme", customer("10.200.0.11", "a.example", "10.1.0.0/16"));
-    symlink("../acme", dir.path("customers/acme.toml")).unwrap();
+    dir.write(".acme", customer("10.200.0.11", "a.example", "10.1.0.0/16"));
+    symlink("../.acme", dir.path("customers/acme.toml")).unwrap();
     assert_eq!(dir.load().unwrap().customers.len(), 1);
 }
 
@@ -117,6 +117,32 @@ fn customer_file_beside_gateway_toml_is_a_fault() {
     let dir = Dir::new();
     dir.write("acme.toml", customer("10.200.0.11", "a.example", "10.1.0.0/16"));
     assert_eq!(dir.faults(), ["acme.toml: gatewayd does not read this file"]);
+}
+
+#[test]
+fn file_that_is_neither_policy_nor_ignored_is_a_fault() {
+    let dir = Dir::new();
+    let text = customer("10.200.0.11", "a.example", "10.1.0.0/16");
+    dir.write("customers/a.TOML", &text).write("customers/b.tml", &text).write("customers/c", &text);
+    dir.write("gateway.TOML", GATEWAY);
+    fs::create_dir(dir.path("customers/old")).unwrap();
+    fs::create_dir(dir.path("Customers")).unwrap();
+    let expected = [
+        "Customers: gatewayd does not read this file",
+        "customers/a.TOML: `a.TOML` is not a policy",
+        "customers/b.tml: `b.tml` is not a policy",
+        "customers/c: `c` is not a policy",
+        "customers/old: `old` is not a policy",
+        "gateway.TOML: gatewayd does not read this file",
+    ];
+    assert_eq!(dir.faults(), expected);
+}
+
+#[test]
+fn device_is_a_fault() {
+    let dir = Dir::new();
+    symlink("/dev/zero", dir.path("customers/acme.toml")).unwrap();
+    assert_eq!(dir.faults(), ["customers/acme.toml: this is not a regular file"]);
 }
 
 #[test]
