@@ -406,7 +406,7 @@ impl Daemon {
     /// Reads the policies again. Documents with faults keep their last valid state.
     async fn reload(&mut self) {
         let reload = policy::reload(&self.options.policy, Some(&self.inputs.policy));
-        self.status.faults = reload.faults.iter().map(ToString::to_string).collect();
+        self.status.faults = reload.faults.lines();
         if !reload.faults.is_empty() {
             error!("policies have faults:\n{}", reload.faults);
         }

@@ -1,11 +1,12 @@
 //! Policy files: read, checked and parsed into values.
 //!
 //! `files` reads the directory, `document` parses each file and reports its faults, `conflicts` checks
-//! the files against one another, and `load` decides which versions are in force. The result, a
-//! [`Policy`], holds parsed values only.
+//! the files against one another, `resolve` decides which versions are in force, and `load` does all of it.
+//! The result, a [`Policy`], holds parsed values only.
 mod conflicts;
 mod customer;
 mod document;
+mod draft;
 mod fault;
 mod files;
 mod folder;
@@ -18,6 +19,7 @@ mod model;
 mod names;
 mod prefix;
 mod regular;
+mod resolve;
 mod secrets;
 #[cfg(test)]
 mod tests;

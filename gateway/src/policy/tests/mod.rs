@@ -3,8 +3,10 @@ mod docs;
 mod files;
 mod properties;
 mod reload;
+mod resolve;
 mod rules;
 mod text;
+mod work;
 
 use std::fs;
 use std::path::{Path, PathBuf};
