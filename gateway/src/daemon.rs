@@ -413,6 +413,12 @@ impl Daemon {
         let Some(mut policy) = reload.policy else { return };
         let running = self.inputs.policy.gateway.limits;
         if policy.gateway.limits != running {
+        let max_percent = policy.gateway.max_removed_percent;
+        if let Err(removals) = policy::check_removals(&self.inputs.policy, &policy, max_percent) {
+            error!("{removals}");
+            self.status.faults.push(removals.to_string());
+            return;
+        }
             let message = "[limits] changed: run `gatewayctl detach` and restart gatewayd to apply them";
             warn!("{message}");
             self.status.faults.push(message.to_owned());

@@ -16,6 +16,9 @@ pub const MAX_MANAGEMENT: usize = gateway_common::limits::MANAGEMENT_RULES;
 /// TCP port of a customer's server when its file names none: HTTP.
 pub const DEFAULT_SERVER_PORT: u16 = 80;
 
+/// Percentage of the customers that one reload may remove unless configured otherwise.
+pub const DEFAULT_MAX_REMOVED_PERCENT: u8 = 10;
+
 /// Sizes of the maps. The kernel allocates their memory when it creates them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

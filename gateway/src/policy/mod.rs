@@ -19,6 +19,7 @@ mod model;
 mod names;
 mod prefix;
 mod regular;
+mod removals;
 mod resolve;
 mod secrets;
 #[cfg(test)]
@@ -32,4 +33,5 @@ pub use limits::{DEFAULT_SERVER_PORT, Limits, MAX_LAN_PREFIXES, MAX_MANAGEMENT, 
 pub use load::{Reload, load, reload};
 pub use model::Policy;
 pub use names::{CustomerName, InterfaceName, SiteName, connection_name, parse_connection_name};
+pub use removals::{Removals, check_removals};
 pub use secrets::{check_secrets, unreadable};

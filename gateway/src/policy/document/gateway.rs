@@ -10,7 +10,7 @@ use crate::policy::fault::{Fault, Invalid, Source, quote};
 use crate::policy::gateway::{Gateway, Ipsec, Management, Midstream, Protocol};
 use crate::policy::identity::Identity;
 use crate::policy::keys::{Reader, Table, Value};
-use crate::policy::limits::{Limits, MAX_MANAGEMENT, Timeouts};
+use crate::policy::limits::{DEFAULT_MAX_REMOVED_PERCENT, Limits, MAX_MANAGEMENT, Timeouts};
 use crate::policy::names::InterfaceName;
 use crate::policy::prefix::{is_v4, parse_prefix};
 
@@ -43,7 +43,7 @@ impl GatewayDocument {
         let text = source.text.clone().unwrap_or_default();
         let mut reader = Reader::new(&source);
         let root = reader.parse(&text);
-        let Keys { interfaces, ipsec, management, midstream, limits, timeouts } =
+        let Keys { interfaces, ipsec, management, midstream, limits, timeouts, max_removed_percent } =
             reader.root(&root, Keys::read);
         let faults = reader.finish();
 
@@ -64,6 +64,7 @@ impl GatewayDocument {
                 limits: limits.value(),
                 timeouts,
                 midstream,
+                max_removed_percent,
             })
         };
         let value = if faults.is_empty() { value() } else { None };
@@ -104,6 +105,7 @@ struct Keys {
     midstream: Midstream,
     limits: WrittenLimits,
     timeouts: Timeouts,
+    max_removed_percent: u8,
 }
 
 impl Keys {
@@ -115,6 +117,7 @@ impl Keys {
             midstream: read_midstream(reader, root),
             limits: read_limits(reader, root),
             timeouts: read_timeouts(reader, root),
+            max_removed_percent: read_max_removed(reader, root).unwrap_or(DEFAULT_MAX_REMOVED_PERCENT),
         }
     }
 }
@@ -288,4 +291,13 @@ fn read_timeouts(reader: &mut Reader, root: &Table) -> Timeouts {
         }
     });
     timeouts
+}
+
+fn read_max_removed(reader: &mut Reader, root: &Table) -> Option<u8> {
+    let table = reader.optional(root, "reload")?;
+    let percent = reader.table(table, "[reload]", |reader, table| {
+        let value = reader.optional(table, "max_removed_percent")?;
+        reader.number(value, 1..=100, " percent")
+    });
+    u8::try_from(percent??.into_inner()).ok()
 }

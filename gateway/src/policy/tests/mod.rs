@@ -3,6 +3,7 @@ mod docs;
 mod files;
 mod properties;
 mod reload;
+mod removals;
 mod resolve;
 mod rules;
 mod text;
