@@ -1,4 +1,5 @@
-//! Every bound of the data plane, in one place.
+//! Bounds that programs and control plane share. Sizes of structures that have a file of their own, such as the wheel of
+//! timers or the states of TCP, are there.
 
 /// LAN prefixes of one site, stored inline in its tunnel's map entry.
 pub const PREFIXES_PER_SITE: usize = 4;
