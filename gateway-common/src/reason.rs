@@ -133,8 +133,10 @@ reasons! {
     49 NewFromServer
     /// The server answers on a connection that does not exist.
     50 ReplyWithoutConnection
-    /// The server sent more ARP or neighbour discovery than its budget allows.
+    /// The sender of ARP or neighbour discovery on the cloud LAN sent more than its budget allows.
     51 NeighbourOverBudget
+    /// The ARP or neighbour discovery names another MAC address than the frame comes from.
+    52 NeighbourContradictsFrame
 
     /// A forwarded packet would leave to the internet unencrypted.
     64 PlaintextToInternet
@@ -146,8 +148,8 @@ reasons! {
     67 NotApprovedForLan
 }
 
-/// Slots of an array indexed by [`Reason`] number: a power of two, so that a mask bounds the index.
-pub const REASON_SLOTS: usize = 128;
+/// Slots of an array indexed by [`Reason`] number.
+pub const REASON_SLOTS: usize = 112;
 
 const _: () = {
     let mut i = 0;

@@ -10,12 +10,14 @@ use aya_ebpf::{
 };
 use gateway_common::{
     layout::{
-        Counters, Customer, DropEvent, LayoutFamily, NextProgram, OutboundSpi, Settings, Tunnel, Usage,
+        Counters, Customer, DropEvent, Drops, LayoutFamily, NextProgram, OutboundSpi, Settings, Tunnel,
+        Unattributed, Usage,
         map_list::{self, FlowWords, InnerWords, Map},
     },
     limits::{self, EVENT_RING_BYTES},
     outer::{Budgets, PeerBudgets},
     packet::{FastFamily, Segment},
+    rate::Bucket,
     tcp::{Flow, FlowKey},
     wheel::{Expiry, Pair, SLOTS, Slot, WheelFamily},
     wire::{Ipv4, Ipv6},
@@ -138,6 +140,15 @@ maps! {
     pub static COUNTERS: PerCpuArray<Counters, 2>;
 
     #[btf_map(pin_by_name)]
+    pub static DROPS: HashMap<u32, Drops, 1, { BPF_F_NO_PREALLOC as usize }>;
+
+    #[btf_map(pin_by_name)]
+    pub static UNATTRIBUTED: PerCpuArray<Unattributed, 1>;
+
+    #[btf_map(pin_by_name)]
+    pub static NEIGHBOURS: PerCpuArray<Bucket, { limits::NEIGHBOUR_BUCKETS }>;
+
+    #[btf_map(pin_by_name)]
     pub static EVENTS: RingBuf<DropEvent, EVENT_RING_BYTES>;
 
     #[btf_map(pin_by_name)]
@@ -166,3 +177,7 @@ pub static REPLAY: Global<u32> = Global::new(0);
 /// 1 in benchmarks that compare: packets to servers pass to the stack, which routes them.
 #[unsafe(no_mangle)]
 pub static FORWARD: Global<u32> = Global::new(0);
+
+/// The key of the hash by which senders on the LAN get their budgets. The daemon sets a random one.
+#[unsafe(no_mangle)]
+pub static NEIGHBOUR_KEY: Global<u64> = Global::new(0);
