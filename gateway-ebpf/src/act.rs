@@ -126,12 +126,13 @@ pub fn neighbour(skb: Skb, verdict: Result<(), Reason>, now_ns: u64) -> i32 {
 
 /// Cuts off what follows a site's packet in its frame: padding against traffic analysis (RFC 4303 section 2.7),
 /// which the LAN's MTU may not have room for. A packet that GRO merged has none, as GRO merges none with it
-/// (inet_gro_receive in net/ipv4/af_inet.c). Fails only for want of memory.
+/// (inet_gro_receive in net/ipv4/af_inet.c). If the kernel cannot cut it off (it has no memory), the packet is
+/// dropped unless the LAN has room for the padding.
 #[inline(always)]
-pub fn cut_padding(skb: Skb, decision: &mut Decision) {
+pub fn cut_padding(skb: Skb, settings: &Settings, decision: &mut Decision) {
     let end = NETWORK_OFFSET + decision.bytes as usize;
     let padded = decision.verdict.is_ok() && skb.length() > end && skb.segment_bytes() == 0;
-    if padded && !skb.cut(end as u32) {
+    if padded && !skb.cut(end as u32) && skb.length() > NETWORK_OFFSET + settings.lan_mtu as usize {
         decision.verdict = Err(Reason::TooBigForLan);
     }
 }

@@ -108,7 +108,7 @@ fn from_site_full<A: FamilyNextHop + FamilyMaps>(ctx: &TcContext) -> i32 {
     };
     let now_ns = now_ns();
     let mut decision = decide::from_site_full::<A, _, _>(&skb, &Maps, settings, identity, now_ns);
-    act::cut_padding(skb, &mut decision);
+    act::cut_padding(skb, settings, &mut decision);
     act::to_server::<A>(skb, settings, black_box(&decision), now_ns)
 }
 
