@@ -7,22 +7,27 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Pod,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, RingBuf},
 };
 use gateway_common::{
     ids::TunnelId,
     layout::{
-        Counters, Customer, Drops, OutboundSpi, Settings, Tunnel, Unattributed, Usage,
+        Customer, OutboundSpi, Settings, Tunnel, Usage,
         map_list::{self, Map},
     },
     outer::PeerBudgets,
-    reason::{REASON_SLOTS, Reason},
     tcp::{Flow, FlowKey},
     wheel::Expiry,
     wire::{Ipv4, Ipv6},
 };
 
-use crate::kernel::{bulk::Bulk, handle, mapped::Mapped, pins::Pins};
+use crate::kernel::{
+    bulk::Bulk,
+    counted::{Counted, CountedMaps},
+    handle,
+    mapped::Mapped,
+    pins::Pins,
+};
 
 /// A gateway's maps, opened from their pins, except those that only programs use.
 pub struct Maps {
@@ -37,9 +42,7 @@ pub struct Maps {
     flows6: Flows<Ipv6>,
     usage: Array<MapData, Usage>,
     expiry: Array<MapData, Expiry>,
-    counters: PerCpuArray<MapData, Counters>,
-    drops: HashMap<MapData, u32, Drops>,
-    unattributed: PerCpuArray<MapData, Unattributed>,
+    counted: CountedMaps,
     bulk: BulkMaps,
 }
 
@@ -88,25 +91,6 @@ impl FamilyFlowTable for Ipv6 {
     }
 }
 
-/// The counters of one customer, or of packets that belong to none, summed over all CPUs.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Counted {
-    /// Packets passed, by direction number.
-    pub passed: [u64; 2],
-    /// Bytes passed, by direction number.
-    pub passed_bytes: [u64; 2],
-    /// ESP packets of unknown SPIs; they belong to no customer.
-    pub unknown_spi: u64,
-    /// Flows opened.
-    pub opened: u64,
-    /// Drop events that were not written.
-    pub events_lost: u64,
-    /// Drops of this customer that are counted as nobody's, because the kernel had no memory to count them here.
-    pub unattributed: u64,
-    /// Packets dropped, by reason; reasons without a drop are absent.
-    pub dropped: BTreeMap<Reason, u64>,
-}
-
 impl Maps {
     /// Opens the pins of a gateway, whose daemon need not be running.
     pub fn open(pins: &Pins) -> Result<Self> {
@@ -122,9 +106,7 @@ impl Maps {
             flows6: handle::hash(pins, &map_list::FLOWS6)?,
             usage: handle::array(pins, &map_list::USAGE)?,
             expiry: handle::array(pins, &map_list::EXPIRY)?,
-            counters: handle::per_cpu_array(pins, &map_list::COUNTERS)?,
-            drops: handle::hash(pins, &map_list::DROPS)?,
-            unattributed: handle::per_cpu_array(pins, &map_list::UNATTRIBUTED)?,
+            counted: CountedMaps::open(pins)?,
             bulk: BulkMaps {
                 customers: handle::bulk(pins, &map_list::CUSTOMERS)?,
                 customers6: handle::bulk(pins, &map_list::CUSTOMERS6)?,
@@ -339,86 +321,12 @@ impl Maps {
 
     /// Returns the highest customer id that fits.
     pub fn customer_limit(&self) -> u32 {
-        self.counters.len().saturating_sub(1)
+        self.counted.customer_limit()
     }
 
     /// Returns a customer's counters, or with customer 0 those of packets that belong to none.
     pub fn counted(&self, customer: u32) -> Result<Counted> {
-        match customer {
-            0 => self.counted_for_nobody(),
-            _ => self.counted_for(customer),
-        }
-    }
-
-    fn counted_for_nobody(&self) -> Result<Counted> {
-        let mut sum = Counted::default();
-        let mut dropped = [0; REASON_SLOTS];
-        for cpu in self.unattributed.get(&0, 0).context("read UNATTRIBUTED")?.iter() {
-            sum.unknown_spi += cpu.unknown_spi;
-            sum.events_lost += cpu.reports.lost;
-            dropped.iter_mut().zip(cpu.dropped).for_each(|(sum, cpu)| *sum += cpu);
-        }
-        sum.add_drops(&dropped);
-        Ok(sum)
-    }
-
-    fn counted_for(&self, customer: u32) -> Result<Counted> {
-        let (cpus, ended) = self.counters_and_drops(customer)?;
-        let mut sum = Counted::default();
-        for cpu in &cpus {
-            for direction in [0, 1] {
-                sum.passed[direction] += cpu.passed[direction];
-                sum.passed_bytes[direction] += cpu.passed_bytes[direction];
-            }
-            sum.opened += cpu.opened;
-            sum.events_lost += cpu.reports.lost;
-            sum.unattributed += cpu.unattributed;
-            if let Some(reason) = cpu.run_reason() {
-                *sum.dropped.entry(reason).or_default() += cpu.run_packets;
-            }
-        }
-        sum.add_drops(&ended);
-        Ok(sum)
-    }
-
-    /// Reads a customer's counters on all CPUs, and the drops of runs that have ended. If a run ends meanwhile, its
-    /// packets could be missed or counted twice, so both are read again.
-    fn counters_and_drops(&self, customer: u32) -> Result<(Vec<Counters>, [u64; REASON_SLOTS])> {
-        /// Attempts, before the sums may be wrong by a run. Only a CPU that drops for another reason with every
-        /// packet lets many fail.
-        const TRIES: u32 = 64;
-        let read = || -> Result<Vec<Counters>> {
-            Ok(self.counters.get(&customer, 0).context("read COUNTERS")?.iter().copied().collect())
-        };
-        let mut before = read()?;
-        let mut tries = 1;
-        loop {
-            if before.iter().all(|cpu| cpu.run_reason().is_none()) {
-                return Ok((before, Drops::NONE.packets));
-            }
-            let ended = match self.drops.get(&customer, 0) {
-                Ok(row) => row.packets,
-                Err(MapError::KeyNotFound) => Drops::NONE.packets,
-                Err(error) => return Err(error).context("read DROPS"),
-            };
-            let after = read()?;
-            let unmoved = before.iter().zip(&after).all(|(a, b)| a.run == b.run && !b.is_moving());
-            if unmoved || tries == TRIES {
-                return Ok((after, ended));
-            }
-            (before, tries) = (after, tries + 1);
-        }
-    }
-}
-
-impl Counted {
-    fn add_drops(&mut self, dropped: &[u64; REASON_SLOTS]) {
-        for reason in Reason::ALL {
-            let packets = dropped[*reason as usize];
-            if packets != 0 {
-                *self.dropped.entry(*reason).or_default() += packets;
-            }
-        }
+        self.counted.of(customer)
     }
 }
 

@@ -9,6 +9,7 @@ use aya::{
     util::nr_cpus,
 };
 use gateway::kernel::{
+    counted::Counted,
     maps::{self, FamilyFlowTable, Maps},
     pins::Pins,
     programs::{self, Purpose, Sizes},
@@ -32,7 +33,6 @@ use crate::{case::Input, expect::Counter};
 
 /// Folder of the pins, on a tmpfs that only this process sees.
 const DIRECTORY: &str = "/run/gateway-replay";
-
 /// Capacity of the flow maps, unless a case sets it.
 const FLOWS: u32 = 64;
 
@@ -159,8 +159,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Leaves no room in DROPS, where the programs count a customer's drops: fills it with customers that do not
-    /// exist.
+    /// Fills DROPS with customers that do not exist, so that no other gets a row there.
     pub fn fill_drops(&mut self) -> Result<()> {
         let beyond = self.counters.len();
         (beyond..2 * beyond - 1).try_for_each(|id| Ok(self.drops.insert(&id, &Drops::NONE, 0)?))
@@ -172,7 +171,7 @@ impl Machine {
     }
 
     /// Returns a customer's counters as operators see them, or with 0 those of nobody.
-    pub fn counted(&self, customer: u32) -> Result<maps::Counted> {
+    pub fn counted(&self, customer: u32) -> Result<Counted> {
         self.maps.counted(customer)
     }
 

@@ -1,6 +1,6 @@
 //! `gatewayctl drops` and `gatewayctl counters`: packet counters by customer.
 use anyhow::Result;
-use gateway::kernel::maps::{Counted, Maps};
+use gateway::kernel::{counted::Counted, maps::Maps};
 use serde_json::json;
 
 use crate::{
