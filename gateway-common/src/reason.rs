@@ -141,8 +141,10 @@ reasons! {
     49 NewFromServer
     /// The server answers on a connection that does not exist.
     50 ReplyWithoutConnection
-    /// The server sent more ARP or neighbour discovery than its budget allows.
+    /// The sender of ARP or neighbour discovery on the cloud LAN sent more than its budget allows.
     51 NeighbourOverBudget
+    /// The ARP or neighbour discovery names another MAC address than the frame comes from.
+    52 NeighbourContradictsFrame
 
     // 64 to 127: egress, the last line of defence: `internet_egress`, and 67 `lan_egress`.
 
@@ -156,8 +158,8 @@ reasons! {
     67 NotApprovedForLan
 }
 
-/// Slots of an array indexed by [`Reason`] number: a power of two, so that a mask bounds the index.
-pub const REASON_SLOTS: usize = 128;
+/// Slots of an array indexed by [`Reason`] number.
+pub const REASON_SLOTS: usize = 112;
 
 const _: () = {
     let mut i = 0;

@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, bpf_xfrm_state, xdp_md},
-    helpers::{bpf_loop, bpf_skb_get_xfrm_state, bpf_xdp_adjust_head},
+    helpers::{bpf_loop, bpf_skb_change_tail, bpf_skb_get_xfrm_state, bpf_xdp_adjust_head},
     programs::{TcContext, XdpContext},
 };
 use gateway_common::{
@@ -250,6 +250,13 @@ impl Skb {
     #[inline(always)]
     pub fn raw(self) -> *mut __sk_buff {
         self.raw
+    }
+
+    /// Shortens the frame to this many bytes. Returns false if the kernel could not; the frame is then as it was.
+    #[inline(always)]
+    pub fn cut(self, bytes: u32) -> bool {
+        // SAFETY: the context of a TC program is a `__sk_buff`. Readers reload the packet's bounds.
+        unsafe { bpf_skb_change_tail(self.raw, bytes, 0) == 0 }
     }
 
     /// Returns skb->mark.

@@ -10,7 +10,7 @@ use gateway_common::{
     reason::Reason,
     tcp::Direction,
     time::Ticks,
-    wire::TcpHeader,
+    wire::{NETWORK_OFFSET, TcpHeader},
 };
 
 use crate::{
@@ -113,12 +113,26 @@ pub fn to_tunnel(skb: Skb, decision: &Decision, now_ns: u64) -> i32 {
     TC_ACT_OK
 }
 
-/// Carries out a verdict on ARP or neighbour discovery of a customer's server.
+/// Carries out a verdict on ARP or neighbour discovery on the LAN. Drops count as nobody's: the address in such a
+/// packet is only claimed, and must not spend the drop events of its owner.
 #[inline(always)]
-pub fn neighbour(skb: Skb, customer: u32, verdict: Result<(), Reason>, now_ns: u64) -> i32 {
+pub fn neighbour(skb: Skb, verdict: Result<(), Reason>, now_ns: u64) -> i32 {
     let Err(reason) = verdict else { return TC_ACT_OK };
-    count::drop(skb, Hook::LanIngress, Attribution::new(customer, 0), reason, now_ns);
+    count::drop(skb, Hook::LanIngress, Attribution::NONE, reason, now_ns);
     TC_ACT_SHOT
+}
+
+/// Cuts off what follows a site's packet in its frame: padding against traffic analysis (RFC 4303 section 2.7),
+/// which the LAN's MTU may not have room for. A packet that GRO merged has none, as GRO merges none with it
+/// (inet_gro_receive in net/ipv4/af_inet.c). If the kernel cannot cut it off (it has no memory), the packet is
+/// dropped unless the LAN has room for the padding.
+#[inline(always)]
+pub fn cut_padding(skb: Skb, settings: &Settings, decision: &mut Decision) {
+    let end = NETWORK_OFFSET + decision.bytes as usize;
+    let padded = decision.verdict.is_ok() && skb.length() > end && skb.segment_bytes() == 0;
+    if padded && !skb.cut(end as u32) && skb.length() > NETWORK_OFFSET + settings.lan_mtu as usize {
+        decision.verdict = Err(Reason::TooBigForLan);
+    }
 }
 
 /// Logs an error that no packet can cause: the kernel or the maps are not as the gateway assumes. A mark that

@@ -1,4 +1,4 @@
-//! Charges outer packets, ARP and neighbour discovery to budgets, see `gateway_common::outer::Budgets`.
+//! Charges outer packets to budgets, see `gateway_common::outer::Budgets`.
 use aya_ebpf::bindings::BPF_NOEXIST;
 use gateway_common::{
     outer::{self, Arrival, Budgets, Class, Outer, PeerBudgets},
@@ -37,15 +37,6 @@ pub fn charge(arrival: &Arrival) -> Result<(), Reason> {
         (false, Class::Fragment) => Err(Reason::FragmentsOverBudget),
         (false, Class::Icmp) => Err(Reason::IcmpOverBudget),
     }
-}
-
-/// Charges ARP or neighbour discovery on the LAN to its customer.
-#[inline(always)]
-pub fn charge_neighbour(customer: u32, now_ns: u64) -> Result<(), Reason> {
-    let rate = outer::neighbour_rate(customer);
-    let within_budget = count::counters(customer)
-        .is_some_and(|counters| counters.neighbours.take(rate.interval_ns(), rate.burst, now_ns));
-    if within_budget { Ok(()) } else { Err(Reason::NeighbourOverBudget) }
 }
 
 #[inline(always)]

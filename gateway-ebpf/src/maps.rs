@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use gateway_common::{
     layout::{
-        Binding, Counters, Customer, DropEvent, LayoutFamily, NextProgram, OutboundSpi, Settings, Tunnel,
-        Usage,
+        Binding, Counters, Customer, DropEvent, Drops, LayoutFamily, NextProgram, OutboundSpi, Settings,
+        Tunnel, Unattributed, Usage,
         map_list::{self, FlowWords, InnerWords, Map},
     },
     limits::{self, EVENT_RING_BYTES},
@@ -19,6 +19,7 @@ use gateway_common::{
     node::Pair,
     outer::{Budgets, PeerBudgets},
     packet::{FastFamily, Segment},
+    rate::Bucket,
     tcp::{Flow, FlowKey},
     wheel::{Wheel, WheelFamily},
     wire::{Ipv4, Ipv6},
@@ -144,6 +145,15 @@ maps! {
     pub static COUNTERS: PerCpuArray<Counters, 2>;
 
     #[btf_map(pin_by_name)]
+    pub static DROPS: HashMap<u32, Drops, 1, { BPF_F_NO_PREALLOC as usize }>;
+
+    #[btf_map(pin_by_name)]
+    pub static UNATTRIBUTED: PerCpuArray<Unattributed, 1>;
+
+    #[btf_map(pin_by_name)]
+    pub static NEIGHBOURS: PerCpuArray<Bucket, { limits::NEIGHBOUR_BUCKETS }>;
+
+    #[btf_map(pin_by_name)]
     pub static EVENTS: RingBuf<DropEvent, EVENT_RING_BYTES>;
 
     #[btf_map(pin_by_name)]
@@ -172,3 +182,7 @@ pub static REPLAY: Global<u32> = Global::new(0);
 /// 1 in benchmarks that compare: packets to servers pass to the stack, which routes them.
 #[unsafe(no_mangle)]
 pub static FORWARD: Global<u32> = Global::new(0);
+
+/// The key of the hash by which senders on the LAN get their budgets. The daemon sets a random one.
+#[unsafe(no_mangle)]
+pub static NEIGHBOUR_KEY: Global<u64> = Global::new(0);

@@ -55,7 +55,8 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    let tcp = A::tcp(frame)?;
+    // The stack cuts off what follows the packet (ip_rcv_core in net/ipv4/ip_input.c): small frames are padded.
+    let tcp = A::tcp(frame, false)?;
     let mut decision = Decision::of(tables.customer(tcp.source())?, 0);
     if tcp.hop_limit() <= 1 {
         decision.verdict = Err(Reason::TtlExpired);

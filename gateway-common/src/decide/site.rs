@@ -54,7 +54,8 @@ where
     T: Tables + FamilyTables<A>,
 {
     let site = identify(tables, settings, identity).ok().filter(Site::is_up)?;
-    let tcp = A::tcp(frame)?;
+    // The full path's caller cuts off what follows the packet (RFC 4303 section 2.7).
+    let tcp = A::tcp(frame, true)?;
     let mut decision = Decision::of(site.tunnel.customer, site.id.get());
     decision.verdict = check_access(frame, &site, &tcp);
     if decision.verdict.is_err() {

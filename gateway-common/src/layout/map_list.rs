@@ -4,12 +4,16 @@
 use core::{fmt, marker::PhantomData};
 
 use crate::{
-    layout::{Binding, Counters, Customer, DropEvent, NextProgram, OutboundSpi, Settings, Tunnel, Usage},
+    layout::{
+        Binding, Counters, Customer, DropEvent, Drops, NextProgram, OutboundSpi, Settings, Tunnel,
+        Unattributed, Usage,
+    },
     limits,
     magazine::{self, Pool},
     node::{self, Pair},
     outer::{Budgets, PeerBudgets},
     packet::{Inner, Segment},
+    rate::Bucket,
     tcp::{Flow, FlowKey},
     wheel::Wheel,
     wire::{Ipv4, Ipv6},
@@ -349,9 +353,18 @@ maps! {
     /// Use of quotas by customer id.
     USAGE: Array(u32 => Usage), Bound::CustomerIds, Pinned,
         written by [Ingress, Expiry], read by [InternetIngress, Gatewayctl];
-    /// Counters, event budget and cached next hop by customer id; 0 counts packets of no known customer.
+    /// Counters, event budget and cached next hops by customer id.
     COUNTERS: PerCpuArray(u32 => Counters), Bound::CustomerIds, Pinned,
+        written by [Ingress, InternetEgress], read by [Ingress, InternetEgress, Gatewayctl];
+    /// Drops by customer id; only of customers that have drops for more than one reason.
+    DROPS: SparseHash(u32 => Drops), Bound::Customers, Pinned,
+        written by [Ingress, InternetEgress], read by [Ingress, InternetEgress, Gatewayctl];
+    /// Counters and event budget of packets that belong to no known customer.
+    UNATTRIBUTED: PerCpuArray(u32 => Unattributed), Bound::Fixed(1), Pinned,
         written by [Hooks], read by [Hooks, Gatewayctl];
+    /// Budgets of the senders of ARP and neighbour discovery on the LAN, by a hash of their MAC address.
+    NEIGHBOURS: PerCpuArray(u32 => Bucket), Bound::Fixed(limits::NEIGHBOUR_BUCKETS as u32), Pinned,
+        written by [LanIngress], read by [LanIngress];
     /// Drop events.
     EVENTS: RingBuffer(() => DropEvent), Bound::Fixed(limits::EVENT_RING_BYTES as u32), Pinned,
         written by [Hooks], read by [Gatewayd];

@@ -16,7 +16,7 @@ pub(crate) mod usage;
 
 pub use self::{
     binding::Binding,
-    counters::{Counters, NextHop},
+    counters::{Counters, Drops, NextHop, Reports, Run, Unattributed},
     event::DropEvent,
     family::LayoutFamily,
     prefix::Prefix,
@@ -31,6 +31,7 @@ mod pod {
     //! Plain data for aya's maps.
     use crate::{
         outer::{Budgets, PeerBudgets},
+        rate::Bucket,
         tcp::{Flow, FlowKey},
         wire::{Ipv4, Ipv6},
     };
@@ -42,6 +43,7 @@ mod pod {
         };
     }
     pod!(Ipv4, Ipv6, super::Settings, super::Binding, super::Tunnel, super::Customer, super::OutboundSpi);
-    pod!(PeerBudgets, Budgets, super::Usage, Flow, super::Counters);
+    pod!(PeerBudgets, Budgets, Bucket, super::Usage, Flow);
+    pod!(super::Counters, super::Drops, super::Unattributed);
     pod!(FlowKey<Ipv4>, FlowKey<Ipv6>);
 }

@@ -71,8 +71,71 @@ fn arp_on_the_lan_comes_from_a_server_or_from_no_address() {
         let odd = arp(SERVER)[at] ^ 2;
         assert_eq!(from_lan(&with(arp(SERVER), &[(at, odd)])), Err(InnerMalformed), "byte {at}");
     }
-    assert_eq!(from_lan(&arp(SERVER)[..32]), Ok(7));
+    assert_eq!(from_lan(&arp(SERVER)[..32]), NAMED);
     assert_eq!(from_lan(&arp(SERVER)[..31]), Err(InnerMalformed));
+}
+
+/// The kernel believes the message, and the budget is that of the frame's source.
+#[test]
+fn arp_names_the_mac_address_it_comes_from() {
+    for sender in [SERVER, [0; 4]] {
+        for at in (6..12).chain(22..28) {
+            assert_eq!(from_lan(&with(arp(sender), &[(at, 3)])), Err(NeighbourContradictsFrame), "byte {at}");
+        }
+    }
+    // Both changed alike, and the address it asks for.
+    let moved: Vec<(usize, u8)> = (6..12).chain(22..28).chain(32..38).map(|at| (at, 6)).collect();
+    assert_eq!(from_lan(&with(arp(SERVER), &moved)), NAMED);
+}
+
+/// Returns neighbour discovery of a kind from the MAC address 02:02:02:02:02:02, about a target.
+fn discovery(from: [u8; 16], to: [u8; 16], kind: u8, target: &[u8], options: &[u8]) -> Vec<u8> {
+    ip6_between(from, to, 58, 255, &[&[kind, 0, 0, 0, 0, 0, 0, 0], target, options].concat())
+}
+
+#[test]
+fn neighbour_discovery_names_the_mac_address_it_comes_from() {
+    const OPTIONS: usize = 14 + 40 + 24;
+    for (kind, option) in [(135, 1), (136, 2)] {
+        let message = |options: &[u8]| discovery(SERVER_V6, OUR_LAN_V6, kind, &SERVER_V6, options);
+        let named = message(&[option, 1, 2, 2, 2, 2, 2, 2]);
+        assert_eq!(from_lan(&named), NAMED);
+        for at in (6..12).chain(OPTIONS + 2..OPTIONS + 8) {
+            assert_eq!(
+                from_lan(&with(named.clone(), &[(at, 3)])),
+                Err(NeighbourContradictsFrame),
+                "byte {at}"
+            );
+        }
+        // An address of the other kind, too, and behind other options: a nonce (RFC 3971), an unknown one.
+        for options in [&[3 - option, 1, 3, 3, 3, 3, 3, 3][..], &[14, 1, 3, 3, 3, 3, 3, 3], &[99, 2, 3, 3]] {
+            let behind = |mac: u8| {
+                let mut options = options.to_vec();
+                options.resize(8 * usize::from(options[1]), 3);
+                options.extend([option, 1, mac, mac, mac, mac, mac, mac]);
+                from_lan(&message(&options))
+            };
+            let expected = if options[0] < 3 { Err(NeighbourContradictsFrame) } else { NAMED };
+            assert_eq!(behind(2), expected, "{options:?}");
+            assert_eq!(behind(3), Err(NeighbourContradictsFrame), "{options:?}");
+        }
+    }
+}
+
+/// RFC 4861 sections 4.6, 7.1.1 and 7.1.2.
+#[test]
+fn options_of_neighbour_discovery_fill_the_message() {
+    let options = |options: &[u8]| from_lan(&discovery(SERVER_V6, OUR_LAN_V6, 135, &OUR_LAN_V6, options));
+    let nonce = [14, 1, 9, 9, 9, 9, 9, 9];
+    assert_eq!([options(&[]), options(&nonce), options(&nonce.repeat(4))], [NAMED; 3]);
+    assert_eq!(options(&nonce.repeat(5)), Err(InnerMalformed), "more than any host sends");
+    assert_eq!(options(&[14, 0, 9, 9, 9, 9, 9, 9]), Err(InnerMalformed), "no length");
+    assert_eq!(options(&[14, 2, 9, 9, 9, 9, 9, 9]), Err(InnerMalformed), "longer than the message");
+    for length in 1..8 {
+        assert_eq!(options(&nonce[..length]), Err(InnerMalformed), "{length} bytes of an option");
+    }
+    let cut = discovery(SERVER_V6, OUR_LAN_V6, 135, &OUR_LAN_V6[..15], &[]);
+    assert_eq!(from_lan(&cut), Err(InnerMalformed), "without a target");
 }
 
 #[test]
@@ -82,10 +145,10 @@ fn neighbour_discovery_on_the_lan_comes_from_a_server_or_the_link() {
     };
     let solicit = |from, to| from_lan(&message(from, to, 135, &OUR_LAN_V6));
     let advertise = |from, target| from_lan(&message(from, OUR_LAN_V6, 136, target));
-    assert_eq!(solicit(SERVER_V6, OUR_LAN_V6), Ok(7));
-    assert_eq!(solicit(SERVER_V6, ALL_NODES), Ok(7));
-    assert_eq!(solicit(LINK_V6, OUR_LAN_V6), Ok(0));
-    assert_eq!(solicit([0; 16], ALL_NODES), Ok(0), "duplicate address detection");
+    assert_eq!(solicit(SERVER_V6, OUR_LAN_V6), NAMED);
+    assert_eq!(solicit(SERVER_V6, ALL_NODES), NAMED);
+    assert_eq!(solicit(LINK_V6, OUR_LAN_V6), ANONYMOUS);
+    assert_eq!(solicit([0; 16], ALL_NODES), ANONYMOUS, "duplicate address detection");
     assert_eq!(solicit(PEER_V6, OUR_LAN_V6), Err(SourceNotServer));
     assert_eq!(solicit(OUR_LAN_V6, OUR_LAN_V6), Err(SourceNotServer));
     // fe80::/10 (RFC 4291 section 2.5.6).
@@ -99,9 +162,9 @@ fn neighbour_discovery_on_the_lan_comes_from_a_server_or_the_link() {
     for to in [OURS_V6, SERVER_V6, PEER_V6, LINK_V6] {
         assert_eq!(solicit(SERVER_V6, to), Err(ProtocolNotAllowed), "{to:x?}");
     }
-    assert_eq!(advertise(SERVER_V6, &SERVER_V6), Ok(7));
-    assert_eq!(advertise(LINK_V6, &SERVER_V6), Ok(0));
-    assert_eq!(advertise(LINK_V6, &LINK_V6), Ok(0));
+    assert_eq!(advertise(SERVER_V6, &SERVER_V6), NAMED);
+    assert_eq!(advertise(LINK_V6, &SERVER_V6), ANONYMOUS);
+    assert_eq!(advertise(LINK_V6, &LINK_V6), ANONYMOUS);
     assert_eq!(advertise([0; 16], &SERVER_V6), Err(SourceNotServer), "from no address");
     assert_eq!(advertise(SERVER_V6, &OUR_LAN_V6), Err(SourceNotServer), "the gateway's own address");
     assert_eq!(advertise(SERVER_V6, &PEER_V6), Err(SourceNotServer));

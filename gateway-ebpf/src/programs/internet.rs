@@ -107,7 +107,8 @@ fn from_site_full<A: FamilyNextHop + FamilyMaps>(ctx: &TcContext) -> i32 {
         return act::drop_unattributed(skb, Hook::InternetIngress, Reason::NotConfigured);
     };
     let now_ns = now_ns();
-    let decision = decide::from_site_full::<A, _, _>(&skb, &Maps, settings, identity, now_ns);
+    let mut decision = decide::from_site_full::<A, _, _>(&skb, &Maps, settings, identity, now_ns);
+    act::cut_padding(skb, settings, &mut decision);
     act::to_server::<A>(skb, settings, black_box(&decision), now_ns)
 }
 

@@ -7,22 +7,27 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Pod,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, RingBuf},
 };
 use gateway_common::{
     ids::{Mark, Reqid, TunnelId},
     layout::{
-        Binding, Counters, Customer, OutboundSpi, Settings, Tunnel, Usage,
+        Binding, Customer, OutboundSpi, Settings, Tunnel, Usage,
         map_list::{self, Map},
     },
     outer::PeerBudgets,
-    reason::{REASON_SLOTS, Reason},
     tcp::{Flow, FlowKey},
     wheel::Wheel,
     wire::{Ipv4, Ipv6},
 };
 
-use crate::kernel::{bulk::Bulk, handle, mapped::Mapped, pins::Pins};
+use crate::kernel::{
+    bulk::Bulk,
+    counted::{Counted, CountedMaps},
+    handle,
+    mapped::Mapped,
+    pins::Pins,
+};
 
 /// A gateway's maps, opened from their pins, except those that only programs use.
 pub struct Maps {
@@ -38,7 +43,7 @@ pub struct Maps {
     flows6: Flows<Ipv6>,
     usage: Array<MapData, Usage>,
     wheels: Array<MapData, Wheel>,
-    counters: PerCpuArray<MapData, Counters>,
+    counted: CountedMaps,
     bulk: BulkMaps,
 }
 
@@ -87,23 +92,6 @@ impl FamilyFlowTable for Ipv6 {
     }
 }
 
-/// One customer's counters, summed over all CPUs.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Counted {
-    /// Packets passed, by direction number.
-    pub passed: [u64; 2],
-    /// Bytes passed, by direction number.
-    pub passed_bytes: [u64; 2],
-    /// ESP packets of unknown SPIs.
-    pub unknown_spi: u64,
-    /// Flows opened.
-    pub opened: u64,
-    /// Drop events that were not written.
-    pub events_lost: u64,
-    /// Packets dropped, by reason; reasons without a drop are absent.
-    pub dropped: BTreeMap<Reason, u64>,
-}
-
 impl Maps {
     /// Opens the pins of a gateway, whose daemon need not be running.
     pub fn open(pins: &Pins) -> Result<Self> {
@@ -120,7 +108,7 @@ impl Maps {
             flows6: handle::hash(pins, &map_list::FLOWS6)?,
             usage: handle::array(pins, &map_list::USAGE)?,
             wheels: handle::array(pins, &map_list::WHEELS)?,
-            counters: handle::per_cpu_array(pins, &map_list::COUNTERS)?,
+            counted: CountedMaps::open(pins)?,
             bulk: BulkMaps {
                 customers: handle::bulk(pins, &map_list::CUSTOMERS)?,
                 customers6: handle::bulk(pins, &map_list::CUSTOMERS6)?,
@@ -359,32 +347,12 @@ impl Maps {
 
     /// Returns the highest customer id that fits.
     pub fn customer_limit(&self) -> u32 {
-        self.counters.len().saturating_sub(1)
+        self.counted.customer_limit()
     }
 
-    /// Returns a customer's counters; customer 0 counts packets of no known customer.
+    /// Returns a customer's counters, or with customer 0 those of packets that belong to none.
     pub fn counted(&self, customer: u32) -> Result<Counted> {
-        let cpus = self.counters.get(&customer, 0).context("read COUNTERS")?;
-        let mut sum = Counted::default();
-        let mut dropped = [0u64; REASON_SLOTS];
-        for cpu in cpus.iter() {
-            for direction in [0, 1] {
-                sum.passed[direction] += cpu.passed[direction];
-                sum.passed_bytes[direction] += cpu.passed_bytes[direction];
-            }
-            sum.unknown_spi += cpu.unknown_spi;
-            sum.opened += cpu.opened;
-            sum.events_lost += cpu.events_lost;
-            for (sum, cpu) in dropped.iter_mut().zip(cpu.dropped) {
-                *sum += cpu;
-            }
-        }
-        sum.dropped = Reason::ALL
-            .iter()
-            .map(|reason| (*reason, dropped[*reason as usize]))
-            .filter(|(_, packets)| *packets != 0)
-            .collect();
-        Ok(sum)
+        self.counted.of(customer)
     }
 }
 

@@ -1,6 +1,12 @@
 //! Loads the programs, and attaches them so that links outlive the daemon: a restarted daemon replaces the
 //! program of each link in place, between one packet and the next.
-use std::{fs, io, num::NonZeroU32, panic, thread};
+use std::{
+    fs,
+    hash::{BuildHasher as _, RandomState},
+    io,
+    num::NonZeroU32,
+    panic, thread,
+};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::{
@@ -55,17 +61,30 @@ impl Purpose {
             Self::ReplayIdentity | Self::ReplayIdentityToStack => 2,
         }
     }
+
+    /// Returns the value of `NEIGHBOUR_KEY`: a secret, except in tests that must run the same each time.
+    fn neighbour_key(self) -> u64 {
+        /// 2^64 divided by the golden ratio, which spreads addresses well (Knuth, TAOCP 6.4).
+        const FIXED: u64 = 0x9e37_79b9_7f4a_7c15;
+        match self {
+            Self::Replay => FIXED,
+            // The hasher's own keys come from the operating system.
+            _ => RandomState::new().hash_one(0),
+        }
+    }
 }
 
 /// Loads the programs into the kernel. Adopts maps that are pinned already, with their contents.
 pub fn load(pins: &Pins, sizes: Sizes, purpose: Purpose) -> Result<Ebpf> {
     let cpus = possible_cpus()?;
     let (replay, forward) = (purpose.number(), u32::from(purpose == Purpose::ReplayIdentityToStack));
+    let neighbour_key = purpose.neighbour_key();
     let mut loader = EbpfLoader::new();
     loader
         .default_map_pin_directory(pins.directory())
         .override_global("REPLAY", &replay, true)
-        .override_global("FORWARD", &forward, true);
+        .override_global("FORWARD", &forward, true)
+        .override_global("NEIGHBOUR_KEY", &neighbour_key, true);
     for map in map_list::ALL.iter().filter(|map| !matches!(map.bound, Bound::Fixed(_))) {
         loader.map_max_entries(map.name, map.bound.entries(&sizes, cpus));
     }

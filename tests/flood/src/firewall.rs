@@ -15,8 +15,9 @@ use aya::{
 };
 use gateway::{
     kernel::{
+        counted::Counted,
         interface::Interface,
-        maps::{self, Counted, Maps},
+        maps::{self, Maps},
         pins::Pins,
         programs::{self, Purpose, Sizes},
     },

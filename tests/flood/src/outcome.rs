@@ -1,7 +1,7 @@
 //! The outcome of a flood, for the judge.
 use std::{collections::BTreeMap, time::Duration};
 
-use gateway::kernel::maps::Counted;
+use gateway::kernel::counted::Counted;
 use gateway_common::reason::Reason;
 
 use crate::{firewall::Held, party::Party, peer, victim, watch::Seen};

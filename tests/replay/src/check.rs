@@ -152,10 +152,7 @@ fn compare_counters(
         let (wanted, seen) = (expected(&key).unwrap_or(0), of(after).wrapping_sub(of(before)));
         if wanted != seen {
             let counter = match key.1 {
-                Counter::Dropped(number) => match Reason::from_number(number) {
-                    Some(reason) => format!("dropped {}", reason.name()),
-                    None => format!("dropped for reason number {number}"),
-                },
+                Counter::Dropped(reason) => format!("dropped {}", reason.name()),
                 other => format!("{other:?}"),
             };
             let _ = writeln!(
@@ -219,6 +216,9 @@ fn event(step: &Step, input: &Input, reason: Reason, time_ns: u64) -> DropEvent 
         tcp_flags: 0,
         _reserved: 0,
     };
+    if let Some(addresses) = describe::arp(&input.frame) {
+        [event.source, event.destination] = addresses.map(Ipv6::from);
+    }
     let Some(seen) = describe::packet(&input.frame) else { return event };
     (event.source, event.destination) = (seen.source.into(), seen.destination.into());
     event.protocol = seen.protocol;

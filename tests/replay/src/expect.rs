@@ -117,8 +117,10 @@ pub enum Counter {
     UnknownSpi,
     /// Drop events that could not be written.
     Lost,
-    /// Packets dropped for the reason with this number.
-    Dropped(u8),
+    /// Drops that are counted as nobody's.
+    Unattributed,
+    /// Packets dropped for this reason.
+    Dropped(Reason),
 }
 
 /// The counters of one customer that change, and by how much: `nobody: unknown_spi` or
@@ -199,7 +201,7 @@ impl Counts {
                     ("opened", _) => Counter::Opened,
                     ("unknown_spi", _) => Counter::UnknownSpi,
                     ("lost", _) => Counter::Lost,
-                    ("dropped", Verdict::Drop(reason)) => Counter::Dropped(reason as u8),
+                    ("dropped", Verdict::Drop(reason)) => Counter::Dropped(reason),
                     _ => bail!("{word:?} does not fit the verdict"),
                 };
                 Ok((counter, *by))

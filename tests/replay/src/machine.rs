@@ -1,5 +1,5 @@
 //! The real programs, loaded into the kernel with maps of their own.
-use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
+use std::{cell::Cell, collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
@@ -9,16 +9,18 @@ use aya::{
     util::nr_cpus,
 };
 use gateway::kernel::{
+    counted::Counted,
     maps::{self, FamilyFlowTable, Maps},
     pins::Pins,
     programs::{self, Purpose, Sizes},
 };
 use gateway_common::{
     ids::{Mark, Reqid, TunnelId},
-    layout::{Counters, DropEvent, LayoutFamily, NextProgram, Tunnel, Usage},
+    layout::{Counters, DropEvent, Drops, LayoutFamily, NextProgram, Tunnel, Unattributed, Usage},
+    limits::NEIGHBOUR_BUCKETS,
     magazine::Pool,
-    outer::Budgets,
-    reason::REASON_SLOTS,
+    outer::{self, Budgets},
+    rate::Bucket,
     tcp::{Flow, FlowKey},
     wheel::{SLOTS, Wheel},
     wire::{Ipv4, Ipv6},
@@ -32,7 +34,6 @@ use crate::{case::Input, expect::Counter};
 
 /// Folder of the pins, on a tmpfs that only this process sees.
 const DIRECTORY: &str = "/run/gateway-replay";
-
 /// Capacity of the flow maps, unless a case sets it.
 const FLOWS: u32 = 64;
 
@@ -41,6 +42,11 @@ pub struct Machine {
     ebpf: Ebpf,
     maps: Maps,
     counters: PerCpuArray<MapData, Counters>,
+    drops: HashMap<MapData, u32, Drops>,
+    unattributed: PerCpuArray<MapData, Unattributed>,
+    /// Budgets of senders on the LAN, and whether a packet has been charged to one.
+    neighbours: PerCpuArray<MapData, Bucket>,
+    neighbours_used: Cell<bool>,
     clock: Array<MapData, u64>,
     events: RingBuf<MapData>,
     /// Budgets of outer sources, and the budget that all strangers share.
@@ -92,6 +98,10 @@ impl Machine {
         Ok(Self {
             maps: Maps::open(&pins)?,
             counters: PerCpuArray::try_from(pinned(&pins, "COUNTERS")?)?,
+            drops: HashMap::try_from(pinned(&pins, "DROPS")?)?,
+            unattributed: PerCpuArray::try_from(pinned(&pins, "UNATTRIBUTED")?)?,
+            neighbours: PerCpuArray::try_from(pinned(&pins, "NEIGHBOURS")?)?,
+            neighbours_used: Cell::new(false),
             clock: Array::try_from(clock)?,
             events: maps::events(&pins)?,
             sources: HashMap::try_from(pinned(&pins, "SOURCES")?)?,
@@ -124,13 +134,44 @@ impl Machine {
         }
         let cpus = nr_cpus().map_err(|(file, error)| error_in(file, error))?.get() as usize;
         self.strangers.set(0, PerCpuValues::try_from(vec![Budgets::default(); cpus])?, 0)?;
-        for customer in 0..self.counters.len() {
-            // SAFETY: Counters holds integers only.
-            let zero: Counters = unsafe { std::mem::zeroed() };
-            self.counters.set(customer, PerCpuValues::try_from(vec![zero; cpus])?, 0)?;
-        }
+        self.reset_counters(cpus)?;
         self.events()?;
         self.change(world)
+    }
+
+    /// Clears counters, and the budgets of senders on the LAN.
+    fn reset_counters(&mut self, cpus: usize) -> Result<()> {
+        // SAFETY: both hold integers only.
+        let (zero, nobody): (Counters, Unattributed) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        for customer in 0..self.counters.len() {
+            self.counters.set(customer, PerCpuValues::try_from(vec![zero; cpus])?, 0)?;
+        }
+        self.unattributed.set(0, PerCpuValues::try_from(vec![nobody; cpus])?, 0)?;
+        for customer in self.drops.keys().collect::<Result<Vec<_>, _>>()? {
+            self.drops.remove(&customer)?;
+        }
+        if self.neighbours_used.replace(false) {
+            for bucket in 0..NEIGHBOUR_BUCKETS as u32 {
+                self.neighbours.set(bucket, PerCpuValues::try_from(vec![Bucket::default(); cpus])?, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills DROPS with customers that do not exist, so that no other gets a row there.
+    pub fn fill_drops(&mut self) -> Result<()> {
+        let beyond = self.counters.len();
+        (beyond..2 * beyond - 1).try_for_each(|id| Ok(self.drops.insert(&id, &Drops::NONE, 0)?))
+    }
+
+    /// Returns the customers with a row in DROPS.
+    pub fn rows_of_drops(&self) -> Result<Vec<u32>> {
+        Ok(self.drops.keys().collect::<Result<_, _>>()?)
+    }
+
+    /// Returns a customer's counters as operators see them, or with 0 those of nobody.
+    pub fn counted(&self, customer: u32) -> Result<Counted> {
+        self.maps.counted(customer)
     }
 
     fn remove_flows<A: LayoutFamily + FamilyFlowTable>(&mut self) -> Result<()>
@@ -234,6 +275,9 @@ impl Machine {
 
     /// Runs one packet through the program of its hook.
     pub fn run(&self, input: &Input) -> Result<Output> {
+        if outer::is_neighbour_on_lan(&input.frame[..]) {
+            self.neighbours_used.set(true);
+        }
         let mut frame = vec![0; input.frame.len() + 256];
         let mut output =
             self.test_run(input.hook.name(), &input.frame, input.identity, input.merged, &mut frame)?;
@@ -324,18 +368,18 @@ impl Machine {
     fn counters(&self) -> Result<BTreeMap<(u32, Counter), u64>> {
         let mut sums = BTreeMap::new();
         for customer in 0..self.counters.len() {
-            for cpu in self.counters.get(&customer, 0)?.iter() {
-                let mut add = |counter, by| *sums.entry((customer, counter)).or_insert(0) += by;
-                add(Counter::ToServer, cpu.passed[0]);
-                add(Counter::ToSite, cpu.passed[1]);
-                add(Counter::BytesToServer, cpu.passed_bytes[0]);
-                add(Counter::BytesToSite, cpu.passed_bytes[1]);
-                add(Counter::Opened, cpu.opened);
-                add(Counter::UnknownSpi, cpu.unknown_spi);
-                add(Counter::Lost, cpu.events_lost);
-                for number in 0..REASON_SLOTS {
-                    add(Counter::Dropped(number as u8), cpu.dropped[number]);
-                }
+            let counted = self.maps.counted(customer)?;
+            let mut add = |counter, by| sums.insert((customer, counter), by);
+            add(Counter::ToServer, counted.passed[0]);
+            add(Counter::ToSite, counted.passed[1]);
+            add(Counter::BytesToServer, counted.passed_bytes[0]);
+            add(Counter::BytesToSite, counted.passed_bytes[1]);
+            add(Counter::Opened, counted.opened);
+            add(Counter::UnknownSpi, counted.unknown_spi);
+            add(Counter::Lost, counted.events_lost);
+            add(Counter::Unattributed, counted.unattributed);
+            for (reason, packets) in counted.dropped {
+                add(Counter::Dropped(reason), packets);
             }
         }
         sums.retain(|_, packets| *packets != 0);
