@@ -68,6 +68,8 @@ reasons! {
     13 PathMtuTooSmall
     /// The frame is for another MAC address or for a VLAN.
     14 FrameNotForGateway
+    /// In a flood, the IKE_SA_INIT lacks a valid cookie and cannot be answered with one.
+    15 IkeInitUnanswerable
 
     /// The SA that decrypted the packet has the reqid of no known tunnel.
     16 UnknownTunnel

@@ -19,6 +19,7 @@ mod access;
 mod act;
 mod charge;
 mod clock;
+mod cookie;
 mod count;
 mod lock;
 mod maps;

@@ -14,7 +14,10 @@ use gateway_common::{
         map_list::{self, FlowWords, InnerWords, Map},
     },
     limits::{self, EVENT_RING_BYTES},
-    outer::{Budgets, PeerBudgets},
+    outer::{
+        Budgets, PeerBudgets,
+        cookie::{Proof, Secrets, Strangers},
+    },
     packet::{FastFamily, Segment},
     tcp::{Flow, FlowKey},
     wheel::{Expiry, Pair, SLOTS, Slot, WheelFamily},
@@ -111,7 +114,13 @@ maps! {
     pub static SOURCES: LruHashMap<Ipv6, Budgets, { limits::SOURCES }>;
 
     #[btf_map(pin_by_name)]
-    pub static STRANGERS: PerCpuArray<Budgets, 1>;
+    pub static STRANGERS: PerCpuArray<Strangers, 1>;
+
+    #[btf_map(pin_by_name)]
+    pub static PROVEN: LruHashMap<Ipv6, Proof, { limits::PROVEN }>;
+
+    #[btf_map(pin_by_name)]
+    pub static COOKIES: Array<Secrets, 1>;
 
     #[btf_map(pin_by_name)]
     pub static FLOWS: Flows<Ipv4>;

@@ -28,7 +28,10 @@ pub use self::{
 mod pod {
     //! Plain data for aya's maps.
     use crate::{
-        outer::{Budgets, PeerBudgets},
+        outer::{
+            Budgets, PeerBudgets,
+            cookie::{Proof, Secrets, Strangers},
+        },
         tcp::{Flow, FlowKey},
         wire::{Ipv4, Ipv6},
     };
@@ -41,5 +44,6 @@ mod pod {
     }
     pod!(Ipv4, Ipv6, super::Settings, super::Tunnel, super::Customer, super::OutboundSpi);
     pod!(PeerBudgets, Budgets, super::Usage, Flow, super::Counters);
+    pod!(Strangers, Proof, Secrets);
     pod!(FlowKey<Ipv4>, FlowKey<Ipv6>);
 }

@@ -2,6 +2,7 @@
 mod address;
 mod frame;
 mod header;
+pub mod ike;
 mod number;
 
 pub use self::{
@@ -11,5 +12,6 @@ pub use self::{
         ETHERNET_BYTES, Ipv4Header, Ipv6Header, NETWORK_OFFSET, TcpHeader, UdpHeader, VLAN_TAG_BYTES,
         ethertype_of, has_priority_tag, is_foreign,
     },
-    number::{ethertype, ike, protocol},
+    ike::{IkeHeader, NotifyHeader},
+    number::{ethertype, protocol},
 };

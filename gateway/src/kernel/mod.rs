@@ -1,6 +1,7 @@
 //! The kernel's side: programs, links, maps, pins, interfaces, routes.
 pub mod bulk;
 pub mod clock;
+pub mod cookies;
 mod handle;
 pub mod interface;
 mod mapped;

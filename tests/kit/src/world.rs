@@ -7,6 +7,8 @@
 //! | globex (2) | 10.200.0.12, fd00:200::12 | paris (3) | 192.168.0.0/16, fd00:1::/48 | 198.18.0.3, 2001:db8:18::3 |
 //! | initech (3) | 10.200.0.13 | oslo (4) | 10.30.0.0/16 | 198.18.0.4, 2001:db8:18::4 |
 //!
+//! The first secrets of IKE cookies are in force, see [`secrets`].
+//!
 //! All tunnels are up, have generation 1 and quotas that nobody reaches. Inbound SPIs are 0xc0de0001 to 4,
 //! outbound ones 0xbeef0001 to 4, by tunnel id. [`crate::settings`] describes the gateway itself.
 //!
@@ -24,6 +26,7 @@ use gateway_common::{
     family::Family,
     layout::{Access, Customer, OutboundSpi, Prefix, Quota, Settings, Tunnel},
     limits::PREFIXES_PER_SITE,
+    outer::cookie::Secrets,
     wire::Ipv6,
 };
 
@@ -167,6 +170,8 @@ pub struct World {
     pub inbound_spis: BTreeMap<u32, u32>,
     /// OUTBOUND_SPIS.
     pub outbound_spis: BTreeMap<OutboundSpi, u32>,
+    /// COOKIES.
+    pub secrets: Secrets,
     /// True if PROGRAMS, the array of tail calls, is filled.
     pub continuations: bool,
 }
@@ -187,9 +192,17 @@ impl World {
             peers: TUNNELS.iter().flat_map(|known| known.peers.map(Ipv6::from)).collect(),
             inbound_spis: TUNNELS.iter().map(|known| (known.inbound_spi, known.id)).collect(),
             outbound_spis: outbound.collect(),
+            secrets: secrets(1),
             continuations: true,
         }
     }
+}
+
+/// Returns the secrets of IKE cookies of this version, 1 or more. The secret of version N is the key of the two
+/// little-endian numbers N and !N.
+pub fn secrets(version: u32) -> Secrets {
+    let key = |version: u32| [u64::from(version), !u64::from(version)];
+    (2..=version).fold(Secrets::first([key(0), key(1)]), |secrets, version| secrets.rotated(key(version)))
 }
 
 fn tunnel(known: &KnownTunnel) -> Tunnel {

@@ -9,6 +9,7 @@ use aya::{
     util::nr_cpus,
 };
 use gateway::kernel::{
+    cookies::Cookies,
     maps::{self, FamilyFlowTable, Maps},
     pins::Pins,
     programs::{self, Purpose, Sizes},
@@ -16,7 +17,10 @@ use gateway::kernel::{
 use gateway_common::{
     ids::TunnelId,
     layout::{Counters, DropEvent, LayoutFamily, NextProgram, Tunnel, Usage},
-    outer::Budgets,
+    outer::{
+        Budgets,
+        cookie::{Proof, Strangers},
+    },
     reason::REASON_SLOTS,
     tcp::{Flow, FlowKey},
     wheel::{Expiry, SLOTS},
@@ -42,9 +46,11 @@ pub struct Machine {
     counters: PerCpuArray<MapData, Counters>,
     clock: Array<MapData, u64>,
     events: RingBuf<MapData>,
-    /// Budgets of outer sources, and the budget that all strangers share.
+    /// Budgets of outer sources, those that have shown a cookie, and the state that all strangers share.
     sources: HashMap<MapData, Ipv6, Budgets>,
-    strangers: PerCpuArray<MapData, Budgets>,
+    proven: HashMap<MapData, Ipv6, Proof>,
+    strangers: PerCpuArray<MapData, Strangers>,
+    cookies: Cookies,
     /// The timing wheel: by slot, the lock and the first node of each family.
     wheel: Array<MapData, [u32; 3]>,
     /// The wheel's current position and its timer.
@@ -90,10 +96,12 @@ impl Machine {
         let clock = ebpf.take_map("REPLAY_CLOCK").context("the object has no map REPLAY_CLOCK")?;
         Ok(Self {
             maps: Maps::open(&pins)?,
+            cookies: Cookies::open(&pins)?,
             counters: PerCpuArray::try_from(pinned(&pins, "COUNTERS")?)?,
             clock: Array::try_from(clock)?,
             events: maps::events(&pins)?,
             sources: HashMap::try_from(pinned(&pins, "SOURCES")?)?,
+            proven: HashMap::try_from(pinned(&pins, "PROVEN")?)?,
             strangers: PerCpuArray::try_from(pinned(&pins, "STRANGERS")?)?,
             wheel: Array::try_from(pinned(&pins, "WHEEL")?)?,
             expiry: Array::try_from(pinned(&pins, "EXPIRY")?)?,
@@ -123,8 +131,12 @@ impl Machine {
         for source in sources {
             self.sources.remove(&source)?;
         }
+        let proven: Vec<Ipv6> = self.proven.keys().collect::<Result<_, _>>()?;
+        for source in proven {
+            self.proven.remove(&source)?;
+        }
         let cpus = nr_cpus().map_err(|(file, error)| error_in(file, error))?.get() as usize;
-        self.strangers.set(0, PerCpuValues::try_from(vec![Budgets::default(); cpus])?, 0)?;
+        self.strangers.set(0, PerCpuValues::try_from(vec![Strangers::default(); cpus])?, 0)?;
         for customer in 0..self.counters.len() {
             // SAFETY: Counters holds integers only.
             let zero: Counters = unsafe { std::mem::zeroed() };
@@ -201,6 +213,7 @@ impl Machine {
         for (spi, owner) in &world.outbound_spis {
             maps.set_outbound_spi(*spi, TunnelId::new(*owner))?;
         }
+        self.cookies.set_secrets(&world.secrets)?;
         self.set_continuations(world.continuations)
     }
 
@@ -297,6 +310,7 @@ impl Machine {
             peers: self.maps.peers()?,
             inbound_spis: self.maps.inbound_spis()?,
             outbound_spis: self.maps.outbound_spis()?,
+            secrets: self.cookies.secrets()?,
             continuations: self.continuations,
         };
         Ok(State { counters: self.counters()?, flows, usage, world })
@@ -331,6 +345,10 @@ impl Machine {
                 }
             }
         }
+        let cookies = self.cookies.counts(0)?;
+        sums.insert((0, Counter::Asked), cookies.asked);
+        sums.insert((0, Counter::Proved), cookies.proved);
+        sums.insert((0, Counter::AskedByCharon), cookies.asked_by_charon);
         sums.retain(|_, packets| *packets != 0);
         Ok(sums)
     }
