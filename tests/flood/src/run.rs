@@ -21,6 +21,7 @@ use crate::{
     frames::{self, Pool},
     ground::Ground,
     judge::{self, Criterion},
+    new_site,
     outcome::Outcome,
     party::{ATTACKER, Party},
     peer, server, victim, watch,
@@ -100,7 +101,7 @@ fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: boo
     let charon = peer::open(&ground.gateway)?;
     let victims: BTreeMap<Party, victim::Tally> =
         Party::victims().map(|party| (party, victim::Tally::default())).collect();
-    let ike = peer::Tally::default();
+    let (ike, new_sites) = (peer::Tally::default(), new_site::Tally::default());
     let (site_frames, internet_frames) = (AtomicU64::new(0), AtomicU64::new(0));
     let (flood_over, all_over, counting_over) =
         (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
@@ -129,12 +130,16 @@ fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: boo
             scope.spawn(|| attack::from_internet(&ground.internet, &internet_frames, &flood_over)),
             scope.spawn(|| attack::acknowledge(&ground.attacker, &flood_over)),
         ];
-        thread::sleep(duration);
+        // Cookies are asked for as soon as the flood is there.
+        thread::sleep(CALM);
+        let connecting = scope.spawn(|| new_site::connect(&ground.internet, &ike, &new_sites, &flood_over));
+        thread::sleep(duration.saturating_sub(CALM));
         flood_over.store(true, Relaxed);
         for flood in floods {
             flood.join().map_err(|_| anyhow!("a flood panicked"))?.context("flood")?;
         }
         let lasted = start.elapsed();
+        connecting.join().map_err(|_| anyhow!("a thread panicked"))?.context("connect new sites")?;
         thread::sleep(CALM);
         all_over.store(true, Relaxed);
         sending.join().map_err(|_| anyhow!("a thread panicked"))??;
@@ -144,6 +149,7 @@ fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: boo
         Ok((lasted, watching.join().map_err(|_| anyhow!("a thread panicked"))??))
     })?;
     let held = wait.then(|| settle(&gateway)).transpose()?;
+    let cookies = gateway.cookies()?;
     let customers = [0].into_iter().chain(Party::all().map(|party| party.id));
     let counted = customers.map(|id| Ok((id, gateway.counted(id)?))).collect::<Result<_>>()?;
     Ok(Outcome {
@@ -152,6 +158,8 @@ fn round(name: &str, duration: Duration, attacker: Quota, pool: &Pool, wait: boo
         internet_frames: internet_frames.into_inner(),
         victims,
         ike,
+        new_sites,
+        cookies,
         seen,
         counted,
         held,
