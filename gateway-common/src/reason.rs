@@ -71,6 +71,8 @@ reasons! {
     13 PathMtuTooSmall
     /// The frame is for another MAC address or for a VLAN.
     14 FrameNotForGateway
+    /// In a flood, the IKE_SA_INIT lacks a valid cookie and cannot be answered with one.
+    15 IkeInitUnanswerable
 
     // 16 to 47: the inner packet. Rule one (`decide/site.rs`) at internet ingress gives all of them; rule two
     // (`decide/server.rs`) at LAN ingress shares those about headers, connections and the tunnel.

@@ -14,7 +14,7 @@ use gateway_common::{
 };
 
 use crate::{
-    access::{DirectPacket, Skb, Xdp},
+    access::{Skb, Xdp},
     clock::now_ns,
     count::{self, Attribution},
     maps::FORWARD,
@@ -35,16 +35,17 @@ pub fn drop_unattributed(skb: Skb, hook: Hook, reason: Reason) -> i32 {
     TC_ACT_SHOT
 }
 
-/// Carries out a verdict at the XDP hook.
+/// Carries out a verdict at the XDP hook. `Ok(None)`: the frame is an answer to its sender.
 #[inline(always)]
-pub fn xdp(packet: Xdp, verdict: Result<Outer, Reason>) -> u32 {
+pub fn xdp(packet: Xdp, verdict: Result<Option<Outer>, Reason>) -> u32 {
     match verdict {
-        Ok(outer) => {
+        Ok(Some(outer)) => {
             if let Outer::Esp(spi) = outer {
                 tag_source_mac(packet, spi);
             }
             xdp_action::XDP_PASS
         }
+        Ok(None) => xdp_action::XDP_TX,
         Err(reason) => {
             count::drop(packet, Hook::InternetXdp, Attribution::NONE, reason, now_ns());
             xdp_action::XDP_DROP
@@ -149,11 +150,8 @@ fn log_contradiction(skb: Skb) {
 #[inline(always)]
 fn tag_source_mac(packet: Xdp, spi: u32) {
     const SOURCE_MAC_OFFSET: usize = 6;
-    if let Some(mac) = packet.bytes_mut::<6>(SOURCE_MAC_OFFSET) {
-        let [a, b, c, d] = spi.to_be_bytes();
-        // SAFETY: `bytes_mut` checked the bounds.
-        unsafe { *mac = [0x02, 0x00, a, b, c, d] };
-    }
+    let [a, b, c, d] = spi.to_be_bytes();
+    packet.write(SOURCE_MAC_OFFSET, [0x02, 0x00, a, b, c, d]);
 }
 
 /// Lowers the MSS option of a SYN to what fits the tunnel. A SYN without the option implies 536

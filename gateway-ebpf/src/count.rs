@@ -15,7 +15,7 @@ use gateway_common::{
 
 use crate::{
     access::DirectPacket,
-    maps::{COUNTERS, DROPS, EVENTS, UNATTRIBUTED},
+    maps::{COUNTERS, DROPS, EVENTS, STRANGERS, UNATTRIBUTED},
 };
 
 /// The customer and tunnel that a packet is counted for, 0 if not known. One value, because an eBPF function
@@ -120,6 +120,16 @@ pub fn passed(counters: &mut Counters, decision: &Decision, direction: Direction
 pub fn unknown_spi() {
     if let Some(counters) = unattributed() {
         counters.unknown_spi = counters.unknown_spi.wrapping_add(1);
+    }
+}
+
+/// Counts a cookie that charon asks a stranger for.
+#[inline(always)]
+pub fn charons_cookie() {
+    if let Some(strangers) = STRANGERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's own slot.
+        let asked = unsafe { &mut (*strangers).asked_by_charon };
+        *asked = asked.wrapping_add(1);
     }
 }
 

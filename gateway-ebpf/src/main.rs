@@ -22,6 +22,7 @@ mod access;
 mod act;
 mod charge;
 mod clock;
+mod cookie;
 mod count;
 mod lan_budget;
 mod lock;

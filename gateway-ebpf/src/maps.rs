@@ -17,7 +17,10 @@ use gateway_common::{
     limits::{self, EVENT_RING_BYTES},
     magazine::{POOLS as POOL_COUNT, Pool},
     node::Pair,
-    outer::{Budgets, PeerBudgets},
+    outer::{
+        Budgets, PeerBudgets,
+        cookie::{Proof, Secrets, Strangers},
+    },
     packet::{FastFamily, Segment},
     rate::Bucket,
     tcp::{Flow, FlowKey},
@@ -118,7 +121,13 @@ maps! {
     pub static SOURCES: LruHashMap<Ipv6, Budgets, { limits::SOURCES }>;
 
     #[btf_map(pin_by_name)]
-    pub static STRANGERS: PerCpuArray<Budgets, 1>;
+    pub static STRANGERS: PerCpuArray<Strangers, 1>;
+
+    #[btf_map(pin_by_name)]
+    pub static PROVEN: LruHashMap<Ipv6, Proof, { limits::PROVEN }>;
+
+    #[btf_map(pin_by_name)]
+    pub static COOKIES: Array<Secrets, 1>;
 
     #[btf_map(pin_by_name)]
     pub static FLOWS: Flows<Ipv4>;

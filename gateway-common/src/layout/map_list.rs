@@ -11,7 +11,10 @@ use crate::{
     limits,
     magazine::{self, Pool},
     node::{self, Pair},
-    outer::{Budgets, PeerBudgets},
+    outer::{
+        Budgets, PeerBudgets,
+        cookie::{Proof, Secrets, Strangers},
+    },
     packet::{Inner, Segment},
     rate::Bucket,
     tcp::{Flow, FlowKey},
@@ -221,6 +224,8 @@ pub enum User {
     Tests,
     /// `internet_xdp`, and `outer` where native XDP is missing.
     OuterFilter,
+    /// `internet_xdp`.
+    InternetXdp,
     /// `internet_ingress`, and the programs it tail-calls.
     InternetIngress,
     /// `lan_ingress`, and the programs it tail-calls.
@@ -241,6 +246,7 @@ impl User {
         match self {
             Self::Gatewayd | Self::Gatewayctl | Self::Tests => &[],
             Self::OuterFilter => &["internet_xdp", "internet_ingress"],
+            Self::InternetXdp => &["internet_xdp"],
             Self::InternetIngress => &["internet_ingress"],
             Self::LanIngress => &["lan_ingress"],
             Self::Ingress => &["internet_ingress", "lan_ingress"],
@@ -260,6 +266,7 @@ impl fmt::Display for User {
             Self::Gatewayctl => "gatewayctl",
             Self::Tests => "tests",
             Self::OuterFilter => "outer filter",
+            Self::InternetXdp => "internet XDP",
             Self::InternetIngress => "internet ingress",
             Self::LanIngress => "LAN ingress",
             Self::Ingress => "ingress programs",
@@ -329,9 +336,15 @@ maps! {
     /// Budgets of strangers by outer IPv4 address or IPv6 /64.
     SOURCES: LruHash(Ipv6 => Budgets), Bound::Fixed(limits::SOURCES as u32), Pinned,
         written by [OuterFilter], read by [OuterFilter];
-    /// The budget that all strangers share.
-    STRANGERS: PerCpuArray(u32 => Budgets), Bound::Fixed(1), Pinned,
-        written by [OuterFilter], read by [OuterFilter];
+    /// The budget that all strangers share, their demand for IKE cookies, and counters of cookies.
+    STRANGERS: PerCpuArray(u32 => Strangers), Bound::Fixed(1), Pinned,
+        written by [OuterFilter, InternetEgress], read by [OuterFilter, Gatewayd, Gatewayctl];
+    /// Budgets of strangers that have shown a valid IKE cookie, by outer IPv4 address or IPv6 /64.
+    PROVEN: LruHash(Ipv6 => Proof), Bound::Fixed(limits::PROVEN as u32), Pinned,
+        written by [InternetXdp], read by [InternetXdp];
+    /// The two secrets in force for IKE cookies.
+    COOKIES: Array(u32 => Secrets), Bound::Fixed(1), Pinned,
+        written by [Gatewayd], read by [InternetXdp, Gatewayd];
     /// IPv4 flows.
     FLOWS: Hash(FlowKey<Ipv4> => Flow), Bound::Flows, Pinned,
         written by [Ingress, Expiry], read by [Ingress, Expiry, Gatewayctl];

@@ -30,7 +30,10 @@ pub use self::{
 mod pod {
     //! Plain data for aya's maps.
     use crate::{
-        outer::{Budgets, PeerBudgets},
+        outer::{
+            Budgets, PeerBudgets,
+            cookie::{Proof, Secrets, Strangers},
+        },
         rate::Bucket,
         tcp::{Flow, FlowKey},
         wire::{Ipv4, Ipv6},
@@ -45,5 +48,6 @@ mod pod {
     pod!(Ipv4, Ipv6, super::Settings, super::Binding, super::Tunnel, super::Customer, super::OutboundSpi);
     pod!(PeerBudgets, Budgets, Bucket, super::Usage, Flow);
     pod!(super::Counters, super::Drops, super::Unattributed);
+    pod!(Strangers, Proof, Secrets);
     pod!(FlowKey<Ipv4>, FlowKey<Ipv6>);
 }

@@ -3,6 +3,7 @@
 mod arrival;
 mod budget;
 mod classify;
+pub mod cookie;
 mod icmp;
 mod lan_budget;
 mod lan_neighbour;

@@ -1,6 +1,6 @@
 //! ARP and neighbour discovery, on the internet and on the LAN.
 use gateway_common::{
-    outer::{Outer, check_neighbour_on_lan, is_neighbour_on_lan, neighbour_rate},
+    outer::{Outer, check_neighbour_on_lan, is_neighbour_on_lan},
     reason::Reason::{self, *},
     wire::{Ipv4, Ipv6},
 };
@@ -12,15 +12,26 @@ const OUR_LAN_V6: [u8; 16] = [0xfd, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 const LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11];
 const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
-/// Checks a frame from the LAN, where customer 7 has the only server.
-fn from_lan(frame: &[u8]) -> Result<u32, Reason> {
+/// Checks a frame from the LAN, where there is one server. Returns whether its sender is anonymous.
+fn from_lan(frame: &[u8]) -> Result<bool, Reason> {
     let mut settings = settings();
     settings.lan.v6_count = 1;
     settings.lan.v6[0] = Ipv6 { octets: OUR_LAN_V6 };
-    let mut customer = 0;
-    let v4 = |address| (address == Ipv4 { octets: SERVER }).then_some(7);
-    let v6 = |address| (address == Ipv6 { octets: SERVER_V6 }).then_some(7);
-    check_neighbour_on_lan(frame, &settings, v4, v6, &mut customer).map(|()| customer)
+    let mut anonymous = false;
+    let v4 = |address| address == Ipv4 { octets: SERVER };
+    let v6 = |address| address == Ipv6 { octets: SERVER_V6 };
+    check_neighbour_on_lan(frame, &settings, v4, v6, &mut anonymous).map(|()| anonymous)
+}
+
+/// The frame is of a server's.
+const NAMED: Result<bool, Reason> = Ok(false);
+/// The frame is of a host without an address of its own.
+const ANONYMOUS: Result<bool, Reason> = Ok(true);
+
+/// Returns an ARP request from the MAC address 02:02:02:02:02:02.
+fn arp(sender: [u8; 4]) -> Vec<u8> {
+    let head = [&[4; 6][..], &[2; 6], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &[2; 6]].concat();
+    [&head[..], &sender, &[0; 6], &OUR_LAN].concat()
 }
 
 #[test]
@@ -58,12 +69,8 @@ fn unspecified_source_may_only_solicit() {
 
 #[test]
 fn arp_on_the_lan_comes_from_a_server_or_from_no_address() {
-    let arp = |sender: [u8; 4]| {
-        let head = [&[4; 6][..], &[2; 6], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &[2; 6]].concat();
-        [&head[..], &sender, &[0; 6], &OUR_LAN].concat()
-    };
-    assert_eq!(from_lan(&arp(SERVER)), Ok(7));
-    assert_eq!(from_lan(&arp([0; 4])), Ok(0), "a probe (RFC 5227)");
+    assert_eq!(from_lan(&arp(SERVER)), NAMED);
+    assert_eq!(from_lan(&arp([0; 4])), ANONYMOUS, "a probe (RFC 5227)");
     for other in [PEER, OUR_LAN, [10, 200, 0, 12]] {
         assert_eq!(from_lan(&arp(other)), Err(SourceNotServer));
     }
@@ -180,13 +187,6 @@ fn listener_messages_on_the_lan_come_from_a_server_or_the_link() {
         frame[20] = 0;
         from_lan(&frame)
     };
-    assert_eq!((report(SERVER_V6), report(LINK_V6), report([0; 16])), (Ok(7), Ok(0), Ok(0)));
+    assert_eq!((report(SERVER_V6), report(LINK_V6), report([0; 16])), (NAMED, ANONYMOUS, ANONYMOUS));
     assert_eq!(report(PEER_V6), Err(SourceNotServer));
-}
-
-#[test]
-fn servers_have_smaller_neighbour_budgets_than_all_others_together() {
-    let (server, others) = (neighbour_rate(7), neighbour_rate(0));
-    assert_eq!((server.per_second, server.burst), (20, 40));
-    assert_eq!((others.per_second, others.burst), (1_000, 1_000));
 }

@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::Parser;
 use gateway::{
     control::lock::lock,
+    cookies::Rotation,
     daemon::{Daemon, Inputs, Options},
     kernel::pins::{DEFAULT_DIRECTORY, Pins},
     policy::{self, check_certificates, read_credentials},
@@ -124,7 +125,9 @@ fn check(directory: &Path, no_secrets: bool) -> ExitCode {
 async fn run(options: Options, inputs: Inputs) -> Result<()> {
     let _lock = lock(&options.state)?;
     let customers = inputs.describe();
+    let pins = options.pins.clone();
     let daemon = Daemon::start(options, inputs).await?;
+    let _rotation = Rotation::start(&pins)?;
     tracing::info!("ready: {customers}");
     daemon.run().await
 }

@@ -15,6 +15,8 @@ use aya::{
 };
 use gateway::{
     kernel::{
+        clock::monotonic_ns,
+        cookies::{self, Cookies},
         counted::Counted,
         interface::Interface,
         maps::{self, Maps},
@@ -31,8 +33,9 @@ use gateway_common::{
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{
+    bpf::{Driver, Link},
     settings::settings_of,
-    world::{MARK_MINUS_REQID, MSS_BYTES, access, mark, reqid},
+    world::{MARK_MINUS_REQID, MSS_BYTES, access, mark, reqid, secrets},
 };
 use gateway_tests_programs::{TestProgram, TestPrograms};
 
@@ -63,6 +66,7 @@ pub struct Gateway {
     maps: Mutex<Maps>,
     _ebpf: Ebpf,
     _tests: TestPrograms,
+    _receiver: Link,
 }
 
 /// Returns the quota of a customer whose policy sets none.
@@ -91,10 +95,13 @@ impl Gateway {
         let (internet, lan) =
             ground.gateway.enter(|| Ok((Interface::look("internet")?, Interface::look("lan")?)))?;
         fill(&mut maps, &internet, &lan, attacker)?;
+        Cookies::open(&pins)?.set_secrets(&secrets(1))?;
         programs::arm_expiry(&mut ebpf)?;
         let mut tests = TestPrograms::load(&pins, MARK_MINUS_REQID)?;
         ground.gateway.enter(|| attach(&mut ebpf, &mut tests))?;
-        Ok(Self { pins, maps: Mutex::new(maps), _ebpf: ebpf, _tests: tests })
+        // veth sends back only to a peer with an XDP program (docs/facts.md: veth-sends-back-to-xdp).
+        let _receiver = ground.internet.enter(|| Driver::pass()?.attach("internet"))?;
+        Ok(Self { pins, maps: Mutex::new(maps), _ebpf: ebpf, _tests: tests, _receiver })
     }
 
     /// Returns a customer's usage of its quota, as counted by the programs.
@@ -106,6 +113,11 @@ impl Gateway {
     /// Returns the counters of a customer, or of packets without a customer (0).
     pub fn counted(&self, customer: u32) -> Result<Counted> {
         self.maps().counted(customer)
+    }
+
+    /// Returns the counters of IKE cookies.
+    pub fn cookies(&self) -> Result<cookies::Counts> {
+        Cookies::open(&self.pins)?.counts(monotonic_ns())
     }
 
     /// Counts each customer's entries in FLOWS and FLOWS6.

@@ -21,6 +21,7 @@ use crate::{
     frames::{self, Pool},
     ground::Ground,
     judge::{self, Criterion},
+    new_site,
     outcome::Outcome,
     party::{ATTACKER, Party},
     peer, server, victim, watch,
@@ -131,7 +132,7 @@ fn round(name: &str, length: Length, attacker: Quota, pool: &Pool, wait: bool) -
     let charon = peer::open(&ground.gateway)?;
     let victims: BTreeMap<Party, victim::Tally> =
         Party::victims().map(|party| (party, victim::Tally::default())).collect();
-    let ike = peer::Tally::default();
+    let (ike, new_sites) = (peer::Tally::default(), new_site::Tally::default());
     let (site_frames, internet_frames) = (AtomicU64::new(0), AtomicU64::new(0));
     let (flood_over, all_over, counting_over) =
         (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
@@ -160,12 +161,16 @@ fn round(name: &str, length: Length, attacker: Quota, pool: &Pool, wait: bool) -
             scope.spawn(|| attack::from_internet(&ground.internet, &internet_frames, &flood_over)),
             scope.spawn(|| attack::acknowledge(&ground.attacker, &flood_over)),
         ];
+        // Cookies are asked for as soon as the flood is there.
+        thread::sleep(CALM);
+        let connecting = scope.spawn(|| new_site::connect(&ground.internet, &ike, &new_sites, &flood_over));
         length.wait(&gateway)?;
         flood_over.store(true, Relaxed);
         for flood in floods {
             flood.join().map_err(|_| anyhow!("a flood panicked"))?.context("flood")?;
         }
         let lasted = start.elapsed();
+        connecting.join().map_err(|_| anyhow!("a thread panicked"))?.context("connect new sites")?;
         thread::sleep(CALM);
         all_over.store(true, Relaxed);
         sending.join().map_err(|_| anyhow!("a thread panicked"))??;
@@ -175,6 +180,7 @@ fn round(name: &str, length: Length, attacker: Quota, pool: &Pool, wait: bool) -
         Ok((lasted, watching.join().map_err(|_| anyhow!("a thread panicked"))??))
     })?;
     let held = wait.then(|| settle(&gateway)).transpose()?;
+    let cookies = gateway.cookies()?;
     let customers = [0].into_iter().chain(Party::all().map(|party| party.id));
     let counted = customers.map(|id| Ok((id, gateway.counted(id)?))).collect::<Result<_>>()?;
     Ok(Outcome {
@@ -183,6 +189,8 @@ fn round(name: &str, length: Length, attacker: Quota, pool: &Pool, wait: bool) -
         internet_frames: internet_frames.into_inner(),
         victims,
         ike,
+        new_sites,
+        cookies,
         seen,
         counted,
         held,

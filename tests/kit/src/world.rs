@@ -7,6 +7,8 @@
 //! | globex (2) | 10.200.0.12, fd00:200::12 | paris (3) | 192.168.0.0/16, fd00:1::/48 | 198.18.0.3, 2001:db8:18::3 |
 //! | initech (3) | 10.200.0.13 | oslo (4) | 10.30.0.0/16 | 198.18.0.4, 2001:db8:18::4 |
 //!
+//! The first secrets of IKE cookies are in force, see [`secrets`].
+//!
 //! Each site has one tunnel. All tunnels are up, have generation 1 and quotas that nobody reaches. Inbound SPIs are
 //! 0xc0de0001 to 4, outbound ones 0xbeef0001 to 4, reqids 21 to 24, marks 1001 to 1004, by site number. The three
 //! numbers differ, so that a mix-up cannot pass unseen. [`crate::settings`] describes the gateway itself.
@@ -25,6 +27,7 @@ use gateway_common::{
     family::Family,
     layout::{Access, Binding, Customer, OutboundSpi, Prefix, Quota, Settings, Tunnel},
     limits::PREFIXES_PER_SITE,
+    outer::cookie::Secrets,
     wire::Ipv6,
 };
 
@@ -203,6 +206,8 @@ pub struct World {
     pub inbound_spis: BTreeMap<u32, u32>,
     /// OUTBOUND_SPIS.
     pub outbound_spis: BTreeMap<OutboundSpi, u32>,
+    /// COOKIES.
+    pub secrets: Secrets,
     /// True if PROGRAMS, the array of tail calls, is filled.
     pub continuations: bool,
 }
@@ -224,6 +229,7 @@ impl World {
             peers: TUNNELS.iter().flat_map(|known| known.peers.map(Ipv6::from)).collect(),
             inbound_spis: TUNNELS.iter().map(|known| (known.inbound_spi, known.mark)).collect(),
             outbound_spis: outbound.collect(),
+            secrets: secrets(1),
             continuations: true,
         }
     }
@@ -231,6 +237,13 @@ impl World {
 
 fn binding(known: &KnownTunnel) -> Binding {
     Binding { site: known.id, mark: known.mark, inbound_spis: [0; 2] }
+}
+
+/// Returns the secrets of IKE cookies of this version, 1 or more. The secret of version N is the key of the two
+/// little-endian numbers N and !N.
+pub fn secrets(version: u32) -> Secrets {
+    let key = |version: u32| [u64::from(version), !u64::from(version)];
+    (2..=version).fold(Secrets::first([key(0), key(1)]), |secrets, version| secrets.rotated(key(version)))
 }
 
 fn tunnel(known: &KnownTunnel) -> Tunnel {

@@ -126,9 +126,9 @@ pub struct Step {
     /// Payload bytes of each merged packet.
     #[serde(default)]
     pub segment_bytes: u32,
-    /// `drop Reason`, `pass`, `to server` or `to tunnel NAME`.
+    /// `drop Reason`, `pass`, `answer`, `to server` or `to tunnel NAME`.
     pub verdict: Verdict,
-    /// Differences of the output from the packet, in the packet language.
+    /// Differences of the output from the packet, in the packet language; the whole output of an answer.
     #[serde(default)]
     pub out: String,
     /// Every counter that changes.
@@ -259,6 +259,9 @@ impl Step {
 
     /// Returns the frame expected after the program.
     pub fn output(&self) -> Result<Vec<u8>> {
+        if self.verdict == Verdict::Answer {
+            return self.out.parse::<Packet>()?.frame();
+        }
         let mut line = self.packet.clone();
         if self.verdict == Verdict::ToServer {
             let input = self.input()?;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use anyhow::{Context, Result, ensure};
 use gateway_common::{
     layout::{Addresses, Binding, OutboundSpi, Prefix, Quota, Tunnel},
+    outer::cookie::Secrets,
     tcp::{RETRANSMISSION_SLOT, State, UNACKNOWLEDGED_SLOT},
     time::Ticks,
     wire::{Ipv4, Ipv6},
@@ -11,7 +12,7 @@ use gateway_common::{
 use gateway_tests_kit::{
     settings::{add_address, management_rule},
     text::number,
-    world::{World, access, customer_id, named_mark, named_reqid, tunnel_id},
+    world::{World, access, customer_id, named_mark, named_reqid, secrets, tunnel_id},
 };
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -51,6 +52,8 @@ pub struct Change {
     pub no_internet_addresses: bool,
     /// More peers.
     pub peers: Vec<IpAddr>,
+    /// The version of the newer secret of IKE cookies; 0: none is in force.
+    pub cookie_secret: Option<u32>,
     /// More rules of the management allow-list: `udp 161 198.51.100.0/24`.
     pub management: Vec<String>,
 }
@@ -160,6 +163,11 @@ impl Change {
         }
         for address in &self.internet_addresses {
             add_address(&mut world.settings.internet, *address)?;
+        }
+        match self.cookie_secret {
+            None => {}
+            Some(0) => world.secrets = Secrets::default(),
+            Some(version) => world.secrets = secrets(version),
         }
         world.peers.extend(self.peers.iter().map(|peer| Ipv6::from(*peer)));
         for rule in &self.management {

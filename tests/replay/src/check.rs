@@ -257,7 +257,7 @@ fn compare_flows(step: &Step, before: &State, after: &State, faults: &mut String
         }
     }
     let fine = match step.verdict {
-        Verdict::Pass => changed.is_empty(),
+        Verdict::Pass | Verdict::Answer => changed.is_empty(),
         Verdict::Drop(reason) => {
             changed.iter().all(|(old, new)| old.is_some_and(|old| may_change(reason, old, new)))
         }

@@ -9,6 +9,7 @@ use aya::{
     util::nr_cpus,
 };
 use gateway::kernel::{
+    cookies::Cookies,
     counted::Counted,
     maps::{self, FamilyFlowTable, Maps},
     pins::Pins,
@@ -19,7 +20,10 @@ use gateway_common::{
     layout::{Counters, DropEvent, Drops, LayoutFamily, NextProgram, Tunnel, Unattributed, Usage},
     limits::NEIGHBOUR_BUCKETS,
     magazine::Pool,
-    outer::{self, Budgets},
+    outer::{
+        self, Budgets,
+        cookie::{Proof, Strangers},
+    },
     rate::Bucket,
     tcp::{Flow, FlowKey},
     wheel::{SLOTS, Wheel},
@@ -49,9 +53,11 @@ pub struct Machine {
     neighbours_used: Cell<bool>,
     clock: Array<MapData, u64>,
     events: RingBuf<MapData>,
-    /// Budgets of outer sources, and the budget that all strangers share.
+    /// Budgets of outer sources, those that have shown a cookie, and the state that all strangers share.
     sources: HashMap<MapData, Ipv6, Budgets>,
-    strangers: PerCpuArray<MapData, Budgets>,
+    proven: HashMap<MapData, Ipv6, Proof>,
+    strangers: PerCpuArray<MapData, Strangers>,
+    cookies: Cookies,
     /// The timing wheels, by CPU.
     wheels: Array<MapData, Wheel>,
     /// The free nodes that all CPUs share, by family.
@@ -97,6 +103,7 @@ impl Machine {
         let clock = ebpf.take_map("REPLAY_CLOCK").context("the object has no map REPLAY_CLOCK")?;
         Ok(Self {
             maps: Maps::open(&pins)?,
+            cookies: Cookies::open(&pins)?,
             counters: PerCpuArray::try_from(pinned(&pins, "COUNTERS")?)?,
             drops: HashMap::try_from(pinned(&pins, "DROPS")?)?,
             unattributed: PerCpuArray::try_from(pinned(&pins, "UNATTRIBUTED")?)?,
@@ -105,6 +112,7 @@ impl Machine {
             clock: Array::try_from(clock)?,
             events: maps::events(&pins)?,
             sources: HashMap::try_from(pinned(&pins, "SOURCES")?)?,
+            proven: HashMap::try_from(pinned(&pins, "PROVEN")?)?,
             strangers: PerCpuArray::try_from(pinned(&pins, "STRANGERS")?)?,
             wheels: Array::try_from(pinned(&pins, "WHEELS")?)?,
             pools: Array::try_from(pinned(&pins, "POOLS")?)?,
@@ -132,8 +140,12 @@ impl Machine {
         for source in sources {
             self.sources.remove(&source)?;
         }
+        let proven: Vec<Ipv6> = self.proven.keys().collect::<Result<_, _>>()?;
+        for source in proven {
+            self.proven.remove(&source)?;
+        }
         let cpus = nr_cpus().map_err(|(file, error)| error_in(file, error))?.get() as usize;
-        self.strangers.set(0, PerCpuValues::try_from(vec![Budgets::default(); cpus])?, 0)?;
+        self.strangers.set(0, PerCpuValues::try_from(vec![Strangers::default(); cpus])?, 0)?;
         self.reset_counters(cpus)?;
         self.events()?;
         self.change(world)
@@ -248,6 +260,7 @@ impl Machine {
         for (spi, owner) in &world.outbound_spis {
             maps.set_outbound_spi(*spi, Mark::new(*owner))?;
         }
+        self.cookies.set_secrets(&world.secrets)?;
         self.set_continuations(world.continuations)
     }
 
@@ -348,6 +361,7 @@ impl Machine {
             peers: self.maps.peers()?,
             inbound_spis: self.maps.inbound_spis()?,
             outbound_spis: self.maps.outbound_spis()?,
+            secrets: self.cookies.secrets()?,
             continuations: self.continuations,
         };
         Ok(State { counters: self.counters()?, flows, usage, world })
@@ -382,6 +396,10 @@ impl Machine {
                 add(Counter::Dropped(reason), packets);
             }
         }
+        let cookies = self.cookies.counts(0)?;
+        sums.insert((0, Counter::Asked), cookies.asked);
+        sums.insert((0, Counter::Proved), cookies.proved);
+        sums.insert((0, Counter::AskedByCharon), cookies.asked_by_charon);
         sums.retain(|_, packets| *packets != 0);
         Ok(sums)
     }

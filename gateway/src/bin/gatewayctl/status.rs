@@ -14,6 +14,7 @@ use gateway_common::{
 use serde_json::{Value, json};
 
 use crate::{
+    cookies,
     names::Names,
     report::{Part, Report},
     table::Table,
@@ -26,7 +27,9 @@ pub fn report(state: &Path, pins: &Pins) -> Result<Report> {
     let usage = Maps::open(pins).and_then(|maps| TableUse::read(&maps, &Names::read(state)?));
     let comm = fs::read_to_string(format!("/proc/{}/comm", status.pid)).unwrap_or_default();
     let running = comm.trim() == "gatewayd";
-    Ok(Report { json: as_json(&status, &usage)?, parts: as_text(&status, running, &usage) })
+    let mut report = Report { json: as_json(&status, &usage)?, parts: as_text(&status, running, &usage) };
+    cookies::add_to(&mut report, pins);
+    Ok(report)
 }
 
 fn as_json(status: &Status, usage: &Result<TableUse>) -> Result<Value> {
