@@ -14,7 +14,7 @@ use gateway_common::{
 };
 
 use crate::{
-    access::{Skb, Xdp},
+    access::{DirectPacket, Skb, Xdp},
     clock::now_ns,
     count::{self, Attribution},
     maps::FORWARD,
