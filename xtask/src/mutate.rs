@@ -22,7 +22,7 @@ const LIST: &str = "tests/mutations.toml";
 /// The crate that is mutated.
 const PACKAGE: &str = "gateway-common";
 /// Test targets that run fast and find nearly everything.
-const QUICK: [&str; 6] = ["tracking", "learning", "tcp_table", "rules", "filter", "exact"];
+const QUICK: [&str; 7] = ["tracking", "learning", "tcp_table", "rules", "filter", "exact", "counters"];
 /// Test targets with some random tests, which take longer to build and run.
 const MIXED: [&str; 3] = ["outer", "budgets", "wheel"];
 /// Slow tests in those targets, by prefix: random packets, random times, a flood.
