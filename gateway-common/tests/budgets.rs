@@ -284,7 +284,7 @@ fn senders_without_an_address_share_a_budget_that_none_can_empty_alone() {
     assert!((1_000..1_100).all(|number| neighbours.admits(mac(number), false, NOW_NS)), "servers do not");
 }
 
-/// Of a thousand servers about two share both buckets with some of a hundred that flood: the square of
+/// A hundred servers flood. About two of a thousand others share both buckets with some of them: the square of
 /// 200 in 4096.
 #[test]
 fn floods_of_other_servers_leave_a_sender_its_budget() {
