@@ -8,7 +8,7 @@ use gateway_common::{
     wheel::{BATCH, SLOT_NS, SLOTS, TURN_SECONDS, Wheel, pause_ns},
 };
 
-/// Time of one visit: more than measured (docs/decisions/0012-a-wheel-for-each-cpu.md).
+/// Time of one visit: 684 ns were measured with 8 million flows on a CPU (docs/decisions/0012-a-wheel-for-each-cpu.md).
 const VISIT_NS: u64 = 700;
 /// The most flows that a policy allows.
 const MOST_FLOWS: usize = (1 << 24) - 1;
