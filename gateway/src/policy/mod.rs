@@ -2,8 +2,10 @@
 //!
 //! `files` reads the directory, `document` parses each file and reports its faults, `conflicts` checks
 //! the files against one another, `resolve` decides which versions are in force, and `load` does all of it.
-//! The result, a [`Policy`], holds parsed values only.
+//! The result, a [`Policy`], holds parsed values only. `credentials` reads the files that it names.
+mod certificate;
 mod conflicts;
+mod credentials;
 mod customer;
 mod document;
 mod draft;
@@ -12,19 +14,21 @@ mod files;
 mod folder;
 mod gateway;
 mod identity;
+mod key;
 mod keys;
 mod limits;
 mod load;
 mod model;
 mod names;
+mod pem;
 mod prefix;
 mod regular;
 mod removals;
 mod resolve;
-mod secrets;
 #[cfg(test)]
 mod tests;
 
+pub use credentials::{CredentialCheck, Credentials, check_certificates, read_credentials};
 pub use customer::{Customer, Server, Site};
 pub use fault::{Fault, Faults, Invalid, Position};
 pub use gateway::{Gateway, Ipsec, Management, Midstream, Protocol};
@@ -34,4 +38,3 @@ pub use load::{Reload, load, reload};
 pub use model::Policy;
 pub use names::{CustomerName, InterfaceName, SiteName, connection_name, parse_connection_name};
 pub use removals::{Removals, check_removals};
-pub use secrets::{check_secrets, unreadable};

@@ -1,9 +1,9 @@
 //! Which files are policy files, and faults of the files themselves.
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 
 use super::{Dir, GATEWAY, customer, example};
-use crate::policy::{Protocol, check_secrets, connection_name, load, parse_connection_name};
+use crate::policy::{Protocol, connection_name, load, parse_connection_name};
 
 #[test]
 fn example_is_without_faults() {
@@ -143,24 +143,4 @@ fn device_is_a_fault() {
     let dir = Dir::new();
     symlink("/dev/zero", dir.path("customers/acme.toml")).unwrap();
     assert_eq!(dir.faults(), ["customers/acme.toml: this is not a regular file"]);
-}
-
-#[test]
-fn secrets_must_exist_and_the_key_must_be_private() {
-    let dir = Dir::new();
-    dir.write("gateway.crt", "x").write("gateway.key", "x");
-    fs::set_permissions(dir.path("gateway.key"), fs::Permissions::from_mode(0o644)).unwrap();
-    let mut gateway = dir.load().unwrap().gateway;
-    gateway.ipsec.certificate = dir.path("gateway.crt");
-    gateway.ipsec.private_key = dir.path("gateway.key");
-    gateway.ipsec.authority = dir.path("ca.crt");
-    let expected = [
-        "ca.crt: cannot read the certificate authority's certificate: No such file or directory (os error 2)",
-        "gateway.key: the gateway's private key is accessible to other users: its mode is 0644",
-    ];
-    assert_eq!(dir.short(&check_secrets(&gateway)), expected);
-
-    dir.write("ca.crt", "x");
-    fs::set_permissions(dir.path("gateway.key"), fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(check_secrets(&gateway).is_empty());
 }

@@ -1,4 +1,5 @@
 //! Tests write policies to a directory and load them from there, as gatewayd does.
+mod credentials;
 mod docs;
 mod files;
 mod properties;
