@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     }
     let directory = write_policies(0)?;
     let directory = directory.path();
-    let keys: String = (0..116_000).map(|n| format!("k{n:06}=1\n")).collect();
+    let keys: String = (0..104_000).map(|n| format!("k{n:06}=1\n")).collect();
     measure_file("1 MiB of unknown keys", directory, &keys)?;
     let sites: String = (0..16_000).fold("server=\"10.0.0.1\"\n".into(), |mut text, n| {
         let _ = write!(
