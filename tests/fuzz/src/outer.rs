@@ -3,7 +3,10 @@ use std::net::IpAddr;
 
 use gateway_common::{
     layout::OutboundSpi,
-    outer::{self, Outer},
+    outer::{
+        self, Outer,
+        cookie::{self, Question, Shown},
+    },
     wire::Ipv6,
 };
 
@@ -57,6 +60,10 @@ pub fn run(input: &[u8]) {
             check_sender(frame, packet.as_ref());
         }
     }
+    if let Some(question) = cookie::question(frame) {
+        check_question(frame, &question);
+        assert!(!cookie::asks_for_cookie(frame), "a request and a response");
+    }
     if let Some(quoted) = outer::quoted_esp(frame, &settings.internet) {
         assert_eq!(quoted_spi(&Packet::read(frame)), quoted.spi);
     }
@@ -81,6 +88,27 @@ fn check_sender(frame: &[u8], packet: Option<&Packet>) {
         options = rest;
     }
     assert!(options.is_empty());
+}
+
+/// Checks a request that opens an IKE_SA, and that its answer is shorter.
+fn check_question(frame: &[u8], question: &Question) {
+    const IKE: usize = 8;
+    const ANSWER_BYTES: usize = 48;
+    let Packet { source, protocol, fragment, payload, .. } = Packet::read(frame);
+    let ike = &payload[IKE..];
+    assert!(protocol == UDP && !fragment && payload[2..4] == 500u16.to_be_bytes());
+    assert!(ike[17] >> 4 == 2 && ike[18] == 34 && ike[19] & 0x20 == 0);
+    assert_eq!(question.origin.address, Ipv6::from(source));
+    assert_eq!(question.origin.port.to_be_bytes(), payload[..2]);
+    assert_eq!(question.origin.spi.map(u32::to_ne_bytes).concat(), ike[..8]);
+    assert!(
+        question.shown != Shown::Cookie
+            || (ike[16] == 41 && question.cookie.0.map(u32::to_ne_bytes).concat() == ike[36..48])
+    );
+    assert!(
+        !question.answerable
+            || (payload.len() > IKE + ANSWER_BYTES && frame[0] & 1 == 0 && !source.is_multicast())
+    );
 }
 
 /// Returns the SPI of the ESP packet that a path-MTU message quotes: ESP in IP, or in UDP from port 4500.
