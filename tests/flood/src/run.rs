@@ -112,7 +112,10 @@ impl Length {
             Self::AfterTableIsFull(duration) => {
                 let deadline = Instant::now() + FILLING;
                 while !gateway.counted(ATTACKER.id)?.dropped.contains_key(&Reason::FlowTableFull) {
-                    ensure!(Instant::now() < deadline, "the flood did not fill the flow table in {FILLING:?}");
+                    ensure!(
+                        Instant::now() < deadline,
+                        "the flood did not fill the flow table in {FILLING:?}"
+                    );
                     thread::sleep(Duration::from_millis(100));
                 }
                 duration

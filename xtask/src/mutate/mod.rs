@@ -21,11 +21,7 @@ use crate::{
 };
 
 /// Test targets that run fast and find nearly everything.
-<<<<<<< HEAD:xtask/src/mutate/mod.rs
-const QUICK: [&str; 5] = ["tracking", "tcp_table", "rules", "filter", "exact"];
-=======
-const QUICK: [&str; 7] = ["tracking", "learning", "tcp_table", "rules", "filter", "exact", "counters"];
->>>>>>> h-counters:xtask/src/mutate.rs
+const QUICK: [&str; 6] = ["tracking", "tcp_table", "rules", "filter", "exact", "counters"];
 /// Test targets with some random tests, which take longer to build and run.
 const MIXED: [&str; 5] = ["outer", "budgets", "wheel", "magazine", "stall"];
 /// Slow tests in those targets, by prefix: random packets, random times, a flood, millions of flows.
