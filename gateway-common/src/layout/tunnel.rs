@@ -53,6 +53,11 @@ pub struct Access<A> {
 pub const NO_PREFIX: u32 = u32::MAX;
 
 impl<A: Family> Access<A> {
+    /// Returns true if a tunnel has the address's prefix.
+    pub fn has(&self, address: A) -> bool {
+        !matches!(self.mark_of(address), 0 | NO_PREFIX)
+    }
+
     /// Returns the mark of the first prefix that holds the address, 0 if no CHILD_SA has that prefix now, or
     /// [`NO_PREFIX`] if none holds it. Not an `Option`: see `decide::Decision::syn`.
     #[inline(always)]
