@@ -155,7 +155,7 @@ fn arm_wheel(program: &SchedClassifier, cpu: u32) -> Result<()> {
     Ok(())
 }
 
-/// Returns the context that tells the program `expiry` a CPU: a `struct __sk_buff` with it in cb[0].
+/// Returns the context that tells the program `expiry` a CPU: a `struct __sk_buff` with it in `cb[0]`.
 fn expiry_context(cpu: u32) -> [u8; 192] {
     const CB: usize = 48;
     let mut context = [0; 192];

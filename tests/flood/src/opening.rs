@@ -210,7 +210,7 @@ fn turn(program: &SchedClassifier, cpu: u32, flows: u32) -> Result<Duration> {
     Ok(total)
 }
 
-/// Runs a program once with cb[0], cb[1] and the mark. Returns its result and its time.
+/// Runs a program once with `cb[0]`, `cb[1]` and the mark. Returns its result and its time.
 fn run_once(
     program: &SchedClassifier,
     frame: &[u8],
