@@ -12,6 +12,8 @@ pub mod index;
 pub mod layout;
 pub mod limits;
 pub mod lock;
+pub mod magazine;
+pub mod node;
 pub mod outer;
 pub mod packet;
 pub mod rate;

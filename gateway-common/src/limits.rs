@@ -1,4 +1,5 @@
-//! Every bound of the data plane, in one place.
+//! Bounds that programs and control plane share. Sizes of structures that have a file of their own, such as the wheel of
+//! timers or the states of TCP, are there.
 
 /// LAN prefixes of one site, stored inline in its tunnel's map entry.
 pub const PREFIXES_PER_SITE: usize = 4;
@@ -9,6 +10,11 @@ pub const MANAGEMENT_RULES: usize = 16;
 /// Sources of outer packets whose budgets are remembered. Beyond that the oldest are evicted, and only the
 /// budget that all of them share limits them.
 pub const SOURCES: usize = 65_536;
+/// Buckets for the senders of ARP and neighbour discovery on the LAN, on each CPU; a power of two. All senders
+/// together get no more than these hold.
+pub const NEIGHBOUR_BUCKETS: usize = 4096;
+/// Sources with a valid IKE cookie that are remembered. Beyond that the oldest are evicted, and have to show one again.
+pub const PROVEN: usize = 65_536;
 /// Smallest path MTU in bytes that a message from the internet may announce. An inner IPv6 packet of 1280
 /// bytes (RFC 8200 section 5) still fits the largest encapsulation: IPv6, UDP, ESP with AES-CBC and
 /// HMAC-SHA-512-256. A path that carries less needs `path_mtu` in the policy. gatewayd checks the number

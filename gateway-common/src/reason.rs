@@ -71,17 +71,19 @@ reasons! {
     13 PathMtuTooSmall
     /// The frame is for another MAC address or for a VLAN.
     14 FrameNotForGateway
+    /// In a flood, the IKE_SA_INIT lacks a valid cookie and cannot be answered with one.
+    15 IkeInitUnanswerable
 
     // 16 to 47: the inner packet. Rule one (`decide/site.rs`) at internet ingress gives all of them; rule two
     // (`decide/server.rs`) at LAN ingress shares those about headers, connections and the tunnel.
 
-    /// The SA that decrypted the packet has the reqid of no known tunnel.
+    /// The SA that decrypted the packet has a reqid that is bound to no site.
     16 UnknownTunnel
-    /// The SA's reqid and the packet's XFRM mark name different tunnels.
+    /// The packet's XFRM mark is not that of the tunnel to which the SA's reqid is bound.
     17 MarkContradictsTunnel
     /// The SA's SPI is known to belong to another tunnel.
     18 SpiContradictsTunnel
-    /// The tunnel is not up with the site's authenticated identity.
+    /// The site has no tunnel up for the device's address.
     19 TunnelDown
     /// The inner packet is neither IPv4 nor IPv6.
     20 InnerNotIp
@@ -141,8 +143,10 @@ reasons! {
     49 NewFromServer
     /// The server answers on a connection that does not exist.
     50 ReplyWithoutConnection
-    /// The server sent more ARP or neighbour discovery than its budget allows.
+    /// The sender of ARP or neighbour discovery on the cloud LAN sent more than its budget allows.
     51 NeighbourOverBudget
+    /// The ARP or neighbour discovery names another MAC address than the frame comes from.
+    52 NeighbourContradictsFrame
 
     // 64 to 127: egress, the last line of defence: `internet_egress`, and 67 `lan_egress`.
 
@@ -156,8 +160,8 @@ reasons! {
     67 NotApprovedForLan
 }
 
-/// Slots of an array indexed by [`Reason`] number: a power of two, so that a mask bounds the index.
-pub const REASON_SLOTS: usize = 128;
+/// Slots of an array indexed by [`Reason`] number.
+pub const REASON_SLOTS: usize = 112;
 
 const _: () = {
     let mut i = 0;

@@ -3,9 +3,10 @@ use std::collections::HashMap;
 
 use gateway_common::{
     family::Family,
-    outer::{Budgets, CLASSES, Class, Outer, charge_stranger},
+    limits::NEIGHBOUR_BUCKETS,
+    outer::{Budgets, CLASSES, Class, Outer, charge_neighbour, charge_stranger, neighbour_buckets},
     rate::Bucket,
-    wire::{Ipv4, Ipv6},
+    wire::{Ipv4, Ipv6, Mac},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -228,4 +229,85 @@ fn packets_are_charged_to_their_class() {
         assert!(stranger.per_second <= all.per_second && stranger.burst <= all.burst, "{class:?}");
         assert!(peer.interval_ns() > 0 && all.interval_ns() > 0);
     }
+}
+
+/// The budgets of senders on the LAN.
+struct Neighbours {
+    buckets: Vec<Bucket>,
+    shared: Bucket,
+    key: u64,
+}
+
+const NOW_NS: u64 = 1 << 40;
+const SECOND_NS: u64 = 1_000_000_000;
+
+impl Neighbours {
+    fn new(key: u64) -> Self {
+        Self { buckets: vec![Bucket::default(); NEIGHBOUR_BUCKETS], shared: Bucket::default(), key }
+    }
+
+    fn admits(&mut self, sender: Mac, anonymous: bool, now_ns: u64) -> bool {
+        let numbers = neighbour_buckets(sender, self.key).map(|number| number as usize);
+        let own = self.buckets.get_disjoint_mut(numbers).expect("two different buckets");
+        charge_neighbour(own, &mut self.shared, anonymous, now_ns)
+    }
+
+    /// Returns how many of these frames, all at once, are within the budget.
+    fn burst(&mut self, sender: Mac, anonymous: bool, frames: usize, now_ns: u64) -> usize {
+        (0..frames).filter(|_| self.admits(sender, anonymous, now_ns)).count()
+    }
+}
+
+/// Returns the MAC address of a number, as a cloud numbers its machines.
+fn mac(number: u32) -> Mac {
+    let [a, b, c, d] = number.to_be_bytes();
+    Mac::new([0x02, 0x00, a, b, c, d])
+}
+
+#[test]
+fn sender_on_the_lan_has_a_burst_of_40_and_20_a_second() {
+    let mut neighbours = Neighbours::new(1 << 60 | 12_345);
+    for anonymous in [false, true] {
+        let sender = mac(u32::from(anonymous));
+        assert_eq!(neighbours.burst(sender, anonymous, 1_000, NOW_NS), 40);
+        assert_eq!(neighbours.burst(sender, anonymous, 1_000, NOW_NS + SECOND_NS), 20);
+    }
+}
+
+/// A thousand at once for all; the sender's own comes first.
+#[test]
+fn senders_without_an_address_share_a_budget_that_none_can_empty_alone() {
+    let mut neighbours = Neighbours::new(0x9e37_79b9_7f4a_7c15);
+    assert_eq!(neighbours.burst(mac(0), true, 100_000, NOW_NS), 40);
+    let others = (1..2_000).filter(|number| neighbours.admits(mac(*number), true, NOW_NS)).count();
+    assert_eq!(others, 960);
+    assert!((1_000..1_100).all(|number| neighbours.admits(mac(number), false, NOW_NS)), "servers do not");
+}
+
+/// A hundred servers flood. About two of a thousand others share both buckets with some of them: the square of
+/// 200 in 4096.
+#[test]
+fn floods_of_other_servers_leave_a_sender_its_budget() {
+    const KEYS: u64 = 200;
+    let mut refused = 0;
+    for number in 1..=KEYS {
+        let mut neighbours = Neighbours::new(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        (0..100).for_each(|flooder| _ = neighbours.burst(mac(flooder), false, 41, NOW_NS));
+        let others = (100..1_100).filter(|number| !neighbours.admits(mac(*number), false, NOW_NS)).count();
+        assert!(others <= 20, "{others} of 1,000 servers are refused");
+        refused += others as u64;
+    }
+    assert!(refused <= 4 * KEYS, "{refused} of 1,000 servers are refused with {KEYS} keys");
+}
+
+#[test]
+fn key_decides_which_senders_share_buckets() {
+    let shared = |key: u64| {
+        let buckets = |number| neighbour_buckets(mac(number), key);
+        let [first, second] = buckets(0);
+        assert!(first != second && (first.max(second) as usize) < NEIGHBOUR_BUCKETS);
+        (1..20_000).filter(|number| buckets(*number).contains(&first)).collect::<Vec<_>>()
+    };
+    let [a, b] = [0x9e37_79b9_7f4a_7c15, 0x4cf5_ad43_2745_937f].map(shared);
+    assert!(!a.is_empty() && !b.is_empty() && a != b, "{a:?} {b:?}");
 }

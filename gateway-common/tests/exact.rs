@@ -1,10 +1,11 @@
 //! Edge cases of arithmetic: budgets, the timing wheel, times.
 use gateway_common::{
     layout::NextHop,
+    node::{MAX_CUSTOMER, MAX_NODES, Node},
     rate::{Bucket, Rate},
     tcp::FlowKey,
     time::Ticks,
-    wheel::{MAX_NODES, Node, SLOTS, slot_at, slot_for, slots_between},
+    wheel::{SLOTS, slot_at, slot_for, slots_between},
     wire::Ipv4,
 };
 
@@ -44,24 +45,24 @@ fn ticks(ticks: u32) -> Ticks {
 
 #[test]
 fn flow_is_visited_in_the_slot_of_its_end() {
-    let last = SLOTS as u32 - 2;
-    for (now, left, slot) in [
+    let last = SLOTS as u32 - 1;
+    let highest = slot_at(ticks(u32::MAX));
+    for (hand, left, slot) in [
         (0, 0, 0),
         (0, 1023, 0),
         (0, 1024, 1),
-        (1023, 1, 1),
-        (5 << 10, 1024, 6),
+        (5, 1024, 6),
         (0, (last << 10) - 1, last - 1),
         (0, last << 10, last),
         (0, (last + 1) << 10, last),
         (0, 1 << 24, last),
-        (3 << 10, 1 << 24, 1),
-        (u32::MAX, 0, 31),
-        (u32::MAX, 1, 0),
+        (3, 1 << 24, 2),
+        (highest, 1023, 31),
+        (highest, 1024, 0),
     ] {
-        assert_eq!(slot_for(ticks(now).plus(ticks(left)), ticks(now)), slot, "{left} after {now}");
+        assert_eq!(slot_for(ticks(hand << 10).plus(ticks(left)), hand), slot, "{left} after slot {hand}");
     }
-    assert_eq!(slot_for(ticks(7), ticks(5 << 10)), 5, "expired long ago");
+    assert_eq!(slot_for(ticks(7), 5), 5, "expired long ago");
 }
 
 #[test]
@@ -75,14 +76,17 @@ fn slots_keep_counting() {
 #[test]
 fn node_keeps_flow_and_next_node() {
     let key = FlowKey {
-        customer: MAX_NODES - 1,
+        customer: MAX_CUSTOMER - 1,
         lan_address: Ipv4 { octets: [192, 168, 1, 2] },
         lan_port: 0xabcd,
         _reserved: 0,
     };
-    for next in [0, 1, 0xffff, 0x1_0000, 0x12_3456, MAX_NODES] {
+    for next in [0, 1, 0xffff, 0x1_0000, 0x12_3456, 0x123_4567, MAX_NODES] {
         let node = Node::new(&key, next);
         assert_eq!((node.key(), node.next()), (key, next));
+        let free = Node::<Ipv4>::first_of_list(7, next);
+        assert_eq!((free.next(), free.next_list()), (7, next));
+        assert_eq!(Node::<Ipv4>::free(next).next(), next);
     }
 }
 

@@ -133,7 +133,7 @@ fn agrees(case: &Case) -> Result<bool, TestCaseError> {
     let (frame, settings) = (case.frame(), case.settings());
     let inner = Inner::<Ipv4>::parse(&frame[..]).expect("a packet");
     let segment = Segment::parse(&frame[..], &inner).expect("a segment");
-    let tcp = Ipv4::tcp(&frame[..]).expect("TCP");
+    let tcp = Ipv4::tcp(&frame[..], true).expect("TCP");
     let next = FastSegment::of(&frame[..], &tcp).expect("such a segment");
     let mut predicted = case.flow;
     if !predict(&mut predicted, &next, case.direction, &settings, NOW) {

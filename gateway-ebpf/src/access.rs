@@ -4,7 +4,9 @@ use core::ptr::NonNull;
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, bpf_xfrm_state, xdp_md},
-    helpers::{bpf_loop, bpf_skb_get_xfrm_state, bpf_xdp_adjust_head},
+    helpers::{
+        bpf_loop, bpf_skb_change_tail, bpf_skb_get_xfrm_state, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+    },
     programs::{TcContext, XdpContext},
 };
 use gateway_common::{
@@ -134,10 +136,27 @@ impl Xdp {
         if unsafe { bpf_xdp_adjust_head(self.raw, VLAN_TAG_BYTES as i32) } != 0 {
             return;
         }
-        if let Some(start) = self.bytes_mut::<ADDRESSES_BYTES>(0) {
-            // SAFETY: `bytes_mut` checked the bounds.
-            unsafe { *start = addresses };
+        self.write(0, addresses);
+    }
+
+    /// Cuts the frame off after this many bytes, no more than it has. Returns false if that fails.
+    #[inline(always)]
+    pub fn cut(self, length: usize) -> bool {
+        // SAFETY: the helper checks that enough of the frame is left.
+        unsafe { bpf_xdp_adjust_tail(self.raw, length as i32 - DirectPacket::length(self) as i32) == 0 }
+    }
+
+    /// Replaces bytes of the frame. Returns false if it does not hold all of them.
+    #[inline(always)]
+    pub fn write<T: Wire>(self, offset: usize, value: T) -> bool {
+        let start = self.start();
+        if start + offset + size_of::<T>() > self.end() {
+            return false;
         }
+        // SAFETY: the bytes are inside the packet, as just checked (the verifier demands it). An IP header is
+        // 4-aligned here (NET_IP_ALIGN).
+        unsafe { *((start + offset) as *mut T) = value };
+        true
     }
 }
 
@@ -250,6 +269,13 @@ impl Skb {
     #[inline(always)]
     pub fn raw(self) -> *mut __sk_buff {
         self.raw
+    }
+
+    /// Shortens the frame to this many bytes. Returns false if the kernel could not; the frame is then as it was.
+    #[inline(always)]
+    pub fn cut(self, bytes: u32) -> bool {
+        // SAFETY: the context of a TC program is a `__sk_buff`. Readers reload the packet's bounds.
+        unsafe { bpf_skb_change_tail(self.raw, bytes, 0) == 0 }
     }
 
     /// Returns skb->mark.

@@ -10,7 +10,7 @@ use gateway_common::{
     reason::Reason,
     tcp::Direction,
     time::Ticks,
-    wire::TcpHeader,
+    wire::{NETWORK_OFFSET, TcpHeader},
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     count::{self, Attribution},
     maps::FORWARD,
     next_hop::{self, FamilyNextHop},
-    tables::customer_of,
+    tables::customer_of_source,
 };
 
 /// Lets the packet continue through the stack.
@@ -35,16 +35,17 @@ pub fn drop_unattributed(skb: Skb, hook: Hook, reason: Reason) -> i32 {
     TC_ACT_SHOT
 }
 
-/// Carries out a verdict at the XDP hook.
+/// Carries out a verdict at the XDP hook. `Ok(None)`: the frame is an answer to its sender.
 #[inline(always)]
-pub fn xdp(packet: Xdp, verdict: Result<Outer, Reason>) -> u32 {
+pub fn xdp(packet: Xdp, verdict: Result<Option<Outer>, Reason>) -> u32 {
     match verdict {
-        Ok(outer) => {
+        Ok(Some(outer)) => {
             if let Outer::Esp(spi) = outer {
                 tag_source_mac(packet, spi);
             }
             xdp_action::XDP_PASS
         }
+        Ok(None) => xdp_action::XDP_TX,
         Err(reason) => {
             count::drop(packet, Hook::InternetXdp, Attribution::NONE, reason, now_ns());
             xdp_action::XDP_DROP
@@ -57,11 +58,9 @@ pub fn xdp(packet: Xdp, verdict: Result<Outer, Reason>) -> u32 {
 pub fn outer(skb: Skb, hook: Hook, verdict: Result<Outer, Reason>) -> i32 {
     let Err(reason) = verdict else { return TC_ACT_OK };
     let attribution = match hook {
-        // On egress the mark still names the tunnel (docs/facts.md: mark-survives-esp-output).
-        Hook::InternetEgress => {
-            let tunnel = skb.mark();
-            Attribution::new(customer_of(tunnel), tunnel)
-        }
+        // A marked packet that nothing has encrypted comes from the server that `lan_ingress` found. The mark itself
+        // names a CHILD_SA, of which no table tells the site.
+        Hook::InternetEgress if skb.mark() != 0 => Attribution::new(customer_of_source(skb), 0),
         _ => Attribution::NONE,
     };
     count::drop(skb, hook, attribution, reason, now_ns());
@@ -74,8 +73,8 @@ pub fn to_server<A: FamilyNextHop>(skb: Skb, settings: &Settings, decision: &Dec
     if let Err(reason) = decision.verdict {
         let attribution = Attribution::new(decision.customer, decision.tunnel);
         let reported = count::drop(skb, Hook::InternetIngress, attribution, reason, now_ns);
-        if reported && matches!(reason, Reason::MarkContradictsTunnel | Reason::SpiContradictsTunnel) {
-            log_contradiction(skb, attribution.tunnel(), reason);
+        if reported && reason == Reason::SpiContradictsTunnel {
+            log_contradiction(skb);
         }
         return TC_ACT_SHOT;
     }
@@ -86,7 +85,7 @@ pub fn to_server<A: FamilyNextHop>(skb: Skb, settings: &Settings, decision: &Dec
         return drop_unattributed(skb, Hook::InternetIngress, Reason::NotConfigured);
     };
     count::passed(counters, decision, Direction::ToServer, skb.segments());
-    skb.set_mark(APPROVED_MARK | decision.tunnel);
+    skb.set_mark(APPROVED_MARK | skb.mark());
     if FORWARD.load() != 0 {
         return TC_ACT_OK;
     }
@@ -111,29 +110,39 @@ pub fn to_tunnel(skb: Skb, decision: &Decision, now_ns: u64) -> i32 {
         return drop_unattributed(skb, Hook::LanIngress, Reason::NotConfigured);
     };
     count::passed(counters, decision, Direction::ToSite, skb.segments());
-    skb.set_mark(decision.tunnel);
+    skb.set_mark(decision.mark);
     TC_ACT_OK
 }
 
-/// Carries out a verdict on ARP or neighbour discovery of a customer's server.
+/// Carries out a verdict on ARP or neighbour discovery on the LAN. Drops count as nobody's: the address in such a
+/// packet is only claimed, and must not spend the drop events of its owner.
 #[inline(always)]
-pub fn neighbour(skb: Skb, customer: u32, verdict: Result<(), Reason>, now_ns: u64) -> i32 {
+pub fn neighbour(skb: Skb, verdict: Result<(), Reason>, now_ns: u64) -> i32 {
     let Err(reason) = verdict else { return TC_ACT_OK };
-    count::drop(skb, Hook::LanIngress, Attribution::new(customer, 0), reason, now_ns);
+    count::drop(skb, Hook::LanIngress, Attribution::NONE, reason, now_ns);
     TC_ACT_SHOT
 }
 
-/// Logs an error that no packet can cause: the kernel or the maps are not as the gateway assumes.
+/// Cuts off what follows a site's packet in its frame: padding against traffic analysis (RFC 4303 section 2.7),
+/// which the LAN's MTU may not have room for. A packet that GRO merged has none, as GRO merges none with it
+/// (inet_gro_receive in net/ipv4/af_inet.c). If the kernel cannot cut it off (it has no memory), the packet is
+/// dropped unless the LAN has room for the padding.
+#[inline(always)]
+pub fn cut_padding(skb: Skb, settings: &Settings, decision: &mut Decision) {
+    let end = NETWORK_OFFSET + decision.bytes as usize;
+    let padded = decision.verdict.is_ok() && skb.length() > end && skb.segment_bytes() == 0;
+    if padded && !skb.cut(end as u32) && skb.length() > NETWORK_OFFSET + settings.lan_mtu as usize {
+        decision.verdict = Err(Reason::TooBigForLan);
+    }
+}
+
+/// Logs an error that no packet can cause: the kernel or the maps are not as the gateway assumes. A mark that
+/// contradicts is none: charon gives a reqid to another site, and packets of the former one may be under way.
 #[cold]
 #[inline(never)]
-fn log_contradiction(skb: Skb, tunnel: u32, reason: Reason) {
+fn log_contradiction(skb: Skb) {
     let context = skb.context();
-    aya_log_ebpf::error!(
-        &context,
-        "tunnel {}: the kernel's sources contradict one another, reason {}",
-        tunnel,
-        reason as u8
-    );
+    aya_log_ebpf::error!(&context, "mark {}: the SPI is known to be that of another mark", skb.mark());
 }
 
 /// Writes 02:00:SPI into the source MAC address. GRO merges only packets with equal MAC headers, so it
@@ -141,11 +150,8 @@ fn log_contradiction(skb: Skb, tunnel: u32, reason: Reason) {
 #[inline(always)]
 fn tag_source_mac(packet: Xdp, spi: u32) {
     const SOURCE_MAC_OFFSET: usize = 6;
-    if let Some(mac) = packet.bytes_mut::<6>(SOURCE_MAC_OFFSET) {
-        let [a, b, c, d] = spi.to_be_bytes();
-        // SAFETY: `bytes_mut` checked the bounds.
-        unsafe { *mac = [0x02, 0x00, a, b, c, d] };
-    }
+    let [a, b, c, d] = spi.to_be_bytes();
+    packet.write(SOURCE_MAC_OFFSET, [0x02, 0x00, a, b, c, d]);
 }
 
 /// Lowers the MSS option of a SYN to what fits the tunnel. A SYN without the option implies 536

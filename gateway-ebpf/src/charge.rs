@@ -1,21 +1,63 @@
-//! Charges outer packets, ARP and neighbour discovery to budgets, see `gateway_common::outer::Budgets`.
+//! Charges outer packets to budgets, see `gateway_common::outer::Budgets`.
 use aya_ebpf::bindings::BPF_NOEXIST;
 use gateway_common::{
-    outer::{self, Arrival, Budgets, Class, Outer, PeerBudgets},
+    outer::{self, Arrival, Budgets, Class, Outer, PeerBudgets, cookie::Fate},
     reason::Reason,
     wire::Ipv6,
 };
 
 use crate::{
+    access::Xdp,
     clock::now_ns,
-    count,
+    cookie, count,
     lock::with_lock,
     maps::{INBOUND_SPIS, PEERS, SOURCES, STRANGERS},
 };
 
-/// Charges an outer packet to its source. Returns the reason to drop it if that budget is empty.
+/// Charges an outer packet to its source, where native XDP is missing. Returns the reason to drop it if that
+/// budget is empty.
 #[inline(always)]
 pub fn charge(arrival: &Arrival) -> Result<(), Reason> {
+    let Some(class) = class_of(arrival) else { return Ok(()) };
+    let now_ns = now_ns();
+    let within_budget = match PEERS.get_ptr_mut(&arrival.source) {
+        Some(peer) => charge_peer(peer, class, now_ns),
+        None => charge_stranger(&arrival.subscriber, class, now_ns),
+    };
+    within(within_budget, class)
+}
+
+/// Charges an outer packet to its source, at the network card. Returns true if the packet is to continue, false
+/// if it now is the answer to its sender, or the reason to drop it.
+#[inline(always)]
+pub fn charge_at_card(packet: Xdp, arrival: &Arrival) -> Result<bool, Reason> {
+    let Some(class) = class_of(arrival) else { return Ok(true) };
+    let now_ns = now_ns();
+    let within_budget = match PEERS.get_ptr_mut(&arrival.source) {
+        Some(peer) => charge_peer(peer, class, now_ns),
+        None => match fate(packet, arrival, class, now_ns) {
+            Fate::Shared => charge_stranger(&arrival.subscriber, class, now_ns),
+            Fate::Own => true,
+            Fate::OwnSpent => false,
+            Fate::Ask => return Ok(false),
+            Fate::Refuse => return Err(Reason::IkeInitUnanswerable),
+        },
+    };
+    within(within_budget, class).map(|()| true)
+}
+
+/// Returns the fate of a stranger's packet. Proof of an address counts for IKE and its fragments only.
+#[inline(always)]
+fn fate(packet: Xdp, arrival: &Arrival, class: Class, now_ns: u64) -> Fate {
+    match class {
+        Class::Ike | Class::Fragment => cookie::fate(packet, &arrival.subscriber, class, now_ns),
+        Class::UnknownSpi | Class::Icmp => Fate::Shared,
+    }
+}
+
+/// Returns the class that an outer packet is charged to, if any, and counts unknown SPIs.
+#[inline(always)]
+fn class_of(arrival: &Arrival) -> Option<Class> {
     let known = match arrival.outer {
         // SAFETY: the element is not dereferenced.
         Outer::Esp(spi) => unsafe { INBOUND_SPIS.get(&spi) }.is_some(),
@@ -24,28 +66,18 @@ pub fn charge(arrival: &Arrival) -> Result<(), Reason> {
     if !known {
         count::unknown_spi();
     }
-    let Some(class) = Class::of(arrival.outer, known) else { return Ok(()) };
-    let now_ns = now_ns();
-    let within_budget = match PEERS.get_ptr_mut(&arrival.source) {
-        Some(peer) => charge_peer(peer, class, now_ns),
-        None => charge_stranger(&arrival.subscriber, class, now_ns),
-    };
-    match (within_budget, class) {
+    Class::of(arrival.outer, known)
+}
+
+#[inline(always)]
+fn within(budget: bool, class: Class) -> Result<(), Reason> {
+    match (budget, class) {
         (true, _) => Ok(()),
         (false, Class::Ike) => Err(Reason::IkeOverBudget),
         (false, Class::UnknownSpi) => Err(Reason::UnknownSpiOverBudget),
         (false, Class::Fragment) => Err(Reason::FragmentsOverBudget),
         (false, Class::Icmp) => Err(Reason::IcmpOverBudget),
     }
-}
-
-/// Charges ARP or neighbour discovery on the LAN to its customer.
-#[inline(always)]
-pub fn charge_neighbour(customer: u32, now_ns: u64) -> Result<(), Reason> {
-    let rate = outer::neighbour_rate(customer);
-    let within_budget = count::counters(customer)
-        .is_some_and(|counters| counters.neighbours.take(rate.interval_ns(), rate.burst, now_ns));
-    if within_budget { Ok(()) } else { Err(Reason::NeighbourOverBudget) }
 }
 
 #[inline(always)]
@@ -70,5 +102,5 @@ fn charge_stranger(subscriber: &Ipv6, class: Class, now_ns: u64) -> bool {
         SOURCES.get_ptr_mut(subscriber).map(|budgets| unsafe { &mut *budgets })
     };
     // SAFETY: this CPU's own slot.
-    outer::charge_stranger(unsafe { &mut *shared }, own, class, now_ns)
+    outer::charge_stranger(unsafe { &mut (*shared).shared }, own, class, now_ns)
 }

@@ -1,18 +1,21 @@
 //! Counters for each customer, and drop events within each customer's budget.
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::bindings::BPF_NOEXIST;
 use gateway_common::{
     decide::Decision,
     family::Family,
-    index::masked_index,
-    layout::{Counters, DropEvent, Hook},
+    index::slot_of,
+    layout::{Counters, DropEvent, Drops, Hook, Reports, Unattributed},
     limits::{EVENTS_BURST, EVENTS_PER_SECOND},
-    reason::{REASON_SLOTS, Reason},
+    reason::Reason,
     tcp::Direction,
-    wire::{Ipv4, Ipv6, TcpHeader, ethertype, protocol},
+    wire::{Ipv4, Ipv6, NETWORK_OFFSET, TcpHeader, ethertype, protocol},
 };
 
 use crate::{
     access::DirectPacket,
-    maps::{COUNTERS, EVENTS},
+    maps::{COUNTERS, DROPS, EVENTS, STRANGERS, UNATTRIBUTED},
 };
 
 /// The customer and tunnel that a packet is counted for, 0 if not known. One value, because an eBPF function
@@ -46,13 +49,56 @@ pub fn drop<P: DirectPacket>(
     reason: Reason,
     now_ns: u64,
 ) -> bool {
-    let Some(counters) = counters(attribution.customer()) else { return false };
-    let slot = masked_index::<REASON_SLOTS>(reason as u8);
-    counters.dropped[slot] = counters.dropped[slot].wrapping_add(1);
-    let reported = counters.events.take(EVENT_INTERVAL_NS, EVENTS_BURST, now_ns)
+    let Some(reports) = count_drop(attribution.customer(), reason) else { return false };
+    let reported = reports.budget.take(EVENT_INTERVAL_NS, EVENTS_BURST, now_ns)
         && write_event(packet, hook, attribution, reason, now_ns);
-    counters.events_lost = counters.events_lost.wrapping_add(u64::from(!reported));
+    reports.lost = reports.lost.wrapping_add(u64::from(!reported));
     reported
+}
+
+/// Counts a drop, and returns the drop events of whom it is counted for.
+#[inline(always)]
+fn count_drop(customer: u32, reason: Reason) -> Option<&'static mut Reports> {
+    if customer != 0
+        && let Some(counters) = counters(customer)
+    {
+        let ended = counters.count_drop(reason);
+        if ended.packets != 0 {
+            if !keep_run(customer, ended.reason, ended.packets) {
+                count_unattributed(ended.reason, ended.packets);
+                counters.unattributed = counters.unattributed.wrapping_add(ended.packets);
+            }
+            counters.run_moved();
+        }
+        return Some(&mut counters.reports);
+    }
+    count_unattributed(reason as u8, 1).map(|counters| &mut counters.reports)
+}
+
+/// Counts drops that belong to no known customer.
+#[inline(always)]
+fn count_unattributed(reason: u8, packets: u64) -> Option<&'static mut Unattributed> {
+    let counters = unattributed()?;
+    let dropped = slot_of(&mut counters.dropped, reason)?;
+    *dropped = dropped.wrapping_add(packets);
+    Some(counters)
+}
+
+/// Adds a run that has ended to its customer's row of DROPS. Returns false if there is no memory for the row; the
+/// table itself has room for every customer's. Out of line: few drops end a run.
+#[inline(never)]
+fn keep_run(customer: u32, reason: u8, packets: u64) -> bool {
+    static NONE: Drops = Drops::NONE;
+    if DROPS.get_ptr_mut(&customer).is_none() {
+        // Another CPU may be faster, which is as good.
+        let _ = DROPS.insert(&customer, &NONE, u64::from(BPF_NOEXIST));
+    }
+    let Some(row) = DROPS.get_ptr_mut(&customer) else { return false };
+    // SAFETY: a live map value, which programs only add to.
+    let Some(slot) = slot_of(unsafe { &mut (*row).packets }, reason) else { return false };
+    // SAFETY: an aligned number in a live map value.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, packets) };
+    true
 }
 
 /// Counts a packet that passes.
@@ -72,12 +118,29 @@ pub fn passed(counters: &mut Counters, decision: &Decision, direction: Direction
 /// Counts an ESP packet whose SPI belongs to no known tunnel.
 #[inline(always)]
 pub fn unknown_spi() {
-    if let Some(counters) = counters(0) {
+    if let Some(counters) = unattributed() {
         counters.unknown_spi = counters.unknown_spi.wrapping_add(1);
     }
 }
 
-/// Returns a customer's counters on this CPU; customer 0 counts packets of no known customer.
+/// Counts a cookie that charon asks a stranger for.
+#[inline(always)]
+pub fn charons_cookie() {
+    if let Some(strangers) = STRANGERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's own slot.
+        let asked = unsafe { &mut (*strangers).asked_by_charon };
+        *asked = asked.wrapping_add(1);
+    }
+}
+
+/// Returns this CPU's counters of packets that belong to no known customer.
+#[inline(always)]
+pub fn unattributed() -> Option<&'static mut Unattributed> {
+    // SAFETY: as in `counters`.
+    UNATTRIBUTED.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
+}
+
+/// Returns a customer's counters on this CPU.
 #[inline(always)]
 pub fn counters(customer: u32) -> Option<&'static mut Counters> {
     // SAFETY: this CPU's own slot of a map that outlives the program. Only programs that add to the
@@ -116,6 +179,7 @@ fn write_event<P: DirectPacket>(
     match gateway_common::wire::ethertype_of(&packet) {
         Some(ethertype::IPV4) => describe::<Ipv4, P>(packet, event),
         Some(ethertype::IPV6) => describe::<Ipv6, P>(packet, event),
+        Some(ethertype::ARP) => describe_arp(packet, event),
         _ => {}
     }
     entry.submit(0);
@@ -141,6 +205,17 @@ fn describe<A: Family, P: DirectPacket>(packet: P, event: &mut DropEvent) {
         && let Ok(tcp) = header.payload::<_, TcpHeader>(&packet, 0)
     {
         event.tcp_flags = tcp.flags;
+    }
+}
+
+/// Fills in the addresses of an ARP packet: who claims to ask or answer, and whom (RFC 826).
+#[inline(always)]
+fn describe_arp<P: DirectPacket>(packet: P, event: &mut DropEvent) {
+    const SENDER_OFFSET: usize = NETWORK_OFFSET + 14;
+    const TARGET_OFFSET: usize = NETWORK_OFFSET + 24;
+    let address = |offset| packet.read(offset).map(|octets| Ipv4 { octets }.mapped());
+    if let (Some(sender), Some(target)) = (address(SENDER_OFFSET), address(TARGET_OFFSET)) {
+        (event.source, event.destination) = (sender, target);
     }
 }
 

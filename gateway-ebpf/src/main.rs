@@ -14,12 +14,17 @@
 //! helpers are reserved for GPL-compatible programs.
 #![no_std]
 #![no_main]
+// The only atomic instructions for eBPF: rustc knows no atomic types for it. The pinned toolchain keeps them stable.
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "core_intrinsics")]
 
 mod access;
 mod act;
 mod charge;
 mod clock;
+mod cookie;
 mod count;
+mod lan_budget;
 mod lock;
 mod maps;
 mod next_hop;

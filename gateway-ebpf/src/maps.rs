@@ -10,14 +10,21 @@ use aya_ebpf::{
 };
 use gateway_common::{
     layout::{
-        Counters, Customer, DropEvent, LayoutFamily, NextProgram, OutboundSpi, Settings, Tunnel, Usage,
+        Binding, Counters, Customer, DropEvent, Drops, LayoutFamily, NextProgram, OutboundSpi, Settings,
+        Tunnel, Unattributed, Usage,
         map_list::{self, FlowWords, InnerWords, Map},
     },
     limits::{self, EVENT_RING_BYTES},
-    outer::{Budgets, PeerBudgets},
+    magazine::{POOLS as POOL_COUNT, Pool},
+    node::Pair,
+    outer::{
+        Budgets, PeerBudgets,
+        cookie::{Proof, Secrets, Strangers},
+    },
     packet::{FastFamily, Segment},
+    rate::Bucket,
     tcp::{Flow, FlowKey},
-    wheel::{Expiry, Pair, SLOTS, Slot, WheelFamily},
+    wheel::{Wheel, WheelFamily},
     wire::{Ipv4, Ipv6},
 };
 
@@ -35,7 +42,7 @@ pub trait FamilyMaps: FastFamily + LayoutFamily + WheelFamily {
 pub type Customers<A> = HashMap<A, Customer, 1>;
 /// Flows.
 pub type Flows<A> = HashMap<FlowKey<A>, Flow, 1>;
-/// Nodes of flows in the timing wheel.
+/// Nodes of flows in the timing wheels.
 pub type Nodes<A> = Array<Pair<A>, 2>;
 
 impl FamilyMaps for Ipv4 {
@@ -90,6 +97,9 @@ maps! {
     pub static SETTINGS: Array<Settings, 1>;
 
     #[btf_map(pin_by_name)]
+    pub static BINDINGS: Array<Binding, 2, { BPF_F_MMAPABLE as usize }>;
+
+    #[btf_map(pin_by_name)]
     pub static TUNNELS: Array<Tunnel, 2, { BPF_F_MMAPABLE as usize }>;
 
     #[btf_map(pin_by_name)]
@@ -111,7 +121,13 @@ maps! {
     pub static SOURCES: LruHashMap<Ipv6, Budgets, { limits::SOURCES }>;
 
     #[btf_map(pin_by_name)]
-    pub static STRANGERS: PerCpuArray<Budgets, 1>;
+    pub static STRANGERS: PerCpuArray<Strangers, 1>;
+
+    #[btf_map(pin_by_name)]
+    pub static PROVEN: LruHashMap<Ipv6, Proof, { limits::PROVEN }>;
+
+    #[btf_map(pin_by_name)]
+    pub static COOKIES: Array<Secrets, 1>;
 
     #[btf_map(pin_by_name)]
     pub static FLOWS: Flows<Ipv4>;
@@ -126,16 +142,25 @@ maps! {
     pub static NODES6: Nodes<Ipv6>;
 
     #[btf_map(pin_by_name)]
-    pub static WHEEL: Array<Slot, SLOTS>;
+    pub static WHEELS: Array<Wheel, 1>;
 
     #[btf_map(pin_by_name)]
-    pub static EXPIRY: Array<Expiry, 1>;
+    pub static POOLS: Array<Pool, POOL_COUNT>;
 
     #[btf_map(pin_by_name)]
     pub static USAGE: Array<Usage, 2>;
 
     #[btf_map(pin_by_name)]
     pub static COUNTERS: PerCpuArray<Counters, 2>;
+
+    #[btf_map(pin_by_name)]
+    pub static DROPS: HashMap<u32, Drops, 1, { BPF_F_NO_PREALLOC as usize }>;
+
+    #[btf_map(pin_by_name)]
+    pub static UNATTRIBUTED: PerCpuArray<Unattributed, 1>;
+
+    #[btf_map(pin_by_name)]
+    pub static NEIGHBOURS: PerCpuArray<Bucket, { limits::NEIGHBOUR_BUCKETS }>;
 
     #[btf_map(pin_by_name)]
     pub static EVENTS: RingBuf<DropEvent, EVENT_RING_BYTES>;
@@ -166,3 +191,7 @@ pub static REPLAY: Global<u32> = Global::new(0);
 /// 1 in benchmarks that compare: packets to servers pass to the stack, which routes them.
 #[unsafe(no_mangle)]
 pub static FORWARD: Global<u32> = Global::new(0);
+
+/// The key of the hash by which senders on the LAN get their budgets. The daemon sets a random one.
+#[unsafe(no_mangle)]
+pub static NEIGHBOUR_KEY: Global<u64> = Global::new(0);

@@ -2,16 +2,19 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use gateway_common::{
     decide::{FamilyTables, FlowCell, NotInserted, Scratch, Tables, UsageCell},
-    layout::{OutboundSpi, Settings, Tunnel},
+    layout::{Binding, OutboundSpi, Settings, Tunnel},
     packet::{Inner, Segment},
     tcp::{Flow, FlowKey},
     time::Ticks,
-    wire::Ipv6,
+    wire::{Ipv4, Ipv6},
 };
 
 use crate::{
+    access::Skb,
     lock::MapCell,
-    maps::{FamilyMaps, INBOUND_SPIS, INNER, NEW_FLOW, OUTBOUND_SPIS, SEGMENT, SETTINGS, TUNNELS, USAGE},
+    maps::{
+        BINDINGS, FamilyMaps, INBOUND_SPIS, INNER, NEW_FLOW, OUTBOUND_SPIS, SEGMENT, SETTINGS, TUNNELS, USAGE,
+    },
     nodes,
 };
 
@@ -25,6 +28,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
         SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn binding(&self, reqid: u32) -> Option<&Binding> {
+        BINDINGS.get(reqid)
     }
 
     #[inline(always)]
@@ -74,15 +82,16 @@ impl<A: FamilyMaps> FamilyTables<A> for Maps {
     }
 
     #[inline(always)]
-    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, now: Ticks) -> Result<(), NotInserted> {
-        let Some(number) = nodes::allocate::<A>() else { return Err(NotInserted::Full) };
+    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, _: Ticks) -> Result<(), NotInserted> {
+        let Some(wheel) = nodes::own_wheel() else { return Err(NotInserted::Full) };
+        let Some(number) = nodes::allocate::<A>(wheel) else { return Err(NotInserted::Full) };
         match A::flows().insert(key, flow, u64::from(BPF_NOEXIST)) {
             Ok(()) => {
-                nodes::schedule(number, key, flow.expires, now);
+                nodes::schedule(wheel, number, key, flow.expires);
                 Ok(())
             }
             Err(error) => {
-                nodes::free::<A>(number);
+                nodes::free::<A>(wheel, number);
                 Err(if error == EEXIST { NotInserted::Exists } else { NotInserted::Full })
             }
         }
@@ -104,15 +113,24 @@ impl<T> Scratch<T> for PerCpuScratch<T> {
     }
 }
 
-/// Returns the tunnel that an outbound SPI is known to belong to.
+/// Returns the mark of the CHILD_SA that an outbound SPI is known to belong to.
 #[inline(always)]
 pub fn outbound_owner(spi: OutboundSpi) -> Option<u32> {
     // SAFETY: as in `Maps::inbound_spi`.
     unsafe { OUTBOUND_SPIS.get(&spi) }.copied()
 }
 
-/// Returns the tunnel's customer number, or 0 if there is no such tunnel.
+/// Returns the number of the customer whose server a packet has as its source, or 0 if no customer has.
+#[inline(never)]
+pub fn customer_of_source(skb: Skb) -> u32 {
+    match skb.is_ipv6() {
+        false => customer_of_source_of::<Ipv4>(skb),
+        true => customer_of_source_of::<Ipv6>(skb),
+    }
+}
+
 #[inline(always)]
-pub fn customer_of(tunnel: u32) -> u32 {
-    TUNNELS.get(tunnel).map_or(0, |tunnel| tunnel.customer)
+fn customer_of_source_of<A: FamilyMaps>(skb: Skb) -> u32 {
+    let Ok(header) = A::header(&skb) else { return 0 };
+    FamilyTables::<A>::customer(&Maps, header.source).unwrap_or(0)
 }

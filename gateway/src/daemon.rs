@@ -13,6 +13,7 @@ use gateway_common::{
     ids::TunnelId,
     layout::{Tunnel, map_list},
 };
+use time::OffsetDateTime;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
@@ -37,7 +38,7 @@ use crate::{
         pins::Pins,
         programs::{Sizes, XdpState},
     },
-    policy::{self, Gateway, Policy},
+    policy::{self, CredentialCheck, Faults, Policy},
     registry::{Assignment, Registry},
     strongswan::{Client, IkeSa, Notice, SaList, Supervisor},
 };
@@ -72,35 +73,32 @@ pub struct Options {
 pub struct Inputs {
     policy: Policy,
     credentials: Credentials,
+    /// Faults with which gatewayd starts all the same: a certificate outside its period of validity.
+    faults: Faults,
 }
 
 impl Inputs {
     /// Reads policies and secrets. Reports all faults at once.
-    pub fn load(options: &Options) -> Result<Self, policy::Faults> {
+    pub fn load(options: &Options) -> Result<Self, Faults> {
         let policy = policy::load(&options.policy)?;
-        let credentials = read_credentials(&policy.gateway)?;
-        Ok(Self { policy, credentials })
+        let CredentialCheck { credentials, faults } =
+            policy::read_credentials(&policy.gateway, OffsetDateTime::now_utc());
+        match credentials {
+            Some(read) => Ok(Self { policy, credentials: loadable(read), faults }),
+            None => Err(faults),
+        }
     }
 
     /// Returns the numbers of customers and sites as text.
     pub fn describe(&self) -> String {
-        let (customers, sites) = (self.policy.customers.len(), self.policy.site_count());
-        format!("{customers} customers with {sites} sites")
+        self.policy.describe()
     }
 }
 
-/// Reads the certificates and the key that `gateway.toml` names.
-fn read_credentials(gateway: &Gateway) -> Result<Credentials, policy::Faults> {
-    let faults = policy::check_secrets(gateway);
-    if !faults.is_empty() {
-        return Err(faults);
-    }
-    let read = |path: &PathBuf| fs::read(path).map_err(|error| policy::unreadable(path, &error));
-    Ok(Credentials {
-        certificate: read(&gateway.ipsec.certificate)?.into(),
-        private_key: read(&gateway.ipsec.private_key)?,
-        authority: read(&gateway.ipsec.authority)?.into(),
-    })
+/// Returns the credentials in the form in which connections share them.
+fn loadable(read: policy::Credentials) -> Credentials {
+    let policy::Credentials { certificate, private_key, authority } = read;
+    Credentials { certificate: certificate.into(), private_key, authority: authority.into() }
 }
 
 /// A running gateway.
@@ -187,7 +185,11 @@ impl Daemon {
         let mut plane = DataPlane::start(&options.pins, sizes, &interfaces.0, &interfaces.1)?;
         let maps = Maps::open(&options.pins)?;
         let events = Events::open(&options.pins, plane.ebpf())?;
-        let status = Status { pid: std::process::id(), ..Status::default() };
+        if !inputs.faults.is_empty() {
+            error!("{}", inputs.faults);
+        }
+        let faults = inputs.faults.lines();
+        let status = Status { pid: std::process::id(), faults, ..Status::default() };
         let mut daemon = Self {
             options,
             inputs: Arc::new(inputs),
@@ -406,11 +408,17 @@ impl Daemon {
     /// Reads the policies again. Documents with faults keep their last valid state.
     async fn reload(&mut self) {
         let reload = policy::reload(&self.options.policy, Some(&self.inputs.policy));
-        self.status.faults = reload.faults.iter().map(ToString::to_string).collect();
+        self.status.faults = reload.faults.lines();
         if !reload.faults.is_empty() {
             error!("policies have faults:\n{}", reload.faults);
         }
         let Some(mut policy) = reload.policy else { return };
+        let max_percent = policy.gateway.max_removed_percent;
+        if let Err(removals) = policy::check_removals(&self.inputs.policy, &policy, max_percent) {
+            error!("{removals}");
+            self.status.faults.push(removals.to_string());
+            return;
+        }
         let running = self.inputs.policy.gateway.limits;
         if policy.gateway.limits != running {
             let message = "[limits] changed: run `gatewayctl detach` and restart gatewayd to apply them";
@@ -425,7 +433,7 @@ impl Daemon {
     }
 
     /// Puts a policy into force, or fails and keeps the previous one.
-    async fn adopt_policy(&mut self, policy: Policy) -> Result<()> {
+    async fn adopt_policy(&mut self, mut policy: Policy) -> Result<()> {
         let gateway = &self.inputs.policy.gateway;
         anyhow::ensure!(
             (&policy.gateway.internet, &policy.gateway.lan) == (&gateway.internet, &gateway.lan),
@@ -440,7 +448,7 @@ impl Daemon {
             capacity.0,
             capacity.1
         );
-        let credentials = read_credentials(&policy.gateway)?;
+        let credentials = self.read_credentials(&mut policy)?;
         self.ids = self.registry.assign(&policy)?;
         if credentials != self.inputs.credentials
             && let Some(connected) = &mut self.charon
@@ -449,18 +457,39 @@ impl Daemon {
             connected.version = None;
         }
         info!("policies reloaded: {} customers with {} sites", policy.customers.len(), policy.site_count());
-        let previous = mem::replace(&mut self.inputs, Arc::new(Inputs { policy, credentials }));
+        let previous = mem::replace(
+            &mut self.inputs,
+            Arc::new(Inputs { policy, credentials, faults: Faults::default() }),
+        );
         if let Err(error) = self.apply_additions(&previous.policy).await {
             warn!("cannot apply the changes at once, reconciling everything instead: {error:#}");
         }
         Ok(())
     }
 
+    /// Reads the credentials that the policy names. If they have faults, the previous ones stay in force, and
+    /// the policy keeps naming them.
+    fn read_credentials(&mut self, policy: &mut Policy) -> Result<Credentials> {
+        let previous = &self.inputs.policy.gateway.ipsec;
+        let check = policy::read_credentials(&policy.gateway, OffsetDateTime::now_utc());
+        match check.credentials {
+            Some(read) if check.faults.is_empty() => return Ok(loadable(read)),
+            _ => error!("the previous credentials stay in force:\n{}", check.faults),
+        }
+        self.status.faults.extend(check.faults.lines());
+        anyhow::ensure!(
+            policy.gateway.ipsec.identity == previous.identity,
+            "the gateway's identity changed, but there are no credentials for it"
+        );
+        policy.gateway.ipsec = previous.clone();
+        Ok(self.inputs.credentials.clone())
+    }
+
     /// Writes new and changed customers to the maps, in a time independent of the total number of customers.
     /// The next reconciliation does the rest. It also does everything if the policy lost a customer or site,
     /// because removals have to come first.
     async fn apply_additions(&mut self, previous: &Policy) -> Result<()> {
-        let Inputs { policy, credentials } = &*self.inputs;
+        let Inputs { policy, credentials, faults: _ } = &*self.inputs;
         let Some(changed) = policy.changes(previous).filter(|changed| !changed.is_empty()) else {
             return Ok(());
         };

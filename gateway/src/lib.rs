@@ -3,6 +3,7 @@
 //! A policy passes through [`policy`] → [`registry`] → [`control`] → [`kernel`] and [`strongswan`];
 //! [`daemon`] repeats this whenever something changes.
 pub mod control;
+pub mod cookies;
 pub mod daemon;
 pub mod dataplane;
 pub mod events;

@@ -10,15 +10,17 @@ use crate::{
     wire::Ipv6,
 };
 
-/// The verdict on a packet, and the customer and tunnel it is counted for.
+/// The verdict on a packet, and the customer and site it is counted for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
     /// Ok: the packet passes to its server or into the tunnel. Err: why it is dropped.
     pub verdict: Result<(), Reason>,
     /// Customer id, 0 if unknown.
     pub customer: u32,
-    /// Tunnel id, 0 if unknown. For a packet that passes, the tunnel it came from or goes into.
+    /// Site number, 0 if unknown. For a packet that passes, the site it came from or goes to.
     pub tunnel: u32,
+    /// The mark of the tunnel that a server's packet goes into; 0 for a packet from a site.
+    pub mark: u32,
     /// See [`Decision::syn`]; all zero for none. Not an `Option`: LLVM reads the uninitialised payload of a
     /// `None`, which the verifier rejects.
     pub(super) syn: Syn,
@@ -46,6 +48,7 @@ impl Decision {
             verdict: Err(Reason::NotConfigured),
             customer,
             tunnel,
+            mark: 0,
             syn: Syn::NONE,
             opened: false,
             v6: false,

@@ -2,7 +2,7 @@
 use super::tables::Tables;
 use crate::{
     ids::TunnelId,
-    layout::{settings::Settings, tunnel::Tunnel},
+    layout::{binding::Binding, settings::Settings, tunnel::Tunnel},
     reason::Reason,
 };
 
@@ -18,7 +18,7 @@ pub struct Identity {
     pub mark: u32,
 }
 
-/// The tunnel that a packet came out of.
+/// The site whose tunnel a packet came out of.
 pub(super) struct Site<'a> {
     pub settings: &'a Settings,
     pub id: TunnelId,
@@ -32,27 +32,36 @@ impl Site<'_> {
     }
 }
 
-/// Returns the tunnel whose SA decrypted the packet. Fails unless all sources agree.
+/// Returns the site whose SA decrypted the packet. Fails unless all sources agree.
 #[inline(always)]
 pub(super) fn identify<'a, T: Tables>(
     tables: &'a T,
     settings: &'a Settings,
     identity: Identity,
 ) -> Result<Site<'a>, Reason> {
-    let id = TunnelId::new(identity.reqid).ok_or(Reason::UnknownTunnel)?;
-    let tunnel = tables.tunnel(id.get()).ok_or(Reason::UnknownTunnel)?;
+    let binding = tables.binding(identity.reqid).ok_or(Reason::UnknownTunnel)?;
+    let (site, mark) = binding.site_and_mark();
+    let id = TunnelId::new(site).ok_or(Reason::UnknownTunnel)?;
+    // charon gives a released reqid to another CHILD_SA, so an entry that is late is about somebody else.
+    if identity.mark != mark {
+        return Err(Reason::MarkContradictsTunnel);
+    }
+    if is_of_another(tables, binding, identity.spi, mark) {
+        return Err(Reason::SpiContradictsTunnel);
+    }
+    let tunnel = tables.tunnel(site).ok_or(Reason::UnknownTunnel)?;
     if tunnel.customer == 0 {
         return Err(Reason::UnknownTunnel);
     }
-    if identity.mark != id.get() {
-        return Err(Reason::MarkContradictsTunnel);
+    Ok(Site { settings, id, tunnel })
+}
+
+/// Returns true if the SPI is known to be that of a CHILD_SA with another mark.
+#[inline(always)]
+fn is_of_another<T: Tables>(tables: &T, binding: &Binding, spi: u32, mark: u32) -> bool {
+    // The copy of INBOUND_SPIS in the binding saves the lookup.
+    if spi == binding.inbound_spis[0] || spi == binding.inbound_spis[1] {
+        return false;
     }
-    // The copy of INBOUND_SPIS in the tunnel itself saves the lookup.
-    if identity.spi == tunnel.inbound_spis[0] || identity.spi == tunnel.inbound_spis[1] {
-        return Ok(Site { settings, id, tunnel });
-    }
-    match tables.inbound_spi(identity.spi) {
-        Some(owner) if owner != id.get() => Err(Reason::SpiContradictsTunnel),
-        _ => Ok(Site { settings, id, tunnel }),
-    }
+    tables.inbound_spi(spi).is_some_and(|owner| owner != mark)
 }

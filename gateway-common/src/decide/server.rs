@@ -8,7 +8,11 @@ use super::{
 };
 use crate::{
     ids::TunnelId,
-    layout::{family::LayoutFamily, settings::Settings, tunnel::Tunnel},
+    layout::{
+        family::LayoutFamily,
+        settings::Settings,
+        tunnel::{NO_PREFIX, Tunnel},
+    },
     packet::{
         fast::{FastFamily, FastPacket, FastSegment},
         inner::Inner,
@@ -51,7 +55,8 @@ where
     F: Frame + ?Sized,
     T: Tables + FamilyTables<A>,
 {
-    let tcp = A::tcp(frame)?;
+    // The stack cuts off what follows the packet (ip_rcv_core in net/ipv4/ip_input.c): small frames are padded.
+    let tcp = A::tcp(frame, false)?;
     let mut decision = Decision::of(tables.customer(tcp.source())?, 0);
     if tcp.hop_limit() <= 1 {
         decision.verdict = Err(Reason::TtlExpired);
@@ -191,8 +196,9 @@ struct Reply<A> {
     without_flow: Reason,
 }
 
-/// Looks up the flow that the reply belongs to and the tunnel that owns the flow, and runs `change` on the
-/// flow. `change` sets its second argument to 1 if the handshake is complete.
+/// Looks up the flow that the reply belongs to, the site that owns the flow and the mark of the site's tunnel that
+/// answers to the device take, and runs `change` on the flow. `change` sets its second argument to 1 if the
+/// handshake is complete.
 #[inline(always)]
 fn with_reply_flow<'t, A, T>(
     tables: &'t T,
@@ -217,7 +223,12 @@ where
         return Err(Reason::TunnelDown);
     }
     let access = A::access(tunnel);
-    let still_allowed = access.server == to.server && access.has(to.device);
+    let mark = access.mark_of(to.device);
+    if mark == 0 {
+        return Err(Reason::TunnelDown);
+    }
+    let still_allowed = access.server == to.server && mark != NO_PREFIX;
+    decision.mark = mark;
     let mut confirmed = 0;
     cell.locked(|flow| {
         // The tunnel was looked up without the lock; the flow may have been reopened since.

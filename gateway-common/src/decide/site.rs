@@ -9,7 +9,7 @@ use super::{
     tables::{FamilyTables, FlowCell, Scratch, Tables, ready},
 };
 use crate::{
-    layout::{family::LayoutFamily, settings::Settings},
+    layout::{family::LayoutFamily, settings::Settings, tunnel::NO_PREFIX},
     packet::{
         fast::{FastFamily, FastPacket, FastSegment},
         inner::Inner,
@@ -54,7 +54,8 @@ where
     T: Tables + FamilyTables<A>,
 {
     let site = identify(tables, settings, identity).ok().filter(Site::is_up)?;
-    let tcp = A::tcp(frame)?;
+    // The full path's caller cuts off what follows the packet (RFC 4303 section 2.7).
+    let tcp = A::tcp(frame, true)?;
     let mut decision = Decision::of(site.tunnel.customer, site.id.get());
     decision.verdict = check_access(frame, &site, &tcp);
     if decision.verdict.is_err() {
@@ -180,8 +181,11 @@ where
     if packet.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
-    if !access.has(packet.source()) {
-        return Err(Reason::InnerSourceNotInSite);
+    match access.mark_of(packet.source()) {
+        NO_PREFIX => return Err(Reason::InnerSourceNotInSite),
+        // No CHILD_SA has negotiated this prefix now, so none would take the answer.
+        0 => return Err(Reason::TunnelDown),
+        _ => {}
     }
     if packet.destination() != access.server {
         return Err(Reason::DestinationNotServer);

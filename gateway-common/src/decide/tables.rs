@@ -1,6 +1,6 @@
 //! The tables that the decision looks things up in: eBPF maps, or ordinary ones on the host.
 use crate::{
-    layout::{settings::Settings, tunnel::Tunnel, usage::Usage},
+    layout::{binding::Binding, settings::Settings, tunnel::Tunnel, usage::Usage},
     packet::{inner::Inner, segment::Segment},
     tcp::flow::{Flow, FlowKey},
     time::Ticks,
@@ -16,9 +16,11 @@ pub fn ready<T: Tables>(tables: &T) -> Option<&Settings> {
 pub trait Tables {
     /// Returns the settings of the whole gateway.
     fn settings(&self) -> Option<&Settings>;
-    /// Returns the tunnel of this id.
+    /// Returns the binding of this reqid.
+    fn binding(&self, reqid: u32) -> Option<&Binding>;
+    /// Returns the site of this number.
     fn tunnel(&self, number: u32) -> Option<&Tunnel>;
-    /// Returns the tunnel that is known to own an inbound SPI.
+    /// Returns the mark of the CHILD_SA that is known to own an inbound SPI.
     fn inbound_spi(&self, spi: u32) -> Option<u32>;
     /// Returns the usage of the customer of this id.
     fn usage(&self, customer: u32) -> Option<impl UsageCell>;

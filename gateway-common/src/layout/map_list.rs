@@ -4,12 +4,21 @@
 use core::{fmt, marker::PhantomData};
 
 use crate::{
-    layout::{Counters, Customer, DropEvent, NextProgram, OutboundSpi, Settings, Tunnel, Usage},
+    layout::{
+        Binding, Counters, Customer, DropEvent, Drops, NextProgram, OutboundSpi, Settings, Tunnel,
+        Unattributed, Usage,
+    },
     limits,
-    outer::{Budgets, PeerBudgets},
+    magazine::{self, Pool},
+    node::{self, Pair},
+    outer::{
+        Budgets, PeerBudgets,
+        cookie::{Proof, Secrets, Strangers},
+    },
     packet::{Inner, Segment},
+    rate::Bucket,
     tcp::{Flow, FlowKey},
-    wheel::{self, Expiry, Pair, Slot},
+    wheel::Wheel,
     wire::{Ipv4, Ipv6},
 };
 
@@ -119,51 +128,59 @@ pub struct Sizes {
     pub flows6: u32,
 }
 
-/// The size of a map in entries, as a function of [`Sizes`].
+/// The size of a map in entries, as a function of [`Sizes`] and of the machine's CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bound {
     /// This many, independent of the limits.
     Fixed(u32),
     /// One for each tunnel id, and 0.
     TunnelIds,
+    /// [`TUNNELS_PER_SITE`] for each tunnel id, and reqid 0.
+    Reqids,
     /// One for each customer id, and 0.
     CustomerIds,
     /// One for each customer.
     Customers,
     /// [`PEERS_PER_TUNNEL`] for each tunnel.
     Peers,
-    /// [`SPIS_PER_TUNNEL`] for each tunnel.
+    /// [`SPIS_PER_SITE`] for each site.
     Spis,
     /// One for each IPv4 flow.
     Flows,
     /// One for each IPv6 flow.
     Flows6,
-    /// A node for each IPv4 flow, two to an entry; node 0 is none.
+    /// A node for each IPv4 flow and spare ones for each CPU, two to an entry; node 0 is none.
     NodePairs,
-    /// A node for each IPv6 flow, two to an entry; node 0 is none.
+    /// A node for each IPv6 flow and spare ones for each CPU, two to an entry; node 0 is none.
     NodePairs6,
+    /// One for each CPU that the kernel could bring online.
+    Cpus,
 }
 
-/// SAs of one tunnel that may be known at a time: a rekey has two, and a peer may have several rekeys
-/// under way.
-pub const SPIS_PER_TUNNEL: u32 = 8;
+/// CHILD_SAs that one site may have bound at a time: one for each prefix of its LAN, in both families. charon gives
+/// the smallest free reqid, so a reqid beyond the table means more CHILD_SAs than all sites together may have.
+pub const TUNNELS_PER_SITE: u32 = 2 * limits::PREFIXES_PER_SITE as u32;
+/// SAs of one site in one direction that may be known at a time: all its tunnels may be rekeyed at once.
+pub const SPIS_PER_SITE: u32 = 2 * TUNNELS_PER_SITE;
 /// Outer addresses of one tunnel's peer that may be known at a time: a site that moves has two for a moment.
 pub const PEERS_PER_TUNNEL: u32 = 2;
 
 impl Bound {
-    /// Returns `max_entries` for these sizes.
-    pub const fn entries(self, sizes: &Sizes) -> u32 {
+    /// Returns `max_entries` for these sizes, on a machine with this many possible CPUs.
+    pub const fn entries(self, sizes: &Sizes, cpus: u32) -> u32 {
         match self {
             Self::Fixed(entries) => entries,
             Self::TunnelIds => sizes.tunnels + 1,
+            Self::Reqids => sizes.tunnels.saturating_mul(TUNNELS_PER_SITE).saturating_add(1),
             Self::CustomerIds => sizes.customers + 1,
             Self::Customers => sizes.customers,
             Self::Peers => sizes.tunnels.saturating_mul(PEERS_PER_TUNNEL),
-            Self::Spis => sizes.tunnels.saturating_mul(SPIS_PER_TUNNEL),
+            Self::Spis => sizes.tunnels.saturating_mul(SPIS_PER_SITE),
             Self::Flows => sizes.flows,
             Self::Flows6 => sizes.flows6,
-            Self::NodePairs => wheel::pairs(sizes.flows),
-            Self::NodePairs6 => wheel::pairs(sizes.flows6),
+            Self::NodePairs => node::pairs(magazine::nodes(sizes.flows, cpus)),
+            Self::NodePairs6 => node::pairs(magazine::nodes(sizes.flows6, cpus)),
+            Self::Cpus => cpus,
         }
     }
 }
@@ -173,14 +190,16 @@ impl fmt::Display for Bound {
         match self {
             Self::Fixed(entries) => write!(f, "{entries}"),
             Self::TunnelIds => f.write_str("tunnels + 1"),
+            Self::Reqids => write!(f, "{TUNNELS_PER_SITE} × tunnels + 1"),
             Self::CustomerIds => f.write_str("customers + 1"),
             Self::Customers => f.write_str("customers"),
             Self::Peers => write!(f, "{PEERS_PER_TUNNEL} × tunnels"),
-            Self::Spis => write!(f, "{SPIS_PER_TUNNEL} × tunnels"),
+            Self::Spis => write!(f, "{SPIS_PER_SITE} × tunnels"),
             Self::Flows => f.write_str("flows"),
             Self::Flows6 => f.write_str("flows6"),
-            Self::NodePairs => f.write_str("flows ÷ 2 + 1"),
-            Self::NodePairs6 => f.write_str("flows6 ÷ 2 + 1"),
+            Self::NodePairs => write!(f, "(flows + {} × CPUs) ÷ 2 + 1", magazine::SPARE_NODES),
+            Self::NodePairs6 => write!(f, "(flows6 + {} × CPUs) ÷ 2 + 1", magazine::SPARE_NODES),
+            Self::Cpus => f.write_str("CPUs"),
         }
     }
 }
@@ -205,6 +224,8 @@ pub enum User {
     Tests,
     /// `internet_xdp`, and `outer` where native XDP is missing.
     OuterFilter,
+    /// `internet_xdp`.
+    InternetXdp,
     /// `internet_ingress`, and the programs it tail-calls.
     InternetIngress,
     /// `lan_ingress`, and the programs it tail-calls.
@@ -225,6 +246,7 @@ impl User {
         match self {
             Self::Gatewayd | Self::Gatewayctl | Self::Tests => &[],
             Self::OuterFilter => &["internet_xdp", "internet_ingress"],
+            Self::InternetXdp => &["internet_xdp"],
             Self::InternetIngress => &["internet_ingress"],
             Self::LanIngress => &["lan_ingress"],
             Self::Ingress => &["internet_ingress", "lan_ingress"],
@@ -244,6 +266,7 @@ impl fmt::Display for User {
             Self::Gatewayctl => "gatewayctl",
             Self::Tests => "tests",
             Self::OuterFilter => "outer filter",
+            Self::InternetXdp => "internet XDP",
             Self::InternetIngress => "internet ingress",
             Self::LanIngress => "LAN ingress",
             Self::Ingress => "ingress programs",
@@ -289,19 +312,22 @@ maps! {
     /// Settings of the whole gateway, including its own addresses.
     SETTINGS: Array(u32 => Settings), Bound::Fixed(1), Pinned,
         written by [Gatewayd], read by [Hooks, Gatewayd];
-    /// Tunnels by tunnel id.
+    /// Bindings of CHILD_SAs to sites by reqid.
+    BINDINGS: MappableArray(u32 => Binding), Bound::Reqids, Pinned,
+        written by [Gatewayd], read by [InternetIngress, Gatewayd, Gatewayctl];
+    /// Sites by number.
     TUNNELS: MappableArray(u32 => Tunnel), Bound::TunnelIds, Pinned,
-        written by [Gatewayd], read by [Ingress, InternetEgress, Gatewayd, Gatewayctl];
+        written by [Gatewayd], read by [Ingress, Gatewayd, Gatewayctl];
     /// Customers by their server's IPv4 address.
     CUSTOMERS: Hash(Ipv4 => Customer), Bound::Customers, Pinned,
-        written by [Gatewayd], read by [LanIngress, Gatewayd];
+        written by [Gatewayd], read by [LanIngress, InternetEgress, Gatewayd];
     /// Customers by their server's IPv6 address.
     CUSTOMERS6: Hash(Ipv6 => Customer), Bound::Customers, Pinned,
-        written by [Gatewayd], read by [LanIngress, Gatewayd];
-    /// Tunnel ids by inbound SPI.
+        written by [Gatewayd], read by [LanIngress, InternetEgress, Gatewayd];
+    /// Marks of CHILD_SAs by inbound SPI.
     INBOUND_SPIS: SparseHash(u32 => u32), Bound::Spis, Pinned,
         written by [Gatewayd], read by [OuterFilter, InternetIngress, Gatewayd];
-    /// Tunnel ids by peer and outbound SPI.
+    /// Marks of CHILD_SAs by peer and outbound SPI.
     OUTBOUND_SPIS: SparseHash(OutboundSpi => u32), Bound::Spis, Pinned,
         written by [Gatewayd], read by [OuterFilter, InternetIngress, InternetEgress, Gatewayd];
     /// Budgets of the tunnels' peers by outer address. The daemon adds and removes peers.
@@ -310,33 +336,48 @@ maps! {
     /// Budgets of strangers by outer IPv4 address or IPv6 /64.
     SOURCES: LruHash(Ipv6 => Budgets), Bound::Fixed(limits::SOURCES as u32), Pinned,
         written by [OuterFilter], read by [OuterFilter];
-    /// The budget that all strangers share.
-    STRANGERS: PerCpuArray(u32 => Budgets), Bound::Fixed(1), Pinned,
-        written by [OuterFilter], read by [OuterFilter];
+    /// The budget that all strangers share, their demand for IKE cookies, and counters of cookies.
+    STRANGERS: PerCpuArray(u32 => Strangers), Bound::Fixed(1), Pinned,
+        written by [OuterFilter, InternetEgress], read by [OuterFilter, Gatewayd, Gatewayctl];
+    /// Budgets of strangers that have shown a valid IKE cookie, by outer IPv4 address or IPv6 /64.
+    PROVEN: LruHash(Ipv6 => Proof), Bound::Fixed(limits::PROVEN as u32), Pinned,
+        written by [InternetXdp], read by [InternetXdp];
+    /// The two secrets in force for IKE cookies.
+    COOKIES: Array(u32 => Secrets), Bound::Fixed(1), Pinned,
+        written by [Gatewayd], read by [InternetXdp, Gatewayd];
     /// IPv4 flows.
     FLOWS: Hash(FlowKey<Ipv4> => Flow), Bound::Flows, Pinned,
         written by [Ingress, Expiry], read by [Ingress, Expiry, Gatewayctl];
     /// IPv6 flows.
     FLOWS6: Hash(FlowKey<Ipv6> => Flow), Bound::Flows6, Pinned,
         written by [Ingress, Expiry], read by [Ingress, Expiry, Gatewayctl];
-    /// Nodes of IPv4 flows in the timing wheel, by half the node's number.
+    /// Nodes of IPv4 flows in the timing wheels, by half the node's number.
     NODES: Array(u32 => Pair<Ipv4>), Bound::NodePairs, Pinned,
         written by [InternetIngress, Expiry], read by [InternetIngress, Expiry];
-    /// Nodes of IPv6 flows in the timing wheel, by half the node's number.
+    /// Nodes of IPv6 flows in the timing wheels, by half the node's number.
     NODES6: Array(u32 => Pair<Ipv6>), Bound::NodePairs6, Pinned,
         written by [InternetIngress, Expiry], read by [InternetIngress, Expiry];
-    /// Slots of the timing wheel: each family's list of flows.
-    WHEEL: Array(u32 => Slot), Bound::Fixed(wheel::SLOTS as u32), Pinned,
-        written by [InternetIngress, Expiry], read by [InternetIngress, Expiry];
-    /// The timing wheel's timer, hand, free nodes and counters.
-    EXPIRY: Array(u32 => Expiry), Bound::Fixed(1), Pinned,
+    /// Timing wheels by CPU, with their timers, free nodes and counters.
+    WHEELS: Array(u32 => Wheel), Bound::Cpus, Pinned,
         written by [InternetIngress, Expiry], read by [InternetIngress, Expiry, Gatewayctl];
+    /// Free nodes that all CPUs share, by family.
+    POOLS: Array(u32 => Pool), Bound::Fixed(magazine::POOLS as u32), Pinned,
+        written by [InternetIngress, Expiry], read by [InternetIngress, Expiry];
     /// Use of quotas by customer id.
     USAGE: Array(u32 => Usage), Bound::CustomerIds, Pinned,
         written by [Ingress, Expiry], read by [InternetIngress, Gatewayctl];
-    /// Counters, event budget and cached next hop by customer id; 0 counts packets of no known customer.
+    /// Counters, event budget and cached next hops by customer id.
     COUNTERS: PerCpuArray(u32 => Counters), Bound::CustomerIds, Pinned,
+        written by [Ingress, InternetEgress], read by [Ingress, InternetEgress, Gatewayctl];
+    /// Drops by customer id; only of customers that have drops for more than one reason.
+    DROPS: SparseHash(u32 => Drops), Bound::Customers, Pinned,
+        written by [Ingress, InternetEgress], read by [Ingress, InternetEgress, Gatewayctl];
+    /// Counters and event budget of packets that belong to no known customer.
+    UNATTRIBUTED: PerCpuArray(u32 => Unattributed), Bound::Fixed(1), Pinned,
         written by [Hooks], read by [Hooks, Gatewayctl];
+    /// Budgets of the senders of ARP and neighbour discovery on the LAN, by a hash of their MAC address.
+    NEIGHBOURS: PerCpuArray(u32 => Bucket), Bound::Fixed(limits::NEIGHBOUR_BUCKETS as u32), Pinned,
+        written by [LanIngress], read by [LanIngress];
     /// Drop events.
     EVENTS: RingBuffer(() => DropEvent), Bound::Fixed(limits::EVENT_RING_BYTES as u32), Pinned,
         written by [Hooks], read by [Gatewayd];

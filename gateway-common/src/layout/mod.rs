@@ -3,24 +3,26 @@
 //! numbers are in host byte order.
 //!
 //! [`map_list`] lists the maps with their types, bounds, writers and readers.
+pub(crate) mod binding;
 mod counters;
 mod event;
 pub(crate) mod family;
 pub mod map_list;
 pub(crate) mod prefix;
-mod program;
+pub(crate) mod program;
 pub(crate) mod settings;
 pub(crate) mod tunnel;
 pub(crate) mod usage;
 
 pub use self::{
-    counters::{Counters, NextHop},
+    binding::Binding,
+    counters::{Counters, Drops, NextHop, Reports, Run, Unattributed},
     event::DropEvent,
     family::LayoutFamily,
     prefix::Prefix,
     program::{APPROVED_MARK, Hook, NextProgram},
     settings::{Addresses, ManagementRule, Settings},
-    tunnel::{Access, OutboundSpi, Tunnel},
+    tunnel::{Access, NO_PREFIX, OutboundSpi, Tunnel},
     usage::{Customer, Quota, Usage},
 };
 
@@ -28,7 +30,11 @@ pub use self::{
 mod pod {
     //! Plain data for aya's maps.
     use crate::{
-        outer::{Budgets, PeerBudgets},
+        outer::{
+            Budgets, PeerBudgets,
+            cookie::{Proof, Secrets, Strangers},
+        },
+        rate::Bucket,
         tcp::{Flow, FlowKey},
         wire::{Ipv4, Ipv6},
     };
@@ -39,7 +45,9 @@ mod pod {
             $(unsafe impl aya::Pod for $type {})+
         };
     }
-    pod!(Ipv4, Ipv6, super::Settings, super::Tunnel, super::Customer, super::OutboundSpi);
-    pod!(PeerBudgets, Budgets, super::Usage, Flow, super::Counters);
+    pod!(Ipv4, Ipv6, super::Settings, super::Binding, super::Tunnel, super::Customer, super::OutboundSpi);
+    pod!(PeerBudgets, Budgets, Bucket, super::Usage, Flow);
+    pod!(super::Counters, super::Drops, super::Unattributed);
+    pod!(Strangers, Proof, Secrets);
     pod!(FlowKey<Ipv4>, FlowKey<Ipv6>);
 }

@@ -65,6 +65,6 @@ impl NextProgram {
     }
 }
 
-/// Bit of skb->mark that only `internet_ingress` sets, beside the tunnel id. `lan_egress` lets only
+/// Bit of skb->mark that only `internet_ingress` sets, beside the tunnel's mark. `lan_egress` lets only
 /// approved packets through.
 pub const APPROVED_MARK: u32 = 1 << 31;

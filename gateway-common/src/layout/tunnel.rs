@@ -1,4 +1,4 @@
-//! Tunnels and the SPIs that peers chose.
+//! Sites and the SPIs that peers chose.
 use super::{prefix::Prefix, usage::Quota};
 use crate::{
     family::Family,
@@ -6,7 +6,8 @@ use crate::{
     wire::{Ipv4, Ipv6},
 };
 
-/// One tunnel, keyed by its id. All zero: no such tunnel. The fields that IPv4 needs come first.
+/// One site with all its CHILD_SAs, keyed by the site's number. All zero: no such site. The fields that IPv4 needs
+/// come first, and a value fills whole cache lines.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Tunnel {
@@ -16,19 +17,18 @@ pub struct Tunnel {
     pub generation: u16,
     /// The server's port.
     pub port: u16,
-    /// 1 while the tunnel is up with the site's authenticated identity.
+    /// 1 while a CHILD_SA of the site's authenticated identity is up.
     pub up: u8,
     #[doc(hidden)]
     pub _reserved: [u8; 3],
-    /// Two inbound SPIs of the tunnel, as many as a rekeying has; 0 for none. A copy from INBOUND_SPIS that
-    /// saves nearly every packet the lookup there.
-    pub inbound_spis: [u32; 2],
     /// Access in IPv4.
     pub v4: Access<Ipv4>,
-    /// The customer's quota, the same in each of its tunnels.
+    /// The customer's quota, the same in each of its sites.
     pub quota: Quota,
     /// Access in IPv6.
     pub v6: Access<Ipv6>,
+    #[doc(hidden)]
+    pub _reserved2: [u32; 2],
 }
 
 /// The server and LAN of a site in one address family.
@@ -43,22 +43,33 @@ pub struct Access<A> {
     pub prefix_count: u8,
     #[doc(hidden)]
     pub _reserved: u8,
-    /// The prefixes of the site's LAN.
+    /// The prefixes that the site may use now: those of its LAN, as far as its CHILD_SAs negotiated them.
     pub lan: [Prefix<A>; PREFIXES_PER_SITE],
+    /// For each prefix, the mark of the CHILD_SA that answers to it take; 0: none has it now.
+    pub marks: [u32; PREFIXES_PER_SITE],
 }
 
+/// Stands for the mark of an address in none of a site's prefixes; no mark has the highest bit.
+pub const NO_PREFIX: u32 = u32::MAX;
+
 impl<A: Family> Access<A> {
-    /// Returns true if the address is in the site's LAN.
-    #[inline(always)]
+    /// Returns true if a tunnel has the address's prefix.
     pub fn has(&self, address: A) -> bool {
+        !matches!(self.mark_of(address), 0 | NO_PREFIX)
+    }
+
+    /// Returns the mark of the first prefix that holds the address, 0 if no CHILD_SA has that prefix now, or
+    /// [`NO_PREFIX`] if none holds it. Not an `Option`: see `decide::Decision::syn`.
+    #[inline(always)]
+    pub fn mark_of(&self, address: A) -> u32 {
         let mut i = 0;
         while i < PREFIXES_PER_SITE {
             if i < self.prefix_count as usize && self.lan[i].contains(address) {
-                return true;
+                return self.marks[i];
             }
             i += 1;
         }
-        false
+        NO_PREFIX
     }
 }
 
@@ -72,6 +83,6 @@ pub struct OutboundSpi {
     pub spi: u32,
 }
 
-const _: () = assert!(size_of::<Tunnel>() == 12 + 8 + 40 + 16 + 148);
+const _: () = assert!(size_of::<Tunnel>() == 12 + 56 + 16 + 164 + 8);
 
 const _: () = assert!(size_of::<OutboundSpi>() == 20);

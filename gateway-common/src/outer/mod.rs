@@ -3,7 +3,9 @@
 mod arrival;
 mod budget;
 mod classify;
+pub mod cookie;
 mod icmp;
+mod lan_budget;
 mod lan_neighbour;
 mod neighbour;
 
@@ -12,6 +14,7 @@ pub use self::{
     budget::{Budgets, CLASSES, Class, PeerBudgets, charge_stranger},
     classify::{classify_incoming, classify_incoming_into, classify_outgoing, classify_to_lan},
     icmp::quoted_esp,
-    lan_neighbour::{check_neighbour_on_lan, neighbour_rate},
+    lan_budget::{charge_neighbour, neighbour_buckets},
+    lan_neighbour::check_neighbour_on_lan,
     neighbour::is_neighbour_on_lan,
 };

@@ -14,9 +14,9 @@ use crate::{
 /// A family whose plain TCP packets can be read word by word.
 pub trait FastFamily: Family {
     /// Returns the frame's TCP packet if it is of this family, whole, without IP options, with a correct
-    /// header, and directly readable. `None` does not mean that the packet is malformed: [`Family::header`]
-    /// decides that.
-    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<FastPacket<Self, impl Words>>;
+    /// header, and directly readable. With `exact`, the frame must also end with the packet. `None` does not mean
+    /// that the packet is malformed: [`Family::header`] decides that.
+    fn tcp<F: Frame + ?Sized>(frame: &F, exact: bool) -> Option<FastPacket<Self, impl Words>>;
     /// Reads the IP header of such a packet.
     fn tcp_header<W: Words>(words: &W) -> FastHeader<Self>;
 }
@@ -150,7 +150,7 @@ const HEAD: usize = 3;
 
 impl FastFamily for Ipv4 {
     #[inline(always)]
-    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<FastPacket<Self, impl Words>> {
+    fn tcp<F: Frame + ?Sized>(frame: &F, exact: bool) -> Option<FastPacket<Self, impl Words>> {
         const HEADERS_BYTES: usize = Ipv4::HEADER_BYTES + size_of::<TcpHeader>();
         let words = frame.words::<{ IP + HEADERS_BYTES / 4 }>(WORDS_OFFSET)?;
         let total = (words.get(IP) & 0xffff) as usize;
@@ -158,7 +158,12 @@ impl FastFamily for Ipv4 {
             && words.get(IP) >> 24 == 0x45
             && words.get(IP + 1) & 0x3fff == 0
             && words.get(IP + 2) >> 16 & 0xff == u32::from(protocol::TCP);
-        if !plain || total < HEADERS_BYTES || NETWORK_OFFSET + total > frame.length() || !sum_fits(&words) {
+        let length = frame.length();
+        if !plain
+            || total < HEADERS_BYTES
+            || !ends(NETWORK_OFFSET + total, length, exact)
+            || !sum_fits(&words)
+        {
             return None;
         }
         Some(FastPacket { words, family: PhantomData })
@@ -177,14 +182,15 @@ impl FastFamily for Ipv4 {
 
 impl FastFamily for Ipv6 {
     #[inline(always)]
-    fn tcp<F: Frame + ?Sized>(frame: &F) -> Option<FastPacket<Self, impl Words>> {
+    fn tcp<F: Frame + ?Sized>(frame: &F, exact: bool) -> Option<FastPacket<Self, impl Words>> {
         const TCP_BYTES: usize = size_of::<TcpHeader>();
         let words = frame.words::<{ IP + (Ipv6::HEADER_BYTES + TCP_BYTES) / 4 }>(WORDS_OFFSET)?;
         let payload = (words.get(IP + 1) >> 16) as usize;
         let plain = words.get(0) & 0xffff == u32::from(Self::ETHERTYPE)
             && words.get(IP) >> 28 == 6
             && words.get(IP + 1) >> 8 & 0xff == u32::from(protocol::TCP);
-        if !plain || payload < TCP_BYTES || NETWORK_OFFSET + Self::HEADER_BYTES + payload > frame.length() {
+        let end = NETWORK_OFFSET + Self::HEADER_BYTES + payload;
+        if !plain || payload < TCP_BYTES || !ends(end, frame.length(), exact) {
             return None;
         }
         Some(FastPacket { words, family: PhantomData })
@@ -200,6 +206,12 @@ impl FastFamily for Ipv6 {
             payload_bytes: words.get(IP + 1) >> 16,
         }
     }
+}
+
+/// Returns true if a packet that ends at `end` is in its frame of `length` bytes, or with `exact`, fills it.
+#[inline(always)]
+fn ends(end: usize, length: usize, exact: bool) -> bool {
+    if exact { end == length } else { end <= length }
 }
 
 /// Returns true if the checksum of the IPv4 header among these words is correct: the one's complement sum

@@ -83,10 +83,22 @@ impl Words for &[[u8; 4]] {
 pub struct Be16(u16);
 
 impl Be16 {
+    /// Converts from host byte order.
+    #[inline(always)]
+    pub const fn new(number: u16) -> Self {
+        Self(number.to_be())
+    }
+
     /// Returns the number in host byte order.
     #[inline(always)]
     pub const fn get(self) -> u16 {
         u16::from_be(self.0)
+    }
+
+    /// Converts from memory order.
+    #[inline(always)]
+    pub(crate) const fn from_raw(number: u16) -> Self {
+        Self(number)
     }
 
     /// Returns the number in memory order.
@@ -102,6 +114,12 @@ impl Be16 {
 pub struct Be32(u32);
 
 impl Be32 {
+    /// Converts from host byte order.
+    #[inline(always)]
+    pub const fn new(number: u32) -> Self {
+        Self(number.to_be())
+    }
+
     /// Returns the number in host byte order.
     #[inline(always)]
     pub const fn get(self) -> u32 {

@@ -2,6 +2,8 @@
 mod address;
 mod frame;
 mod header;
+pub mod ike;
+mod mac;
 mod number;
 
 pub use self::{
@@ -11,5 +13,7 @@ pub use self::{
         ETHERNET_BYTES, Ipv4Header, Ipv6Header, NETWORK_OFFSET, TcpHeader, UdpHeader, VLAN_TAG_BYTES,
         ethertype_of, has_priority_tag, is_foreign,
     },
-    number::{ethertype, ike, protocol},
+    ike::{IkeHeader, NotifyHeader},
+    mac::Mac,
+    number::{ethertype, protocol},
 };

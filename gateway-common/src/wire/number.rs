@@ -30,12 +30,4 @@ pub mod protocol {
     pub const IPV6_FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
 }
 
-/// UDP ports of IKE.
-pub mod ike {
-    /// IKEv2, RFC 7296 section 2.
-    pub const PORT: u16 = 500;
-    /// IKEv2 and ESP through NAT, RFC 3948.
-    pub const NAT_PORT: u16 = 4500;
-}
-
 const _: () = assert!(ethertype::IPV4 == 0x0800 && ethertype::ARP == 0x0806);

@@ -1,4 +1,5 @@
 //! Properties of the decision, on random packets and random histories.
+mod bindings;
 mod packets;
 mod quotas;
 mod seen;
@@ -20,7 +21,7 @@ use proptest::{
     test_runner::{FileFailurePersistence::Direct, TestCaseError, TestRunner},
 };
 use seen::{Content, Seen, seen};
-use world::{Key, SITES, World, from_server, from_site, server, transport};
+use world::{Key, SITES, World, from_server, from_site, mark, reqid, server, transport};
 
 /// Half a minute before the flows' ticks wrap.
 const START_NS: u64 = (1 << 52) - 30_000_000_000;
@@ -78,8 +79,8 @@ fn check_to_server(
     let Hook::Site(identity) = arrival.hook else {
         return Err(TestCaseError::fail("a packet from a server went to a server"));
     };
-    prop_assert_eq!((identity.reqid, identity.mark), (tunnel, tunnel));
-    prop_assert!(world.inbound_spis.get(&identity.spi).is_none_or(|owner| *owner == tunnel));
+    prop_assert_eq!((identity.reqid, identity.mark), (reqid(tunnel), mark(tunnel)));
+    prop_assert!(world.inbound_spis.get(&identity.spi).is_none_or(|owner| *owner == mark(tunnel)));
     prop_assert_eq!(world.tunnels[tunnel as usize].up, 1);
     let seen = seen(&arrival.frame);
     prop_assert!(seen.is_some(), "etherparse rejects a packet that passed");

@@ -5,7 +5,9 @@ use etherparse::IpNumber;
 use gateway_common::decide::{Decision, Identity};
 use proptest::{collection::vec, prelude::*, sample::select};
 
-use crate::world::{SITES, World, from_server, from_site, ip, server, spi, transport};
+use crate::world::{
+    self, SITES, World, from_server, from_site, identity, ip, mark, reqid, server, spi, transport,
+};
 
 /// A packet at one of the two hooks that judge inner packets, with its time.
 #[derive(Clone, Debug)]
@@ -160,15 +162,16 @@ fn too_big(from: IpAddr, to: IpAddr, quoted: ((IpAddr, u16), (IpAddr, u16)), cut
 fn request(tunnels: &'static [u32]) -> impl Strategy<Value = (Hook, Vec<u8>)> {
     let ttl = prop_oneof![15 => Just(64), 1 => 0..4u8];
     let other_server = proptest::option::weighted(0.08, 1..4u32);
-    let identity_fault = proptest::option::weighted(0.06, (any::<bool>(), 0..7u32));
+    let identity_fault = proptest::option::weighted(0.06, (0..3, 0..7u32));
     let tcp = (header(DEVICE_BASE, SERVER_BASE), flags(), payload());
     let packet = (device(tunnels), 40000..40002u16, other_server, server_port(), ttl, tcp);
     (packet, identity_fault, damage()).prop_map(
         |(((tunnel, device), from, other, port, ttl, (header, flags, payload)), fault, damage)| {
-            let mut identity = Identity { reqid: tunnel, spi: spi(tunnel), mark: tunnel };
+            let mut identity = world::identity(tunnel);
             match fault {
-                Some((true, mark)) => identity.mark = mark,
-                Some((false, owner)) => identity.spi = spi(owner),
+                Some((0, other)) => identity.mark = mark(other),
+                Some((1, other)) => identity.spi = spi(other),
+                Some((_, other)) => identity.reqid = reqid(other),
                 None => {}
             }
             let customer = other.unwrap_or(SITES[tunnel as usize - 1].customer);
@@ -207,8 +210,7 @@ fn path_mtu(tunnels: &'static [u32]) -> impl Strategy<Value = (Hook, Vec<u8>)> {
         // The ports are the first 4 of the quoted TCP header's 20 bytes; RFC 792 guarantees only 8.
         let cut = 12 + cut * 5;
         if from_site {
-            let identity = Identity { reqid: tunnel, spi: spi(tunnel), mark: tunnel };
-            (Hook::Site(identity), damage.done_to(too_big(device, server, quoted, cut)))
+            (Hook::Site(identity(tunnel)), damage.done_to(too_big(device, server, quoted, cut)))
         } else {
             (Hook::Server, too_big(server, device, quoted, cut))
         }
@@ -267,7 +269,7 @@ fn handshake(tunnels: &'static [u32]) -> impl Strategy<Value = Vec<Arrival>> {
     (select(tunnels), any::<[bool; 2]>(), 40000..40002u16).prop_map(|(tunnel, [last, v6], port)| {
         let device = (device_of(tunnel, last, v6), port);
         let server = (server(SITES[tunnel as usize - 1].customer, v6), 80);
-        let site = Hook::Site(Identity { reqid: tunnel, spi: spi(tunnel), mark: tunnel });
+        let site = Hook::Site(identity(tunnel));
         let (device_next, server_next) = (DEVICE_BASE.wrapping_add(1), SERVER_BASE + 1);
         [
             (site, device, server, 0x02, DEVICE_BASE, 0),

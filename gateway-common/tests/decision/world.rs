@@ -13,7 +13,7 @@ use etherparse::{IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder
 use gateway_common::{
     decide::{self, Decision, FamilyTables, FlowCell, Identity, NotInserted, Tables, UsageCell},
     family::Family,
-    layout::{Access, Addresses, LayoutFamily, Prefix, Quota, Settings, Tunnel, Usage},
+    layout::{Access, Addresses, Binding, LayoutFamily, Prefix, Quota, Settings, Tunnel, Usage},
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
     tcp::{
         DOUBTFUL_TIMEOUT_SECONDS, Flow, FlowKey, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT,
@@ -26,10 +26,13 @@ use gateway_common::{
 #[derive(Clone)]
 pub struct World {
     pub settings: Settings,
-    /// Tunnels by id; index 0 is no tunnel.
+    /// Bindings by reqid.
+    pub bindings: HashMap<u32, Binding>,
+    /// Sites by number; index 0 is no site.
     pub tunnels: Vec<Tunnel>,
     /// Customers by their servers' addresses.
     pub customers: HashMap<IpAddr, u32>,
+    /// Marks by inbound SPI.
     pub inbound_spis: HashMap<u32, u32>,
     pub flows: RefCell<HashMap<Key, Flow>>,
     /// Usage by customer.
@@ -59,7 +62,7 @@ const fn site(customer: u32, v4: ([u8; 4], u8), v6: ([u16; 8], u8)) -> Site {
     Site { customer, v4: (Ipv4Addr::new(a, b, c, d), v4.1), v6 }
 }
 
-/// All sites, in the order of their tunnels' ids, which begin at 1.
+/// All sites, in the order of their numbers, which begin at 1.
 pub const SITES: [Site; 4] = [
     site(1, ([192, 168, 0, 0], 16), ([0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0], 48)),
     site(1, ([10, 20, 0, 0], 16), ([0xfd00, 0x10, 0x20, 0, 0, 0, 0, 0], 48)),
@@ -76,9 +79,29 @@ pub const fn server(customer: u32, v6: bool) -> IpAddr {
     }
 }
 
-/// Returns the SPI that a tunnel's peer sends with.
-pub const fn spi(tunnel: u32) -> u32 {
-    0xc0de_0000 + tunnel
+/// Returns the SPI that the peer of a site's tunnel sends with.
+pub const fn spi(site: u32) -> u32 {
+    0xc0de_0000 + site
+}
+
+/// Returns the reqid of a site's tunnel.
+pub const fn reqid(site: u32) -> u32 {
+    20 + site
+}
+
+/// Returns the mark of a site's tunnel.
+pub const fn mark(site: u32) -> u32 {
+    1000 + site
+}
+
+/// Returns the identity of packets out of a site's tunnel.
+pub const fn identity(site: u32) -> Identity {
+    Identity { reqid: reqid(site), spi: spi(site), mark: mark(site) }
+}
+
+/// Returns the binding of a site's tunnel.
+pub const fn binding(site: u32) -> Binding {
+    Binding { site, mark: mark(site), inbound_spis: [0; 2] }
 }
 
 /// A quota that no test reaches.
@@ -114,9 +137,10 @@ impl World {
         let customers = (1..=3).flat_map(|id| [false, true].map(|v6| (server(id, v6), id)));
         Self {
             settings,
-            tunnels: [&[Tunnel::default()], &SITES.map(|site| tunnel(&site))[..]].concat(),
+            bindings: (1..=4).map(|site| (reqid(site), binding(site))).collect(),
+            tunnels: [&[Tunnel::default()], &[1, 2, 3, 4].map(tunnel)[..]].concat(),
             customers: customers.collect(),
-            inbound_spis: (1..=4).map(|tunnel| (spi(tunnel), tunnel)).collect(),
+            inbound_spis: (1..=4).map(|site| (spi(site), mark(site))).collect(),
             flows: RefCell::default(),
             usage: RefCell::new((1..=3).map(|customer| (customer, Usage::default())).collect()),
             flow_limit: usize::MAX,
@@ -160,7 +184,8 @@ impl World {
     }
 }
 
-fn tunnel(site: &Site) -> Tunnel {
+fn tunnel(number: u32) -> Tunnel {
+    let site = &SITES[number as usize - 1];
     let (IpAddr::V4(v4), IpAddr::V6(v6)) = (server(site.customer, false), server(site.customer, true)) else {
         unreachable!("a server has an address of each family")
     };
@@ -169,18 +194,17 @@ fn tunnel(site: &Site) -> Tunnel {
         generation: 1,
         port: 80,
         up: 1,
-        _reserved: [0; 3],
-        inbound_spis: [0; 2],
-        v4: access(v4.into(), MSS[0], Prefix::new(Ipv4::from(site.v4.0), site.v4.1)),
+        v4: access(v4.into(), MSS[0], Prefix::new(Ipv4::from(site.v4.0), site.v4.1), mark(number)),
         quota: PLENTY,
-        v6: access(v6.into(), MSS[1], Prefix::new(Ipv6::from(site.v6.0), site.v6.1)),
+        v6: access(v6.into(), MSS[1], Prefix::new(Ipv6::from(site.v6.0), site.v6.1), mark(number)),
+        ..Tunnel::default()
     }
 }
 
-fn access<A: LayoutFamily>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
-    let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
-    lan[0] = prefix;
-    Access { server, mss, prefix_count: 1, _reserved: 0, lan }
+fn access<A: LayoutFamily>(server: A, mss: u16, prefix: Prefix<A>, mark: u32) -> Access<A> {
+    let (mut lan, mut marks) = ([Prefix::default(); PREFIXES_PER_SITE], [0; PREFIXES_PER_SITE]);
+    (lan[0], marks[0]) = (prefix, mark);
+    Access { server, mss, prefix_count: 1, _reserved: 0, lan, marks }
 }
 
 /// Starts a frame with Ethernet and an IP header without options, of the addresses' family.
@@ -218,6 +242,10 @@ pub fn transport(address: IpAddr) -> usize {
 impl Tables for World {
     fn settings(&self) -> Option<&Settings> {
         Some(&self.settings)
+    }
+
+    fn binding(&self, reqid: u32) -> Option<&Binding> {
+        self.bindings.get(&reqid)
     }
 
     fn tunnel(&self, number: u32) -> Option<&Tunnel> {

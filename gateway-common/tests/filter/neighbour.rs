@@ -1,6 +1,6 @@
 //! ARP and neighbour discovery, on the internet and on the LAN.
 use gateway_common::{
-    outer::{Outer, check_neighbour_on_lan, is_neighbour_on_lan, neighbour_rate},
+    outer::{Outer, check_neighbour_on_lan, is_neighbour_on_lan},
     reason::Reason::{self, *},
     wire::{Ipv4, Ipv6},
 };
@@ -12,15 +12,26 @@ const OUR_LAN_V6: [u8; 16] = [0xfd, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 const LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11];
 const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
-/// Checks a frame from the LAN, where customer 7 has the only server.
-fn from_lan(frame: &[u8]) -> Result<u32, Reason> {
+/// Checks a frame from the LAN, where there is one server. Returns whether its sender is anonymous.
+fn from_lan(frame: &[u8]) -> Result<bool, Reason> {
     let mut settings = settings();
     settings.lan.v6_count = 1;
     settings.lan.v6[0] = Ipv6 { octets: OUR_LAN_V6 };
-    let mut customer = 0;
-    let v4 = |address| (address == Ipv4 { octets: SERVER }).then_some(7);
-    let v6 = |address| (address == Ipv6 { octets: SERVER_V6 }).then_some(7);
-    check_neighbour_on_lan(frame, &settings, v4, v6, &mut customer).map(|()| customer)
+    let mut anonymous = false;
+    let v4 = |address| address == Ipv4 { octets: SERVER };
+    let v6 = |address| address == Ipv6 { octets: SERVER_V6 };
+    check_neighbour_on_lan(frame, &settings, v4, v6, &mut anonymous).map(|()| anonymous)
+}
+
+/// The frame is of a server's.
+const NAMED: Result<bool, Reason> = Ok(false);
+/// The frame is of a host without an address of its own.
+const ANONYMOUS: Result<bool, Reason> = Ok(true);
+
+/// Returns an ARP request from the MAC address 02:02:02:02:02:02.
+fn arp(sender: [u8; 4]) -> Vec<u8> {
+    let head = [&[4; 6][..], &[2; 6], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &[2; 6]].concat();
+    [&head[..], &sender, &[0; 6], &OUR_LAN].concat()
 }
 
 #[test]
@@ -58,12 +69,8 @@ fn unspecified_source_may_only_solicit() {
 
 #[test]
 fn arp_on_the_lan_comes_from_a_server_or_from_no_address() {
-    let arp = |sender: [u8; 4]| {
-        let head = [&[4; 6][..], &[2; 6], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &[2; 6]].concat();
-        [&head[..], &sender, &[0; 6], &OUR_LAN].concat()
-    };
-    assert_eq!(from_lan(&arp(SERVER)), Ok(7));
-    assert_eq!(from_lan(&arp([0; 4])), Ok(0), "a probe (RFC 5227)");
+    assert_eq!(from_lan(&arp(SERVER)), NAMED);
+    assert_eq!(from_lan(&arp([0; 4])), ANONYMOUS, "a probe (RFC 5227)");
     for other in [PEER, OUR_LAN, [10, 200, 0, 12]] {
         assert_eq!(from_lan(&arp(other)), Err(SourceNotServer));
     }
@@ -71,8 +78,71 @@ fn arp_on_the_lan_comes_from_a_server_or_from_no_address() {
         let odd = arp(SERVER)[at] ^ 2;
         assert_eq!(from_lan(&with(arp(SERVER), &[(at, odd)])), Err(InnerMalformed), "byte {at}");
     }
-    assert_eq!(from_lan(&arp(SERVER)[..32]), Ok(7));
+    assert_eq!(from_lan(&arp(SERVER)[..32]), NAMED);
     assert_eq!(from_lan(&arp(SERVER)[..31]), Err(InnerMalformed));
+}
+
+/// The kernel believes the message, and the budget is that of the frame's source.
+#[test]
+fn arp_names_the_mac_address_it_comes_from() {
+    for sender in [SERVER, [0; 4]] {
+        for at in (6..12).chain(22..28) {
+            assert_eq!(from_lan(&with(arp(sender), &[(at, 3)])), Err(NeighbourContradictsFrame), "byte {at}");
+        }
+    }
+    // Both changed alike, and the address it asks for.
+    let moved: Vec<(usize, u8)> = (6..12).chain(22..28).chain(32..38).map(|at| (at, 6)).collect();
+    assert_eq!(from_lan(&with(arp(SERVER), &moved)), NAMED);
+}
+
+/// Returns neighbour discovery of a kind from the MAC address 02:02:02:02:02:02, about a target.
+fn discovery(from: [u8; 16], to: [u8; 16], kind: u8, target: &[u8], options: &[u8]) -> Vec<u8> {
+    ip6_between(from, to, 58, 255, &[&[kind, 0, 0, 0, 0, 0, 0, 0], target, options].concat())
+}
+
+#[test]
+fn neighbour_discovery_names_the_mac_address_it_comes_from() {
+    const OPTIONS: usize = 14 + 40 + 24;
+    for (kind, option) in [(135, 1), (136, 2)] {
+        let message = |options: &[u8]| discovery(SERVER_V6, OUR_LAN_V6, kind, &SERVER_V6, options);
+        let named = message(&[option, 1, 2, 2, 2, 2, 2, 2]);
+        assert_eq!(from_lan(&named), NAMED);
+        for at in (6..12).chain(OPTIONS + 2..OPTIONS + 8) {
+            assert_eq!(
+                from_lan(&with(named.clone(), &[(at, 3)])),
+                Err(NeighbourContradictsFrame),
+                "byte {at}"
+            );
+        }
+        // An address of the other kind, too, and behind other options: a nonce (RFC 3971), an unknown one.
+        for options in [&[3 - option, 1, 3, 3, 3, 3, 3, 3][..], &[14, 1, 3, 3, 3, 3, 3, 3], &[99, 2, 3, 3]] {
+            let behind = |mac: u8| {
+                let mut options = options.to_vec();
+                options.resize(8 * usize::from(options[1]), 3);
+                options.extend([option, 1, mac, mac, mac, mac, mac, mac]);
+                from_lan(&message(&options))
+            };
+            let expected = if options[0] < 3 { Err(NeighbourContradictsFrame) } else { NAMED };
+            assert_eq!(behind(2), expected, "{options:?}");
+            assert_eq!(behind(3), Err(NeighbourContradictsFrame), "{options:?}");
+        }
+    }
+}
+
+/// RFC 4861 sections 4.6, 7.1.1 and 7.1.2.
+#[test]
+fn options_of_neighbour_discovery_fill_the_message() {
+    let options = |options: &[u8]| from_lan(&discovery(SERVER_V6, OUR_LAN_V6, 135, &OUR_LAN_V6, options));
+    let nonce = [14, 1, 9, 9, 9, 9, 9, 9];
+    assert_eq!([options(&[]), options(&nonce), options(&nonce.repeat(4))], [NAMED; 3]);
+    assert_eq!(options(&nonce.repeat(5)), Err(InnerMalformed), "more than any host sends");
+    assert_eq!(options(&[14, 0, 9, 9, 9, 9, 9, 9]), Err(InnerMalformed), "no length");
+    assert_eq!(options(&[14, 2, 9, 9, 9, 9, 9, 9]), Err(InnerMalformed), "longer than the message");
+    for length in 1..8 {
+        assert_eq!(options(&nonce[..length]), Err(InnerMalformed), "{length} bytes of an option");
+    }
+    let cut = discovery(SERVER_V6, OUR_LAN_V6, 135, &OUR_LAN_V6[..15], &[]);
+    assert_eq!(from_lan(&cut), Err(InnerMalformed), "without a target");
 }
 
 #[test]
@@ -82,10 +152,10 @@ fn neighbour_discovery_on_the_lan_comes_from_a_server_or_the_link() {
     };
     let solicit = |from, to| from_lan(&message(from, to, 135, &OUR_LAN_V6));
     let advertise = |from, target| from_lan(&message(from, OUR_LAN_V6, 136, target));
-    assert_eq!(solicit(SERVER_V6, OUR_LAN_V6), Ok(7));
-    assert_eq!(solicit(SERVER_V6, ALL_NODES), Ok(7));
-    assert_eq!(solicit(LINK_V6, OUR_LAN_V6), Ok(0));
-    assert_eq!(solicit([0; 16], ALL_NODES), Ok(0), "duplicate address detection");
+    assert_eq!(solicit(SERVER_V6, OUR_LAN_V6), NAMED);
+    assert_eq!(solicit(SERVER_V6, ALL_NODES), NAMED);
+    assert_eq!(solicit(LINK_V6, OUR_LAN_V6), ANONYMOUS);
+    assert_eq!(solicit([0; 16], ALL_NODES), ANONYMOUS, "duplicate address detection");
     assert_eq!(solicit(PEER_V6, OUR_LAN_V6), Err(SourceNotServer));
     assert_eq!(solicit(OUR_LAN_V6, OUR_LAN_V6), Err(SourceNotServer));
     // fe80::/10 (RFC 4291 section 2.5.6).
@@ -99,9 +169,9 @@ fn neighbour_discovery_on_the_lan_comes_from_a_server_or_the_link() {
     for to in [OURS_V6, SERVER_V6, PEER_V6, LINK_V6] {
         assert_eq!(solicit(SERVER_V6, to), Err(ProtocolNotAllowed), "{to:x?}");
     }
-    assert_eq!(advertise(SERVER_V6, &SERVER_V6), Ok(7));
-    assert_eq!(advertise(LINK_V6, &SERVER_V6), Ok(0));
-    assert_eq!(advertise(LINK_V6, &LINK_V6), Ok(0));
+    assert_eq!(advertise(SERVER_V6, &SERVER_V6), NAMED);
+    assert_eq!(advertise(LINK_V6, &SERVER_V6), ANONYMOUS);
+    assert_eq!(advertise(LINK_V6, &LINK_V6), ANONYMOUS);
     assert_eq!(advertise([0; 16], &SERVER_V6), Err(SourceNotServer), "from no address");
     assert_eq!(advertise(SERVER_V6, &OUR_LAN_V6), Err(SourceNotServer), "the gateway's own address");
     assert_eq!(advertise(SERVER_V6, &PEER_V6), Err(SourceNotServer));
@@ -117,13 +187,6 @@ fn listener_messages_on_the_lan_come_from_a_server_or_the_link() {
         frame[20] = 0;
         from_lan(&frame)
     };
-    assert_eq!((report(SERVER_V6), report(LINK_V6), report([0; 16])), (Ok(7), Ok(0), Ok(0)));
+    assert_eq!((report(SERVER_V6), report(LINK_V6), report([0; 16])), (NAMED, ANONYMOUS, ANONYMOUS));
     assert_eq!(report(PEER_V6), Err(SourceNotServer));
-}
-
-#[test]
-fn servers_have_smaller_neighbour_budgets_than_all_others_together() {
-    let (server, others) = (neighbour_rate(7), neighbour_rate(0));
-    assert_eq!((server.per_second, server.burst), (20, 40));
-    assert_eq!((others.per_second, others.burst), (1_000, 1_000));
 }

@@ -11,7 +11,7 @@ use gateway_common::{
 
 use crate::{
     frames::*,
-    world::{World, from_server, from_site, server},
+    world::{World, from_server, from_site, mark, reqid, server},
 };
 
 /// Two bytes of padding and a timestamp.
@@ -34,6 +34,13 @@ fn next(v6: bool) -> [Vec<u8>; 2] {
 fn reply(v6: bool) -> [Vec<u8>; 2] {
     let plain = tcp(0x10, 5001, 1001);
     [plain, Tcp { options: &TIMESTAMP, ..plain }].map(|tcp| answer(v6, tcp))
+}
+
+/// Returns such a world in which the server's next segment follows.
+fn answerable(v6: bool) -> World {
+    let world = world(v6);
+    assert_eq!(reason(from_device(&world, &next(v6)[0])), None);
+    world
 }
 
 /// Returns frames with one byte changed from the EtherType on, with a correct and with the old IPv4 checksum,
@@ -71,9 +78,8 @@ fn mutated(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 #[test]
 fn fast_and_full_path_agree_on_every_changed_byte() {
     for v6 in FAMILIES {
-        let (up, down) = (world(v6), world(v6));
+        let (up, down) = (world(v6), answerable(v6));
         let elsewhere = segment((device(v6), PORTS.0), (server(1, v6), PORTS.1 + 1), tcp(0x02, 1, 0));
-        assert_eq!(reason(from_device(&down, &next(v6)[0])), None);
         for frame in next(v6).iter().chain([&elsewhere]).flat_map(|frame| mutated(frame)) {
             from_device(&up.clone(), &frame);
         }
@@ -86,29 +92,53 @@ fn fast_and_full_path_agree_on_every_changed_byte() {
 #[test]
 fn fast_path_ignores_frames_of_the_other_family() {
     const ETHERTYPE: usize = 12;
-    /// Returns whether the fast path decides a site's frame, and a server's.
-    fn decided<A: LayoutFamily + FastFamily>(world: &World, frames: &[Vec<u8>; 2]) -> [bool; 2]
-    where
-        World: FamilyTables<A>,
-    {
-        let [up, down] = frames.each_ref().map(|frame| &frame[..]);
-        let settings = &world.settings;
-        let up = from_site_fast::<A, _, _>(up, world, settings, tunnel(1), NOW_NS);
-        let down = from_server_fast::<A, _, _>(down, world, settings, NOW_NS);
-        [up.is_some(), down.is_some()]
-    }
     for v6 in FAMILIES {
-        let (decided, other): (fn(&_, &_) -> _, u16) = match v6 {
-            false => (decided::<Ipv4>, Ipv6::ETHERTYPE),
-            true => (decided::<Ipv6>, Ipv4::ETHERTYPE),
+        let (decided, other): (fn(&_, &_) -> [bool; 2], u16) = match v6 {
+            false => (decided_fast::<Ipv4>, Ipv6::ETHERTYPE),
+            true => (decided_fast::<Ipv6>, Ipv4::ETHERTYPE),
         };
-        let mut frames = [next(v6), reply(v6)].map(|[plain, _]| plain);
-        assert_eq!(decided(&world(v6), &frames), [true; 2]);
-        for frame in &mut frames {
+        for (side, [mut frame, _]) in [next(v6), reply(v6)].into_iter().enumerate() {
+            let world = [world, answerable][side];
+            assert!(decided(&world(v6), &frame)[side]);
             frame[ETHERTYPE..ETHERTYPE + 2].copy_from_slice(&other.to_be_bytes());
+            assert!(!decided(&world(v6), &frame)[side]);
         }
-        assert_eq!(decided(&world(v6), &frames), [false; 2]);
     }
+}
+
+/// Whoever runs the full path cuts padding off. The stack does so for what servers send.
+#[test]
+fn padded_packet_of_a_site_takes_the_full_path() {
+    for v6 in FAMILIES {
+        let decided: fn(&World, &[u8]) -> [bool; 2] = match v6 {
+            false => decided_fast::<Ipv4>,
+            true => decided_fast::<Ipv6>,
+        };
+        let to = (server(1, v6), PORTS.1 + 1);
+        let other_port = segment((device(v6), PORTS.0), to, tcp(0x10, 1001, 5001));
+        for (padding, expected) in [(0, true), (1, false), (6, false), (1000, false)] {
+            let padded = |mut frame: Vec<u8>| {
+                frame.resize(frame.len() + padding, 0);
+                frame
+            };
+            let [plain, _] = next(v6);
+            assert_eq!(decided(&world(v6), &padded(plain))[0], expected, "{padding} bytes");
+            assert_eq!(decided(&world(v6), &padded(other_port.clone()))[0], expected, "{padding} bytes");
+            let [plain, _] = reply(v6);
+            assert!(decided(&answerable(v6), &padded(plain))[1], "{padding} bytes");
+        }
+    }
+}
+
+/// Returns whether the fast path decides a frame as a site's, and as a server's.
+fn decided_fast<A: LayoutFamily + FastFamily>(world: &World, frame: &[u8]) -> [bool; 2]
+where
+    World: FamilyTables<A>,
+{
+    let settings = &world.settings;
+    let up = from_site_fast::<A, _, _>(frame, world, settings, tunnel(1), NOW_NS);
+    let down = from_server_fast::<A, _, _>(frame, world, settings, NOW_NS);
+    [up.is_some(), down.is_some()]
 }
 
 #[test]
@@ -157,16 +187,16 @@ fn next_segment_to_another_port_is_not_allowed() {
 }
 
 #[test]
-fn spis_in_the_tunnel_need_no_lookup() {
+fn spis_in_the_binding_need_no_lookup() {
     for v6 in FAMILIES {
         let mut world = world(v6);
         let spi = tunnel(1).spi;
         world.inbound_spis.clear();
-        world.inbound_spis.insert(spi, 2);
+        world.inbound_spis.insert(spi, mark(2));
         assert_eq!(reason(from_device(&world, &next(v6)[0])), Some(SpiContradictsTunnel));
         for spis in [[spi, 0], [0, spi]] {
             let mut world = world.clone();
-            world.tunnels[1].inbound_spis = spis;
+            world.bindings.get_mut(&reqid(1)).unwrap().inbound_spis = spis;
             assert_eq!(reason(from_device(&world, &next(v6)[0])), None);
         }
     }

@@ -6,7 +6,7 @@ use gateway_common::{
     reason::Reason,
 };
 
-use crate::world::{World, from_server, from_site, ip, server, spi, transport};
+use crate::world::{World, from_server, from_site, identity, ip, server, transport};
 
 pub const NOW_NS: u64 = 1_000_000_000_000;
 /// The device's and the server's port.
@@ -89,8 +89,9 @@ pub fn with(mut frame: Vec<u8>, at: usize, byte: u8) -> Vec<u8> {
     frame
 }
 
-pub fn tunnel(number: u32) -> Identity {
-    Identity { reqid: number, spi: spi(number), mark: number }
+/// Returns the identity of packets out of a site's tunnel.
+pub fn tunnel(site: u32) -> Identity {
+    identity(site)
 }
 
 /// Decides about a packet of tunnel 1.

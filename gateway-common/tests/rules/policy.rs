@@ -12,7 +12,7 @@ use gateway_common::{
 
 use crate::{
     frames::*,
-    world::{World, from_server, from_site, server, spi, transport},
+    world::{World, from_server, from_site, mark, server, spi, transport},
 };
 
 #[test]
@@ -21,7 +21,7 @@ fn reqid_mark_and_spi_name_one_tunnel_that_is_up() {
         let judge = |identity| reason(from_site(&syn(v6)[..], &World::new(), identity, NOW_NS));
         assert_eq!(judge(tunnel(1)), None);
         assert_eq!(judge(Identity { spi: 77, ..tunnel(1) }), None, "not known yet");
-        assert_eq!(judge(Identity { mark: 2, ..tunnel(1) }), Some(MarkContradictsTunnel));
+        assert_eq!(judge(Identity { mark: mark(2), ..tunnel(1) }), Some(MarkContradictsTunnel));
         assert_eq!(judge(Identity { mark: 0, ..tunnel(1) }), Some(MarkContradictsTunnel));
         assert_eq!(judge(Identity { spi: spi(2), ..tunnel(1) }), Some(SpiContradictsTunnel));
         assert_eq!(judge(tunnel(0)), Some(UnknownTunnel));
@@ -133,6 +133,7 @@ fn prefixes_beyond_the_count_do_not_belong_to_the_site() {
         let mut world = World::new();
         world.tunnels[1].v4.lan[1] = Prefix::new(Ipv4 { octets: [172, 16, 0, 0] }, 12);
         world.tunnels[1].v6.lan[1] = Prefix::new(Ipv6::from(address("fd00:172::")), 32);
+        (world.tunnels[1].v4.marks[1], world.tunnels[1].v6.marks[1]) = (mark(1), mark(1));
         assert_eq!(reason(from_device(&world, &frame)), Some(InnerSourceNotInSite));
         (world.tunnels[1].v4.prefix_count, world.tunnels[1].v6.prefix_count) = (2, 2);
         assert_eq!(reason(from_device(&world, &frame)), None);

@@ -3,7 +3,7 @@ use std::cell::Cell;
 
 use gateway_common::{
     decide::{Decision, FamilyTables, FlowCell, NotInserted, Tables, UsageCell, from_server, from_site},
-    layout::{LayoutFamily, Quota, Settings, Tunnel, Usage},
+    layout::{Binding, LayoutFamily, Quota, Settings, Tunnel, Usage},
     rate::Bucket,
     reason::Reason::{self, *},
     tcp::{Flow, FlowKey},
@@ -225,6 +225,10 @@ impl Tables for Race<'_> {
         self.world.settings()
     }
 
+    fn binding(&self, reqid: u32) -> Option<&Binding> {
+        self.world.binding(reqid)
+    }
+
     fn tunnel(&self, number: u32) -> Option<&Tunnel> {
         self.world.tunnel(number)
     }
@@ -324,6 +328,10 @@ impl<C: FlowCell> FlowCell for StaleCell<C> {
 impl Tables for Stale<'_> {
     fn settings(&self) -> Option<&Settings> {
         self.0.settings()
+    }
+
+    fn binding(&self, reqid: u32) -> Option<&Binding> {
+        self.0.binding(reqid)
     }
 
     fn tunnel(&self, number: u32) -> Option<&Tunnel> {

@@ -2,7 +2,7 @@
 use std::net::IpAddr;
 
 use gateway_common::{
-    decide::{Decision, Identity},
+    decide::Decision,
     reason::Reason,
     tcp::{
         Flow,
@@ -11,7 +11,7 @@ use gateway_common::{
     time::Ticks,
 };
 
-use crate::world::{SITES, World, from_server, from_site, ip, server as server_address, spi, transport};
+use crate::world::{SITES, World, from_server, from_site, identity, ip, server as server_address, transport};
 
 pub const FIN: u8 = 0x11;
 pub const SYN: u8 = 0x02;
@@ -70,7 +70,7 @@ impl Segment {
     }
 
     fn judge(&self, world: &World, v6: bool, now_ns: u64) -> Decision {
-        let identity = Identity { reqid: 1, spi: spi(1), mark: 1 };
+        let identity = identity(1);
         if self.from_site {
             from_site(&self.frame(v6)[..], world, identity, now_ns)
         } else {

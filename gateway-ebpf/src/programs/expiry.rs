@@ -1,54 +1,58 @@
-//! Removes flows that have ended: a timer turns the wheel of `gateway_common::wheel`.
+//! Removes flows that have ended: a timer for each CPU turns that CPU's wheel of `gateway_common::wheel`.
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::bpf_timer,
-    helpers::{bpf_ktime_get_ns, bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start},
+    EbpfContext as _,
+    bindings::{__sk_buff, BPF_F_TIMER_CPU_PIN, bpf_timer},
+    helpers::{
+        bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_loop, bpf_timer_init, bpf_timer_set_callback,
+        bpf_timer_start,
+    },
     macros::classifier,
     programs::TcContext,
 };
 use gateway_common::{
     decide::UsageCell,
+    node::Number,
     tcp::{Flow, status},
     time::Ticks,
-    wheel::{Expiry, Number, SLOTS, Slot, slot_at, slots_between},
+    wheel::{BATCH, SLOT_NS, Wheel, pause_ns},
     wire::{Ipv4, Ipv6},
 };
 
 use crate::{
     clock::now_ns,
     lock::{MapCell, with_lock},
-    maps::{EXPIRY, FamilyMaps, REPLAY, USAGE, WHEEL},
+    maps::{FamilyMaps, REPLAY, USAGE, WHEELS},
     nodes,
 };
 
-/// Flows of one family that one timer run visits, which takes less than a millisecond.
-const BATCH: u32 = 1024;
-/// Time to the next timer run while flows are left to visit.
-const NEXT_BATCH_NS: u64 = 1 << 20;
-
-/// Arms the timer. The daemon runs this program once after loading; from then on ended flows are removed
-/// whether or not the daemon lives. Returns 0 or a negative error number.
+/// Arms the timer of the wheel whose CPU is in skb->cb[0]. The daemon runs this program once for each CPU after
+/// loading, on that CPU if it can; from then on ended flows are removed whether or not the daemon lives. Returns
+/// 0 or a negative error number.
 #[classifier]
-pub fn expiry(_ctx: TcContext) -> i32 {
-    arm()
+pub fn expiry(ctx: TcContext) -> i32 {
+    let skb: *mut __sk_buff = ctx.as_ptr().cast();
+    // SAFETY: the context of a TC program is a `__sk_buff`; the index is constant.
+    arm(unsafe { (*skb).cb[0] })
 }
 
-/// Arms the timer, or re-arms it with this program's code in place of an older version's. In a replay, turns
+/// Arms a wheel's timer, or re-arms it with this program's code in place of an older version's. In a replay, turns
 /// the wheel once instead. Returns 0 or a negative error number.
 #[inline(always)]
-fn arm() -> i32 {
+fn arm(cpu: u32) -> i32 {
     const EBUSY: i64 = -16;
     const CLOCK_MONOTONIC: u64 = 1;
-    let Some(expiry) = EXPIRY.get_ptr_mut(0) else { return -1 };
+    const SOON_NS: u64 = 1 << 20;
+    let Some(wheel) = WHEELS.get_ptr_mut(cpu) else { return -1 };
     if REPLAY.load() == 1 {
-        turn(expiry, Ticks::from_ns(now_ns()));
+        turn(wheel, now_ns());
         return 0;
     }
     // SAFETY: the timer is in a value of this map, and the callback has the signature for it.
     unsafe {
-        let timer = (&raw mut (*expiry).timer).cast::<bpf_timer>();
-        let map = (&raw const EXPIRY).cast_mut().cast::<c_void>();
+        let timer = (&raw mut (*wheel).timer).cast::<bpf_timer>();
+        let map = (&raw const WHEELS).cast_mut().cast::<c_void>();
         // EBUSY: the timer exists already.
         let initialised = bpf_timer_init(timer, map, CLOCK_MONOTONIC);
         if initialised != 0 && initialised != EBUSY {
@@ -58,51 +62,60 @@ fn arm() -> i32 {
         if set != 0 {
             return set as i32;
         }
-        bpf_timer_start(timer, NEXT_BATCH_NS, 0) as i32
     }
+    start(wheel, cpu, SOON_NS) as i32
 }
 
-extern "C" fn on_timer(_map: *mut c_void, _key: *mut u32, expiry: *mut Expiry) -> i64 {
-    // SAFETY: the kernel passes the map value that contains the timer.
+extern "C" fn on_timer(_map: *mut c_void, cpu: *mut u32, wheel: *mut Wheel) -> i64 {
+    // SAFETY: the kernel passes the key and the map value that contains the timer.
     unsafe {
-        let now_ns = bpf_ktime_get_ns();
-        let next_ns = turn(expiry, Ticks::from_ns(now_ns));
-        bpf_timer_start((&raw mut (*expiry).timer).cast::<bpf_timer>(), next_ns, 0);
+        let began_ns = bpf_ktime_get_ns();
+        let more = turn(wheel, began_ns);
+        let next_ns = if more { pause_ns(bpf_ktime_get_ns().wrapping_sub(began_ns)) } else { SLOT_NS };
+        start(wheel, *cpu, next_ns);
     }
     0
 }
 
-/// Visits the flows of a slot that is due, at most a batch of each family. Returns the time to the next run,
-/// in nanoseconds.
+/// Starts a wheel's timer: on the wheel's CPU for good if it is this one, otherwise wherever the kernel likes.
+/// The timer of a pinned CPU that goes offline moves to another (kernel/time/hrtimer.c, `hrtimers_cpu_dying`).
+/// Returns 0 or a negative error number.
 #[inline(always)]
-fn turn(expiry: *mut Expiry, now: Ticks) -> u64 {
-    const SLOT_NS: u64 = 1 << 30;
-    // SAFETY: a live map value. Only this function changes these fields, and it runs on one CPU at a time.
-    let expiry = unsafe { &mut *expiry };
-    expiry.ran = now;
-    if expiry.due[0] == 0 && expiry.due[1] == 0 {
-        let behind = slots_between(expiry.slot, slot_at(now));
-        if behind == 0 {
-            return SLOT_NS;
+fn start(wheel: *mut Wheel, cpu: u32, after_ns: u64) -> i64 {
+    // SAFETY: the wheel is a live map value whose timer is initialised.
+    unsafe {
+        let timer = (&raw mut (*wheel).timer).cast::<bpf_timer>();
+        // Before Linux 6.7 the kernel refuses the flag.
+        if bpf_get_smp_processor_id() == cpu
+            && bpf_timer_start(timer, after_ns, u64::from(BPF_F_TIMER_CPU_PIN)) == 0
+        {
+            return 0;
         }
-        if behind > SLOTS as u32 {
-            expiry.slot = slot_at(now).wrapping_sub(SLOTS as u32);
-        }
-        let Some(slot) = WHEEL.get_ptr_mut(expiry.slot & (SLOTS as u32 - 1)) else { return SLOT_NS };
-        // SAFETY: a live map value and its lock.
-        expiry.due = unsafe {
-            with_lock(slot, &raw mut (*slot).lock, |slot: &mut Slot| core::mem::take(&mut slot.first))
-        };
-        expiry.slot = expiry.slot.wrapping_add(1);
+        bpf_timer_start(timer, after_ns, 0)
     }
-    visit_due::<Ipv4>(expiry, now);
-    visit_due::<Ipv6>(expiry, now);
-    let more = expiry.due[0] != 0 || expiry.due[1] != 0 || slots_between(expiry.slot, slot_at(now)) != 0;
-    if more { NEXT_BATCH_NS } else { SLOT_NS }
+}
+
+/// Visits the flows of a slot that is due, at most a batch of each family. Returns true if flows are left to
+/// visit.
+#[inline(always)]
+fn turn(wheel: *mut Wheel, now_ns: u64) -> bool {
+    let now = Ticks::from_ns(now_ns);
+    // SAFETY: a live map value and its lock. The fields that are changed without it are only this function's,
+    // which runs on one CPU at a time for each wheel.
+    unsafe {
+        (*wheel).ran = now;
+        if (*wheel).due[0] == 0 && (*wheel).due[1] == 0 {
+            with_lock(wheel, &raw mut (*wheel).lock, |wheel: &mut Wheel| wheel.advance(now));
+        }
+        visit_due::<Ipv4>(wheel, now);
+        visit_due::<Ipv6>(wheel, now);
+        (*wheel).has_more(now)
+    }
 }
 
 /// The state of one pass over a list of due flows.
 struct Pass {
+    wheel: *mut Wheel,
     now: Ticks,
     /// The next node, 0 at the list's end.
     number: Number,
@@ -110,17 +123,24 @@ struct Pass {
     removed: u32,
 }
 
+/// Visits the due flows of a family.
+///
+/// # Safety
+/// `wheel` is a live map value, and only this function changes its counters and this family's due list.
 #[inline(always)]
-fn visit_due<A: FamilyMaps>(expiry: &mut Expiry, now: Ticks) {
-    let mut pass = Pass { now, number: expiry.due[A::LIST], visited: 0, removed: 0 };
-    if pass.number == 0 {
-        return;
+unsafe fn visit_due<A: FamilyMaps>(wheel: *mut Wheel, now: Ticks) {
+    // SAFETY: guaranteed by the caller. `visit` has the signature that bpf_loop calls, and gets the state it
+    // expects.
+    unsafe {
+        let mut pass = Pass { wheel, now, number: (*wheel).due[A::LIST], visited: 0, removed: 0 };
+        if pass.number == 0 {
+            return;
+        }
+        bpf_loop(BATCH, visit::<A> as *mut c_void, (&raw mut pass).cast(), 0);
+        (*wheel).due[A::LIST] = pass.number;
+        (*wheel).looked_at = (*wheel).looked_at.wrapping_add(pass.visited);
+        (*wheel).removed = (*wheel).removed.wrapping_add(pass.removed);
     }
-    // SAFETY: `visit` has the signature that bpf_loop calls, and gets the state it expects.
-    unsafe { bpf_loop(BATCH, visit::<A> as *mut c_void, (&raw mut pass).cast(), 0) };
-    expiry.due[A::LIST] = pass.number;
-    expiry.looked_at = expiry.looked_at.wrapping_add(pass.visited);
-    expiry.removed = expiry.removed.wrapping_add(pass.removed);
 }
 
 /// Removes one flow if it has ended, or schedules it again. The callback of bpf_loop: returns 0 to continue,
@@ -158,7 +178,7 @@ extern "C" fn visit<A: FamilyMaps>(_round: u32, pass: *mut Pass) -> i64 {
                 })
             };
             if !over {
-                nodes::schedule(number, &key, expires, now);
+                nodes::schedule(pass.wheel, number, &key, expires);
                 return 0;
             }
             let _ = A::flows().remove(&key);
@@ -168,7 +188,7 @@ extern "C" fn visit<A: FamilyMaps>(_round: u32, pass: *mut Pass) -> i64 {
     if let Some(usage) = USAGE.get_ptr_mut(key.customer) {
         MapCell(usage).locked(|usage| usage.give_back(1, half_open));
     }
-    nodes::free::<A>(number);
+    nodes::free::<A>(pass.wheel, number);
     pass.removed += 1;
     0
 }

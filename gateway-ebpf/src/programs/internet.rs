@@ -15,9 +15,10 @@ use gateway_common::{
 
 use super::next::{self, UNDECIDED};
 use crate::{
-    access::{DirectPacket, Skb, Xdp},
+    access::{Skb, Xdp},
     act, charge,
     clock::now_ns,
+    count,
     maps::FamilyMaps,
     next_hop::FamilyNextHop,
     tables::{Maps, outbound_owner},
@@ -30,9 +31,19 @@ pub fn internet_xdp(ctx: XdpContext) -> u32 {
     packet.remove_priority_tag();
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
-        Some(settings) => outer_verdict(&packet, settings, true),
+        Some(settings) => arriving(packet, settings),
     };
     act::xdp(packet, verdict)
+}
+
+/// Classifies an arriving outer frame and charges it to its source. `Ok(None)`: the frame now is the answer to its
+/// sender.
+#[inline(always)]
+fn arriving(packet: Xdp, settings: &Settings) -> Result<Option<Outer>, Reason> {
+    let mut arrival = outer::Arrival::uncharged();
+    outer::classify_incoming_into(&packet, settings, outbound_owner, &mut arrival)?;
+    let continues = charge::charge_at_card(packet, &arrival)?;
+    Ok(continues.then_some(arrival.outer))
 }
 
 /// Decides packets out of tunnels. Runs twice for ESP: on the outer packet, and on the decapsulated one,
@@ -79,8 +90,7 @@ pub fn outer(ctx: TcContext) -> i32 {
     let verdict = match decide::ready(&Maps) {
         None => Err(Reason::NotConfigured),
         Some(_) if skb.is_foreign() => Err(Reason::FrameNotForGateway),
-        // Packets that passed the XDP program are charged already.
-        Some(settings) => outer_verdict(&skb, settings, settings.xdp == 0),
+        Some(settings) => outer_verdict(&skb, settings),
     };
     if let (Ok(Outer::PathMtu), Some(settings)) = (verdict, decide::ready(&Maps)) {
         skb.set_mark(path_mtu_owner(&skb, settings));
@@ -107,7 +117,8 @@ fn from_site_full<A: FamilyNextHop + FamilyMaps>(ctx: &TcContext) -> i32 {
         return act::drop_unattributed(skb, Hook::InternetIngress, Reason::NotConfigured);
     };
     let now_ns = now_ns();
-    let decision = decide::from_site_full::<A, _, _>(&skb, &Maps, settings, identity, now_ns);
+    let mut decision = decide::from_site_full::<A, _, _>(&skb, &Maps, settings, identity, now_ns);
+    act::cut_padding(skb, settings, &mut decision);
     act::to_server::<A>(skb, settings, black_box(&decision), now_ns)
 }
 
@@ -120,22 +131,30 @@ pub fn internet_egress(ctx: TcContext) -> i32 {
         None => Err(Reason::NotConfigured),
         Some(settings) => outer::classify_outgoing(&skb, settings, mark, outbound_owner),
     };
+    if verdict == Ok(Outer::Ike) {
+        count_charons_cookies(&skb);
+    }
     act::outer(skb, Hook::InternetEgress, verdict)
 }
 
-/// Classifies an arriving outer frame, and charges it to its source if no earlier program did.
+/// Classifies an arriving outer frame, and charges it to its source. Packets that passed the XDP program are
+/// charged already.
 #[inline(always)]
-fn outer_verdict<P: DirectPacket>(
-    packet: &P,
-    settings: &Settings,
-    charged_here: bool,
-) -> Result<Outer, Reason> {
+fn outer_verdict(skb: &Skb, settings: &Settings) -> Result<Outer, Reason> {
     let mut arrival = outer::Arrival::uncharged();
-    outer::classify_incoming_into(packet, settings, outbound_owner, &mut arrival)?;
-    if charged_here {
+    outer::classify_incoming_into(skb, settings, outbound_owner, &mut arrival)?;
+    if settings.xdp == 0 {
         charge::charge(&arrival)?;
     }
     Ok(arrival.outer)
+}
+
+/// Counts a leaving packet with which charon asks for a cookie. Answers of the XDP program do not pass here.
+#[inline(never)]
+fn count_charons_cookies(skb: &Skb) {
+    if outer::cookie::asks_for_cookie(skb) {
+        count::charons_cookie();
+    }
 }
 
 /// Returns the tunnel whose packet a path-MTU message quotes, or 0 if none is known.

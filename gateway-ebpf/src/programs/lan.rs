@@ -11,7 +11,7 @@ use gateway_common::{
 };
 
 use super::next::{self, UNDECIDED};
-use crate::{access::Skb, act, charge, clock::now_ns, maps::FamilyMaps, tables::Maps};
+use crate::{access::Skb, act, clock::now_ns, lan_budget, maps::FamilyMaps, tables::Maps};
 
 /// Decides packets that servers send.
 #[classifier]
@@ -50,16 +50,16 @@ fn neighbour(skb: Skb) -> i32 {
     let Some(settings) = decide::ready(&Maps) else {
         return act::drop_unattributed(skb, Hook::LanIngress, Reason::NotConfigured);
     };
-    let (now_ns, mut customer) = (now_ns(), 0);
-    let (v4, v6) = (customer_of_server::<Ipv4>, customer_of_server::<Ipv6>);
-    let verdict = outer::check_neighbour_on_lan(&skb, settings, v4, v6, &mut customer)
-        .and_then(|()| charge::charge_neighbour(customer, now_ns));
-    act::neighbour(skb, customer, verdict, now_ns)
+    let (now_ns, mut anonymous) = (now_ns(), false);
+    let (v4, v6) = (is_server::<Ipv4>, is_server::<Ipv6>);
+    let verdict = outer::check_neighbour_on_lan(&skb, settings, v4, v6, &mut anonymous)
+        .and_then(|()| lan_budget::charge(&skb, anonymous, now_ns));
+    act::neighbour(skb, verdict, now_ns)
 }
 
 #[inline(always)]
-fn customer_of_server<A: FamilyMaps>(server: A) -> Option<u32> {
-    FamilyTables::<A>::customer(&Maps, server)
+fn is_server<A: FamilyMaps>(address: A) -> bool {
+    FamilyTables::<A>::customer(&Maps, address).is_some()
 }
 
 /// Out of line: both families in one function have more live values than eBPF has registers.

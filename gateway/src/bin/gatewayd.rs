@@ -1,7 +1,7 @@
 //! The gateway's daemon.
 use std::{
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -9,10 +9,13 @@ use anyhow::Result;
 use clap::Parser;
 use gateway::{
     control::lock::lock,
+    cookies::Rotation,
     daemon::{Daemon, Inputs, Options},
     kernel::pins::{DEFAULT_DIRECTORY, Pins},
+    policy::{self, check_certificates, read_credentials},
     strongswan::DEFAULT_SOCKET,
 };
+use time::OffsetDateTime;
 use tracing_subscriber::EnvFilter;
 
 /// Connects each customer's IoT LANs to that customer's server on one TCP port, and blocks everything else.
@@ -38,11 +41,15 @@ struct Arguments {
     /// Check the policies and the files they name, then exit
     #[arg(long)]
     check: bool,
+    /// Check without the private key, and without certificates that do not exist on this machine
+    #[arg(long, requires = "check")]
+    no_secrets: bool,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   gatewayd --policy policies/ --check   Report every fault of the policies, change nothing
+  gatewayd --policy policies/ --check --no-secrets   The same where the private key is not, as in CI
   gatewayd --policy policies/           Run until SIGTERM or SIGINT
   RUST_LOG=debug gatewayd --policy policies/
 
@@ -58,6 +65,9 @@ fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
+    if arguments.check {
+        return check(&arguments.policy, arguments.no_secrets);
+    }
     let options = Options {
         policy: arguments.policy,
         state: arguments.state,
@@ -71,11 +81,6 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if arguments.check {
-        // The exit status is the result, so a reader that closes the pipe early changes nothing.
-        let _ = writeln!(io::stdout(), "{}: no faults; {}", options.policy.display(), inputs.describe());
-        return ExitCode::SUCCESS;
-    }
     match run(options, inputs) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -85,11 +90,44 @@ fn main() -> ExitCode {
     }
 }
 
+/// Reports every fault of the policies and of the files they name.
+fn check(directory: &Path, no_secrets: bool) -> ExitCode {
+    let reload = policy::reload(directory, None);
+    let mut faults = reload.faults;
+    let mut unchecked = Vec::new();
+    let mut described = String::new();
+    if let Some(policy) = reload.policy {
+        let now = OffsetDateTime::now_utc();
+        let found = if no_secrets {
+            let (found, files) = check_certificates(&policy.gateway, now);
+            unchecked = files;
+            found
+        } else {
+            read_credentials(&policy.gateway, now).faults
+        };
+        faults.extend(found.iter().cloned());
+        described = policy.describe();
+    }
+    if !faults.is_empty() {
+        eprintln!("{faults}");
+        return ExitCode::from(2);
+    }
+    // The exit status is the result, so a reader that closes the pipe early changes nothing.
+    let mut out = io::stdout();
+    let _ = writeln!(out, "{}: no faults; {described}", directory.display());
+    for file in unchecked {
+        let _ = writeln!(out, "not checked: {}", file.display());
+    }
+    ExitCode::SUCCESS
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: Options, inputs: Inputs) -> Result<()> {
     let _lock = lock(&options.state)?;
     let customers = inputs.describe();
+    let pins = options.pins.clone();
     let daemon = Daemon::start(options, inputs).await?;
+    let _rotation = Rotation::start(&pins)?;
     tracing::info!("ready: {customers}");
     daemon.run().await
 }

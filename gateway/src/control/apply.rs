@@ -68,6 +68,7 @@ pub async fn apply(action: &Action, maps: &mut Maps, charon: Option<&Client>) ->
         Action::Load(connection) => charon()?.load_conn(connection).await.map_err(Into::into),
         Action::RemoveCustomer(server) => maps.remove_customer(*server),
         Action::SetCustomer(server, customer) => maps.set_customer(*server, customer),
+        Action::SetBinding(reqid, binding) => maps.set_binding(*reqid, binding),
         Action::SetTunnel(id, tunnel) => maps.set_tunnel(*id, tunnel),
         Action::SetInboundSpi(spi, tunnel) => maps.set_inbound_spi(*spi, *tunnel),
         Action::SetOutboundSpi(spi, tunnel) => maps.set_outbound_spi(*spi, *tunnel),

@@ -100,7 +100,8 @@ impl<'p> DesiredTunnel<'p> {
 
     /// Returns the tunnel's map entry: down, without SPIs, generation 0, with the MSS for the worst
     /// encapsulation that may be negotiated.
-    pub fn entry(&self) -> layout::Tunnel {
+    pub fn entry(&self, id: TunnelId) -> layout::Tunnel {
+        let mark = id.get();
         let server = self.customer.server;
         let mss = Encapsulation::WORST.mss(self.mtus);
         let lan4 = self.site.lan.iter().filter_map(|net| match net {
@@ -117,10 +118,10 @@ impl<'p> DesiredTunnel<'p> {
             port: self.customer.port,
             up: 0,
             _reserved: [0; 3],
-            inbound_spis: [0; 2],
-            v4: access(server.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), mss.v4, lan4),
+            v4: access(server.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), mss.v4, lan4, mark),
             quota: self.quota,
-            v6: access(server.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(), mss.v6, lan6),
+            v6: access(server.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(), mss.v6, lan6, mark),
+            _reserved2: [0; 2],
         }
     }
 }
@@ -301,10 +302,10 @@ fn timeouts(timeouts: &Timeouts) -> [Ticks; STATE_SLOTS] {
 }
 
 /// Returns the access of one family, with no prefixes if the site has no LAN in that family.
-fn access<A: Family>(server: A, mss: u16, prefixes: impl Iterator<Item = Prefix<A>>) -> Access<A> {
-    let mut access = Access { server, mss, prefix_count: 0, _reserved: 0, lan: Default::default() };
-    for (slot, prefix) in access.lan.iter_mut().zip(prefixes) {
-        *slot = prefix;
+fn access<A: Family>(server: A, mss: u16, prefixes: impl Iterator<Item = Prefix<A>>, mark: u32) -> Access<A> {
+    let mut access = Access { server, mss, ..Access::default() };
+    for ((lan, answered_by), prefix) in access.lan.iter_mut().zip(&mut access.marks).zip(prefixes) {
+        (*lan, *answered_by) = (prefix, mark);
         access.prefix_count += 1;
     }
     access

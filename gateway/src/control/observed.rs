@@ -6,8 +6,8 @@ use std::{
 
 use anyhow::Result;
 use gateway_common::{
-    ids::TunnelId,
-    layout::{Customer, OutboundSpi, Settings, Tunnel},
+    ids::{Reqid, TunnelId},
+    layout::{Binding, Customer, OutboundSpi, Settings, Tunnel},
     wire::Ipv6,
 };
 
@@ -18,6 +18,8 @@ use crate::{control::desired::Desired, kernel::maps::Maps};
 pub struct Observed {
     /// The gateway's settings.
     pub settings: Settings,
+    /// Bindings by reqid.
+    pub bindings: BTreeMap<Reqid, Binding>,
     /// Tunnels by id.
     pub tunnels: BTreeMap<TunnelId, Tunnel>,
     /// Customers by their servers' addresses.
@@ -34,6 +36,7 @@ pub struct Observed {
 pub fn observe(maps: &Maps) -> Result<Observed> {
     Ok(Observed {
         settings: maps.settings()?,
+        bindings: maps.bindings()?,
         tunnels: maps.tunnels()?,
         customers: maps.customers()?,
         inbound: maps.inbound_spis()?,
@@ -47,6 +50,7 @@ pub fn observe(maps: &Maps) -> Result<Observed> {
 pub fn observe_of(maps: &Maps, desired: &Desired) -> Result<Observed> {
     let mut observed = Observed {
         settings: maps.settings()?,
+        bindings: BTreeMap::new(),
         tunnels: BTreeMap::new(),
         customers: BTreeMap::new(),
         inbound: BTreeMap::new(),
@@ -54,6 +58,12 @@ pub fn observe_of(maps: &Maps, desired: &Desired) -> Result<Observed> {
         peers: BTreeSet::new(),
     };
     for id in desired.tunnels.keys() {
+        if let Some(reqid) = Reqid::new(id.get()) {
+            let binding = maps.binding(reqid)?;
+            if binding.site != 0 {
+                observed.bindings.insert(reqid, binding);
+            }
+        }
         let tunnel = maps.tunnel(*id)?;
         if tunnel.customer != 0 {
             observed.tunnels.insert(*id, tunnel);

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use gateway_common::{
-    ids::TunnelId,
-    layout::{Customer, OutboundSpi, Settings, Tunnel},
+    ids::{Mark, Reqid, TunnelId},
+    layout::{Binding, Customer, OutboundSpi, Settings, Tunnel},
     wire::{Ipv4, Ipv6},
 };
 
@@ -33,12 +33,14 @@ pub enum Action {
     },
     /// Removes a customer's map entry.
     RemoveCustomer(IpAddr),
+    /// Writes a reqid's binding; all zero removes it.
+    SetBinding(Reqid, Binding),
     /// Writes a tunnel's map entry; all zero removes the tunnel.
     SetTunnel(TunnelId, Box<Tunnel>),
     /// Writes an inbound SPI's map entry; None removes it.
-    SetInboundSpi(u32, Option<TunnelId>),
+    SetInboundSpi(u32, Option<Mark>),
     /// Writes an outbound SPI's map entry; None removes it.
-    SetOutboundSpi(OutboundSpi, Option<TunnelId>),
+    SetOutboundSpi(OutboundSpi, Option<Mark>),
     /// Removes a peer's map entry and the budgets in it.
     RemovePeer(Ipv6),
     /// Adds a peer's map entry.
@@ -78,6 +80,7 @@ pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> 
     {
         actions.push(Action::RemoveCustomer(*server));
     }
+    plan_bindings(desired, observed, charon, &mut actions);
     plan_tunnels(desired, observed, charon, &mut actions);
     if let Some(charon) = charon {
         plan_spis(&charon.live, observed, &mut actions);
@@ -148,10 +151,9 @@ fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>,
         plan_tunnel(*id, gone, Tunnel::default(), &mut steps);
     }
     let generations = generations(observed);
-    let spis = charon.map(|charon| inbound_spis(&charon.live)).unwrap_or_default();
     for (id, tunnel) in &desired.tunnels {
         let now = observed.tunnels.get(id);
-        let mut entry = tunnel.entry();
+        let mut entry = tunnel.entry(*id);
         // A tunnel id that was reassigned to another customer starts down.
         let same = now.filter(|now| now.customer == entry.customer);
         let known = generations.get(&entry.customer).map_or(&[][..], |known| known);
@@ -159,13 +161,11 @@ fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>,
         match charon {
             Some(charon) => {
                 entry.up = u8::from(charon.live.up.contains(id));
-                entry.inbound_spis = spis.get(id).copied().unwrap_or_default();
                 if let Some(mss) = charon.mss.get(id) {
                     (entry.v4.mss, entry.v6.mss) = (mss.v4, mss.v6);
                 }
             }
             None => {
-                entry.inbound_spis = same.map_or([0; 2], |same| same.inbound_spis);
                 if let Some(same) = same.filter(|same| same.up == 1) {
                     entry.up = 1;
                     // Without charon the encapsulation is unknown: keep the MSS, up to the largest possible.
@@ -183,12 +183,34 @@ fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>,
     steps.into_iter().for_each(|mut step| actions.append(&mut step));
 }
 
+/// Plans the bindings: each tunnel's id is its reqid and its mark. Without charon they keep their SPIs.
+fn plan_bindings(desired: &Desired, observed: &Observed, charon: Option<&Charon>, actions: &mut Vec<Action>) {
+    let spis = charon.map(|charon| inbound_spis(&charon.live)).unwrap_or_default();
+    for reqid in observed.bindings.keys() {
+        if TunnelId::new(reqid.get()).is_none_or(|id| !desired.tunnels.contains_key(&id)) {
+            actions.push(Action::SetBinding(*reqid, Binding::default()));
+        }
+    }
+    for id in desired.tunnels.keys() {
+        let Some(reqid) = Reqid::new(id.get()) else { continue };
+        let now = observed.bindings.get(&reqid).copied().unwrap_or_default();
+        let inbound_spis = match charon {
+            Some(_) => spis.get(id).copied().unwrap_or_default(),
+            None => now.inbound_spis,
+        };
+        let binding = Binding { site: id.get(), mark: id.get(), inbound_spis };
+        if now != binding {
+            actions.push(Action::SetBinding(reqid, binding));
+        }
+    }
+}
+
 /// Plans the steps that replace a tunnel's entry: take the tunnel down, rewrite it, bring it up. A program may
 /// read the entry during a write, so fields that must be consistent with each other change only while the
-/// tunnel is down. `up`, MSS, quota and each SPI are read independently and change in a single step.
+/// tunnel is down. `up`, MSS and quota are read independently and change in a single step.
 fn plan_tunnel(id: TunnelId, now: &Tunnel, entry: Tunnel, [down, change, up]: &mut [Vec<Action>; 3]) {
     let set = |tunnel| Action::SetTunnel(id, Box::new(tunnel));
-    let mut patched = Tunnel { up: entry.up, quota: entry.quota, inbound_spis: entry.inbound_spis, ..*now };
+    let mut patched = Tunnel { up: entry.up, quota: entry.quota, ..*now };
     (patched.v4.mss, patched.v6.mss) = (entry.v4.mss, entry.v6.mss);
     if patched == entry {
         change.push(set(entry));
@@ -226,7 +248,7 @@ fn plan_spis(live: &Live, observed: &Observed, actions: &mut Vec<Action>) {
     }
     for (spi, tunnel) in &live.inbound {
         if observed.inbound.get(spi) != Some(&tunnel.get()) {
-            actions.push(Action::SetInboundSpi(*spi, Some(*tunnel)));
+            actions.push(Action::SetInboundSpi(*spi, Mark::new(tunnel.get())));
         }
     }
     for spi in observed.outbound.keys().filter(|spi| !live.outbound.contains_key(spi)) {
@@ -234,7 +256,7 @@ fn plan_spis(live: &Live, observed: &Observed, actions: &mut Vec<Action>) {
     }
     for (spi, tunnel) in &live.outbound {
         if observed.outbound.get(spi) != Some(&tunnel.get()) {
-            actions.push(Action::SetOutboundSpi(*spi, Some(*tunnel)));
+            actions.push(Action::SetOutboundSpi(*spi, Mark::new(tunnel.get())));
         }
     }
 }
@@ -303,6 +325,12 @@ impl fmt::Display for Action {
             }
             Self::RemovePeer(peer) => write!(f, "map: remove peer {peer:?}"),
             Self::AddPeer(peer) => write!(f, "map: add peer {peer:?}"),
+            Self::SetBinding(reqid, Binding { site: 0, .. }) => {
+                write!(f, "map: remove the binding of reqid {reqid}")
+            }
+            Self::SetBinding(reqid, binding) => {
+                write!(f, "map: bind reqid {reqid} with mark {} to site {}", binding.mark, binding.site)
+            }
             Self::SetTunnel(id, tunnel) if tunnel.customer == 0 => write!(f, "map: remove tunnel {id}"),
             Self::SetTunnel(id, tunnel) => write!(
                 f,
@@ -314,10 +342,12 @@ impl fmt::Display for Action {
                 tunnel.v4.mss,
                 tunnel.v6.mss
             ),
-            Self::SetInboundSpi(spi, Some(id)) => write!(f, "map: set inbound SPI {spi:08x} to tunnel {id}"),
+            Self::SetInboundSpi(spi, Some(mark)) => {
+                write!(f, "map: set inbound SPI {spi:08x} to mark {mark}")
+            }
             Self::SetInboundSpi(spi, None) => write!(f, "map: remove inbound SPI {spi:08x}"),
-            Self::SetOutboundSpi(spi, Some(id)) => {
-                write!(f, "map: set outbound SPI {:08x} of peer {:?} to tunnel {id}", spi.spi, spi.peer)
+            Self::SetOutboundSpi(spi, Some(mark)) => {
+                write!(f, "map: set outbound SPI {:08x} of peer {:?} to mark {mark}", spi.spi, spi.peer)
             }
             Self::SetOutboundSpi(spi, None) => write!(f, "map: remove outbound SPI {:08x}", spi.spi),
             Self::SetSettings(_) => write!(f, "map: write settings"),

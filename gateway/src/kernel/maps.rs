@@ -7,26 +7,32 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Pod,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, RingBuf},
 };
 use gateway_common::{
-    ids::TunnelId,
+    ids::{Mark, Reqid, TunnelId},
     layout::{
-        Counters, Customer, OutboundSpi, Settings, Tunnel, Usage,
+        Binding, Customer, OutboundSpi, Settings, Tunnel, Usage,
         map_list::{self, Map},
     },
     outer::PeerBudgets,
-    reason::{REASON_SLOTS, Reason},
     tcp::{Flow, FlowKey},
-    wheel::Expiry,
+    wheel::Wheel,
     wire::{Ipv4, Ipv6},
 };
 
-use crate::kernel::{bulk::Bulk, handle, mapped::Mapped, pins::Pins};
+use crate::kernel::{
+    bulk::Bulk,
+    counted::{Counted, CountedMaps},
+    handle,
+    mapped::Mapped,
+    pins::Pins,
+};
 
 /// A gateway's maps, opened from their pins, except those that only programs use.
 pub struct Maps {
     settings: Array<MapData, Settings>,
+    bindings: Mapped<Binding>,
     tunnels: Mapped<Tunnel>,
     customers: HashMap<MapData, Ipv4, Customer>,
     customers6: HashMap<MapData, Ipv6, Customer>,
@@ -36,8 +42,8 @@ pub struct Maps {
     flows: Flows<Ipv4>,
     flows6: Flows<Ipv6>,
     usage: Array<MapData, Usage>,
-    expiry: Array<MapData, Expiry>,
-    counters: PerCpuArray<MapData, Counters>,
+    wheels: Array<MapData, Wheel>,
+    counted: CountedMaps,
     bulk: BulkMaps,
 }
 
@@ -86,28 +92,12 @@ impl FamilyFlowTable for Ipv6 {
     }
 }
 
-/// One customer's counters, summed over all CPUs.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Counted {
-    /// Packets passed, by direction number.
-    pub passed: [u64; 2],
-    /// Bytes passed, by direction number.
-    pub passed_bytes: [u64; 2],
-    /// ESP packets of unknown SPIs.
-    pub unknown_spi: u64,
-    /// Flows opened.
-    pub opened: u64,
-    /// Drop events that were not written.
-    pub events_lost: u64,
-    /// Packets dropped, by reason; reasons without a drop are absent.
-    pub dropped: BTreeMap<Reason, u64>,
-}
-
 impl Maps {
     /// Opens the pins of a gateway, whose daemon need not be running.
     pub fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
             settings: handle::array(pins, &map_list::SETTINGS)?,
+            bindings: handle::mapped(pins, &map_list::BINDINGS)?,
             tunnels: handle::mapped(pins, &map_list::TUNNELS)?,
             customers: handle::hash(pins, &map_list::CUSTOMERS)?,
             customers6: handle::hash(pins, &map_list::CUSTOMERS6)?,
@@ -117,8 +107,8 @@ impl Maps {
             flows: handle::hash(pins, &map_list::FLOWS)?,
             flows6: handle::hash(pins, &map_list::FLOWS6)?,
             usage: handle::array(pins, &map_list::USAGE)?,
-            expiry: handle::array(pins, &map_list::EXPIRY)?,
-            counters: handle::per_cpu_array(pins, &map_list::COUNTERS)?,
+            wheels: handle::array(pins, &map_list::WHEELS)?,
+            counted: CountedMaps::open(pins)?,
             bulk: BulkMaps {
                 customers: handle::bulk(pins, &map_list::CUSTOMERS)?,
                 customers6: handle::bulk(pins, &map_list::CUSTOMERS6)?,
@@ -137,6 +127,30 @@ impl Maps {
     /// Replaces the settings.
     pub fn set_settings(&mut self, settings: &Settings) -> Result<()> {
         self.settings.set(0, settings, 0).context("write SETTINGS")
+    }
+
+    /// Returns the highest reqid that fits.
+    pub fn reqid_limit(&self) -> u32 {
+        self.bindings.len().saturating_sub(1)
+    }
+
+    /// Returns all bindings.
+    pub fn bindings(&self) -> Result<BTreeMap<Reqid, Binding>> {
+        let reqids = (1..self.bindings.len()).filter_map(Reqid::new);
+        let all = reqids.filter_map(|reqid| Some((reqid, self.bindings.get(reqid.get())?)));
+        Ok(all.filter(|(_, binding)| binding.site != 0).collect())
+    }
+
+    /// Returns one binding; all zero if there is none.
+    pub fn binding(&self, reqid: Reqid) -> Result<Binding> {
+        self.bindings.get(reqid.get()).with_context(|| format!("BINDINGS has no room for reqid {reqid}"))
+    }
+
+    /// Writes one binding: site and mark in one step, then the SPIs.
+    pub fn set_binding(&mut self, reqid: Reqid, binding: &Binding) -> Result<()> {
+        self.bindings
+            .set(reqid.get(), binding)
+            .with_context(|| format!("BINDINGS has no room for reqid {reqid}"))
     }
 
     /// Returns the highest tunnel id that fits.
@@ -247,41 +261,41 @@ impl Maps {
         ignore_absent(self.peers.remove(&peer)).with_context(|| format!("remove {peer:?} from PEERS"))
     }
 
-    /// Returns inbound SPIs and their tunnels.
+    /// Returns inbound SPIs and the marks of their CHILD_SAs.
     pub fn inbound_spis(&self) -> Result<BTreeMap<u32, u32>> {
         Ok(self.bulk.inbound_spis.entries().context("read INBOUND_SPIS")?.into_iter().collect())
     }
 
-    /// Returns outbound SPIs and their tunnels.
+    /// Returns outbound SPIs and the marks of their CHILD_SAs.
     pub fn outbound_spis(&self) -> Result<BTreeMap<OutboundSpi, u32>> {
         Ok(self.bulk.outbound_spis.entries().context("read OUTBOUND_SPIS")?.into_iter().collect())
     }
 
     /// Writes inbound SPIs.
-    pub fn set_inbound_spis(&mut self, spis: &[(u32, TunnelId)]) -> Result<()> {
-        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, id)| (*spi, id.get())).unzip();
+    pub fn set_inbound_spis(&mut self, spis: &[(u32, Mark)]) -> Result<()> {
+        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, mark)| (*spi, mark.get())).unzip();
         self.bulk.inbound_spis.update(&keys, &values).context("write INBOUND_SPIS")
     }
 
     /// Writes outbound SPIs.
-    pub fn set_outbound_spis(&mut self, spis: &[(OutboundSpi, TunnelId)]) -> Result<()> {
-        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, id)| (*spi, id.get())).unzip();
+    pub fn set_outbound_spis(&mut self, spis: &[(OutboundSpi, Mark)]) -> Result<()> {
+        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, mark)| (*spi, mark.get())).unzip();
         self.bulk.outbound_spis.update(&keys, &values).context("write OUTBOUND_SPIS")
     }
 
-    /// Writes an inbound SPI, or removes it if `tunnel` is None.
-    pub fn set_inbound_spi(&mut self, spi: u32, tunnel: Option<TunnelId>) -> Result<()> {
-        match tunnel {
-            Some(tunnel) => self.inbound_spis.insert(&spi, &tunnel.get(), 0),
+    /// Writes an inbound SPI, or removes it if `mark` is None.
+    pub fn set_inbound_spi(&mut self, spi: u32, mark: Option<Mark>) -> Result<()> {
+        match mark {
+            Some(mark) => self.inbound_spis.insert(&spi, &mark.get(), 0),
             None => ignore_absent(self.inbound_spis.remove(&spi)),
         }
         .with_context(|| format!("write SPI {spi:08x} to INBOUND_SPIS"))
     }
 
-    /// Writes an outbound SPI, or removes it if `tunnel` is None.
-    pub fn set_outbound_spi(&mut self, spi: OutboundSpi, tunnel: Option<TunnelId>) -> Result<()> {
-        match tunnel {
-            Some(tunnel) => self.outbound_spis.insert(&spi, &tunnel.get(), 0),
+    /// Writes an outbound SPI, or removes it if `mark` is None.
+    pub fn set_outbound_spi(&mut self, spi: OutboundSpi, mark: Option<Mark>) -> Result<()> {
+        match mark {
+            Some(mark) => self.outbound_spis.insert(&spi, &mark.get(), 0),
             None => ignore_absent(self.outbound_spis.remove(&spi)),
         }
         .with_context(|| format!("write SPI {:08x} to OUTBOUND_SPIS", spi.spi))
@@ -297,7 +311,7 @@ impl Maps {
             .map(|entry| entry.with_context(|| format!("read {}", A::TABLE.description.name)))
     }
 
-    /// Removes one flow. For tests: its node stays in the timing wheel.
+    /// Removes one flow. For tests: its node stays in its timing wheel.
     pub fn remove_flow<A: FamilyFlowTable>(&mut self, key: &FlowKey<A>) -> Result<()>
     where
         FlowKey<A>: Pod,
@@ -306,7 +320,7 @@ impl Maps {
             .with_context(|| format!("remove a flow from {}", A::TABLE.description.name))
     }
 
-    /// Writes one flow. For tests: it gets no node in the timing wheel.
+    /// Writes one flow. For tests: it gets no node in a timing wheel.
     pub fn set_flow<A: FamilyFlowTable>(&mut self, key: &FlowKey<A>, flow: &Flow) -> Result<()>
     where
         FlowKey<A>: Pod,
@@ -326,39 +340,19 @@ impl Maps {
         self.usage.set(customer, usage, 0).context("write USAGE")
     }
 
-    /// Returns the state of the timing wheel.
-    pub fn expiry(&self) -> Result<Expiry> {
-        self.expiry.get(&0, 0).context("read EXPIRY")
+    /// Returns the timing wheels, by CPU.
+    pub fn wheels(&self) -> Result<Vec<Wheel>> {
+        (0..self.wheels.len()).map(|cpu| self.wheels.get(&cpu, 0).context("read WHEELS")).collect()
     }
 
     /// Returns the highest customer id that fits.
     pub fn customer_limit(&self) -> u32 {
-        self.counters.len().saturating_sub(1)
+        self.counted.customer_limit()
     }
 
-    /// Returns a customer's counters; customer 0 counts packets of no known customer.
+    /// Returns a customer's counters, or with customer 0 those of packets that belong to none.
     pub fn counted(&self, customer: u32) -> Result<Counted> {
-        let cpus = self.counters.get(&customer, 0).context("read COUNTERS")?;
-        let mut sum = Counted::default();
-        let mut dropped = [0u64; REASON_SLOTS];
-        for cpu in cpus.iter() {
-            for direction in [0, 1] {
-                sum.passed[direction] += cpu.passed[direction];
-                sum.passed_bytes[direction] += cpu.passed_bytes[direction];
-            }
-            sum.unknown_spi += cpu.unknown_spi;
-            sum.opened += cpu.opened;
-            sum.events_lost += cpu.events_lost;
-            for (sum, cpu) in dropped.iter_mut().zip(cpu.dropped) {
-                *sum += cpu;
-            }
-        }
-        sum.dropped = Reason::ALL
-            .iter()
-            .map(|reason| (*reason, dropped[*reason as usize]))
-            .filter(|(_, packets)| *packets != 0)
-            .collect();
-        Ok(sum)
+        self.counted.of(customer)
     }
 }
 

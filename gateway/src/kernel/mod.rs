@@ -1,6 +1,8 @@
 //! The kernel's side: programs, links, maps, pins, interfaces, routes.
 pub mod bulk;
 pub mod clock;
+pub mod cookies;
+pub mod counted;
 mod handle;
 pub mod interface;
 mod mapped;

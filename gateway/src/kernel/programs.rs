@@ -1,6 +1,12 @@
 //! Loads the programs, and attaches them so that links outlive the daemon: a restarted daemon replaces the
 //! program of each link in place, between one packet and the next.
-use std::{fs, io};
+use std::{
+    fs,
+    hash::{BuildHasher as _, RandomState},
+    io,
+    num::NonZeroU32,
+    panic, thread,
+};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::{
@@ -13,11 +19,16 @@ use aya::{
         xdp::XdpMode,
     },
     sys::SyscallError,
+    util::nr_cpus,
 };
 pub use gateway_common::layout::map_list::{PEERS_PER_TUNNEL, Sizes};
 use gateway_common::{
     layout::map_list::{self, Bound},
     layout::{Hook, NextProgram},
+};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
 };
 
 use crate::kernel::{interface, pins::Pins};
@@ -25,7 +36,7 @@ use crate::kernel::{interface, pins::Pins};
 /// The programs, as build.rs compiled them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gateway-ebpf"));
 
-/// The program that arms the timer that removes ended flows. It is attached nowhere.
+/// The program that arms the timers that remove ended flows. It is attached nowhere.
 const EXPIRY: &str = "expiry";
 
 /// The purpose that the programs are loaded for.
@@ -50,18 +61,32 @@ impl Purpose {
             Self::ReplayIdentity | Self::ReplayIdentityToStack => 2,
         }
     }
+
+    /// Returns the value of `NEIGHBOUR_KEY`: a secret, except in tests that must run the same each time.
+    fn neighbour_key(self) -> u64 {
+        /// 2^64 divided by the golden ratio, which spreads addresses well (Knuth, TAOCP 6.4).
+        const FIXED: u64 = 0x9e37_79b9_7f4a_7c15;
+        match self {
+            Self::Replay => FIXED,
+            // The hasher's own keys come from the operating system.
+            _ => RandomState::new().hash_one(0),
+        }
+    }
 }
 
 /// Loads the programs into the kernel. Adopts maps that are pinned already, with their contents.
 pub fn load(pins: &Pins, sizes: Sizes, purpose: Purpose) -> Result<Ebpf> {
+    let cpus = possible_cpus()?;
     let (replay, forward) = (purpose.number(), u32::from(purpose == Purpose::ReplayIdentityToStack));
+    let neighbour_key = purpose.neighbour_key();
     let mut loader = EbpfLoader::new();
     loader
         .default_map_pin_directory(pins.directory())
         .override_global("REPLAY", &replay, true)
-        .override_global("FORWARD", &forward, true);
+        .override_global("FORWARD", &forward, true)
+        .override_global("NEIGHBOUR_KEY", &neighbour_key, true);
     for map in map_list::ALL.iter().filter(|map| !matches!(map.bound, Bound::Fixed(_))) {
-        loader.map_max_entries(map.name, map.bound.entries(&sizes));
+        loader.map_max_entries(map.name, map.bound.entries(&sizes, cpus));
     }
     let mut ebpf = loader.load(OBJECT).with_context(|| {
         format!(
@@ -97,22 +122,52 @@ fn load_next(ebpf: &mut Ebpf, next: NextProgram) -> Result<()> {
     programs.set(next as u32, &program, 0).with_context(|| format!("write {MAP}"))
 }
 
-/// Arms the timer that removes ended flows; a timer that an earlier gatewayd armed continues with the new
-/// program. The maps have to be pinned: the kernel stops a timer whose map user space no longer holds.
+/// Arms the timers that remove ended flows, one for each CPU; a timer that an earlier gatewayd armed continues with
+/// the new program. The maps have to be pinned: the kernel stops a timer whose map user space no longer holds.
 pub fn arm_expiry(ebpf: &mut Ebpf) -> Result<()> {
+    let cpus = possible_cpus()?;
+    let program = &*classifier(ebpf, EXPIRY)?;
+    // A thread of its own, because it moves from CPU to CPU.
+    thread::scope(|scope| {
+        let arming = scope.spawn(|| (0..cpus).try_for_each(|cpu| arm_wheel(program, cpu)));
+        arming.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+    })
+}
+
+/// Arms the timer of one CPU's wheel, on that CPU if this thread may run there: it stays where it is armed. The
+/// timer of a CPU that is offline, or that this process may not use, runs on another.
+fn arm_wheel(program: &SchedClassifier, cpu: u32) -> Result<()> {
     const ARMED: u32 = 0;
+    let mut only = CpuSet::new();
+    let _ = only.set(cpu as usize).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
     // The kernel rejects a packet shorter than an Ethernet header.
     let packet = [0; 64];
+    let context = expiry_context(cpu);
     let mut options = TestRunOptions::new();
     options.data_in = Some(&packet);
-    let result =
-        classifier(ebpf, EXPIRY)?.test_run(options).with_context(|| format!("run the program {EXPIRY}"))?;
+    options.ctx_in = Some(&context);
+    let result = program.test_run(options).with_context(|| format!("run the program {EXPIRY}"))?;
     ensure!(
         result.return_value == ARMED,
-        "cannot arm the timer that removes ended flows: the program {EXPIRY} returned {}",
+        "cannot arm the timer of CPU {cpu} that removes ended flows: the program {EXPIRY} returned {}",
         result.return_value as i32
     );
     Ok(())
+}
+
+/// Returns the context that tells the program `expiry` a CPU: a `struct __sk_buff` with it in `cb[0]`.
+fn expiry_context(cpu: u32) -> [u8; 192] {
+    const CB: usize = 48;
+    let mut context = [0; 192];
+    context[CB..CB + 4].copy_from_slice(&cpu.to_ne_bytes());
+    context
+}
+
+/// Returns the number of CPUs that the kernel could bring online.
+fn possible_cpus() -> Result<u32> {
+    nr_cpus()
+        .map(NonZeroU32::get)
+        .map_err(|(file, error)| anyhow::Error::new(error).context(format!("read {file}")))
 }
 
 /// How XDP runs on the internet interface.

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Faults reported per file. A file with more needs more than line-by-line repair.
-const MAX_FAULTS_PER_FILE: usize = 64;
+/// Faults printed of all files. An operator mends the first ones and checks again.
+const MAX_FAULTS: usize = 256;
 /// Characters printed of a source line.
 const MAX_EXCERPT: usize = 100;
 /// Characters printed of a value in a message.
@@ -77,49 +77,69 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A set of faults, ordered by file and position.
+/// The first faults in order of file and position, and the number of the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Faults(BTreeSet<Fault>);
+pub struct Faults {
+    first: BTreeSet<Fault>,
+    /// Faults that are not among the first.
+    more: usize,
+    files: BTreeSet<PathBuf>,
+}
 
 impl Faults {
     /// Returns true if there is no fault.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.first.is_empty()
     }
 
-    /// Returns the number of faults.
+    /// Returns the number of faults, those that are not kept included.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.first.len() + self.more
     }
 
-    /// Iterates in order of file and position.
+    /// Iterates over the first faults in order of file and position, at most 256.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
-        self.0.iter()
+        self.first.iter()
     }
 
     /// Returns true if any fault is in this file.
     pub fn has_fault_in(&self, file: &Path) -> bool {
-        self.0.iter().any(|fault| fault.file == file)
+        self.files.contains(file)
+    }
+
+    /// Returns one line for each of the first faults, and one that counts the others.
+    pub fn lines(&self) -> Vec<String> {
+        let more = (self.more > 0).then(|| format!("{} more faults", self.more));
+        self.first.iter().map(ToString::to_string).chain(more).collect()
     }
 
     pub(super) fn insert(&mut self, fault: Fault) {
-        self.0.insert(fault);
+        if !self.files.contains(&fault.file) {
+            self.files.insert(fault.file.clone());
+        }
+        self.first.insert(fault);
+        if self.first.len() > MAX_FAULTS {
+            self.first.pop_last();
+            self.more += 1;
+        }
     }
 }
 
 impl Extend<Fault> for Faults {
     fn extend<I: IntoIterator<Item = Fault>>(&mut self, faults: I) {
-        self.0.extend(faults);
+        faults.into_iter().for_each(|fault| self.insert(fault));
     }
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for fault in &self.0 {
+        for fault in &self.first {
             writeln!(f, "{fault}")?;
         }
-        let files: BTreeSet<&Path> = self.0.iter().map(|fault| fault.file.as_path()).collect();
-        let (faults, files) = (self.0.len(), files.len());
+        if self.more > 0 {
+            writeln!(f, "{} more faults are not shown\n", self.more)?;
+        }
+        let (faults, files) = (self.len(), self.files.len());
         let s = |n| if n == 1 { "" } else { "s" };
         write!(f, "{faults} fault{} in {files} file{}", s(faults), s(files))
     }
@@ -168,21 +188,6 @@ impl Source {
     }
 }
 
-/// Keeps the first faults of one file and adds one that counts the rest.
-pub(super) fn bounded(source: &Source, mut faults: Vec<Fault>) -> Vec<Fault> {
-    faults.sort();
-    faults.dedup();
-    if faults.len() > MAX_FAULTS_PER_FILE {
-        let more = faults.len() - MAX_FAULTS_PER_FILE;
-        faults.truncate(MAX_FAULTS_PER_FILE);
-        faults.push(source.fault(
-            format!("{more} more faults are not shown"),
-            "a policy file in TOML, see docs/policies.md",
-        ));
-    }
-    faults
-}
-
 /// Quotes a value for a message: shortened, and harmless to a terminal.
 pub(super) fn quote(value: &str) -> String {
     let shown: String = value.chars().take(MAX_QUOTE).collect();
@@ -204,15 +209,38 @@ fn printable(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
+/// Counts, for tests, the steps that cost more than a constant time: lookups of positions, which read the file up
+/// to there, and checks of documents against one another.
+pub(super) mod work {
+    #[cfg(test)]
+    thread_local! {
+        static DONE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    /// Adds to this thread's count.
+    pub fn add(_steps: usize) {
+        #[cfg(test)]
+        DONE.set(DONE.get() + _steps);
+    }
+
+    /// Returns this thread's count and sets it to zero.
+    #[cfg(test)]
+    pub fn take() -> usize {
+        DONE.take()
+    }
+}
+
 /// Returns the position of `span` and the excerpt to print for it.
 fn locate(text: &str, span: Range<usize>) -> (Position, Excerpt) {
+    work::add(1);
     let start = text.floor_char_boundary(span.start);
     let end = text.floor_char_boundary(span.end).max(start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
     let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
     let before = text[line_start..start].chars().count();
     let marked = text[start..end.min(line_end).max(start)].chars().count();
-    let position = Position { line: text[..line_start].matches('\n').count() + 1, column: before + 1 };
+    let newlines = text.as_bytes()[..line_start].iter().filter(|byte| **byte == b'\n').count();
+    let position = Position { line: newlines + 1, column: before + 1 };
     // Show a long line from shortly before the mark.
     let skip = if before > MAX_EXCERPT / 2 { before - MAX_EXCERPT / 4 } else { 0 };
     let shown: String = text[line_start..line_end].chars().skip(skip).take(MAX_EXCERPT).collect();

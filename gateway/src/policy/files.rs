@@ -1,15 +1,13 @@
 //! Policy files on disk.
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::customer::Customer;
 use super::document::{CustomerDocument, GatewayDocument};
-use super::fault::{Fault, Invalid, Source};
+use super::fault::{Fault, Invalid, Source, quote};
+use super::folder::{self, IGNORED_RULE};
 use super::names::CustomerName;
+use super::regular::{Unread, read_regular};
 
 /// Largest policy file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -46,12 +44,11 @@ impl Files {
     }
 
     fn read_gateway(&mut self) {
-        if let Ok(others) = toml_files(&self.dir) {
-            for path in others.into_iter().filter(|path| *path != self.gateway_path) {
-                let expected = "gateway.toml here, and customers' files in customers/";
-                self.faults
-                    .push(Source { path, text: None }.fault("gatewayd does not read this file", expected));
-            }
+        let others = folder::names(&self.dir).unwrap_or_default();
+        for name in others.into_iter().filter(|name| name != "gateway.toml" && name != "customers") {
+            let expected = format!("gateway.toml and customers/ here, {IGNORED_RULE}");
+            let source = Source { path: self.dir.join(name), text: None };
+            self.faults.push(source.fault("gatewayd does not read this file", expected));
         }
         match read_text(&self.gateway_path) {
             Ok(source) => {
@@ -65,8 +62,8 @@ impl Files {
 
     fn read_customers(&mut self) {
         let dir = self.dir.join("customers");
-        let paths = match toml_files(&dir) {
-            Ok(paths) => paths,
+        let names = match folder::names(&dir) {
+            Ok(names) => names,
             Err(error) => {
                 let fault = format!("cannot read the directory: {error}");
                 self.faults.push(
@@ -77,13 +74,20 @@ impl Files {
                 return;
             }
         };
-        for path in paths {
-            self.read_customer(path);
+        for name in names {
+            let path = dir.join(&name);
+            match name.to_string_lossy().strip_suffix(".toml") {
+                Some(stem) => self.read_customer(path, stem),
+                None => {
+                    let fault = format!("{} is not a policy", quote(&name.to_string_lossy()));
+                    let expected = format!("a customer's file `NAME.toml`, {IGNORED_RULE}");
+                    self.faults.push(Source { path, text: None }.fault(fault, expected));
+                }
+            }
         }
     }
 
-    fn read_customer(&mut self, path: PathBuf) {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    fn read_customer(&mut self, path: PathBuf, stem: &str) {
         let name = match stem.parse::<CustomerName>() {
             Ok(name) => name,
             Err(invalid) => {
@@ -115,39 +119,25 @@ impl Files {
     }
 }
 
-/// Returns the paths of a directory's `*.toml` files in order of name. Hidden files, such as editors'
-/// locks and swap files, are ignored; backups do not end in `.toml`.
-fn toml_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && path.extension() == Some(OsStr::new("toml")) {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
 fn read_text(path: &Path) -> Result<Source, Box<Fault>> {
     let source = Source { path: path.to_owned(), text: None };
-    let expected = "a policy file that gatewayd may read";
-    let cannot =
-        |error: std::io::Error| Box::new(source.fault(format!("cannot read the file: {error}"), expected));
-    // Opening a FIFO or a terminal must not block.
-    let file: File =
-        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(cannot)?;
-    if !file.metadata().map_err(cannot)?.is_file() {
-        let fault = source.fault("this is not a regular file", "a regular file, or a link to one");
-        return Err(fault.into());
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        let fault = source.fault("the file is larger than 1 MiB", "a policy file of at most 1 MiB");
-        return Err(fault.into());
-    }
+    let bytes = match read_regular(path, MAX_FILE_BYTES) {
+        Ok((bytes, _)) => bytes,
+        Err(unread) => {
+            let (message, expected) = match unread {
+                Unread::NotRegular => {
+                    ("this is not a regular file".to_owned(), "a regular file, or a link to one")
+                }
+                Unread::TooLarge => {
+                    ("the file is larger than 1 MiB".to_owned(), "a policy file of at most 1 MiB")
+                }
+                Unread::Io(error) => {
+                    (format!("cannot read the file: {error}"), "a policy file that gatewayd may read")
+                }
+            };
+            return Err(source.fault(message, expected).into());
+        }
+    };
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Source { text: Some(text.into()), ..source }),
         Err(error) => {

@@ -26,6 +26,9 @@ pub struct Gateway {
     pub timeouts: Timeouts,
     /// Treatment of a connection whose handshake the gateway did not see.
     pub midstream: Midstream,
+    /// A reload that removes a larger part of the customers is held back; 100 for never. See
+    /// [`check_removals`](super::check_removals).
+    pub max_removed_percent: u8,
 }
 
 /// Treatment of a connection whose handshake the gateway did not see, such as after a failover.

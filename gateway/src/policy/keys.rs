@@ -1,9 +1,14 @@
 //! Reads TOML tables key by key. Unlike a derived deserializer, it does not stop at the first fault.
+//!
+//! A table knows the keys that were asked for, and reports all others once it has been read. No list of known
+//! keys exists beside the code that reads them, so no key can be accepted and not read.
+use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::draft::{Draft, Drafts};
 use super::fault::{Fault, Invalid, Source, quote};
 
 /// Largest edit distance between an unknown key and the suggested one.
@@ -13,19 +18,20 @@ const DUPLICATE_KEY: &str = "duplicate key";
 
 /// Reads the values of one file and collects its faults.
 pub(super) struct Reader<'s> {
-    pub source: &'s Source,
-    pub faults: Vec<Fault>,
+    source: &'s Source,
+    faults: Drafts,
     /// True if the file is TOML, duplicate keys aside.
     readable: bool,
 }
 
 /// A table with its name in messages.
-#[derive(Clone)]
 pub(super) struct Table<'t> {
     keys: &'t DeTable<'t>,
     /// The table's bytes in the file; `None` for the top level.
     span: Option<Range<usize>>,
     name: &'static str,
+    /// The keys that were asked for, in that order.
+    asked: RefCell<Vec<&'static str>>,
 }
 
 /// A value with its position in the file.
@@ -34,14 +40,26 @@ pub(super) type Value<'t> = &'t Spanned<DeValue<'t>>;
 impl<'s> Reader<'s> {
     /// Creates a reader for the file's text.
     pub fn new(source: &'s Source) -> Self {
-        Self { source, faults: Vec::new(), readable: true }
+        Self { source, faults: Drafts::default(), readable: true }
     }
 
     /// Reports a fault at these bytes of the file.
     pub fn fault(&mut self, span: Range<usize>, invalid: Invalid) {
         if self.readable {
-            self.faults.push(self.source.fault_at(span, invalid));
+            self.faults.push(Draft::at(span, invalid));
         }
+    }
+
+    /// Reports a fault whose message ends with a reference to other bytes of the file.
+    pub fn fault_see(&mut self, span: Range<usize>, invalid: Invalid, other: Range<usize>) {
+        if self.readable {
+            self.faults.push(Draft::at(span, invalid).see(self.source, other));
+        }
+    }
+
+    /// Returns the faults, at most 64, and one that counts the others.
+    pub fn finish(self) -> Vec<Fault> {
+        self.faults.finish(self.source)
     }
 
     /// Parses the whole file. A file that is not TOML reads as empty, and no further fault of it is
@@ -62,32 +80,47 @@ impl<'s> Reader<'s> {
         if readable { root } else { Spanned::new(0..0, DeTable::new()) }
     }
 
-    /// Returns the file's top level and reports unknown keys in it.
-    pub fn root<'t>(&mut self, root: &'t Spanned<DeTable<'t>>, known: &[&str]) -> Table<'t> {
-        let table = Table { keys: root.get_ref(), span: None, name: "this file" };
-        self.check_keys(&table, known);
-        table
+    /// Reads the file's top level with `read`, then reports the keys that `read` did not ask for.
+    pub fn root<'t, T>(
+        &mut self,
+        root: &'t Spanned<DeTable<'t>>,
+        read: impl FnOnce(&mut Self, &Table<'t>) -> T,
+    ) -> T {
+        self.read(
+            Table { keys: root.get_ref(), span: None, name: "this file", asked: RefCell::default() },
+            read,
+        )
     }
 
-    /// Reads a table and reports unknown keys in it.
-    pub fn table<'t>(&mut self, value: Value<'t>, name: &'static str, known: &[&str]) -> Option<Table<'t>> {
+    /// Reads a table with `read`, then reports the keys that `read` did not ask for. Returns `None` if the
+    /// value is no table.
+    pub fn table<'t, T>(
+        &mut self,
+        value: Value<'t>,
+        name: &'static str,
+        read: impl FnOnce(&mut Self, &Table<'t>) -> T,
+    ) -> Option<T> {
         let DeValue::Table(keys) = value.get_ref() else {
             self.wrong_type(value, "a table");
             return None;
         };
-        let table = Table { keys, span: Some(value.span()), name };
-        self.check_keys(&table, known);
-        Some(table)
+        Some(self.read(Table { keys, span: Some(value.span()), name, asked: RefCell::default() }, read))
+    }
+
+    fn read<'t, T>(&mut self, table: Table<'t>, read: impl FnOnce(&mut Self, &Table<'t>) -> T) -> T {
+        let value = read(self, &table);
+        self.check_keys(&table);
+        value
     }
 
     /// Returns the value of a key and reports a fault if it is missing.
-    pub fn required<'t>(&mut self, table: &Table<'t>, key: &str, example: &str) -> Option<Value<'t>> {
+    pub fn required<'t>(&mut self, table: &Table<'t>, key: &'static str, example: &str) -> Option<Value<'t>> {
         let value = self.optional(table, key);
         if value.is_none() {
             let (message, expected) = (format!("{} has no `{key}`", table.name), format!("`{example}`"));
             match table.span.clone() {
                 Some(span) => self.fault(span, Invalid::new(message, expected)),
-                None if self.readable => self.faults.push(self.source.fault(message, expected)),
+                None if self.readable => self.faults.push(Draft::of_file(Invalid::new(message, expected))),
                 None => {}
             }
         }
@@ -95,7 +128,8 @@ impl<'s> Reader<'s> {
     }
 
     /// Returns the value of a key, if present.
-    pub fn optional<'t>(&mut self, table: &Table<'t>, key: &str) -> Option<Value<'t>> {
+    pub fn optional<'t>(&mut self, table: &Table<'t>, key: &'static str) -> Option<Value<'t>> {
+        table.asked.borrow_mut().push(key);
         table.keys.get(key)
     }
 
@@ -167,20 +201,25 @@ impl<'s> Reader<'s> {
         self.fault(value.span(), Invalid::new(format!("this is {found}"), expected));
     }
 
-    fn check_keys(&mut self, table: &Table, known: &[&str]) {
+    /// Reports the keys of the table that were not asked for.
+    fn check_keys(&mut self, table: &Table) {
+        let known = table.asked.borrow();
         for key in table.keys.keys() {
             let name: &str = key.get_ref();
-            if known.contains(&name) {
-                continue;
+            if self.readable && !known.contains(&name) {
+                self.faults.push_with(key.span(), || unknown_key(table.name, name, &known));
             }
-            let mut message = format!("{} has no key {}", table.name, quote(name));
-            if let Some(meant) = nearest(name, known) {
-                message += &format!(", did you mean `{meant}`?");
-            }
-            let keys: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
-            self.fault(key.span(), Invalid::new(message, keys.join(", ")));
         }
     }
+}
+
+fn unknown_key(table: &str, name: &str, known: &[&str]) -> Invalid {
+    let mut message = format!("{table} has no key {}", quote(name));
+    if let Some(meant) = nearest(name, known) {
+        message += &format!(", did you mean `{meant}`?");
+    }
+    let keys: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
+    Invalid::new(message, keys.join(", "))
 }
 
 /// Returns the known key closest to `name`, if it is close enough to be meant.

@@ -1,7 +1,11 @@
 //! Limits: table sizes, a customer's share of them, and flow timeouts.
 use std::time::Duration;
 
-use gateway_common::{layout, tcp::DOUBTFUL_TIMEOUT_SECONDS, wheel::MAX_NODES};
+use gateway_common::{
+    layout,
+    node::MAX_CUSTOMER,
+    tcp::{DOUBTFUL_TIMEOUT_SECONDS, State},
+};
 
 /// Prefixes of one family in a site's `lan`. The tunnel's map entry holds them inline.
 pub const MAX_LAN_PREFIXES: usize = gateway_common::limits::PREFIXES_PER_SITE;
@@ -11,6 +15,9 @@ pub const MAX_MANAGEMENT: usize = gateway_common::limits::MANAGEMENT_RULES;
 
 /// TCP port of a customer's server when its file names none: HTTP.
 pub const DEFAULT_SERVER_PORT: u16 = 80;
+
+/// Percentage of the customers that one reload may remove unless configured otherwise.
+pub const DEFAULT_MAX_REMOVED_PERCENT: u8 = 10;
 
 /// Sizes of the maps. The kernel allocates their memory when it creates them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +36,7 @@ impl Limits {
     /// Upper bound of `tunnels` and of `customers`.
     pub const MAX_TUNNELS: u32 = 1_000_000;
     /// The most that `flows` and `flows6` may be: 2.5 GiB each at 160 bytes a flow.
-    pub const MAX_FLOWS: u32 = MAX_NODES;
+    pub const MAX_FLOWS: u32 = (1 << 24) - 1;
 
     /// Returns the size of the IPv6 flow table. If the policy states none, it equals `flows` when any
     /// customer has an IPv6 server, and 1 otherwise.
@@ -80,8 +87,8 @@ impl Quota {
     }
 }
 
-/// Idle timeouts of a flow by TCP state. The defaults are those of nf_conntrack
-/// (net/netfilter/nf_conntrack_proto_tcp.c), except for `established`.
+/// Idle timeouts of a flow by TCP state. The defaults are those of
+/// [`State::default_timeout_seconds`](gateway_common::tcp::State::default_timeout_seconds).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// SYN seen.
@@ -113,17 +120,21 @@ impl Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
+        let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
+        let state = |state: State| seconds(state.default_timeout_seconds());
         Self {
-            syn_sent: Duration::from_secs(120),
-            syn_recv: Duration::from_secs(60),
-            established: Duration::from_secs(7440),
-            fin_wait: Duration::from_secs(120),
-            close_wait: Duration::from_secs(60),
-            last_ack: Duration::from_secs(30),
-            time_wait: Duration::from_secs(120),
-            close: Duration::from_secs(10),
-            retransmission: Duration::from_secs(u64::from(DOUBTFUL_TIMEOUT_SECONDS)),
-            unacknowledged: Duration::from_secs(u64::from(DOUBTFUL_TIMEOUT_SECONDS)),
+            syn_sent: state(State::SynSent),
+            syn_recv: state(State::SynRecv),
+            established: state(State::Established),
+            fin_wait: state(State::FinWait),
+            close_wait: state(State::CloseWait),
+            last_ack: state(State::LastAck),
+            time_wait: state(State::TimeWait),
+            close: state(State::Close),
+            retransmission: seconds(DOUBTFUL_TIMEOUT_SECONDS),
+            unacknowledged: seconds(DOUBTFUL_TIMEOUT_SECONDS),
         }
     }
 }
+
+const _: () = assert!(Limits::MAX_TUNNELS <= MAX_CUSTOMER, "a node holds a customer's id");

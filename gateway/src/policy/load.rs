@@ -2,13 +2,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::conflicts::conflicts;
+use super::conflicts::{conflicts, faults_of};
 use super::customer::Customer;
 use super::document::{CustomerDocument, GatewayDocument};
 use super::fault::Faults;
 use super::files::Files;
 use super::model::Policy;
 use super::names::CustomerName;
+use super::resolve::{Candidate, resolve};
 
 /// The result of [`reload`].
 #[derive(Clone, Debug)]
@@ -45,20 +46,34 @@ pub fn load(dir: &Path) -> Result<Policy, Faults> {
 /// are refused. A changed gateway part in conflict with unchanged customers is not adopted. A customer
 /// whose file is gone is removed.
 pub fn reload(dir: &Path, last_good: Option<&Policy>) -> Reload {
-    let files = Files::read(dir);
+    let mut files = Files::read(dir);
     let last = LastGood(last_good);
-    let names = expected_customers(&files, last_good);
     let mut faults = all_faults(&files, &last);
+    if faults.is_empty()
+        && let Some(gateway) = files.gateway.take().and_then(|document| document.value)
+    {
+        let customers = files.customers.into_iter().filter_map(|(name, read)| Some((name, read.value?)));
+        let policy = Some(Policy { gateway, customers: customers.collect() });
+        return Reload {
+            policy,
+            faults,
+            gateway_kept: false,
+            kept: BTreeSet::new(),
+            refused: BTreeSet::new(),
+        };
+    }
+    let names = expected_customers(&files, last_good);
+    let kept: BTreeMap<&CustomerName, CustomerDocument> =
+        names.iter().filter_map(|name| Some((name, last.document(&files, name)?))).collect();
+    let candidates = || names.iter().map(|name| (name, candidate(&files, &last, &kept, name))).collect();
     let new = files.gateway.as_ref().filter(|new| new.value.is_some());
-    let kept = last_good.map(|last| GatewayDocument::from_last_good(&last.gateway, &files.gateway_path));
-
-    for (document, gateway_kept) in [(new, false), (kept.as_ref(), true)] {
+    let old = last_good.map(|last| GatewayDocument::from_last_good(&last.gateway, &files.gateway_path));
+    for (document, gateway_kept) in [(new, false), (old.as_ref(), true)] {
         let Some(document) = document else { continue };
         let Some(gateway) = document.value.clone() else {
             continue;
         };
-        let resolved = resolve_conflicts(&files, document, &names, &last, &mut faults);
-        let Some(customers) = resolved else { continue };
+        let Some(customers) = resolve(document, candidates(), &mut faults) else { continue };
         let other = |name: &&CustomerName| !files.matches(name, customers.get(*name));
         let (kept, refused) =
             names.iter().filter(other).cloned().partition(|name| customers.contains_key(name));
@@ -85,11 +100,24 @@ impl LastGood<'_> {
         customer.value.is_none() || customer.value.as_ref() != self.customer(&customer.name)
     }
 
-    /// Sorts unchanged customers first and new ones last: the later party of a conflict gets the fault.
+    /// Sorts unchanged customers first and added ones last: the later party of a conflict gets the fault.
     fn sort(&self, customers: &mut [&CustomerDocument]) {
-        let is_new = |name| self.customer(name).is_none();
-        customers
-            .sort_by_key(|customer| (self.has_changed(customer), is_new(&customer.name), &customer.name));
+        let is_added = |name| self.customer(name).is_none();
+        customers.sort_by_cached_key(|customer| (self.has_changed(customer), is_added(&customer.name)));
+    }
+}
+
+/// Returns the versions of a customer. One that has not changed keeps its positions in the file.
+fn candidate<'d>(
+    files: &'d Files,
+    last: &LastGood,
+    kept: &'d BTreeMap<&CustomerName, CustomerDocument>,
+    name: &CustomerName,
+) -> Candidate<'d> {
+    let read = files.customers.get(name).filter(|read| read.value.is_some());
+    match read.filter(|read| !last.has_changed(read)) {
+        Some(unchanged) => Candidate { new: None, kept: Some(unchanged) },
+        None => Candidate { new: read, kept: kept.get(name) },
     }
 }
 
@@ -100,7 +128,7 @@ fn all_faults(files: &Files, last: &LastGood) -> Faults {
     if let Some(gateway) = &files.gateway {
         let mut customers: Vec<&CustomerDocument> = files.customers.values().collect();
         last.sort(&mut customers);
-        faults.extend(conflicts(gateway, &customers).into_iter().map(|conflict| conflict.fault));
+        faults.extend(faults_of(conflicts(gateway, &customers)));
     }
     faults
 }
@@ -112,43 +140,4 @@ fn expected_customers(files: &Files, last_good: Option<&Policy>) -> BTreeSet<Cus
         names.extend(last_good.customers.keys().cloned());
     }
     names
-}
-
-/// Reverts changed customers until no conflict is left. Returns `None` if a conflict remains that no
-/// changed customer takes part in: the gateway part caused it.
-fn resolve_conflicts(
-    files: &Files,
-    gateway: &GatewayDocument,
-    names: &BTreeSet<CustomerName>,
-    last: &LastGood,
-    faults: &mut Faults,
-) -> Option<BTreeMap<CustomerName, Customer>> {
-    let read = |name| files.customers.get(name).filter(|read| read.value.is_some()).cloned();
-    let mut customers: Vec<CustomerDocument> =
-        names.iter().filter_map(|name| read(name).or_else(|| last.document(files, name))).collect();
-    loop {
-        let mut ordered: Vec<&CustomerDocument> = customers.iter().collect();
-        last.sort(&mut ordered);
-        let conflicts = conflicts(gateway, &ordered);
-        if conflicts.is_empty() {
-            let values = customers.into_iter().filter_map(|customer| customer.value);
-            return Some(values.map(|customer| (customer.name.clone(), customer)).collect());
-        }
-        let mut parties = BTreeSet::new();
-        for conflict in conflicts {
-            // A file with faults of its own is refused anyway.
-            if !faults.has_fault_in(&conflict.fault.file) {
-                faults.insert(conflict.fault);
-            }
-            parties.extend(conflict.parties);
-        }
-        let yields =
-            |customer: &CustomerDocument| last.has_changed(customer) && parties.contains(&customer.name);
-        let (yielding, staying): (Vec<_>, Vec<_>) = customers.into_iter().partition(yields);
-        if yielding.is_empty() {
-            return None;
-        }
-        let kept = yielding.iter().filter_map(|customer| last.document(files, &customer.name));
-        customers = staying.into_iter().chain(kept).collect();
-    }
 }

@@ -1,25 +1,34 @@
 //! Policy files: read, checked and parsed into values.
 //!
 //! `files` reads the directory, `document` parses each file and reports its faults, `conflicts` checks
-//! the files against one another, and `load` decides which versions are in force. The result, a
-//! [`Policy`], holds parsed values only.
+//! the files against one another, `resolve` decides which versions are in force, and `load` does all of it.
+//! The result, a [`Policy`], holds parsed values only. `credentials` reads the files that it names.
+mod certificate;
 mod conflicts;
+mod credentials;
 mod customer;
 mod document;
+mod draft;
 mod fault;
 mod files;
+mod folder;
 mod gateway;
 mod identity;
+mod key;
 mod keys;
 mod limits;
 mod load;
 mod model;
 mod names;
+mod pem;
 mod prefix;
-mod secrets;
+mod regular;
+mod removals;
+mod resolve;
 #[cfg(test)]
 mod tests;
 
+pub use credentials::{CredentialCheck, Credentials, check_certificates, read_credentials};
 pub use customer::{Customer, Server, Site};
 pub use fault::{Fault, Faults, Invalid, Position};
 pub use gateway::{Gateway, Ipsec, Management, Midstream, Protocol};
@@ -28,4 +37,4 @@ pub use limits::{DEFAULT_SERVER_PORT, Limits, MAX_LAN_PREFIXES, MAX_MANAGEMENT, 
 pub use load::{Reload, load, reload};
 pub use model::Policy;
 pub use names::{CustomerName, InterfaceName, SiteName, connection_name, parse_connection_name};
-pub use secrets::{check_secrets, unreadable};
+pub use removals::{Removals, check_removals};

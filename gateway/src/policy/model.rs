@@ -20,6 +20,11 @@ impl Policy {
         self.customers.values().map(|c| c.sites.len()).sum()
     }
 
+    /// Returns the numbers of customers and sites as text.
+    pub fn describe(&self) -> String {
+        format!("{} customers with {} sites", self.customers.len(), self.site_count())
+    }
+
     /// Returns the customers that were added or changed since `older`, or `None` if a customer or a site of
     /// `older` was removed.
     pub fn changes(&self, older: &Self) -> Option<Vec<&Customer>> {

@@ -43,7 +43,7 @@ pub struct Connection {
     /// Age at which charon rekeys the IKE_SA. charon deletes it at 110 % of this age.
     pub rekey_time: Duration,
     /// Age at which the peer must authenticate again; `None` for never. Reauthentication breaks before it
-    /// makes: about 130 ms without policies. Without it an expired certificate stays in use for as long as
+    /// makes (docs/facts.md: order-of-rekey-events). Without it an expired certificate stays in use for as long as
     /// its IKE_SA is rekeyed.
     pub reauth_time: Option<Duration>,
     /// Attempts to connect, each with all retransmissions; 0 for unlimited.

@@ -29,7 +29,7 @@ use gateway::{
     policy::{self, Policy},
     registry::{Assignment, Registry},
 };
-use gateway_common::layout::Tunnel;
+use gateway_common::layout::{Binding, Tunnel};
 use gateway_tests_kit::{
     namespace::Namespace,
     process::{output, run_with_input},
@@ -215,6 +215,7 @@ impl Ours {
     fn undo(&mut self, actions: &[Action]) -> Result<()> {
         for action in actions {
             match action {
+                Action::SetBinding(reqid, _) => self.maps.set_binding(*reqid, &Binding::default())?,
                 Action::SetTunnel(id, _) => self.maps.set_tunnel(*id, &Tunnel::default())?,
                 Action::SetCustomer(server, _) => self.maps.remove_customer(*server)?,
                 _ => {}
@@ -224,6 +225,9 @@ impl Ours {
     }
 
     fn clear(&mut self) -> Result<()> {
+        for reqid in self.maps.bindings()?.into_keys() {
+            self.maps.set_binding(reqid, &Binding::default())?;
+        }
         let tunnels = self.maps.tunnels()?;
         let none = Tunnel::default();
         self.maps.set_tunnels(&tunnels.keys().map(|id| (*id, &none)).collect::<Vec<_>>())?;

@@ -18,8 +18,8 @@ use gateway::kernel::{
     programs::{self, Purpose, Sizes},
 };
 use gateway_common::{
-    ids::TunnelId,
-    layout::{Access, Customer, Hook, OutboundSpi, Prefix, Quota, Tunnel},
+    ids::{Mark, Reqid, TunnelId},
+    layout::{Access, Binding, Customer, Hook, OutboundSpi, Prefix, Quota, Tunnel},
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{
@@ -116,9 +116,10 @@ impl Firewall {
     pub fn set_customers(&mut self, customers: u32) -> Result<()> {
         for number in self.customers + 1..=customers {
             self.set_customer(number, number)?;
-            self.maps.set_inbound_spi(spi(number), TunnelId::new(number))?;
+            self.maps.set_inbound_spi(spi(number), Mark::new(number))?;
         }
         for number in customers + 1..=self.customers {
+            self.maps.set_binding(Reqid::new(number).context("reqid 0")?, &Binding::default())?;
             self.maps.set_tunnel(TunnelId::new(number).context("tunnel 0")?, &Tunnel::default())?;
             self.maps.remove_customer(IpAddr::V4(server(number)))?;
             self.maps.set_inbound_spi(spi(number), None)?;
@@ -129,6 +130,9 @@ impl Firewall {
 
     fn set_customer(&mut self, number: u32, id: u32) -> Result<()> {
         let tunnel = TunnelId::new(number).context("tunnel 0")?;
+        // Reqid and mark are the customer's number, which contenders compare with the mark.
+        let binding = Binding { site: number, mark: number, inbound_spis: [spi(number), 0] };
+        self.maps.set_binding(Reqid::new(number).context("reqid 0")?, &binding)?;
         self.maps.set_tunnel(tunnel, &configuration(number, id, self.flows))?;
         self.maps.set_customer(IpAddr::V4(server(number)), &Customer { id })
     }
@@ -155,7 +159,7 @@ impl Firewall {
     fn test_program(&mut self, program: TestProgram) -> Result<&mut SchedClassifier> {
         let tests = match self.tests.take() {
             Some(tests) => tests,
-            None => TestPrograms::load(&self.pins)?,
+            None => TestPrograms::load(&self.pins, 0)?,
         };
         self.tests.insert(tests).get(program)
     }
@@ -178,8 +182,8 @@ impl Firewall {
         self.configure(gateway)?;
         for (tunnel, inbound, outbound) in tunnels {
             self.forget_flows(&[tunnel.get()])?;
-            self.maps.set_inbound_spi(*inbound, Some(*tunnel))?;
-            self.maps.set_outbound_spi(*outbound, Some(*tunnel))?;
+            self.maps.set_inbound_spi(*inbound, Mark::new(tunnel.get()))?;
+            self.maps.set_outbound_spi(*outbound, Mark::new(tunnel.get()))?;
             self.maps.add_peer(outbound.peer)?;
         }
         let egress = (Hook::InternetEgress, TcAttachType::Egress, SITE_INTERFACE);
@@ -268,10 +272,9 @@ fn configuration(number: u32, id: u32, flows: u32) -> Tunnel {
         generation: 1,
         port: PORT,
         up: 1,
-        v4: access(server(number).into(), mss, &[lan]),
+        v4: access(server(number).into(), mss, &[lan], number),
         v6: Access::<Ipv6>::default(),
         quota: Quota { flows, half_open: flows, new_flow_interval_ns: 0, new_flow_burst: flows },
-        inbound_spis: [spi(number), 0],
         ..Tunnel::default()
     }
 }

@@ -17,7 +17,7 @@ use gateway::kernel::{
     programs::{self, Purpose, Sizes},
 };
 use gateway_common::{
-    ids::TunnelId,
+    ids::{Mark, TunnelId},
     layout::{Customer, OutboundSpi},
     wire::Ipv6,
 };
@@ -125,9 +125,11 @@ fn our_customers(customers: u32) -> Result<f64> {
     let servers: Vec<_> =
         ids().map(|id| (rules::server(id.get()).into(), Customer { id: id.get() })).collect();
     maps.set_customers(&servers)?;
-    maps.set_inbound_spis(&ids().map(|id| (0xc000_0000 + id.get(), id)).collect::<Vec<_>>())?;
-    let outbound = |id: TunnelId| (OutboundSpi { peer: peer(id), spi: 0xd000_0000 + id.get() }, id);
-    maps.set_outbound_spis(&ids().map(outbound).collect::<Vec<_>>())?;
+    let marks = || (1..=customers).filter_map(Mark::new);
+    maps.set_inbound_spis(&marks().map(|mark| (0xc000_0000 + mark.get(), mark)).collect::<Vec<_>>())?;
+    let outbound =
+        |(id, mark): (TunnelId, Mark)| (OutboundSpi { peer: peer(id), spi: 0xd000_0000 + id.get() }, mark);
+    maps.set_outbound_spis(&ids().zip(marks()).map(outbound).collect::<Vec<_>>())?;
     ids().try_for_each(|id| maps.add_peer(peer(id)))?;
     let bytes = maps::memory_bytes(&pins)?;
     drop(maps);

@@ -15,13 +15,13 @@ use gateway::kernel::{
     programs::{self, Purpose, Sizes},
 };
 use gateway_common::{
-    ids::TunnelId,
+    ids::{Mark, Reqid, TunnelId},
     layout::{Hook, Quota},
 };
 use gateway_tests_kit::{
     namespace::Namespace,
     process,
-    world::{TUNNELS, World},
+    world::{MARK_MINUS_REQID, TUNNELS, World},
 };
 use gateway_tests_programs::{TestProgram, TestPrograms};
 
@@ -95,7 +95,7 @@ impl Arena {
         let mut ebpf = programs::load(&pins, sizes, Purpose::Replay)?;
         let maps = Maps::open(&pins)?;
         let clock = Array::try_from(ebpf.take_map("REPLAY_CLOCK").context("no map REPLAY_CLOCK")?)?;
-        let tests = TestPrograms::load(&pins)?;
+        let tests = TestPrograms::load(&pins, MARK_MINUS_REQID)?;
         let mut arena = Self { _wire: wire, kernel, ours, maps, clock, pins, ebpf, tests, families, next: 1 };
         arena.fill_maps(loose, QUOTAS[number % 2])?;
         arena.attach()?;
@@ -164,6 +164,9 @@ impl Arena {
         }
         let maps = &mut self.maps;
         maps.set_settings(&world.settings)?;
+        for (reqid, binding) in &world.bindings {
+            maps.set_binding(Reqid::new(*reqid).context("reqid 0")?, binding)?;
+        }
         for (number, tunnel) in &world.tunnels {
             maps.set_tunnel(TunnelId::new(*number).context("tunnel 0")?, tunnel)?;
         }
@@ -171,7 +174,7 @@ impl Arena {
             maps.set_customer(*server, customer)?;
         }
         for (spi, owner) in &world.inbound_spis {
-            maps.set_inbound_spi(*spi, TunnelId::new(*owner))?;
+            maps.set_inbound_spi(*spi, Mark::new(*owner))?;
         }
         Ok(())
     }
@@ -248,7 +251,7 @@ fn rules(v6: bool) -> String {
     let mut mangle = String::from("*mangle\n");
     let mut filter = String::from("*filter\n:FORWARD DROP [0:0]\n");
     for tunnel in &TUNNELS {
-        let (id, [a, b, c, d]) = (tunnel.id, tunnel.inbound_spi.to_be_bytes());
+        let (mark, [a, b, c, d]) = (tunnel.mark, tunnel.inbound_spi.to_be_bytes());
         let owner = tunnel.owner();
         let (server, lan) = match (v6, owner.server6, tunnel.lan6) {
             (false, ..) => (owner.server.to_string(), format!("{}/{}", tunnel.lan.0, tunnel.lan.1)),
@@ -256,13 +259,13 @@ fn rules(v6: bool) -> String {
             _ => continue,
         };
         let mac = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
-        mangle += &format!("-A PREROUTING -i internet -m mac --mac-source {mac} -j MARK --set-mark {id}\n");
-        mangle += &format!("-A PREROUTING -i lan -s {server} -d {lan} -j MARK --set-mark {id}\n");
+        mangle += &format!("-A PREROUTING -i internet -m mac --mac-source {mac} -j MARK --set-mark {mark}\n");
+        mangle += &format!("-A PREROUTING -i lan -s {server} -d {lan} -j MARK --set-mark {mark}\n");
         filter += &format!(
             "-A FORWARD -s {lan} -d {server} -p tcp --dport {SERVER_PORT} \
-             -m conntrack --ctstate NEW,ESTABLISHED -m mark --mark {id} -j ACCEPT\n\
+             -m conntrack --ctstate NEW,ESTABLISHED -m mark --mark {mark} -j ACCEPT\n\
              -A FORWARD -s {server} -d {lan} -p tcp --sport {SERVER_PORT} \
-             -m conntrack --ctstate ESTABLISHED -m mark --mark {id} -j ACCEPT\n"
+             -m conntrack --ctstate ESTABLISHED -m mark --mark {mark} -j ACCEPT\n"
         );
     }
     format!("{mangle}COMMIT\n{filter}COMMIT\n")

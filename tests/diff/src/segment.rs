@@ -157,7 +157,9 @@ impl Flow {
         };
         let ports = [source.1, destination.1];
         let transport = match segment.deviation {
-            Deviation::Udp => Transport::Udp(Udp { ports, udp_length: None, head: Vec::new(), length: 8 }),
+            Deviation::Udp => {
+                Transport::Udp(Udp { ports, udp_length: None, head: Vec::new(), ike: false, length: 8 })
+            }
             Deviation::Ping => {
                 let kind = if self.is_v6() { 128 } else { 8 };
                 Transport::Icmp { kind, code: 0, about: None, about_esp: None, mtu: 0, length: 8 }

@@ -15,23 +15,27 @@ use aya::{
 };
 use gateway::{
     kernel::{
+        clock::monotonic_ns,
+        cookies::{self, Cookies},
+        counted::Counted,
         interface::Interface,
-        maps::{self, Counted, Maps},
+        maps::{self, Maps},
         pins::Pins,
         programs::{self, Purpose, Sizes},
     },
     policy,
 };
 use gateway_common::{
-    ids::TunnelId,
-    layout::{Customer, Hook, Prefix, Quota, Tunnel},
+    ids::{Mark, Reqid, TunnelId},
+    layout::{Binding, Customer, Hook, Prefix, Quota, Tunnel},
     tcp::{State, status},
     time::Ticks,
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{
+    bpf::{Driver, Link},
     settings::settings_of,
-    world::{MSS_BYTES, access},
+    world::{MARK_MINUS_REQID, MSS_BYTES, access, mark, reqid, secrets},
 };
 use gateway_tests_programs::{TestProgram, TestPrograms};
 
@@ -62,6 +66,7 @@ pub struct Gateway {
     maps: Mutex<Maps>,
     _ebpf: Ebpf,
     _tests: TestPrograms,
+    _receiver: Link,
 }
 
 /// Returns the quota of a customer whose policy sets none.
@@ -90,10 +95,13 @@ impl Gateway {
         let (internet, lan) =
             ground.gateway.enter(|| Ok((Interface::look("internet")?, Interface::look("lan")?)))?;
         fill(&mut maps, &internet, &lan, attacker)?;
+        Cookies::open(&pins)?.set_secrets(&secrets(1))?;
         programs::arm_expiry(&mut ebpf)?;
-        let mut tests = TestPrograms::load(&pins)?;
+        let mut tests = TestPrograms::load(&pins, MARK_MINUS_REQID)?;
         ground.gateway.enter(|| attach(&mut ebpf, &mut tests))?;
-        Ok(Self { pins, maps: Mutex::new(maps), _ebpf: ebpf, _tests: tests })
+        // veth sends back only to a peer with an XDP program (docs/facts.md: veth-sends-back-to-xdp).
+        let _receiver = ground.internet.enter(|| Driver::pass()?.attach("internet"))?;
+        Ok(Self { pins, maps: Mutex::new(maps), _ebpf: ebpf, _tests: tests, _receiver })
     }
 
     /// Returns a customer's usage of its quota, as counted by the programs.
@@ -105,6 +113,11 @@ impl Gateway {
     /// Returns the counters of a customer, or of packets without a customer (0).
     pub fn counted(&self, customer: u32) -> Result<Counted> {
         self.maps().counted(customer)
+    }
+
+    /// Returns the counters of IKE cookies.
+    pub fn cookies(&self) -> Result<cookies::Counts> {
+        Cookies::open(&self.pins)?.counts(monotonic_ns())
     }
 
     /// Counts each customer's entries in FLOWS and FLOWS6.
@@ -151,7 +164,10 @@ fn fill(maps: &mut Maps, internet: &Interface, lan: &Interface, attacker: Quota)
         maps.set_tunnel(id, &tunnel(party, quota))?;
         maps.set_customer(IpAddr::V4(party.server4()), &Customer { id: party.id })?;
         maps.set_customer(IpAddr::V6(party.server6()), &Customer { id: party.id })?;
-        maps.set_inbound_spi(party.spi(), Some(id))?;
+        let (reqid, mark) = (reqid(party.id), mark(party.id));
+        let binding = Binding { site: party.id, mark, inbound_spis: [party.spi(), 0] };
+        maps.set_binding(Reqid::new(reqid).context("reqid 0")?, &binding)?;
+        maps.set_inbound_spi(party.spi(), Mark::new(mark))?;
         maps.add_peer(Ipv6::from(IpAddr::V4(party.peer())))?;
     }
     Ok(())
@@ -166,11 +182,10 @@ fn tunnel(party: Party, quota: Quota) -> Tunnel {
         generation: 1,
         port: PORT,
         up: 1,
-        _reserved: [0; 3],
-        inbound_spis: [party.spi(), 0],
-        v4: access(party.server4().into(), mss4, &[lan4]),
+        v4: access(party.server4().into(), mss4, &[lan4], mark(party.id)),
         quota,
-        v6: access(party.server6().into(), mss6, &[lan6]),
+        v6: access(party.server6().into(), mss6, &[lan6], mark(party.id)),
+        ..Tunnel::default()
     }
 }
 

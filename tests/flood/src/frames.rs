@@ -5,7 +5,7 @@ use anyhow::Result;
 use etherparse::ip_number;
 use gateway_common::packet::flag;
 use gateway_tests_kit::{
-    frame::{self, ETHERNET_BYTES, IPV4_BYTES, icmp, ike_sa_init, udp},
+    frame::{self, ETHERNET_BYTES, IPV4_BYTES, icmp, ike_request, ike_sa_init, udp},
     packet::{Ethernet, Ip, Tcp},
     random::Random,
 };
@@ -154,8 +154,8 @@ pub fn from_internet() -> Result<(Pool, Pool)> {
             let spi = [&(random.word() & 0x3fff_ffff | 0x100).to_be_bytes()[..], &[0xa5; 60]].concat();
             let of_esp = if from.is_ipv6() { LOUD.into() } else { from };
             let (whole, later) = (ip(to(of_esp), Fragment::No), ip(to(from), Fragment::Later));
-            pool.push(&ike(from, 0)?);
-            pool.push(&ike(from, 1)?);
+            pool.push(&init(from, u64::from(random.word()) + 1, &[])?);
+            pool.push(&auth(from, 1)?);
             pool.push(&internet().around(&whole.around(ESP, &spi)?));
             pool.push(&internet().around(&later.around(ESP, &[0xa5; 64])?));
         }
@@ -166,6 +166,26 @@ pub fn from_internet() -> Result<(Pool, Pool)> {
 /// Builds an IKE packet to the gateway that carries a number as the initiator's SPI.
 pub fn ike(source: IpAddr, number: u64) -> Result<Vec<u8>> {
     Ok(internet().around(&frame::ike(&ip(to(source), Fragment::No), &ike_sa_init(number))?))
+}
+
+/// Builds a request that opens an IKE_SA, as long as a site's. `cookie`: the notify payload that it begins with.
+pub fn init(source: IpAddr, spi: u64, cookie: &[u8]) -> Result<Vec<u8>> {
+    const IKE_SA_INIT: u8 = 34;
+    const SECURITY_ASSOCIATION: u8 = 33;
+    const NOTIFY: u8 = 41;
+    let first = if cookie.is_empty() { SECURITY_ASSOCIATION } else { NOTIFY };
+    request(source, &ike_request(spi, IKE_SA_INIT, first, &[cookie, &[0x55; 250]].concat()))
+}
+
+/// Builds a message of IKE_AUTH.
+pub fn auth(source: IpAddr, spi: u64) -> Result<Vec<u8>> {
+    const IKE_AUTH: u8 = 35;
+    const ENCRYPTED_FRAGMENT: u8 = 53;
+    request(source, &ike_request(spi, IKE_AUTH, ENCRYPTED_FRAGMENT, &[0x55; 250]))
+}
+
+fn request(source: IpAddr, message: &[u8]) -> Result<Vec<u8>> {
+    Ok(internet().around(&frame::ike(&ip(to(source), Fragment::No), message)?))
 }
 
 fn to(source: IpAddr) -> (IpAddr, IpAddr) {

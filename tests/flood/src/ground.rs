@@ -51,7 +51,11 @@ impl Ground {
         batch(&ground.devices, &devices())?;
         // The attacker needs no addresses: it sends and receives whole frames.
         batch(&ground.attacker, &format!("link set {} up\n", ATTACKER.interface()))?;
-        batch(&ground.internet, "link set internet up\n")?;
+        // New sites have addresses of their own.
+        batch(
+            &ground.internet,
+            "link set lo up\nlink set internet up\nroute add local 198.19.0.0/16 dev lo\n",
+        )?;
         Ok(ground)
     }
 

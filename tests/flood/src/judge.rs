@@ -5,10 +5,11 @@ use std::{
     time::Duration,
 };
 
-use gateway_common::{limits, reason::Reason};
+use gateway_common::{limits, outer::cookie::Demand, reason::Reason};
 
 use super::{
     firewall::{self, Held},
+    new_site,
     outcome::Outcome,
     party::{ATTACKER, Party},
 };
@@ -59,6 +60,8 @@ pub fn judge(outcome: &Outcome) -> Vec<Criterion> {
         attackers_events(outcome),
         known_peers(outcome),
         strangers(outcome),
+        spoofed(outcome),
+        new_sites(outcome),
         reached(outcome),
     ];
     if let Some(held) = &outcome.held {
@@ -205,6 +208,30 @@ fn strangers(outcome: &Outcome) -> Criterion {
         name: "IKE of strangers within their budget",
         held: over > 0 && passed > 0 && passed as f64 <= most,
         seen: format!("{passed} of at most {most:.0} passed, IkeOverBudget {over}"),
+    }
+}
+
+/// Checks that charon sees no more spoofed requests than it takes to notice the flood.
+fn spoofed(outcome: &Outcome) -> Criterion {
+    let (passed, asked) = (outcome.ike.opened.load(Relaxed), outcome.cookies.asked);
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
+    let most = cpus * u64::from(Demand::CALM.burst);
+    Criterion {
+        name: "spoofed IKE_SA_INITs are answered with cookies",
+        held: passed <= most && asked > 1_000,
+        seen: format!("{asked} answered; {passed} of at most {most} passed before that"),
+    }
+}
+
+/// Checks that new sites connect in time.
+fn new_sites(outcome: &Outcome) -> Criterion {
+    let new_site::Tally { tried, connected, slowest_us } = &outcome.new_sites;
+    let (tried, connected) = (tried.load(Relaxed), connected.load(Relaxed));
+    let slowest_ms = slowest_us.load(Relaxed) / 1_000;
+    Criterion {
+        name: "new sites connect within 2 s each",
+        held: tried > 0 && connected == tried && outcome.cookies.proved >= tried,
+        seen: format!("{connected} of {tried}, the slowest in {slowest_ms} ms"),
     }
 }
 

@@ -2,13 +2,16 @@
 //! other customers' devices must not notice.
 //!
 //! [`party`] names the customers, [`ground`] makes the namespaces, [`firewall`] sets up programs and maps,
-//! [`attack`] floods while [`victim`]s and [`peer`]s work, [`watch`] observes the gateway, [`judge`] decides,
-//! and [`run`] prints.
+//! [`attack`] floods while [`victim`]s and [`peer`]s work and [`new_site`]s connect, [`watch`] observes the
+//! gateway, [`judge`] decides, and [`run`] prints. [`opening`] measures what opening and ending flows costs
+//! each CPU.
 pub(crate) mod attack;
 pub(crate) mod firewall;
 pub mod frames;
 mod ground;
 mod judge;
+mod new_site;
+pub mod opening;
 mod outcome;
 pub(crate) mod party;
 mod peer;

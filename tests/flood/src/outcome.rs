@@ -1,10 +1,10 @@
 //! The outcome of a flood, for the judge.
 use std::{collections::BTreeMap, time::Duration};
 
-use gateway::kernel::maps::Counted;
+use gateway::kernel::{cookies, counted::Counted};
 use gateway_common::reason::Reason;
 
-use crate::{firewall::Held, party::Party, peer, victim, watch::Seen};
+use crate::{firewall::Held, new_site, party::Party, peer, victim, watch::Seen};
 
 /// The outcome of one round.
 pub struct Outcome {
@@ -18,6 +18,10 @@ pub struct Outcome {
     pub victims: BTreeMap<Party, victim::Tally>,
     /// IKE packets.
     pub ike: peer::Tally,
+    /// New sites.
+    pub new_sites: new_site::Tally,
+    /// IKE cookies.
+    pub cookies: cookies::Counts,
     /// Observations during the round.
     pub seen: Seen,
     /// Final counters of the customers, and of packets without a customer (0).

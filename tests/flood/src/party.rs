@@ -21,6 +21,17 @@ pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 /// The MAC address of the router that stands for the internet on the gateway's link.
 pub const ROUTER_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0xfe];
 
+/// Returns the address of a new site: one of 198.19.0.0/16, of which the internet's namespace has all.
+pub fn new_site(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(198, 19, high, low)
+}
+
+/// Returns true for the address of a new site.
+pub fn is_new_site(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.octets()[..2] == [198, 19])
+}
+
 /// A customer with its one site and the site's tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Party {

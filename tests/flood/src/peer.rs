@@ -1,8 +1,11 @@
 //! IKE packets of known peers, sent during the flood to a socket in place of charon's.
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
@@ -16,12 +19,15 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 use super::{
     frames,
-    party::{GATEWAY, Party},
+    party::{GATEWAY, Party, is_new_site},
 };
 
 /// Pause between two packets of one peer: far below a peer's budget, far above the needs of rekeying.
 const PAUSE: Duration = Duration::from_millis(50);
 const IKE_PORT: u16 = 500;
+/// Offset of the exchange type in an IKE message (RFC 7296 section 3.1), and the one that opens an IKE_SA.
+const EXCHANGE: usize = 18;
+const IKE_SA_INIT: u8 = 34;
 
 /// Counts of IKE packets.
 #[derive(Default)]
@@ -32,6 +38,10 @@ pub struct Tally {
     pub arrived: AtomicU64,
     /// Packets of strangers that reached the socket.
     pub strangers: AtomicU64,
+    /// Those of them that open an IKE_SA.
+    pub opened: AtomicU64,
+    /// Packets of new sites that reached the socket, by address.
+    pub new_sites: Mutex<HashMap<IpAddr, u32>>,
 }
 
 /// Sends packets of all known peers until stopped.
@@ -77,8 +87,12 @@ pub fn receive(socket: &UdpSocket, tally: &Tally, stop: &AtomicBool) -> Result<(
             continue;
         };
         let known = Party::all().any(|peer| from.ip() == IpAddr::V4(peer.peer()));
-        if !known {
+        if is_new_site(from.ip()) {
+            let mut arrived = tally.new_sites.lock().unwrap_or_else(PoisonError::into_inner);
+            *arrived.entry(from.ip()).or_default() += 1;
+        } else if !known {
             tally.strangers.fetch_add(1, Relaxed);
+            tally.opened.fetch_add(u64::from(buffer[EXCHANGE] == IKE_SA_INIT), Relaxed);
         } else if seen.insert((from.ip(), buffer[..length.min(8)].to_vec())) {
             tally.arrived.fetch_add(1, Relaxed);
         }

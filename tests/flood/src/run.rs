@@ -21,6 +21,7 @@ use crate::{
     frames::{self, Pool},
     ground::Ground,
     judge::{self, Criterion},
+    new_site,
     outcome::Outcome,
     party::{ATTACKER, Party},
     peer, server, victim, watch,
@@ -111,7 +112,10 @@ impl Length {
             Self::AfterTableIsFull(duration) => {
                 let deadline = Instant::now() + FILLING;
                 while !gateway.counted(ATTACKER.id)?.dropped.contains_key(&Reason::FlowTableFull) {
-                    ensure!(Instant::now() < deadline, "the flood did not fill the flow table in {FILLING:?}");
+                    ensure!(
+                        Instant::now() < deadline,
+                        "the flood did not fill the flow table in {FILLING:?}"
+                    );
                     thread::sleep(Duration::from_millis(100));
                 }
                 duration
@@ -131,7 +135,7 @@ fn round(name: &str, length: Length, attacker: Quota, pool: &Pool, wait: bool) -
     let charon = peer::open(&ground.gateway)?;
     let victims: BTreeMap<Party, victim::Tally> =
         Party::victims().map(|party| (party, victim::Tally::default())).collect();
-    let ike = peer::Tally::default();
+    let (ike, new_sites) = (peer::Tally::default(), new_site::Tally::default());
     let (site_frames, internet_frames) = (AtomicU64::new(0), AtomicU64::new(0));
     let (flood_over, all_over, counting_over) =
         (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
@@ -160,12 +164,16 @@ fn round(name: &str, length: Length, attacker: Quota, pool: &Pool, wait: bool) -
             scope.spawn(|| attack::from_internet(&ground.internet, &internet_frames, &flood_over)),
             scope.spawn(|| attack::acknowledge(&ground.attacker, &flood_over)),
         ];
+        // Cookies are asked for as soon as the flood is there.
+        thread::sleep(CALM);
+        let connecting = scope.spawn(|| new_site::connect(&ground.internet, &ike, &new_sites, &flood_over));
         length.wait(&gateway)?;
         flood_over.store(true, Relaxed);
         for flood in floods {
             flood.join().map_err(|_| anyhow!("a flood panicked"))?.context("flood")?;
         }
         let lasted = start.elapsed();
+        connecting.join().map_err(|_| anyhow!("a thread panicked"))?.context("connect new sites")?;
         thread::sleep(CALM);
         all_over.store(true, Relaxed);
         sending.join().map_err(|_| anyhow!("a thread panicked"))??;
@@ -175,6 +183,7 @@ fn round(name: &str, length: Length, attacker: Quota, pool: &Pool, wait: bool) -
         Ok((lasted, watching.join().map_err(|_| anyhow!("a thread panicked"))??))
     })?;
     let held = wait.then(|| settle(&gateway)).transpose()?;
+    let cookies = gateway.cookies()?;
     let customers = [0].into_iter().chain(Party::all().map(|party| party.id));
     let counted = customers.map(|id| Ok((id, gateway.counted(id)?))).collect::<Result<_>>()?;
     Ok(Outcome {
@@ -183,14 +192,16 @@ fn round(name: &str, length: Length, attacker: Quota, pool: &Pool, wait: bool) -
         internet_frames: internet_frames.into_inner(),
         victims,
         ike,
+        new_sites,
+        cookies,
         seen,
         counted,
         held,
     })
 }
 
-/// Waits until half-open flows have expired, but no longer than that may take: the wheel reaches their slot
-/// at most one second late, and then visits 1024 flows a millisecond.
+/// Waits until half-open flows have expired, but no longer than that may take: a wheel reaches their slot
+/// at most one second late, and then visits 1024 flows every other millisecond.
 fn settle(gateway: &Gateway) -> Result<BTreeMap<Party, [Held; 2]>> {
     let deadline = Instant::now() + Duration::from_secs(u64::from(HALF_OPEN_SECONDS) + 4);
     loop {

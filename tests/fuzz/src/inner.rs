@@ -5,7 +5,10 @@ use gateway_common::decide::Decision;
 
 use crate::{
     bytes::Bytes,
-    world::{DOWN, Identity, LAN_MTU_BYTES, MSS_BYTES, PORT, SITES, World, same_network, server, spi},
+    world::{
+        self, DOWN, Identity, LAN_MTU_BYTES, MSS_BYTES, PORT, SITES, World, mark, reqid, same_network,
+        server, spi,
+    },
 };
 
 /// Longest frame of an input: all headers and some data, or a path-MTU message.
@@ -42,7 +45,7 @@ pub fn run(input: &[u8]) {
         if how & 1 == 1 {
             check_from_server(&frame, &world.from_server(&frame, now_ns));
         } else {
-            let identity = identity(how);
+            let identity = identity_of(how);
             check_from_site(&frame, identity, &world.from_site(&frame, identity, now_ns));
         }
         if let Some(before) = before {
@@ -51,15 +54,15 @@ pub fn run(input: &[u8]) {
     }
 }
 
-fn identity(how: u8) -> Identity {
+fn identity_of(how: u8) -> Identity {
     let tunnel = u32::from(how >> 1 & 3) + 1;
-    let good = Identity { reqid: tunnel, spi: spi(tunnel), mark: tunnel };
+    let good = world::identity(tunnel);
     let other = tunnel % 4 + 1;
     match how >> 3 & 3 {
         0 => good,
-        1 => Identity { mark: other, ..good },
+        1 => Identity { mark: mark(other), ..good },
         2 => Identity { spi: spi(other), ..good },
-        _ => Identity { reqid: other, ..good },
+        _ => Identity { reqid: reqid(other), ..good },
     }
 }
 
@@ -93,8 +96,7 @@ fn check_from_site(frame: &[u8], identity: Identity, decision: &Decision) {
         Ok(()) => {
             let tunnel = decision.tunnel;
             let site = &SITES[tunnel as usize - 1];
-            assert_eq!((identity.reqid, identity.mark), (tunnel, tunnel));
-            assert_eq!(identity.spi, spi(tunnel));
+            assert_eq!(identity, world::identity(tunnel));
             assert!(tunnel != DOWN);
             assert_eq!(decision.customer, site.customer);
             let packet = Packet::read(frame);
@@ -123,7 +125,7 @@ fn check_from_server(frame: &[u8], decision: &Decision) {
             let tunnel = decision.tunnel;
             let site = &SITES[tunnel as usize - 1];
             assert!(tunnel != DOWN && !decision.opened);
-            assert_eq!((decision.tunnel, decision.customer), (tunnel, site.customer));
+            assert_eq!((decision.mark, decision.customer), (mark(tunnel), site.customer));
             let packet = Packet::read(frame);
             let (network, bits) = site.lan[usize::from(packet.v6)];
             assert!(same_network(packet.destination, network, bits), "{packet:?}");

@@ -3,7 +3,10 @@ use std::net::IpAddr;
 
 use gateway_common::{
     layout::OutboundSpi,
-    outer::{self, Outer},
+    outer::{
+        self, Outer,
+        cookie::{self, Question, Shown},
+    },
     wire::Ipv6,
 };
 
@@ -33,6 +36,7 @@ pub fn run(input: &[u8]) {
     let owner_of = |outbound: OutboundSpi| (outbound.spi == KNOWN.0).then_some(KNOWN.1);
     if let Ok(arrival) = outer::classify_incoming(frame, &settings, owner_of)
         && let Some(packet) = check(frame, arrival.outer, Side::Arriving)
+        && !packet.is_listener_message()
     {
         assert_eq!(arrival.source, Ipv6::from(packet.source));
         check_subscriber(packet.source, arrival.subscriber);
@@ -46,20 +50,65 @@ pub fn run(input: &[u8]) {
         assert!(matches!(outer, Outer::Neighbour | Outer::PathMtu));
         check(frame, outer, Side::ToLan);
     }
-    let mut customer = 0;
-    let (v4, v6) = (|_| None, |_| None);
-    let known = outer::check_neighbour_on_lan(frame, &settings, v4, v6, &mut customer);
-    if outer::is_neighbour_on_lan(frame)
-        && let Some(packet) = check(frame, Outer::Neighbour, Side::FromLan)
-        && known.is_ok()
-    {
-        // No server is known.
-        let from_link = matches!(packet.source, IpAddr::V6(source) if source.is_unicast_link_local());
-        assert!(customer == 0 && (packet.source.is_unspecified() || from_link));
+    let mut anonymous = false;
+    let known = outer::check_neighbour_on_lan(frame, &settings, |_| false, |_| false, &mut anonymous);
+    if outer::is_neighbour_on_lan(frame) {
+        let packet = check(frame, Outer::Neighbour, Side::FromLan);
+        if known.is_ok() {
+            // No server is known.
+            assert!(anonymous);
+            check_sender(frame, packet.as_ref());
+        }
+    }
+    if let Some(question) = cookie::question(frame) {
+        check_question(frame, &question);
+        assert!(!cookie::asks_for_cookie(frame), "a request and a response");
     }
     if let Some(quoted) = outer::quoted_esp(frame, &settings.internet) {
         assert_eq!(quoted_spi(&Packet::read(frame)), quoted.spi);
     }
+}
+
+/// Checks that an accepted neighbour on the LAN has no address of its own, and names the MAC address it sends from.
+fn check_sender(frame: &[u8], packet: Option<&Packet>) {
+    let mac = &frame[6..12];
+    let Some(packet) = packet else {
+        assert_eq!((&frame[22..28], &frame[28..32]), (mac, &[0; 4][..]), "ARP of another");
+        return;
+    };
+    let from_link = matches!(packet.source, IpAddr::V6(source) if source.is_unicast_link_local());
+    assert!(packet.source.is_unspecified() || from_link);
+    if packet.is_listener_message() {
+        return;
+    }
+    let mut options = &packet.payload[24..];
+    while let [kind, units, ..] = *options {
+        let (option, rest) = options.split_at(8 * usize::from(units));
+        assert!(!matches!(kind, 1 | 2) || &option[2..8] == mac, "an option of another");
+        options = rest;
+    }
+    assert!(options.is_empty());
+}
+
+/// Checks a request that opens an IKE_SA, and that its answer is shorter.
+fn check_question(frame: &[u8], question: &Question) {
+    const IKE: usize = 8;
+    const ANSWER_BYTES: usize = 48;
+    let Packet { source, protocol, fragment, payload, .. } = Packet::read(frame);
+    let ike = &payload[IKE..];
+    assert!(protocol == UDP && !fragment && payload[2..4] == 500u16.to_be_bytes());
+    assert!(ike[17] >> 4 == 2 && ike[18] == 34 && ike[19] & 0x20 == 0);
+    assert_eq!(question.origin.address, Ipv6::from(source));
+    assert_eq!(question.origin.port.to_be_bytes(), payload[..2]);
+    assert_eq!(question.origin.spi.map(u32::to_ne_bytes).concat(), ike[..8]);
+    assert!(
+        question.shown != Shown::Cookie
+            || (ike[16] == 41 && question.cookie.0.map(u32::to_ne_bytes).concat() == ike[36..48])
+    );
+    assert!(
+        !question.answerable
+            || (payload.len() > IKE + ANSWER_BYTES && frame[0] & 1 == 0 && !source.is_multicast())
+    );
 }
 
 /// Returns the SPI of the ESP packet that a path-MTU message quotes: ESP in IP, or in UDP from port 4500.
@@ -147,6 +196,17 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// Protocol number of the IPv6 hop-by-hop header.
+const HOP_BY_HOP: u8 = 0;
+
+impl Packet<'_> {
+    /// Returns true for a multicast listener message, which is the only packet with a hop-by-hop header that is ever
+    /// accepted.
+    fn is_listener_message(&self) -> bool {
+        self.source.is_ipv6() && self.protocol == HOP_BY_HOP
+    }
+}
+
 /// Checks an accepted frame, and returns its packet if it is IP.
 fn check(frame: &[u8], outer: Outer, side: Side) -> Option<Packet<'_>> {
     if frame[12..14] == [8, 6] {
@@ -164,6 +224,7 @@ fn check(frame: &[u8], outer: Outer, side: Side) -> Option<Packet<'_>> {
     assert!(outer == Outer::Neighbour || ours.contains(&own), "{own} is not the gateway's");
     let port = || u16::from_be_bytes([payload[own_port], payload[own_port + 1]]);
     match outer {
+        Outer::Neighbour if packet.is_listener_message() => check_listener_message(&packet, ours, side),
         Outer::Neighbour => check_neighbour(&packet, own, ours, side),
         Outer::Esp(spi) => {
             assert!(spi != 0 && !later);
@@ -190,7 +251,9 @@ fn check(frame: &[u8], outer: Outer, side: Side) -> Option<Packet<'_>> {
         }
         Outer::Fragment => assert!(later && matches!(protocol, UDP | ESP)),
     }
-    assert!(side != Side::Arriving || !is_mapped(source), "an IPv4-mapped source");
+    // A listener message is charged to nobody, so nobody is mistaken for an IPv4 address.
+    let charged = side == Side::Arriving && !packet.is_listener_message();
+    assert!(!charged || !is_mapped(source), "an IPv4-mapped source");
     Some(packet)
 }
 
@@ -220,4 +283,14 @@ fn check_neighbour(packet: &Packet, own: IpAddr, ours: [IpAddr; 2], side: Side) 
         Side::FromLan => true,
     };
     assert!(justified, "{own}");
+}
+
+/// Checks a multicast listener message: on this link, to a group, a router alert before it (RFC 3810 section 5).
+fn check_listener_message(packet: &Packet, ours: [IpAddr; 2], side: Side) {
+    let Packet { source, destination, hop_limit, payload, .. } = *packet;
+    assert!(hop_limit == 1 && destination.is_multicast());
+    assert_eq!(payload[..8], [ICMPV6, 0, 5, 2, 0, 0, 1, 0]);
+    assert!(payload.len() >= 16 && matches!(payload[8], 130..=132 | 143), "type {}", payload[8]);
+    let leaves = matches!(side, Side::Leaving | Side::ToLan);
+    assert!(!leaves || source.is_unspecified() || ours.contains(&source), "a message of another's");
 }

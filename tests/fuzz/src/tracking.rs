@@ -11,7 +11,7 @@ use gateway_common::{
 use crate::{
     bytes::Bytes,
     inner::{IP, check_dropped, check_mss, repair},
-    world::{Connection, Identity, Key, LAN_MTU_BYTES, PORT, SITES, World, server, spi},
+    world::{Connection, Identity, Key, LAN_MTU_BYTES, PORT, SITES, World, identity, server},
 };
 
 /// Largest number of segments of one input.
@@ -155,7 +155,7 @@ impl Segment {
     }
 
     fn identity(&self) -> Identity {
-        Identity { reqid: self.tunnel, spi: spi(self.tunnel), mark: self.tunnel }
+        identity(self.tunnel)
     }
 
     /// Builds the frame: Ethernet, IP with its checksum and TCP without; or a path-MTU message about the

@@ -11,7 +11,9 @@ use std::{
 
 use gateway_common::{
     decide::{self, Decision, FamilyTables, FlowCell, NotInserted, Tables, UsageCell},
-    layout::{Access, Addresses, LayoutFamily, ManagementRule, Prefix, Quota, Settings, Tunnel, Usage},
+    layout::{
+        Access, Addresses, Binding, LayoutFamily, ManagementRule, Prefix, Quota, Settings, Tunnel, Usage,
+    },
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
     tcp::{
         DOUBTFUL_TIMEOUT_SECONDS, Direction, Flow, FlowKey, RETRANSMISSION_SLOT, STATE_SLOTS, State,
@@ -95,15 +97,31 @@ pub const fn server(customer: u32, is_v6: bool) -> IpAddr {
     }
 }
 
-/// Returns the SPI that a tunnel's peer sends with.
-pub const fn spi(tunnel: u32) -> u32 {
-    0xc0de_0000 + tunnel
+/// Returns the SPI that the peer of a site's tunnel sends with.
+pub const fn spi(site: u32) -> u32 {
+    0xc0de_0000 + site
+}
+
+/// Returns the reqid of a site's tunnel.
+pub const fn reqid(site: u32) -> u32 {
+    20 + site
+}
+
+/// Returns the mark of a site's tunnel.
+pub const fn mark(site: u32) -> u32 {
+    1000 + site
+}
+
+/// Returns the identity of packets out of a site's tunnel.
+pub const fn identity(site: u32) -> Identity {
+    Identity { reqid: reqid(site), spi: spi(site), mark: mark(site) }
 }
 
 /// All tables.
 #[derive(Clone, Debug)]
 pub struct World {
     settings: Settings,
+    bindings: [Binding; reqid(SITES.len() as u32) as usize + 1],
     tunnels: [Tunnel; SITES.len() + 1],
     flows: RefCell<Vec<(Key, Flow)>>,
     usage: RefCell<[Usage; CUSTOMERS + 1]>,
@@ -165,6 +183,10 @@ impl Connection {
 impl World {
     /// Returns the world without any flow.
     pub fn new(adopt_midstream: bool) -> Self {
+        let mut bindings = [Binding::default(); _];
+        for site in 1..=SITES.len() as u32 {
+            bindings[reqid(site) as usize] = Binding { site, mark: mark(site), inbound_spis: [0; 2] };
+        }
         let mut tunnels = [Tunnel::default(); SITES.len() + 1];
         for (tunnel, (id, site)) in tunnels[1..].iter_mut().zip((1..).zip(&SITES)) {
             let [lan, lan6] = site.lan;
@@ -174,14 +196,19 @@ impl World {
                 generation: 1,
                 port: PORT,
                 up: u8::from(id != DOWN),
-                v4: access(unmapped(server), MSS_BYTES[0], Prefix::new(unmapped(lan.0.into()), lan.1 as u8)),
+                v4: access(
+                    unmapped(server),
+                    MSS_BYTES[0],
+                    Prefix::new(unmapped(lan.0.into()), lan.1 as u8),
+                    mark(id),
+                ),
                 quota: QUOTA,
-                v6: access(server6, MSS_BYTES[1], Prefix::new(lan6.0.into(), lan6.1 as u8)),
+                v6: access(server6, MSS_BYTES[1], Prefix::new(lan6.0.into(), lan6.1 as u8), mark(id)),
                 ..Tunnel::default()
             };
         }
         let settings = settings(adopt_midstream);
-        Self { settings, tunnels, flows: RefCell::default(), usage: RefCell::default() }
+        Self { settings, bindings, tunnels, flows: RefCell::default(), usage: RefCell::default() }
     }
 
     /// Decides about a decapsulated packet. Asserts that the fast and the full path decide the same.
@@ -274,10 +301,10 @@ fn unmapped(address: Ipv6) -> Ipv4 {
     Ipv4 { octets: [a, b, c, d] }
 }
 
-fn access<A: LayoutFamily>(server: A, mss: u16, prefix: Prefix<A>) -> Access<A> {
-    let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
-    lan[0] = prefix;
-    Access { server, mss, prefix_count: 1, _reserved: 0, lan }
+fn access<A: LayoutFamily>(server: A, mss: u16, prefix: Prefix<A>, mark: u32) -> Access<A> {
+    let (mut lan, mut marks) = ([Prefix::default(); PREFIXES_PER_SITE], [0; PREFIXES_PER_SITE]);
+    (lan[0], marks[0]) = (prefix, mark);
+    Access { server, mss, prefix_count: 1, _reserved: 0, lan, marks }
 }
 
 /// Returns the settings of a gateway with one address and one management rule in each family.
@@ -322,12 +349,16 @@ impl Tables for World {
         Some(&self.settings)
     }
 
+    fn binding(&self, reqid: u32) -> Option<&Binding> {
+        self.bindings.get(reqid as usize)
+    }
+
     fn tunnel(&self, number: u32) -> Option<&Tunnel> {
         self.tunnels.get(number as usize)
     }
 
     fn inbound_spi(&self, number: u32) -> Option<u32> {
-        (1..=SITES.len() as u32).find(|tunnel| spi(*tunnel) == number)
+        (1..=SITES.len() as u32).find(|site| spi(*site) == number).map(mark)
     }
 
     fn usage(&self, customer: u32) -> Option<impl UsageCell> {

@@ -21,6 +21,11 @@ fn allowed() -> Result<Vec<usize>> {
     Ok((0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect())
 }
 
+/// Keeps this thread on one CPU.
+pub fn on_cpu(cpu: usize) -> Result<()> {
+    stay_on(Some(cpu))
+}
+
 fn stay_on(cpu: Option<usize>) -> Result<()> {
     let mut one = CpuSet::new();
     one.set(cpu.context("there is no CPU to run on")?)?;

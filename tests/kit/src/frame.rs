@@ -246,7 +246,13 @@ fn finish_tcp(ip: &Ip, mut bytes: Vec<u8>, payload: &[u8]) -> Vec<u8> {
 
 impl Udp {
     fn datagram(&self, ip: &Ip) -> Result<Vec<u8>> {
-        let mut bytes = udp(ip, self.ports, &[&self.head[..], &payload(self.length)].concat())?;
+        let mut message = [&self.head[..], &payload(self.length)].concat();
+        if self.ike {
+            const LENGTH: std::ops::Range<usize> = 24..28;
+            let length = u32::try_from(message.len())?;
+            message[LENGTH].copy_from_slice(&length.to_be_bytes());
+        }
+        let mut bytes = udp(ip, self.ports, &message)?;
         if let Some(length) = self.udp_length {
             bytes[4..6].copy_from_slice(&length.to_be_bytes());
         }
@@ -305,6 +311,16 @@ pub fn ike_sa_init(initiator_spi: u64) -> [u8; 28] {
     message
 }
 
+/// Returns a request of an initiator (RFC 7296 section 3.1): an exchange, the type of its first payload, and its
+/// payloads.
+pub fn ike_request(initiator_spi: u64, exchange: u8, first: u8, payloads: &[u8]) -> Vec<u8> {
+    let mut message = [&ike_sa_init(initiator_spi)[..], payloads].concat();
+    (message[16], message[18]) = (first, exchange);
+    let length = message.len() as u32;
+    message[24..28].copy_from_slice(&length.to_be_bytes());
+    message
+}
+
 /// Builds the IP packet of an IKE message. In IPv4 it has no UDP checksum, so that [`spoof`] can change the
 /// source.
 pub fn ike(ip: &Ip, message: &[u8]) -> Result<Vec<u8>> {
@@ -343,7 +359,7 @@ impl QuotedEsp {
         let ip = Ip::new(self.source, self.destination);
         let head = esp_header(self.spi).to_vec();
         let transport = match self.ports {
-            Some(ports) => Transport::Udp(Udp { ports, udp_length: None, head, length: 0 }),
+            Some(ports) => Transport::Udp(Udp { ports, udp_length: None, head, ike: false, length: 0 }),
             None => Transport::Esp { spi: self.spi, length: 0 },
         };
         ip.packet(&transport)

@@ -28,7 +28,9 @@
 //! - TCP: `seq`, `ack`, `win`, `doff` (overrides the data offset), options in order: `mss N`, `wscale N`,
 //!   `sackok`, `nop`, `opt HEX`; in cases, `seq` and `ack` default to the numbers that a TCP would send, see
 //!   `sequence` of the replay;
-//! - UDP: `udplen` (overrides the length), payload `marker` (four zero bytes) or `keepalive` (0xff);
+//! - UDP: `udplen` (overrides the length), payload `marker` (four zero bytes) or `keepalive` (0xff), or IKE: `init
+//!   SPI` (the header of a request that opens an IKE_SA; `len` counts the bytes behind it), `cookie HEX` (its first
+//!   payload is this cookie), `asks SPI HEX` (the response with nothing but a cookie);
 //! - payload: `len N` bytes; for UDP and ESP, `spi N` puts an ESP header before the payload.
 //!
 //! Checksums are always right, unless `patch` changes them or their packet.
@@ -201,6 +203,8 @@ pub struct Udp {
     pub udp_length: Option<u16>,
     /// First bytes of the payload.
     pub head: Vec<u8>,
+    /// True if they are an IKE header, whose length is still to be set.
+    pub ike: bool,
     /// Bytes of payload after those.
     pub length: usize,
 }

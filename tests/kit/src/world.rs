@@ -1,14 +1,17 @@
 //! Contents of the gateway's maps: the world that packets of the tests meet.
 //!
-//! | customer | servers, port 80 | tunnel | LANs | peers |
+//! | customer | servers, port 80 | site | LANs | peers |
 //! |---|---|---|---|---|
 //! | acme (1) | 10.200.0.11, fd00:200::11 | berlin (1) | 192.168.0.0/16, fd00:1::/48 | 198.18.0.1, 2001:db8:18::1 |
 //! | | | munich (2) | 10.20.0.0/16, fd00:2::/48 | 198.18.0.2, 2001:db8:18::2 |
 //! | globex (2) | 10.200.0.12, fd00:200::12 | paris (3) | 192.168.0.0/16, fd00:1::/48 | 198.18.0.3, 2001:db8:18::3 |
 //! | initech (3) | 10.200.0.13 | oslo (4) | 10.30.0.0/16 | 198.18.0.4, 2001:db8:18::4 |
 //!
-//! All tunnels are up, have generation 1 and quotas that nobody reaches. Inbound SPIs are 0xc0de0001 to 4,
-//! outbound ones 0xbeef0001 to 4, by tunnel id. [`crate::settings`] describes the gateway itself.
+//! The first secrets of IKE cookies are in force, see [`secrets`].
+//!
+//! Each site has one tunnel. All tunnels are up, have generation 1 and quotas that nobody reaches. Inbound SPIs are
+//! 0xc0de0001 to 4, outbound ones 0xbeef0001 to 4, reqids 21 to 24, marks 1001 to 1004, by site number. The three
+//! numbers differ, so that a mix-up cannot pass unseen. [`crate::settings`] describes the gateway itself.
 //!
 //! Two other `World`s exist on purpose: `gateway-common/tests/decision/world.rs` and
 //! `tests/fuzz/src/world.rs` implement the decision's tables in memory. This one is written into the kernel's
@@ -22,8 +25,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use gateway_common::{
     family::Family,
-    layout::{Access, Customer, OutboundSpi, Prefix, Quota, Settings, Tunnel},
+    layout::{Access, Binding, Customer, OutboundSpi, Prefix, Quota, Settings, Tunnel},
     limits::PREFIXES_PER_SITE,
+    outer::cookie::Secrets,
     wire::Ipv6,
 };
 
@@ -35,12 +39,29 @@ pub const MSS_BYTES: [u16; 2] = [1356, 1336];
 pub const PLENTY: Quota =
     Quota { flows: 1 << 24, half_open: 1 << 24, new_flow_interval_ns: 0, new_flow_burst: 1 };
 
-/// A tunnel of the usual world.
+/// Returns the reqid of a site's tunnel.
+pub const fn reqid(site: u32) -> u32 {
+    20 + site
+}
+
+/// Returns the mark of a site's tunnel.
+pub const fn mark(site: u32) -> u32 {
+    reqid(site) + MARK_MINUS_REQID
+}
+
+/// The difference between the mark and the reqid of each tunnel.
+pub const MARK_MINUS_REQID: u32 = 980;
+
+/// A site of the usual world and its tunnel.
 pub struct KnownTunnel {
-    /// Its name in cases.
+    /// The site's name in cases.
     pub name: &'static str,
-    /// Its id.
+    /// The site's number.
     pub id: u32,
+    /// The tunnel's reqid.
+    pub reqid: u32,
+    /// The tunnel's mark.
+    pub mark: u32,
     /// Its customer's id.
     pub customer: u32,
     /// The SPI its peer sends with.
@@ -60,6 +81,8 @@ const fn known(name: &'static str, id: u32, customer: u32, lan: [u8; 4], lan6: O
     KnownTunnel {
         name,
         id,
+        reqid: reqid(id),
+        mark: mark(id),
         customer,
         inbound_spi: 0xc0de_0000 + id,
         outbound_spi: 0xbeef_0000 + id,
@@ -75,7 +98,7 @@ const fn known(name: &'static str, id: u32, customer: u32, lan: [u8; 4], lan6: O
     }
 }
 
-/// All tunnels of the usual world.
+/// All sites of the usual world.
 pub const TUNNELS: [KnownTunnel; 4] = [
     known("berlin", 1, 1, [192, 168, 0, 0], Some(1)),
     known("munich", 2, 1, [10, 20, 0, 0], Some(2)),
@@ -121,15 +144,29 @@ impl KnownTunnel {
 /// The port that servers offer.
 const PORT: u16 = 80;
 
-/// Returns a tunnel's id by its name or number.
+/// Returns the number of a site by its name, or the number itself.
 pub fn tunnel_id(name: &str) -> Result<u32> {
+    by_name(name, |tunnel| tunnel.id)
+}
+
+/// Returns the reqid of a site's tunnel by the site's name, or the number itself.
+pub fn named_reqid(name: &str) -> Result<u32> {
+    by_name(name, |tunnel| tunnel.reqid)
+}
+
+/// Returns the mark of a site's tunnel by the site's name, or the number itself.
+pub fn named_mark(name: &str) -> Result<u32> {
+    by_name(name, |tunnel| tunnel.mark)
+}
+
+fn by_name(name: &str, of: impl Fn(&KnownTunnel) -> u32) -> Result<u32> {
     match TUNNELS.iter().find(|tunnel| tunnel.name == name.trim()) {
-        Some(tunnel) => Ok(tunnel.id),
-        None => number(name.trim()).with_context(|| format!("there is no tunnel {name:?}")),
+        Some(tunnel) => Ok(of(tunnel)),
+        None => number(name.trim()).with_context(|| format!("there is no site {name:?}")),
     }
 }
 
-/// Returns a tunnel's name, or the id if it has none.
+/// Returns a site's name, or the number if it has none.
 pub fn tunnel_name(id: u32) -> String {
     TUNNELS.iter().find(|tunnel| tunnel.id == id).map_or(id.to_string(), |tunnel| tunnel.name.to_owned())
 }
@@ -157,6 +194,8 @@ pub fn customer_name(id: u32) -> String {
 pub struct World {
     /// SETTINGS.
     pub settings: Settings,
+    /// BINDINGS.
+    pub bindings: BTreeMap<u32, Binding>,
     /// TUNNELS.
     pub tunnels: BTreeMap<u32, Tunnel>,
     /// CUSTOMERS and CUSTOMERS6.
@@ -167,6 +206,8 @@ pub struct World {
     pub inbound_spis: BTreeMap<u32, u32>,
     /// OUTBOUND_SPIS.
     pub outbound_spis: BTreeMap<OutboundSpi, u32>,
+    /// COOKIES.
+    pub secrets: Secrets,
     /// True if PROGRAMS, the array of tail calls, is filled.
     pub continuations: bool,
 }
@@ -179,17 +220,30 @@ impl World {
             servers.into_iter().flatten().map(|server| (server, Customer { id: customer.id }))
         });
         let outbound =
-            TUNNELS.iter().flat_map(|known| known.peers.map(|peer| (outbound(known, peer), known.id)));
+            TUNNELS.iter().flat_map(|known| known.peers.map(|peer| (outbound(known, peer), known.mark)));
         Self {
             settings: settings(),
+            bindings: TUNNELS.iter().map(|known| (known.reqid, binding(known))).collect(),
             tunnels: TUNNELS.iter().map(|known| (known.id, tunnel(known))).collect(),
             customers: customers.collect(),
             peers: TUNNELS.iter().flat_map(|known| known.peers.map(Ipv6::from)).collect(),
-            inbound_spis: TUNNELS.iter().map(|known| (known.inbound_spi, known.id)).collect(),
+            inbound_spis: TUNNELS.iter().map(|known| (known.inbound_spi, known.mark)).collect(),
             outbound_spis: outbound.collect(),
+            secrets: secrets(1),
             continuations: true,
         }
     }
+}
+
+fn binding(known: &KnownTunnel) -> Binding {
+    Binding { site: known.id, mark: known.mark, inbound_spis: [0; 2] }
+}
+
+/// Returns the secrets of IKE cookies of this version, 1 or more. The secret of version N is the key of the two
+/// little-endian numbers N and !N.
+pub fn secrets(version: u32) -> Secrets {
+    let key = |version: u32| [u64::from(version), !u64::from(version)];
+    (2..=version).fold(Secrets::first([key(0), key(1)]), |secrets, version| secrets.rotated(key(version)))
 }
 
 fn tunnel(known: &KnownTunnel) -> Tunnel {
@@ -201,19 +255,24 @@ fn tunnel(known: &KnownTunnel) -> Tunnel {
         generation: 1,
         port: PORT,
         up: 1,
-        _reserved: [0; 3],
-        inbound_spis: [0; 2],
-        v4: access(owner.server.into(), MSS_BYTES[0], &[Prefix::new(known.lan.0.into(), known.lan.1)]),
+        v4: access(
+            owner.server.into(),
+            MSS_BYTES[0],
+            &[Prefix::new(known.lan.0.into(), known.lan.1)],
+            known.mark,
+        ),
         quota: PLENTY,
-        v6: access(server6, MSS_BYTES[1], lan6.as_slice()),
+        v6: access(server6, MSS_BYTES[1], lan6.as_slice(), known.mark),
+        ..Tunnel::default()
     }
 }
 
-/// Returns a site's access in one family: its server and its LAN's prefixes.
-pub fn access<A: Family>(server: A, mss: u16, prefixes: &[Prefix<A>]) -> Access<A> {
-    let mut lan = [Prefix::default(); PREFIXES_PER_SITE];
+/// Returns a site's access in one family: its server, its LAN's prefixes, and the mark of the tunnel for all of them.
+pub fn access<A: Family>(server: A, mss: u16, prefixes: &[Prefix<A>], mark: u32) -> Access<A> {
+    let (mut lan, mut marks) = ([Prefix::default(); PREFIXES_PER_SITE], [0; PREFIXES_PER_SITE]);
     lan[..prefixes.len()].copy_from_slice(prefixes);
-    Access { server, mss, prefix_count: prefixes.len() as u8, _reserved: 0, lan }
+    marks[..prefixes.len()].fill(mark);
+    Access { server, mss, prefix_count: prefixes.len() as u8, _reserved: 0, lan, marks }
 }
 
 fn outbound(known: &KnownTunnel, peer: IpAddr) -> OutboundSpi {

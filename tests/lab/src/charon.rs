@@ -23,6 +23,9 @@ pub const VICI: &str = "/run/charon.vici";
 /// charon's default size of IKE fragments.
 pub const IKE_FRAGMENT_BYTES: u32 = 1280;
 
+/// The settings that gatewayd needs, as shipped.
+const SHIPPED: &str = include_str!("../../../packaging/strongswan/gatewayd.conf");
+
 /// Only the plugins that are needed: each costs start-up time, most of all under emulation.
 const CHARON_PLUGINS: &str = "random nonce openssl pem pkcs1 pkcs8 x509 revocation constraints pubkey \
                               kdf hmac sha2 aes gcm kernel-netlink socket-default vici";
@@ -203,6 +206,6 @@ swanctl {{
     }}
   }}
 }}
-"
+{SHIPPED}"
     )
 }

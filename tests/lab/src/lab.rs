@@ -13,7 +13,7 @@ use ::gateway::{
     strongswan::Local,
 };
 use anyhow::{Context, Result, anyhow, ensure};
-use gateway_common::ids::TunnelId;
+use gateway_common::{ids::TunnelId, layout::NO_PREFIX};
 use gateway_tests_kit::{
     namespace::Namespace,
     pki::{write_private, write_public},
@@ -278,8 +278,8 @@ impl Lab {
                     .find(|t| (t.customer.as_str(), t.site.as_str()) == (site.customer, site.name));
                 let tunnel = told.and_then(|told| maps.tunnels.get(&TunnelId::new(told.id)?));
                 tunnel.is_some_and(|tunnel| {
-                    let has_v6 = site.v6.is_none_or(|v6| tunnel.v6.has(v6.device.into()));
-                    tunnel.v4.has(site.device.into()) && has_v6
+                    let has_v6 = site.v6.is_none_or(|v6| tunnel.v6.mark_of(v6.device.into()) != NO_PREFIX);
+                    tunnel.v4.mark_of(site.device.into()) != NO_PREFIX && has_v6
                 })
             })
         })?;

@@ -34,10 +34,15 @@ impl TestProgram {
 pub struct TestPrograms(Ebpf);
 
 impl TestPrograms {
-    /// Loads the programs. They use the maps of the gateway whose pins these are.
-    pub fn load(pins: &Pins) -> Result<Self> {
+    /// Loads the programs. They use the maps of the gateway whose pins these are, in which each tunnel's mark is its
+    /// reqid plus `mark_minus_reqid`.
+    pub fn load(pins: &Pins, mark_minus_reqid: u32) -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        loader.default_map_pin_directory(pins.directory());
+        loader.default_map_pin_directory(pins.directory()).override_global(
+            "MARK_MINUS_REQID",
+            &mark_minus_reqid,
+            true,
+        );
         share(&mut loader, pins, &map_list::INBOUND_SPIS)?;
         share(&mut loader, pins, &map_list::FLOWS)?;
         let mut programs = Self(loader.load(OBJECT).context("load the tests' eBPF object")?);

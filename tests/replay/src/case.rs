@@ -18,7 +18,7 @@
 //!   windows), and any other has changed no flow but its own, and added one only if `counts` says `opened`;
 //! - each customer's usage equals a count over the flows.
 //!
-//! A step `{ expire = true }` turns the timing wheel up to the step's time and states the flows that are
+//! A step `{ expire = true }` turns the timing wheels up to the step's time and states the flows that are
 //! left.
 use std::{fs, net::IpAddr, path::Path};
 
@@ -26,7 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 use gateway_common::layout::Hook;
 use gateway_tests_kit::{
     packet::{Network, Packet},
-    world::TUNNELS,
+    world::{TUNNELS, named_mark, named_reqid},
 };
 use serde::Deserialize;
 
@@ -63,7 +63,7 @@ pub struct Case {
 pub enum Event {
     /// A packet arrives.
     Packet(Box<Step>),
-    /// The timing wheel turns.
+    /// The timing wheels turn.
     Expire(Expire),
 }
 
@@ -78,7 +78,7 @@ impl TryFrom<toml::Table> for Event {
     }
 }
 
-/// A turn of the timing wheel.
+/// A turn of the timing wheels.
 #[derive(Clone, Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Expire {
@@ -105,12 +105,12 @@ pub struct Step {
     /// The hook at which the packet arrives.
     #[serde(default, deserialize_with = "hook")]
     pub hook: Option<Hook>,
-    /// reqid of the SA that decrypted the packet, if not the tunnel's.
-    pub reqid: Option<u32>,
+    /// reqid of the SA that decrypted the packet, if not the tunnel's: a number, or the site whose tunnel has it.
+    pub reqid: Option<Number>,
     /// SPI of that SA, if not the tunnel's.
     pub spi: Option<u32>,
-    /// skb->mark, if not the tunnel's.
-    pub mark: Option<u32>,
+    /// skb->mark, if not the tunnel's: a number, or the site whose tunnel has it.
+    pub mark: Option<Number>,
     /// The packet, in the language of [`gateway_tests_kit::packet`].
     pub packet: String,
     /// Number of times that the packet arrives.
@@ -118,7 +118,7 @@ pub struct Step {
     pub repeat: u32,
     /// Increment of the source address on each repetition: `0.0.0.1`, `0:0:0:1::`.
     pub source_step: Option<IpAddr>,
-    /// Device end of a flow (`acme 192.168.1.2:40000`) that the wheel is removing at that moment.
+    /// Device end of a flow (`acme 192.168.1.2:40000`) that a wheel is removing at that moment.
     pub ending: Option<String>,
     /// Number of packets that GRO merged into this one, each with `segment_bytes` of payload.
     #[serde(default)]
@@ -126,15 +126,35 @@ pub struct Step {
     /// Payload bytes of each merged packet.
     #[serde(default)]
     pub segment_bytes: u32,
-    /// `drop Reason`, `pass`, `to server` or `to tunnel NAME`.
+    /// `drop Reason`, `pass`, `answer`, `to server` or `to tunnel NAME`.
     pub verdict: Verdict,
-    /// Differences of the output from the packet, in the packet language.
+    /// Differences of the output from the packet, in the packet language; the whole output of an answer.
     #[serde(default)]
     pub out: String,
     /// Every counter that changes.
     pub counts: Counts,
     /// All flows afterwards; not compared if left out.
     pub flows: Option<Vec<FlowLine>>,
+}
+
+/// A number as a case writes it: itself, or the name of the site whose number it is.
+#[derive(Clone, Deserialize, Debug)]
+#[serde(untagged)]
+pub enum Number {
+    /// The number.
+    Itself(u32),
+    /// The site's name.
+    Of(String),
+}
+
+impl Number {
+    /// Returns the number; `read` finds it by the site's name.
+    pub fn get(&self, read: impl Fn(&str) -> Result<u32>) -> Result<u32> {
+        match self {
+            Self::Itself(number) => Ok(*number),
+            Self::Of(name) => read(name),
+        }
+    }
 }
 
 /// The input of a program for one packet.
@@ -207,10 +227,13 @@ impl Step {
             ),
             None => None,
         };
+        let of = |number: &Option<Number>, read: fn(&str) -> Result<u32>| {
+            number.as_ref().map(|number| number.get(read)).transpose()
+        };
         let identity = [
-            self.reqid.or(tunnel.map(|tunnel| tunnel.id)).unwrap_or(0),
+            of(&self.reqid, named_reqid)?.or(tunnel.map(|tunnel| tunnel.reqid)).unwrap_or(0),
             self.spi.or(tunnel.map(|tunnel| tunnel.inbound_spi)).unwrap_or(0),
-            self.mark.or(tunnel.map(|tunnel| tunnel.id)).unwrap_or(0),
+            of(&self.mark, named_mark)?.or(tunnel.map(|tunnel| tunnel.mark)).unwrap_or(0),
         ];
         let frame = self.packet.parse::<Packet>()?.frame()?;
         Ok(Input { hook: self.hook()?, identity, merged: [self.segments, self.segment_bytes], frame })
@@ -236,6 +259,9 @@ impl Step {
 
     /// Returns the frame expected after the program.
     pub fn output(&self) -> Result<Vec<u8>> {
+        if self.verdict == Verdict::Answer {
+            return self.out.parse::<Packet>()?.frame();
+        }
         let mut line = self.packet.clone();
         if self.verdict == Verdict::ToServer {
             let input = self.input()?;

@@ -3,7 +3,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::{
-    layout::{Addresses, OutboundSpi, Prefix, Quota, Tunnel},
+    layout::{Addresses, Binding, OutboundSpi, Prefix, Quota, Tunnel},
+    outer::cookie::Secrets,
     tcp::{RETRANSMISSION_SLOT, State, UNACKNOWLEDGED_SLOT},
     time::Ticks,
     wire::{Ipv4, Ipv6},
@@ -11,7 +12,7 @@ use gateway_common::{
 use gateway_tests_kit::{
     settings::{add_address, management_rule},
     text::number,
-    world::{World, access, customer_id, tunnel_id},
+    world::{World, access, customer_id, named_mark, named_reqid, secrets, tunnel_id},
 };
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -34,13 +35,16 @@ pub struct Change {
     pub quota: BTreeMap<String, QuotaChange>,
     /// Timeouts in seconds, by the state's name, `retransmission` or `unacknowledged`.
     pub timeout_seconds: BTreeMap<String, u32>,
-    /// Tunnels by name or number.
+    /// Bindings by reqid: a number, or the site whose tunnel has it. A change replaces the binding.
+    pub binding: BTreeMap<String, BindingChange>,
+    /// Sites by name or number.
     pub tunnel: BTreeMap<String, TunnelChange>,
     /// Customers to remove from the table of servers.
     pub remove_customers: Vec<String>,
-    /// Inbound SPIs (0x...) and the tunnels that own them from now on; "" removes an SPI.
+    /// Inbound SPIs (0x...) and the marks of the tunnels that own them from now on; "" removes an SPI. A site's name
+    /// stands for the mark of its tunnel.
     pub inbound_spis: BTreeMap<String, String>,
-    /// Outbound SPIs of a peer (`198.18.0.1 0x...`) and their tunnels, likewise.
+    /// Outbound SPIs of a peer (`198.18.0.1 0x...`) and their marks, likewise.
     pub outbound_spis: BTreeMap<String, String>,
     /// More addresses of the gateway on the internet.
     pub internet_addresses: Vec<IpAddr>,
@@ -48,11 +52,25 @@ pub struct Change {
     pub no_internet_addresses: bool,
     /// More peers.
     pub peers: Vec<IpAddr>,
+    /// The version of the newer secret of IKE cookies; 0: none is in force.
+    pub cookie_secret: Option<u32>,
     /// More rules of the management allow-list: `udp 161 198.51.100.0/24`.
     pub management: Vec<String>,
 }
 
-/// Changes to a tunnel.
+/// A new binding of a reqid.
+#[derive(Clone, Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct BindingChange {
+    /// The site, by name or number; none if left out.
+    pub site: String,
+    /// The mark: a number, or the site whose tunnel has it.
+    pub mark: String,
+    /// The inbound SPIs in the binding itself.
+    pub inbound_spis: [u32; 2],
+}
+
+/// Changes to a site.
 #[derive(Clone, Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct TunnelChange {
@@ -64,7 +82,8 @@ pub struct TunnelChange {
     pub port: Option<u16>,
     /// The server.
     pub server: Option<IpAddr>,
-    /// The site's LAN. All prefixes are of one family; the other family's do not change.
+    /// The site's LAN: `10.20.0.0/16`, or `10.20.0.0/16 MARK` with the mark of the tunnel that answers to it take, if
+    /// not the usual one. All prefixes are of one family; the other family's do not change.
     pub lan: Option<Vec<String>>,
     /// Largest TCP segment in IPv4.
     pub mss: Option<u16>,
@@ -72,7 +91,7 @@ pub struct TunnelChange {
     pub mss6: Option<u16>,
     /// The customer.
     pub customer: Option<String>,
-    /// Removes the tunnel.
+    /// Removes the site.
     pub removed: bool,
 }
 
@@ -113,9 +132,16 @@ impl Change {
         for (name, seconds) in &self.timeout_seconds {
             world.settings.timeouts[timeout_slot(name)?] = Ticks::from_seconds(*seconds);
         }
+        for (name, change) in &self.binding {
+            world.bindings.insert(named_reqid(name)?, change.binding()?);
+        }
+        world.bindings.retain(|_, binding| *binding != Binding::default());
         for (name, change) in &self.tunnel {
             let id = tunnel_id(name)?;
-            change.apply(world.tunnels.entry(id).or_default()).with_context(|| format!("tunnel {name}"))?;
+            let usual = named_mark(name)?;
+            change
+                .apply(world.tunnels.entry(id).or_default(), usual)
+                .with_context(|| format!("site {name}"))?;
             if change.removed {
                 world.tunnels.remove(&id);
             }
@@ -137,6 +163,11 @@ impl Change {
         }
         for address in &self.internet_addresses {
             add_address(&mut world.settings.internet, *address)?;
+        }
+        match self.cookie_secret {
+            None => {}
+            Some(0) => world.secrets = Secrets::default(),
+            Some(version) => world.secrets = secrets(version),
         }
         world.peers.extend(self.peers.iter().map(|peer| Ipv6::from(*peer)));
         for rule in &self.management {
@@ -162,7 +193,7 @@ fn timeout_slot(name: &str) -> Result<usize> {
 fn set<K: Ord>(spis: &mut BTreeMap<K, u32>, spi: K, owner: &str) -> Result<()> {
     match owner {
         "" => spis.remove(&spi),
-        owner => spis.insert(spi, tunnel_id(owner)?),
+        owner => spis.insert(spi, named_mark(owner)?),
     };
     Ok(())
 }
@@ -177,8 +208,16 @@ impl QuotaChange {
     }
 }
 
+impl BindingChange {
+    fn binding(&self) -> Result<Binding> {
+        let number = |text: &str, of: fn(&str) -> Result<u32>| if text.is_empty() { Ok(0) } else { of(text) };
+        let (site, mark) = (number(&self.site, tunnel_id)?, number(&self.mark, named_mark)?);
+        Ok(Binding { site, mark, inbound_spis: self.inbound_spis })
+    }
+}
+
 impl TunnelChange {
-    fn apply(&self, tunnel: &mut Tunnel) -> Result<()> {
+    fn apply(&self, tunnel: &mut Tunnel, usual_mark: u32) -> Result<()> {
         if let Some(up) = self.up {
             tunnel.up = u8::from(up);
         }
@@ -195,18 +234,22 @@ impl TunnelChange {
         tunnel.v4.mss = self.mss.unwrap_or(tunnel.v4.mss);
         tunnel.v6.mss = self.mss6.unwrap_or(tunnel.v6.mss);
         if let Some(lan) = &self.lan {
-            let nets = lan.iter().map(|text| Ok(text.parse()?)).collect::<Result<Vec<IpNet>>>()?;
-            let (mut v4, mut v6) = (Vec::new(), Vec::new());
-            for net in &nets {
-                match net {
+            let (mut v4, mut v6, mut marks) = (Vec::new(), Vec::new(), Vec::new());
+            for text in lan {
+                let (net, mark) = text.split_once(' ').unwrap_or((text, ""));
+                marks.push(if mark.is_empty() { usual_mark } else { named_mark(mark)? });
+                match net.parse()? {
                     IpNet::V4(net) => v4.push(Prefix::new(Ipv4::from(net.addr()), net.prefix_len())),
                     IpNet::V6(net) => v6.push(Prefix::new(Ipv6::from(net.addr()), net.prefix_len())),
                 }
             }
             ensure!(v4.is_empty() || v6.is_empty(), "a LAN changes in one family at a time");
-            match v6.is_empty() {
-                true => tunnel.v4 = access(tunnel.v4.server, tunnel.v4.mss, &v4),
-                false => tunnel.v6 = access(tunnel.v6.server, tunnel.v6.mss, &v6),
+            if v6.is_empty() {
+                tunnel.v4 = access(tunnel.v4.server, tunnel.v4.mss, &v4, 0);
+                tunnel.v4.marks[..marks.len()].copy_from_slice(&marks);
+            } else {
+                tunnel.v6 = access(tunnel.v6.server, tunnel.v6.mss, &v6, 0);
+                tunnel.v6.marks[..marks.len()].copy_from_slice(&marks);
             }
         }
         Ok(())

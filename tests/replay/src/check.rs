@@ -97,7 +97,7 @@ fn run_step(step: &Step, machine: &mut Machine, world: &World, now_ns: u64) -> R
 fn run_expire(step: &Expire, machine: &mut Machine) -> Result<String> {
     let before = machine.state()?;
     let mut faults = String::new();
-    machine.turn_wheel()?;
+    machine.turn_wheels()?;
     let after = machine.state()?;
     let as_expected = after.flows.len() == step.flows.len()
         && after.flows.iter().all(|(id, flow)| {
@@ -109,7 +109,7 @@ fn run_expire(step: &Expire, machine: &mut Machine) -> Result<String> {
         let _ = writeln!(faults, "expected the flows {expected:#?}, seen {:#?}", lines(&after));
     }
     if before.counters != after.counters || before.world != after.world || !machine.events()?.is_empty() {
-        let _ = writeln!(faults, "the wheel changed counters, wrote events or changed gatewayd's maps");
+        let _ = writeln!(faults, "the wheels changed counters, wrote events or changed gatewayd's maps");
     }
     compare_usage(&after, &mut faults);
     Ok(faults)
@@ -152,10 +152,7 @@ fn compare_counters(
         let (wanted, seen) = (expected(&key).unwrap_or(0), of(after).wrapping_sub(of(before)));
         if wanted != seen {
             let counter = match key.1 {
-                Counter::Dropped(number) => match Reason::from_number(number) {
-                    Some(reason) => format!("dropped {}", reason.name()),
-                    None => format!("dropped for reason number {number}"),
-                },
+                Counter::Dropped(reason) => format!("dropped {}", reason.name()),
                 other => format!("{other:?}"),
             };
             let _ = writeln!(
@@ -219,6 +216,9 @@ fn event(step: &Step, input: &Input, reason: Reason, time_ns: u64) -> DropEvent 
         tcp_flags: 0,
         _reserved: 0,
     };
+    if let Some(addresses) = describe::arp(&input.frame) {
+        [event.source, event.destination] = addresses.map(Ipv6::from);
+    }
     let Some(seen) = describe::packet(&input.frame) else { return event };
     (event.source, event.destination) = (seen.source.into(), seen.destination.into());
     event.protocol = seen.protocol;
@@ -257,7 +257,7 @@ fn compare_flows(step: &Step, before: &State, after: &State, faults: &mut String
         }
     }
     let fine = match step.verdict {
-        Verdict::Pass => changed.is_empty(),
+        Verdict::Pass | Verdict::Answer => changed.is_empty(),
         Verdict::Drop(reason) => {
             changed.iter().all(|(old, new)| old.is_some_and(|old| may_change(reason, old, new)))
         }

@@ -107,6 +107,12 @@ pub struct PacketFields<'a> {
     pub payload: &'a [u8],
 }
 
+/// Returns the protocol addresses of the sender and the target of an ARP packet (RFC 826).
+pub fn arp(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    let address = |at: usize| Some(IpAddr::from(*frame.get(at..)?.first_chunk::<4>()?));
+    (frame.get(12..14)? == [8, 6]).then_some([address(28)?, address(38)?])
+}
+
 /// Returns the fields of a frame's packet.
 pub fn packet(frame: &[u8]) -> Option<PacketFields<'_>> {
     const FRAGMENT: u8 = 44;

@@ -11,7 +11,7 @@ use gateway_common::{
 use gateway_tests_kit::{
     flow::FlowId,
     text::number,
-    world::{customer_id, customer_name, tunnel_id, tunnel_name},
+    world::{customer_id, customer_name, named_mark, tunnel_id, tunnel_name},
 };
 use serde::Deserialize;
 
@@ -21,11 +21,13 @@ use serde::Deserialize;
 pub enum Verdict {
     /// `drop Reason`
     Drop(Reason),
+    /// `answer`: goes back to its sender; `out` is the whole answer.
+    Answer,
     /// `pass`: continues on its usual way, with an unchanged mark.
     Pass,
     /// `to server`: redirected to the LAN, marked as approved and with the tunnel's mark.
     ToServer,
-    /// `to tunnel NAME`: passed to the stack, marked for that tunnel.
+    /// `to tunnel NAME`: passed to the stack with the mark of that site's tunnel, or with the mark NAME.
     ToTunnel(u32),
 }
 
@@ -41,9 +43,10 @@ impl FromStr for Verdict {
                     .find(|reason| reason.name() == name)
                     .with_context(|| format!("no reason is named {name:?}"))?,
             ),
+            ["answer"] => Self::Answer,
             ["pass"] => Self::Pass,
             ["to", "server"] => Self::ToServer,
-            ["to", "tunnel", name] => Self::ToTunnel(tunnel_id(name)?),
+            ["to", "tunnel", name] => Self::ToTunnel(named_mark(name)?),
             _ => bail!("{text:?} is not a verdict"),
         })
     }
@@ -60,6 +63,7 @@ impl TryFrom<String> for Verdict {
 // From linux/bpf.h and linux/pkt_cls.h; independent of the programs' definitions on purpose.
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
@@ -71,6 +75,7 @@ impl Verdict {
             (Self::Drop(_), Hook::InternetXdp) => XDP_DROP,
             (Self::Drop(_), _) => TC_ACT_SHOT,
             (Self::Pass, Hook::InternetXdp) => XDP_PASS,
+            (Self::Answer, _) => XDP_TX,
             (Self::Pass | Self::ToTunnel(_), _) => TC_ACT_OK,
             (Self::ToServer, _) => TC_ACT_REDIRECT,
         }
@@ -79,9 +84,9 @@ impl Verdict {
     /// Returns the expected skb->mark after the program.
     pub fn mark(self, before: u32) -> u32 {
         match self {
-            Self::Drop(_) | Self::Pass => before,
+            Self::Drop(_) | Self::Pass | Self::Answer => before,
             Self::ToServer => APPROVED_MARK | before,
-            Self::ToTunnel(tunnel) => tunnel,
+            Self::ToTunnel(mark) => mark,
         }
     }
 }
@@ -91,6 +96,7 @@ pub fn action_name(action: u32, hook: Hook) -> String {
     let name = match (hook, action) {
         (Hook::InternetXdp, XDP_DROP) => "XDP_DROP",
         (Hook::InternetXdp, XDP_PASS) => "XDP_PASS",
+        (Hook::InternetXdp, XDP_TX) => "XDP_TX",
         (Hook::InternetXdp, _) => return format!("XDP action {action}"),
         (_, TC_ACT_OK) => "TC_ACT_OK",
         (_, TC_ACT_SHOT) => "TC_ACT_SHOT",
@@ -117,8 +123,16 @@ pub enum Counter {
     UnknownSpi,
     /// Drop events that could not be written.
     Lost,
-    /// Packets dropped for the reason with this number.
-    Dropped(u8),
+    /// Requests answered with a cookie.
+    Asked,
+    /// Requests with a valid cookie.
+    Proved,
+    /// Requests that charon answered with a cookie of its own.
+    AskedByCharon,
+    /// Drops that are counted as nobody's.
+    Unattributed,
+    /// Packets dropped for this reason.
+    Dropped(Reason),
 }
 
 /// The counters of one customer that change, and by how much: `nobody: unknown_spi` or
@@ -158,7 +172,16 @@ impl Counts {
             ensure!(
                 matches!(
                     word,
-                    "to_server" | "to_site" | "bytes" | "opened" | "unknown_spi" | "dropped" | "lost"
+                    "to_server"
+                        | "to_site"
+                        | "bytes"
+                        | "opened"
+                        | "unknown_spi"
+                        | "dropped"
+                        | "lost"
+                        | "asked"
+                        | "proved"
+                        | "asked_by_charon"
                 ),
                 "no counter is named {word:?}"
             );
@@ -199,7 +222,10 @@ impl Counts {
                     ("opened", _) => Counter::Opened,
                     ("unknown_spi", _) => Counter::UnknownSpi,
                     ("lost", _) => Counter::Lost,
-                    ("dropped", Verdict::Drop(reason)) => Counter::Dropped(reason as u8),
+                    ("asked", _) => Counter::Asked,
+                    ("proved", _) => Counter::Proved,
+                    ("asked_by_charon", _) => Counter::AskedByCharon,
+                    ("dropped", Verdict::Drop(reason)) => Counter::Dropped(reason),
                     _ => bail!("{word:?} does not fit the verdict"),
                 };
                 Ok((counter, *by))

@@ -7,6 +7,7 @@ pub mod case;
 pub mod change;
 pub mod check;
 pub mod describe;
+pub mod drops;
 pub mod expect;
 pub mod machine;
 pub mod sequence;

@@ -1,5 +1,5 @@
 //! The real programs, loaded into the kernel with maps of their own.
-use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
+use std::{cell::Cell, collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
@@ -9,17 +9,24 @@ use aya::{
     util::nr_cpus,
 };
 use gateway::kernel::{
+    cookies::Cookies,
+    counted::Counted,
     maps::{self, FamilyFlowTable, Maps},
     pins::Pins,
     programs::{self, Purpose, Sizes},
 };
 use gateway_common::{
-    ids::TunnelId,
-    layout::{Counters, DropEvent, LayoutFamily, NextProgram, Tunnel, Usage},
-    outer::Budgets,
-    reason::REASON_SLOTS,
+    ids::{Mark, Reqid, TunnelId},
+    layout::{Counters, DropEvent, Drops, LayoutFamily, NextProgram, Tunnel, Unattributed, Usage},
+    limits::NEIGHBOUR_BUCKETS,
+    magazine::Pool,
+    outer::{
+        self, Budgets,
+        cookie::{Proof, Strangers},
+    },
+    rate::Bucket,
     tcp::{Flow, FlowKey},
-    wheel::{Expiry, SLOTS},
+    wheel::{SLOTS, Wheel},
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{
@@ -31,7 +38,6 @@ use crate::{case::Input, expect::Counter};
 
 /// Folder of the pins, on a tmpfs that only this process sees.
 const DIRECTORY: &str = "/run/gateway-replay";
-
 /// Capacity of the flow maps, unless a case sets it.
 const FLOWS: u32 = 64;
 
@@ -40,15 +46,22 @@ pub struct Machine {
     ebpf: Ebpf,
     maps: Maps,
     counters: PerCpuArray<MapData, Counters>,
+    drops: HashMap<MapData, u32, Drops>,
+    unattributed: PerCpuArray<MapData, Unattributed>,
+    /// Budgets of senders on the LAN, and whether a packet has been charged to one.
+    neighbours: PerCpuArray<MapData, Bucket>,
+    neighbours_used: Cell<bool>,
     clock: Array<MapData, u64>,
     events: RingBuf<MapData>,
-    /// Budgets of outer sources, and the budget that all strangers share.
+    /// Budgets of outer sources, those that have shown a cookie, and the state that all strangers share.
     sources: HashMap<MapData, Ipv6, Budgets>,
-    strangers: PerCpuArray<MapData, Budgets>,
-    /// The timing wheel: by slot, the lock and the first node of each family.
-    wheel: Array<MapData, [u32; 3]>,
-    /// The wheel's current position and its timer.
-    expiry: Array<MapData, Expiry>,
+    proven: HashMap<MapData, Ipv6, Proof>,
+    strangers: PerCpuArray<MapData, Strangers>,
+    cookies: Cookies,
+    /// The timing wheels, by CPU.
+    wheels: Array<MapData, Wheel>,
+    /// The free nodes that all CPUs share, by family.
+    pools: Array<MapData, Pool>,
     /// Targets of tail calls.
     programs: ProgramArray<MapData>,
     continuations: bool,
@@ -90,13 +103,19 @@ impl Machine {
         let clock = ebpf.take_map("REPLAY_CLOCK").context("the object has no map REPLAY_CLOCK")?;
         Ok(Self {
             maps: Maps::open(&pins)?,
+            cookies: Cookies::open(&pins)?,
             counters: PerCpuArray::try_from(pinned(&pins, "COUNTERS")?)?,
+            drops: HashMap::try_from(pinned(&pins, "DROPS")?)?,
+            unattributed: PerCpuArray::try_from(pinned(&pins, "UNATTRIBUTED")?)?,
+            neighbours: PerCpuArray::try_from(pinned(&pins, "NEIGHBOURS")?)?,
+            neighbours_used: Cell::new(false),
             clock: Array::try_from(clock)?,
             events: maps::events(&pins)?,
             sources: HashMap::try_from(pinned(&pins, "SOURCES")?)?,
+            proven: HashMap::try_from(pinned(&pins, "PROVEN")?)?,
             strangers: PerCpuArray::try_from(pinned(&pins, "STRANGERS")?)?,
-            wheel: Array::try_from(pinned(&pins, "WHEEL")?)?,
-            expiry: Array::try_from(pinned(&pins, "EXPIRY")?)?,
+            wheels: Array::try_from(pinned(&pins, "WHEELS")?)?,
+            pools: Array::try_from(pinned(&pins, "POOLS")?)?,
             programs: ProgramArray::try_from(pinned(&pins, "PROGRAMS")?)?,
             continuations: true,
             ebpf,
@@ -107,12 +126,10 @@ impl Machine {
     pub fn reset(&mut self, world: &World) -> Result<()> {
         self.remove_flows::<Ipv4>()?;
         self.remove_flows::<Ipv6>()?;
-        for slot in 0..SLOTS as u32 {
-            self.wheel.set(slot, &[0; 3], 0)?;
-        }
-        // SAFETY: Expiry holds integers only, and the kernel does not overwrite the timer.
-        let unmoved: Expiry = unsafe { std::mem::zeroed() };
-        self.expiry.set(0, &unmoved, 0)?;
+        // SAFETY: both hold integers only, and the kernel does not overwrite timer and locks.
+        let (unmoved, unused): (Wheel, Pool) = unsafe { std::mem::zeroed() };
+        (0..self.wheels.len()).try_for_each(|cpu| self.wheels.set(cpu, &unmoved, 0))?;
+        (0..self.pools.len()).try_for_each(|family| self.pools.set(family, &unused, 0))?;
         for customer in 0..=self.maps.customer_limit() {
             self.maps.set_usage(customer, &Usage::default())?;
         }
@@ -123,15 +140,50 @@ impl Machine {
         for source in sources {
             self.sources.remove(&source)?;
         }
-        let cpus = nr_cpus().map_err(|(file, error)| error_in(file, error))?.get() as usize;
-        self.strangers.set(0, PerCpuValues::try_from(vec![Budgets::default(); cpus])?, 0)?;
-        for customer in 0..self.counters.len() {
-            // SAFETY: Counters holds integers only.
-            let zero: Counters = unsafe { std::mem::zeroed() };
-            self.counters.set(customer, PerCpuValues::try_from(vec![zero; cpus])?, 0)?;
+        let proven: Vec<Ipv6> = self.proven.keys().collect::<Result<_, _>>()?;
+        for source in proven {
+            self.proven.remove(&source)?;
         }
+        let cpus = nr_cpus().map_err(|(file, error)| error_in(file, error))?.get() as usize;
+        self.strangers.set(0, PerCpuValues::try_from(vec![Strangers::default(); cpus])?, 0)?;
+        self.reset_counters(cpus)?;
         self.events()?;
         self.change(world)
+    }
+
+    /// Clears counters, and the budgets of senders on the LAN.
+    fn reset_counters(&mut self, cpus: usize) -> Result<()> {
+        // SAFETY: both hold integers only.
+        let (zero, nobody): (Counters, Unattributed) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        for customer in 0..self.counters.len() {
+            self.counters.set(customer, PerCpuValues::try_from(vec![zero; cpus])?, 0)?;
+        }
+        self.unattributed.set(0, PerCpuValues::try_from(vec![nobody; cpus])?, 0)?;
+        for customer in self.drops.keys().collect::<Result<Vec<_>, _>>()? {
+            self.drops.remove(&customer)?;
+        }
+        if self.neighbours_used.replace(false) {
+            for bucket in 0..NEIGHBOUR_BUCKETS as u32 {
+                self.neighbours.set(bucket, PerCpuValues::try_from(vec![Bucket::default(); cpus])?, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills DROPS with customers that do not exist, so that no other gets a row there.
+    pub fn fill_drops(&mut self) -> Result<()> {
+        let beyond = self.counters.len();
+        (beyond..2 * beyond - 1).try_for_each(|id| Ok(self.drops.insert(&id, &Drops::NONE, 0)?))
+    }
+
+    /// Returns the customers with a row in DROPS.
+    pub fn rows_of_drops(&self) -> Result<Vec<u32>> {
+        Ok(self.drops.keys().collect::<Result<_, _>>()?)
+    }
+
+    /// Returns a customer's counters as operators see them, or with 0 those of nobody.
+    pub fn counted(&self, customer: u32) -> Result<Counted> {
+        self.maps.counted(customer)
     }
 
     fn remove_flows<A: LayoutFamily + FamilyFlowTable>(&mut self) -> Result<()>
@@ -162,12 +214,15 @@ impl Machine {
         self.maps.set_flow(&key, &flow)
     }
 
-    /// Turns the timing wheel up to the current time.
-    pub fn turn_wheel(&self) -> Result<()> {
-        // Each run handles one slot: no slot has more flows than one run can handle.
-        for _ in 0..=SLOTS {
-            let result = self.test_run("expiry", &[0; 64], [0; 3], [0; 2], &mut vec![0; 320])?;
-            ensure!(result.action == 0, "the program expiry returned {}", result.action as i32);
+    /// Turns the timing wheels up to the current time.
+    pub fn turn_wheels(&self) -> Result<()> {
+        for cpu in 0..self.wheels.len() {
+            // Each run handles one slot: no slot has more flows than one run can handle. The program finds the
+            // CPU in skb->cb[0], where others find the reqid.
+            for _ in 0..=SLOTS {
+                let result = self.test_run("expiry", &[0; 64], [cpu, 0, 0], [0; 2], &mut vec![0; 320])?;
+                ensure!(result.action == 0, "the program expiry returned {}", result.action as i32);
+            }
         }
         Ok(())
     }
@@ -176,6 +231,10 @@ impl Machine {
     pub fn change(&mut self, world: &World) -> Result<()> {
         let maps = &mut self.maps;
         maps.set_settings(&world.settings)?;
+        for number in 1..=maps.reqid_limit() {
+            let reqid = Reqid::new(number).context("reqid 0")?;
+            maps.set_binding(reqid, &world.bindings.get(&number).copied().unwrap_or_default())?;
+        }
         for number in 1..=maps.tunnel_limit() {
             let id = TunnelId::new(number).context("tunnel 0")?;
             maps.set_tunnel(id, world.tunnels.get(&number).unwrap_or(&Tunnel::default()))?;
@@ -193,14 +252,15 @@ impl Machine {
             maps.set_inbound_spi(spi, None)?;
         }
         for (spi, owner) in &world.inbound_spis {
-            maps.set_inbound_spi(*spi, TunnelId::new(*owner))?;
+            maps.set_inbound_spi(*spi, Mark::new(*owner))?;
         }
         for spi in maps.outbound_spis()?.into_keys() {
             maps.set_outbound_spi(spi, None)?;
         }
         for (spi, owner) in &world.outbound_spis {
-            maps.set_outbound_spi(*spi, TunnelId::new(*owner))?;
+            maps.set_outbound_spi(*spi, Mark::new(*owner))?;
         }
+        self.cookies.set_secrets(&world.secrets)?;
         self.set_continuations(world.continuations)
     }
 
@@ -228,6 +288,9 @@ impl Machine {
 
     /// Runs one packet through the program of its hook.
     pub fn run(&self, input: &Input) -> Result<Output> {
+        if outer::is_neighbour_on_lan(&input.frame[..]) {
+            self.neighbours_used.set(true);
+        }
         let mut frame = vec![0; input.frame.len() + 256];
         let mut output =
             self.test_run(input.hook.name(), &input.frame, input.identity, input.merged, &mut frame)?;
@@ -289,14 +352,16 @@ impl Machine {
             .map(|customer| Ok((customer, self.maps.usage(customer)?)))
             .map(|entry: Result<_>| entry.map(|(customer, usage)| (customer, [usage.flows, usage.half_open])))
             .collect::<Result<_>>()?;
-        let tunnels = self.maps.tunnels()?;
+        let (bindings, tunnels) = (self.maps.bindings()?, self.maps.tunnels()?);
         let world = World {
             settings: self.maps.settings()?,
+            bindings: bindings.into_iter().map(|(reqid, binding)| (reqid.get(), binding)).collect(),
             tunnels: tunnels.into_iter().map(|(id, tunnel)| (id.get(), tunnel)).collect(),
             customers: self.maps.customers()?,
             peers: self.maps.peers()?,
             inbound_spis: self.maps.inbound_spis()?,
             outbound_spis: self.maps.outbound_spis()?,
+            secrets: self.cookies.secrets()?,
             continuations: self.continuations,
         };
         Ok(State { counters: self.counters()?, flows, usage, world })
@@ -317,20 +382,24 @@ impl Machine {
     fn counters(&self) -> Result<BTreeMap<(u32, Counter), u64>> {
         let mut sums = BTreeMap::new();
         for customer in 0..self.counters.len() {
-            for cpu in self.counters.get(&customer, 0)?.iter() {
-                let mut add = |counter, by| *sums.entry((customer, counter)).or_insert(0) += by;
-                add(Counter::ToServer, cpu.passed[0]);
-                add(Counter::ToSite, cpu.passed[1]);
-                add(Counter::BytesToServer, cpu.passed_bytes[0]);
-                add(Counter::BytesToSite, cpu.passed_bytes[1]);
-                add(Counter::Opened, cpu.opened);
-                add(Counter::UnknownSpi, cpu.unknown_spi);
-                add(Counter::Lost, cpu.events_lost);
-                for number in 0..REASON_SLOTS {
-                    add(Counter::Dropped(number as u8), cpu.dropped[number]);
-                }
+            let counted = self.maps.counted(customer)?;
+            let mut add = |counter, by| sums.insert((customer, counter), by);
+            add(Counter::ToServer, counted.passed[0]);
+            add(Counter::ToSite, counted.passed[1]);
+            add(Counter::BytesToServer, counted.passed_bytes[0]);
+            add(Counter::BytesToSite, counted.passed_bytes[1]);
+            add(Counter::Opened, counted.opened);
+            add(Counter::UnknownSpi, counted.unknown_spi);
+            add(Counter::Lost, counted.events_lost);
+            add(Counter::Unattributed, counted.unattributed);
+            for (reason, packets) in counted.dropped {
+                add(Counter::Dropped(reason), packets);
             }
         }
+        let cookies = self.cookies.counts(0)?;
+        sums.insert((0, Counter::Asked), cookies.asked);
+        sums.insert((0, Counter::Proved), cookies.proved);
+        sums.insert((0, Counter::AskedByCharon), cookies.asked_by_charon);
         sums.retain(|_, packets| *packets != 0);
         Ok(sums)
     }

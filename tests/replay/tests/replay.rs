@@ -11,7 +11,7 @@ use gateway_common::{layout::Hook, reason::Reason};
 use gateway_tests_kit::test_run;
 use gateway_tests_replay::{
     case::{self, Case},
-    check,
+    check, drops,
     expect::Verdict,
     machine::Machine,
 };
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     let mut trials = completeness(&cases);
     let machines = Machines::default();
     trials.extend(runner_tests(&machines, &missing));
+    trials.extend(tests_of_drops(&machines, &missing));
     for case in cases {
         let (machines, missing_here) = (machines.clone(), missing.clone());
         let name = case.name.clone();
@@ -53,16 +54,38 @@ fn main() -> ExitCode {
 }
 
 fn run(case: &Case, machines: &Machines) -> Result<(), Failed> {
+    with_machine(case.flow_limit, machines, |machine| {
+        check::run(case, machine).map_err(|error| format!("{error:#}"))??;
+        Ok(())
+    })
+}
+
+fn with_machine(
+    flow_limit: Option<u32>,
+    machines: &Machines,
+    test: impl FnOnce(&mut Machine) -> Result<(), Failed>,
+) -> Result<(), Failed> {
     let mut machines = machines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let machine = match machines.entry(case.flow_limit) {
+    let machine = match machines.entry(flow_limit) {
         Entry::Occupied(machine) => machine.into_mut(),
-        Entry::Vacant(place) => {
-            place.insert(Machine::load(case.flow_limit).map_err(|error| format!("{error:#}")))
-        }
+        Entry::Vacant(place) => place.insert(Machine::load(flow_limit).map_err(|error| format!("{error:#}"))),
     };
-    let machine = machine.as_mut().map_err(|error| error.clone())?;
-    check::run(case, machine).map_err(|error| format!("{error:#}"))??;
-    Ok(())
+    test(machine.as_mut().map_err(|error| error.clone())?)
+}
+
+/// Returns the tests of the map DROPS.
+fn tests_of_drops(machines: &Machines, missing: &Option<String>) -> Vec<Trial> {
+    let trial = |(name, test): &drops::Test| {
+        let (machines, missing_here, test) = (machines.clone(), missing.clone(), *test);
+        let trial = Trial::test(*name, move || match missing_here {
+            Some(reason) => Err(Failed::from(reason)),
+            None => with_machine(None, &machines, |machine| {
+                Ok(test(machine).map_err(|error| format!("{error:#}"))?)
+            }),
+        });
+        trial.with_ignored_flag(missing.is_some())
+    };
+    drops::TESTS.iter().map(trial).collect()
 }
 
 /// Returns why nothing can be replayed here: not root, or a kernel without the features that the programs

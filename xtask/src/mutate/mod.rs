@@ -21,11 +21,11 @@ use crate::{
 };
 
 /// Test targets that run fast and find nearly everything.
-const QUICK: [&str; 5] = ["tracking", "tcp_table", "rules", "filter", "exact"];
+const QUICK: [&str; 6] = ["tracking", "tcp_table", "rules", "filter", "exact", "counters"];
 /// Test targets with some random tests, which take longer to build and run.
-const MIXED: [&str; 3] = ["outer", "budgets", "wheel"];
-/// Slow tests in those targets, by prefix: random packets, random times, a flood.
-const SLOW: [&str; 13] = [
+const MIXED: [&str; 5] = ["outer", "budgets", "wheel", "magazine", "stall"];
+/// Slow tests in those targets, by prefix: random packets, random times, a flood, millions of flows.
+const SLOW: [&str; 18] = [
     "arbitrary_bytes_",
     "arriving_frames_",
     "leaving_frames_",
@@ -39,6 +39,11 @@ const SLOW: [&str; 13] = [
     "expired_flow_",
     "slots_are_counted_over_",
     "nodes_round_trip",
+    "first_node_of_a_list_",
+    "each_node_is_in_one_place_",
+    "wheel_catches_up_",
+    "flows_that_end_in_the_same_second_",
+    "wheel_with_more_flows_",
 ];
 /// Time limit, since a mutation may make a test loop. Unmutated, the tests take half a minute.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -1,6 +1,6 @@
 //! `gatewayctl drops` and `gatewayctl counters`: packet counters by customer.
 use anyhow::Result;
-use gateway::kernel::maps::{Counted, Maps};
+use gateway::kernel::{counted::Counted, maps::Maps};
 use serde_json::json;
 
 use crate::{
@@ -44,8 +44,9 @@ fn drops_report(customers: &[CustomerCounters]) -> Report {
 
 fn counters_report(customers: &[CustomerCounters]) -> Report {
     let mut rows = Vec::new();
-    let mut table = Table::new(["customer", "to server", "to sites", "opened", "unknown SPI", "events lost"])
-        .droppable(["events lost", "unknown SPI"]);
+    let headings =
+        ["customer", "to server", "to sites", "opened", "unknown SPI", "events lost", "drops counted as -"];
+    let mut table = Table::new(headings).droppable(["drops counted as -", "events lost", "unknown SPI"]);
     for (customer, counted) in customers {
         let [to_server, to_sites] = counted.passed;
         let [bytes_to_server, bytes_to_sites] = counted.passed_bytes;
@@ -53,6 +54,7 @@ fn counters_report(customers: &[CustomerCounters]) -> Report {
             "customer": customer, "to_server": to_server, "to_sites": to_sites,
             "bytes_to_server": bytes_to_server, "bytes_to_sites": bytes_to_sites, "opened": counted.opened,
             "unknown_spi": counted.unknown_spi, "events_lost": counted.events_lost,
+            "drops_unattributed": counted.unattributed,
         }));
         table.add_row([
             customer.as_deref().unwrap_or(NOBODY).to_owned(),
@@ -61,6 +63,7 @@ fn counters_report(customers: &[CustomerCounters]) -> Report {
             counted.opened.to_string(),
             counted.unknown_spi.to_string(),
             counted.events_lost.to_string(),
+            counted.unattributed.to_string(),
         ]);
     }
     Report::table(rows, table)
@@ -81,6 +84,7 @@ mod tests {
             unknown_spi: u64::MAX,
             opened: u64::MAX,
             events_lost: u64::MAX,
+            unattributed: u64::MAX,
             dropped: Reason::ALL.iter().map(|reason| (*reason, u64::MAX)).collect(),
         };
         vec![(None, counted.clone()), (Some("c".repeat(32)), counted)]

@@ -1,4 +1,5 @@
 //! Inspects a gateway and detaches it. Reads the pinned maps, so it works while gatewayd is not running.
+mod cookies;
 mod counters;
 mod flows;
 mod names;

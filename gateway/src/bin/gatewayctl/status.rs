@@ -9,10 +9,12 @@ use gateway::{
 use gateway_common::{
     layout::{Quota, Usage},
     time::Ticks,
+    wheel::{SLOT_NS, SLOTS, Wheel},
 };
 use serde_json::{Value, json};
 
 use crate::{
+    cookies,
     names::Names,
     report::{Part, Report},
     table::Table,
@@ -25,7 +27,9 @@ pub fn report(state: &Path, pins: &Pins) -> Result<Report> {
     let usage = Maps::open(pins).and_then(|maps| TableUse::read(&maps, &Names::read(state)?));
     let comm = fs::read_to_string(format!("/proc/{}/comm", status.pid)).unwrap_or_default();
     let running = comm.trim() == "gatewayd";
-    Ok(Report { json: as_json(&status, &usage)?, parts: as_text(&status, running, &usage) })
+    let mut report = Report { json: as_json(&status, &usage)?, parts: as_text(&status, running, &usage) };
+    cookies::add_to(&mut report, pins);
+    Ok(report)
 }
 
 fn as_json(status: &Status, usage: &Result<TableUse>) -> Result<Value> {
@@ -33,7 +37,8 @@ fn as_json(status: &Status, usage: &Result<TableUse>) -> Result<Value> {
     match usage {
         Ok(usage) => {
             object["customers"] = usage.customers.iter().map(CustomerUse::json).collect();
-            object["expiry_silent_seconds"] = usage.expiry_silent_seconds.into();
+            object["expiry_silent_seconds"] = usage.expiry.silent_seconds.into();
+            object["expiry_behind_seconds"] = usage.expiry.behind_seconds.into();
         }
         Err(error) => object["tables"] = format!("{error:#}").into(),
     }
@@ -81,10 +86,19 @@ fn tunnels(status: &Status) -> Table {
     table
 }
 
-/// Use of the flow tables, and the age of the last expiry run.
+/// Use of the flow tables, and what removes flows from them.
 struct TableUse {
     customers: Vec<CustomerUse>,
-    expiry_silent_seconds: u64,
+    expiry: ExpiryState,
+}
+
+/// The state of the timing wheel that is worst off.
+#[derive(Clone, Copy, Default)]
+struct ExpiryState {
+    /// Age of the last expiry run.
+    silent_seconds: u64,
+    /// How late ended flows are removed.
+    behind_seconds: u64,
 }
 
 /// A customer's flows and quota.
@@ -95,9 +109,6 @@ struct CustomerUse {
 }
 
 impl TableUse {
-    /// Age from which an expiry run is overdue. The timer fires about once a second.
-    const EXPIRY_OVERDUE_SECONDS: u64 = 10;
-
     fn read(maps: &Maps, names: &Names) -> Result<Self> {
         // All tunnels of a customer hold the same quota.
         let quotas: BTreeMap<u32, Quota> =
@@ -106,10 +117,10 @@ impl TableUse {
             let customer = names.customer(number).unwrap_or_default();
             Ok(CustomerUse { customer, usage: maps.usage(number)?, quota })
         });
-        let silent = Ticks::from_ns(monotonic_ns()).since(maps.expiry()?.ran);
+        let now = Ticks::from_ns(monotonic_ns());
         Ok(Self {
             customers: customers.collect::<Result<_>>()?,
-            expiry_silent_seconds: silent.as_ns() / 1_000_000_000,
+            expiry: ExpiryState::of(&maps.wheels()?, now),
         })
     }
 
@@ -123,14 +134,39 @@ impl TableUse {
             ]);
         }
         let mut parts = vec![Part::Table(table)];
-        let silent = self.expiry_silent_seconds;
-        if silent > Self::EXPIRY_OVERDUE_SECONDS {
-            let warning = format!(
-                "warning: no flow that has ended was removed for {silent} s, so the tables fill: restart gatewayd"
-            );
-            parts.push(Part::Line(warning));
-        }
+        parts.extend(self.expiry.warning().map(Part::Line));
         parts
+    }
+}
+
+impl ExpiryState {
+    /// Age from which an expiry run is overdue. The timers fire about once a second.
+    const OVERDUE_SECONDS: u64 = 10;
+    /// A wheel that stays so far behind has more flows than it can visit in a turn.
+    const LATE_SECONDS: u64 = 30;
+
+    fn of(wheels: &[Wheel], now: Ticks) -> Self {
+        let worst = |value: fn(&Wheel, Ticks) -> u64| wheels.iter().map(|wheel| value(wheel, now)).max();
+        let silent_ns = worst(|wheel, now| now.since(wheel.ran).as_ns());
+        // A hand that is further behind skips what lies more than a turn back.
+        let behind_ns = worst(|wheel, now| u64::from(wheel.behind(now).min(SLOTS as u32)) * SLOT_NS);
+        let seconds = |ns: Option<u64>| ns.unwrap_or_default() / 1_000_000_000;
+        Self { silent_seconds: seconds(silent_ns), behind_seconds: seconds(behind_ns) }
+    }
+
+    fn warning(self) -> Option<String> {
+        let Self { silent_seconds, behind_seconds } = self;
+        if silent_seconds > Self::OVERDUE_SECONDS {
+            return Some(format!(
+                "warning: no flow that has ended was removed for {silent_seconds} s on some CPU, so the tables \
+                 fill: restart gatewayd"
+            ));
+        }
+        (behind_seconds > Self::LATE_SECONDS).then(|| {
+            format!(
+                "warning: flows that have ended are removed {behind_seconds} s late on some CPU, which has too many"
+            )
+        })
     }
 }
 
@@ -147,6 +183,7 @@ impl CustomerUse {
 #[cfg(test)]
 mod tests {
     use gateway::control::status::TunnelStatus;
+    use gateway_common::wheel::slot_at;
 
     use super::*;
     use crate::report::Format;
@@ -157,7 +194,7 @@ mod tests {
         let quota = Quota { flows: 16_777_215, half_open: 16_777_215, ..Quota::default() };
         let usage = Usage { flows: 16_777_215, half_open: 16_777_215, ..Usage::default() };
         let customer = CustomerUse { customer: status.tunnels[0].customer.clone(), usage, quota };
-        let usage = TableUse { customers: vec![customer], expiry_silent_seconds: 0 };
+        let usage = TableUse { customers: vec![customer], expiry: ExpiryState::default() };
         let parts = as_text(&status, true, &Ok(usage));
         Report { json: Value::Null, parts }.render(Format::Text(Some(width))).unwrap()
     }
@@ -172,6 +209,31 @@ mod tests {
             cipher: Some("AES_GCM_16_256/CURVE_25519".into()),
             encapsulated: true,
             mss: (1398, 1378),
+        }
+    }
+
+    /// Returns a wheel that ran, and whose hand is, this many seconds before a time.
+    fn wheel(now: Ticks, silent: u32, behind: u32) -> Wheel {
+        let before = |seconds| Ticks { ticks: now.ticks.wrapping_sub(Ticks::from_seconds(seconds).ticks) };
+        // SAFETY: a wheel holds integers only.
+        let zero: Wheel = unsafe { std::mem::zeroed() };
+        Wheel { ran: before(silent), hand: slot_at(before(behind)), ..zero }
+    }
+
+    #[test]
+    fn wheel_that_is_silent_or_late_is_warned_of() {
+        for now in [Ticks { ticks: 1 << 20 }, Ticks { ticks: 100 }] {
+            let state = |wheels: &[(u32, u32)]| {
+                let wheels: Vec<Wheel> =
+                    wheels.iter().map(|(silent, behind)| wheel(now, *silent, *behind)).collect();
+                ExpiryState::of(&wheels, now)
+            };
+            assert_eq!(state(&[(1, 1), (2, 20)]).warning(), None);
+            assert!(state(&[(1, 1), (12, 1)]).warning().is_some_and(|text| text.contains("removed for 1")));
+            assert!(
+                state(&[(1, 40), (1, 1)]).warning().is_some_and(|text| text.contains("s late on some CPU"))
+            );
+            assert_eq!(state(&[(1, 1), (12, 1)]).silent_seconds, 11, "ticks are rounded down");
         }
     }
 

@@ -22,12 +22,12 @@ fn a_server_of_both_families_is_a_customer_by_either_address() {
         .into();
     assert_eq!(ids[0], ids[1]);
     let (berlin, munich) = (tunnel(&desired, BERLIN), tunnel(&desired, "acme.munich"));
-    let entry = desired.tunnels[&berlin].entry();
+    let entry = desired.tunnels[&berlin].entry(berlin);
     assert_eq!((entry.v4.prefix_count, entry.v6.prefix_count), (1, 1));
     assert_eq!(entry.v6.server, "fd00:200::11".parse::<Ipv6Addr>().unwrap().into());
     assert_eq!(entry.v6.lan[0], Prefix::new("fd00:1::".parse::<Ipv6Addr>().unwrap().into(), 64));
     // A site without a LAN in a family gets no access and no traffic selector in that family.
-    assert_eq!(desired.tunnels[&munich].entry().v6.prefix_count, 0);
+    assert_eq!(desired.tunnels[&munich].entry(munich).v6.prefix_count, 0);
     let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
     let child = |id: TunnelId| {
         let children = desired.connection(id, &desired.tunnels[&id]).children;

@@ -12,8 +12,8 @@ use std::{
 };
 
 use gateway_common::{
-    ids::TunnelId,
-    layout::{self, Customer, OutboundSpi, Prefix, Settings, Tunnel},
+    ids::{Reqid, TunnelId},
+    layout::{self, Binding, Customer, OutboundSpi, Prefix, Settings, Tunnel},
     wire::{Ipv4, Ipv6},
 };
 use proptest::prelude::*;
@@ -74,6 +74,7 @@ fn desired_for<'p>(policy: &Policy, customers: &[&'p policy::Customer], ids: &As
 fn empty() -> Observed {
     Observed {
         settings: Settings { ready: 0, ..desired_state(&example()).settings },
+        bindings: BTreeMap::new(),
         tunnels: BTreeMap::new(),
         customers: BTreeMap::new(),
         inbound: BTreeMap::new(),
@@ -92,12 +93,14 @@ fn applied(actions: &[Action], mut observed: Observed, mut charon: Charon) -> (O
             }
             Action::Terminate { unique_id, .. } => charon.ike_sas.retain(|(id, _)| *id != unique_id),
             Action::RemoveCustomer(server) => drop(observed.customers.remove(&server)),
+            Action::SetBinding(reqid, Binding { site: 0, .. }) => drop(observed.bindings.remove(&reqid)),
+            Action::SetBinding(reqid, binding) => drop(observed.bindings.insert(reqid, binding)),
             Action::SetTunnel(id, tunnel) if tunnel.customer == 0 => drop(observed.tunnels.remove(&id)),
             Action::SetTunnel(id, tunnel) => drop(observed.tunnels.insert(id, *tunnel)),
             Action::SetInboundSpi(spi, None) => drop(observed.inbound.remove(&spi)),
-            Action::SetInboundSpi(spi, Some(id)) => drop(observed.inbound.insert(spi, id.get())),
+            Action::SetInboundSpi(spi, Some(mark)) => drop(observed.inbound.insert(spi, mark.get())),
             Action::SetOutboundSpi(spi, None) => drop(observed.outbound.remove(&spi)),
-            Action::SetOutboundSpi(spi, Some(id)) => drop(observed.outbound.insert(spi, id.get())),
+            Action::SetOutboundSpi(spi, Some(mark)) => drop(observed.outbound.insert(spi, mark.get())),
             Action::SetCustomer(server, customer) => drop(observed.customers.insert(server, customer)),
             Action::RemovePeer(peer) => drop(observed.peers.remove(&peer)),
             // An existing peer entry holds budgets, so a plan must not overwrite it.

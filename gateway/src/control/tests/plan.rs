@@ -60,10 +60,12 @@ fn dependent_fields_change_while_the_tunnel_is_down() {
         "a quota changes in one step"
     );
     let mut rekeyed = observed.clone();
-    rekeyed.tunnels.get_mut(&id).unwrap().inbound_spis = [9, 8];
+    let reqid = Reqid::new(id.get()).unwrap();
+    let now = observed.bindings[&reqid];
+    rekeyed.bindings.get_mut(&reqid).unwrap().inbound_spis = [9, 8];
     assert_eq!(
-        steps(&desired_state(&example()), &rekeyed),
-        [old],
+        plan(&desired_state(&example()), &rekeyed, Some(&charon)),
+        [Action::SetBinding(reqid, now)],
         "SPIs change in one step: a rekey drops nothing"
     );
 
@@ -95,6 +97,7 @@ fn adding_a_customer_touches_no_other() {
     let actions = plan(&after, &observed, Some(&charon));
     for action in &actions {
         let is_acmes = match action {
+            Action::SetBinding(_, binding) => binding.site > 3,
             Action::SetTunnel(id, _) => id.get() > 3,
             Action::SetCustomer(server, _) => ACME_SERVERS.contains(server),
             Action::Load(connection) => connection.name.starts_with("acme."),
@@ -102,12 +105,14 @@ fn adding_a_customer_touches_no_other() {
         };
         assert!(is_acmes, "{action}");
     }
-    assert_eq!(actions.len(), 2 + 2 + 2);
+    assert_eq!(actions.len(), 2 + 2 + 2 + 2);
 }
 
 /// Returns the entries of the maps under the keys of `desired`.
 fn observed_of(desired: &Desired, observed: &Observed) -> Observed {
     let mut some = observed.clone();
+    some.bindings
+        .retain(|reqid, _| TunnelId::new(reqid.get()).is_some_and(|id| desired.tunnels.contains_key(&id)));
     some.tunnels.retain(|id, _| desired.tunnels.contains_key(id));
     some.customers.retain(|server, _| desired.customers.contains_key(server));
     some

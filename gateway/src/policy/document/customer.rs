@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::families::{Families, unplaced};
 use crate::policy::customer::{Customer, Site};
-use crate::policy::fault::{Fault, Invalid, Source, bounded};
+use crate::policy::fault::{Fault, Invalid, Source};
 use crate::policy::identity::Identity;
 use crate::policy::keys::{Reader, Table, Value};
 use crate::policy::limits::{DEFAULT_SERVER_PORT, Limits, MAX_LAN_PREFIXES, Quota};
@@ -47,24 +47,11 @@ impl CustomerDocument {
         let text = source.text.clone().unwrap_or_default();
         let mut reader = Reader::new(&source);
         let root = reader.parse(&text);
-        let known = ["server", "port", "max_flows", "max_half_open", "new_flows_per_second", "site"];
-        let root = reader.root(&root, &known);
-        let server = reader.required(&root, "server", "server = \"10.200.0.11\"");
-        let server = server.map_or_else(Families::missing, |value| {
-            Families::read(&mut reader, value, "address", parse_address, IpAddr::is_ipv4)
-        });
-        let port = reader.optional(&root, "port").map(|value| reader.port(value));
-        let port = port.unwrap_or(Some(DEFAULT_SERVER_PORT));
-        let quota = read_quota(&mut reader, &root);
-        let sites = reader.required(&root, "site", "[[site]]");
-        let sites: Vec<SiteDocument> = match sites {
-            Some(sites) => read_sites(&mut reader, sites),
-            None => Vec::new(),
-        };
+        let (server, port, quota, sites) = reader.root(&root, read_root);
         check_site_names(&mut reader, &sites);
         check_lans(&mut reader, &sites);
         check_families(&mut reader, &server, &sites);
-        let faults = bounded(&source, reader.faults);
+        let faults = reader.finish();
 
         let value = || {
             Some(Customer {
@@ -109,8 +96,22 @@ impl SiteDocument {
     }
 }
 
+type Keys = (Families<IpAddr>, Option<u16>, Quota, Vec<SiteDocument>);
+
+fn read_root(reader: &mut Reader, root: &Table) -> Keys {
+    let server = reader.required(root, "server", "server = \"10.200.0.11\"");
+    let server = server.map_or_else(Families::missing, |value| {
+        Families::read(reader, value, "address", parse_address, IpAddr::is_ipv4)
+    });
+    let port = reader.optional(root, "port").map(|value| reader.port(value));
+    let port = port.unwrap_or(Some(DEFAULT_SERVER_PORT));
+    let quota = read_quota(reader, root);
+    let sites = reader.required(root, "site", "[[site]]");
+    (server, port, quota, sites.map_or_else(Vec::new, |sites| read_sites(reader, sites)))
+}
+
 fn read_quota(reader: &mut Reader, root: &Table) -> Quota {
-    let mut number = |key, max, unit| {
+    let mut number = |key: &'static str, max, unit| {
         let value = reader.optional(root, key)?;
         reader.number(value, 1..=max, unit)
     };
@@ -147,17 +148,18 @@ fn read_sites(reader: &mut Reader, value: Value) -> Vec<SiteDocument> {
 }
 
 fn read_site(reader: &mut Reader, site: Value) -> Option<SiteDocument> {
-    let table = reader.table(site, "this site", &["name", "identity", "lan", "path_mtu"])?;
-    let name = reader.required(&table, "name", "name = \"berlin\"");
-    let name = name.and_then(|value| reader.text(value, str::parse));
-    let identity = reader.required(&table, "identity", "identity = \"berlin.acme.example\"");
-    let identity = identity.and_then(|value| reader.text(value, str::parse));
-    let lan = reader.required(&table, "lan", "lan = [\"192.168.0.0/16\"]");
-    let lan = lan.map_or_else(Vec::new, |lan| read_lan(reader, lan));
-    let path_mtu = reader.optional(&table, "path_mtu");
-    let path_mtu = path_mtu.and_then(|value| reader.number(value, PATH_MTU_BYTES, " bytes"));
-    let path_mtu = path_mtu.and_then(|bytes| u16::try_from(bytes.into_inner()).ok());
-    Some(SiteDocument { name, identity, lan, path_mtu })
+    reader.table(site, "this site", |reader, table| {
+        let name = reader.required(table, "name", "name = \"berlin\"");
+        let name = name.and_then(|value| reader.text(value, str::parse));
+        let identity = reader.required(table, "identity", "identity = \"berlin.acme.example\"");
+        let identity = identity.and_then(|value| reader.text(value, str::parse));
+        let lan = reader.required(table, "lan", "lan = [\"192.168.0.0/16\"]");
+        let lan = lan.map_or_else(Vec::new, |lan| read_lan(reader, lan));
+        let path_mtu = reader.optional(table, "path_mtu");
+        let path_mtu = path_mtu.and_then(|value| reader.number(value, PATH_MTU_BYTES, " bytes"));
+        let path_mtu = path_mtu.and_then(|bytes| u16::try_from(bytes.into_inner()).ok());
+        SiteDocument { name, identity, lan, path_mtu }
+    })
 }
 
 fn read_lan(reader: &mut Reader, value: Value) -> Vec<Spanned<IpNet>> {
@@ -200,10 +202,9 @@ fn check_site_names(reader: &mut Reader, sites: &[SiteDocument]) {
     let mut first = BTreeMap::new();
     for name in sites.iter().filter_map(|site| site.name.as_ref()) {
         if let Some(span) = first.get(name.get_ref()).cloned() {
-            let place = reader.source.place(span);
-            let message = format!("the site name `{}` is already taken, see {place}", name.get_ref());
-            reader
-                .fault(name.span(), Invalid::new(message, "a name that no other site of this customer has"));
+            let message = format!("the site name `{}` is already taken", name.get_ref());
+            let invalid = Invalid::new(message, "a name that no other site of this customer has");
+            reader.fault_see(name.span(), invalid, span);
         } else {
             first.insert(name.get_ref(), name.span());
         }
@@ -224,12 +225,9 @@ fn check_lans(reader: &mut Reader, sites: &[SiteDocument]) {
                 // Report the one further down in the file.
                 let (at, other) =
                     if lan.span().start > wide.span().start { (lan, wide) } else { (wide, lan) };
-                let place = reader.source.place(other.span());
-                let message = format!("`{}` overlaps `{}`, see {place}", at.get_ref(), other.get_ref());
-                reader.fault(
-                    at.span(),
-                    Invalid::new(message, "prefixes that do not overlap within one customer"),
-                );
+                let message = format!("`{}` overlaps `{}`", at.get_ref(), other.get_ref());
+                let invalid = Invalid::new(message, "prefixes that do not overlap within one customer");
+                reader.fault_see(at.span(), invalid, other.span());
             }
             _ => widest = Some(lan),
         }

@@ -6,11 +6,11 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::families::{Families, unplaced};
-use crate::policy::fault::{Fault, Invalid, Source, bounded, quote};
+use crate::policy::fault::{Fault, Invalid, Source, quote};
 use crate::policy::gateway::{Gateway, Ipsec, Management, Midstream, Protocol};
 use crate::policy::identity::Identity;
 use crate::policy::keys::{Reader, Table, Value};
-use crate::policy::limits::{Limits, MAX_MANAGEMENT, Timeouts};
+use crate::policy::limits::{DEFAULT_MAX_REMOVED_PERCENT, Limits, MAX_MANAGEMENT, Timeouts};
 use crate::policy::names::InterfaceName;
 use crate::policy::prefix::{is_v4, parse_prefix};
 
@@ -43,15 +43,9 @@ impl GatewayDocument {
         let text = source.text.clone().unwrap_or_default();
         let mut reader = Reader::new(&source);
         let root = reader.parse(&text);
-        let known = ["interfaces", "ipsec", "management", "flows", "limits", "timeouts"];
-        let root = reader.root(&root, &known);
-        let interfaces = read_interfaces(&mut reader, &root);
-        let ipsec = read_ipsec(&mut reader, &root);
-        let management = read_management(&mut reader, &root);
-        let midstream = read_midstream(&mut reader, &root);
-        let limits = read_limits(&mut reader, &root);
-        let timeouts = read_timeouts(&mut reader, &root);
-        let faults = bounded(&source, reader.faults);
+        let Keys { interfaces, ipsec, management, midstream, limits, timeouts, max_removed_percent } =
+            reader.root(&root, Keys::read);
+        let faults = reader.finish();
 
         let (internet, lan, cloud_lan) = interfaces.unwrap_or_else(|| (None, None, Families::missing()));
         let (identity, certificate, private_key, authority) = ipsec.unwrap_or_default();
@@ -70,6 +64,7 @@ impl GatewayDocument {
                 limits: limits.value(),
                 timeouts,
                 midstream,
+                max_removed_percent,
             })
         };
         let value = if faults.is_empty() { value() } else { None };
@@ -102,26 +97,52 @@ impl WrittenLimits {
     }
 }
 
+/// The tables of the file.
+struct Keys {
+    interfaces: Option<Interfaces>,
+    ipsec: Option<IpsecKeys>,
+    management: Vec<Management>,
+    midstream: Midstream,
+    limits: WrittenLimits,
+    timeouts: Timeouts,
+    max_removed_percent: u8,
+}
+
+impl Keys {
+    fn read(reader: &mut Reader, root: &Table) -> Self {
+        Self {
+            interfaces: read_interfaces(reader, root),
+            ipsec: read_ipsec(reader, root),
+            management: read_management(reader, root).unwrap_or_default(),
+            midstream: read_midstream(reader, root),
+            limits: read_limits(reader, root),
+            timeouts: read_timeouts(reader, root),
+            max_removed_percent: read_max_removed(reader, root).unwrap_or(DEFAULT_MAX_REMOVED_PERCENT),
+        }
+    }
+}
+
 type Interfaces = (Option<InterfaceName>, Option<InterfaceName>, Families<IpNet>);
 
 fn read_interfaces(reader: &mut Reader, root: &Table) -> Option<Interfaces> {
     let table = reader.required(root, "interfaces", "[interfaces]")?;
-    let table = reader.table(table, "[interfaces]", &["internet", "lan", "cloud_lan"])?;
-    let internet = reader.required(&table, "internet", "internet = \"eth_internet\"");
-    let internet = internet.and_then(|value| reader.text(value, str::parse::<InterfaceName>));
-    let lan = reader.required(&table, "lan", "lan = \"eth_lan\"");
-    let lan = lan.and_then(|value| reader.text(value, str::parse::<InterfaceName>));
-    if let (Some(internet), Some(lan)) = (&internet, &lan)
-        && internet.get_ref() == lan.get_ref()
-    {
-        let message = format!("{} is the internet interface as well", quote(lan.get_ref().as_str()));
-        reader.fault(lan.span(), Invalid::new(message, "two different interfaces"));
-    }
-    let cloud_lan = reader.required(&table, "cloud_lan", "cloud_lan = \"10.200.0.0/24\"");
-    let cloud_lan = cloud_lan.map_or_else(Families::missing, |value| {
-        Families::read(reader, value, "prefix", parse_cloud_lan, is_v4)
-    });
-    Some((internet.map(Spanned::into_inner), lan.map(Spanned::into_inner), cloud_lan))
+    reader.table(table, "[interfaces]", |reader, table| {
+        let internet = reader.required(table, "internet", "internet = \"eth_internet\"");
+        let internet = internet.and_then(|value| reader.text(value, str::parse::<InterfaceName>));
+        let lan = reader.required(table, "lan", "lan = \"eth_lan\"");
+        let lan = lan.and_then(|value| reader.text(value, str::parse::<InterfaceName>));
+        if let (Some(internet), Some(lan)) = (&internet, &lan)
+            && internet.get_ref() == lan.get_ref()
+        {
+            let message = format!("{} is the internet interface as well", quote(lan.get_ref().as_str()));
+            reader.fault(lan.span(), Invalid::new(message, "two different interfaces"));
+        }
+        let cloud_lan = reader.required(table, "cloud_lan", "cloud_lan = \"10.200.0.0/24\"");
+        let cloud_lan = cloud_lan.map_or_else(Families::missing, |value| {
+            Families::read(reader, value, "prefix", parse_cloud_lan, is_v4)
+        });
+        (internet.map(Spanned::into_inner), lan.map(Spanned::into_inner), cloud_lan)
+    })
 }
 
 fn parse_cloud_lan(text: &str) -> Result<IpNet, Invalid> {
@@ -138,19 +159,17 @@ type IpsecKeys = (Option<Spanned<Identity>>, Option<PathBuf>, Option<PathBuf>, O
 
 fn read_ipsec(reader: &mut Reader, root: &Table) -> Option<IpsecKeys> {
     let table = reader.required(root, "ipsec", "[ipsec]")?;
-    let table = reader.table(table, "[ipsec]", &["identity", "certificate", "private_key", "authority"])?;
-    let identity = reader.required(&table, "identity", "identity = \"gateway.example\"");
-    let identity = identity.and_then(|value| reader.text(value, str::parse));
-    let mut path = |key: &str, file: &str| {
-        let value = reader.required(&table, key, &format!("{key} = \"/etc/gateway/pki/{file}\""))?;
-        Some(reader.text(value, parse_path)?.into_inner())
-    };
-    Some((
-        identity,
-        path("certificate", "gateway.crt"),
-        path("private_key", "gateway.key"),
-        path("authority", "ca.crt"),
-    ))
+    reader.table(table, "[ipsec]", |reader, table| {
+        let identity = reader.required(table, "identity", "identity = \"gateway.example\"");
+        let identity = identity.and_then(|value| reader.text(value, str::parse));
+        let mut path = |key: &'static str, file: &str| {
+            let value = reader.required(table, key, &format!("{key} = \"/etc/gateway/pki/{file}\""))?;
+            Some(reader.text(value, parse_path)?.into_inner())
+        };
+        let certificate = path("certificate", "gateway.crt");
+        let private_key = path("private_key", "gateway.key");
+        (identity, certificate, private_key, path("authority", "ca.crt"))
+    })
 }
 
 fn parse_path(text: &str) -> Result<PathBuf, Invalid> {
@@ -168,41 +187,37 @@ fn parse_path(text: &str) -> Result<PathBuf, Invalid> {
     Err(Invalid::new(message, "a file's absolute path, such as `/etc/gateway/pki/gateway.crt`"))
 }
 
-fn read_management(reader: &mut Reader, root: &Table) -> Vec<Management> {
+fn read_management(reader: &mut Reader, root: &Table) -> Option<Vec<Management>> {
     let example = "allow = [{ from = \"198.51.100.0/24\", protocol = \"tcp\", port = 22 }]";
-    let Some(table) = reader.optional(root, "management") else {
-        return Vec::new();
-    };
-    let Some(table) = reader.table(table, "[management]", &["allow"]) else {
-        return Vec::new();
-    };
-    let Some(allow) = reader.required(&table, "allow", example) else {
-        return Vec::new();
-    };
+    let table = reader.optional(root, "management")?;
+    let allow = reader.table(table, "[management]", |reader, table| reader.required(table, "allow", example));
+    let allow = allow??;
     let entries = reader.array(allow, "an array of tables");
     if entries.len() > MAX_MANAGEMENT {
         let message = format!("{} entries are too many", entries.len());
         reader.fault(allow.span(), Invalid::new(message, format!("at most {MAX_MANAGEMENT}")));
-        return Vec::new();
+        return None;
     }
-    entries.into_iter().filter_map(|entry| read_management_entry(reader, entry)).collect()
+    Some(entries.into_iter().filter_map(|entry| read_management_entry(reader, entry)).collect())
 }
 
 fn read_management_entry(reader: &mut Reader, entry: Value) -> Option<Management> {
-    let table = reader.table(entry, "this entry", &["from", "protocol", "port"])?;
-    let from = reader.required(&table, "from", "from = \"198.51.100.0/24\"");
-    let from = from.and_then(|value| reader.text(value, parse_prefix));
-    let protocol = reader.required(&table, "protocol", "protocol = \"tcp\"");
-    let protocol = protocol.and_then(|value| reader.text(value, parse_protocol));
-    let port = reader.required(&table, "port", "port = 22")?;
-    let number = reader.port(port);
-    let (from, protocol, number) = (from?, protocol?.into_inner(), number?);
-    if protocol == Protocol::Udp && IKE_PORTS.contains(&u32::from(number)) {
-        let message = format!("UDP port {number} is IKE's and already open, within a budget for each source");
-        reader.fault(port.span(), Invalid::new(message, "another port, or no entry"));
+    let entry = reader.table(entry, "this entry", |reader, table| {
+        let from = reader.required(table, "from", "from = \"198.51.100.0/24\"");
+        let from = from.and_then(|value| reader.text(value, parse_prefix));
+        let protocol = reader.required(table, "protocol", "protocol = \"tcp\"");
+        let protocol = protocol.and_then(|value| reader.text(value, parse_protocol));
+        let port = reader.required(table, "port", "port = 22");
+        (from, protocol, port.and_then(|value| Some((value.span(), reader.port(value)?))))
+    });
+    let (from, protocol, port) = entry?;
+    let (from, protocol, (span, port)) = (from?.into_inner(), protocol?.into_inner(), port?);
+    if protocol == Protocol::Udp && IKE_PORTS.contains(&u32::from(port)) {
+        let message = format!("UDP port {port} is IKE's and already open, within a budget for each source");
+        reader.fault(span, Invalid::new(message, "another port, or no entry"));
         return None;
     }
-    Some(Management { from: from.into_inner(), protocol, port: number })
+    Some(Management { from, protocol, port })
 }
 
 fn parse_protocol(text: &str) -> Result<Protocol, Invalid> {
@@ -215,10 +230,12 @@ fn parse_protocol(text: &str) -> Result<Protocol, Invalid> {
 
 fn read_midstream(reader: &mut Reader, root: &Table) -> Midstream {
     let table = reader.optional(root, "flows");
-    let table = table.and_then(|value| reader.table(value, "[flows]", &["midstream"]));
-    let value = table.and_then(|table| reader.optional(&table, "midstream"));
-    let read = value.and_then(|value| reader.text(value, parse_midstream));
-    read.map(Spanned::into_inner).unwrap_or_default()
+    let read = |reader: &mut Reader, table: &Table| {
+        let value = reader.optional(table, "midstream");
+        value.and_then(|value| reader.text(value, parse_midstream))
+    };
+    let midstream = table.and_then(|value| reader.table(value, "[flows]", read));
+    midstream.flatten().map(Spanned::into_inner).unwrap_or_default()
 }
 
 fn parse_midstream(text: &str) -> Result<Midstream, Invalid> {
@@ -233,24 +250,26 @@ fn parse_midstream(text: &str) -> Result<Midstream, Invalid> {
 }
 
 fn read_limits(reader: &mut Reader, root: &Table) -> WrittenLimits {
-    let known = ["tunnels", "customers", "flows", "flows6"];
-    let table = reader.optional(root, "limits").and_then(|value| reader.table(value, "[limits]", &known));
-    let Some(table) = table else { return WrittenLimits::default() };
-    let mut limit = |key, max, unit| {
-        let value = reader.optional(&table, key)?;
-        reader.number(value, 1..=max, unit)
-    };
-    WrittenLimits {
-        tunnels: limit("tunnels", Limits::MAX_TUNNELS, " tunnels"),
-        customers: limit("customers", Limits::MAX_TUNNELS, " customers"),
-        flows: limit("flows", Limits::MAX_FLOWS, " flows"),
-        flows6: limit("flows6", Limits::MAX_FLOWS, " flows"),
-    }
+    let Some(table) = reader.optional(root, "limits") else { return WrittenLimits::default() };
+    let limits = reader.table(table, "[limits]", |reader, table| {
+        let mut limit = |key: &'static str, max, unit| {
+            let value = reader.optional(table, key)?;
+            reader.number(value, 1..=max, unit)
+        };
+        WrittenLimits {
+            tunnels: limit("tunnels", Limits::MAX_TUNNELS, " tunnels"),
+            customers: limit("customers", Limits::MAX_TUNNELS, " customers"),
+            flows: limit("flows", Limits::MAX_FLOWS, " flows"),
+            flows6: limit("flows6", Limits::MAX_FLOWS, " flows"),
+        }
+    });
+    limits.unwrap_or_default()
 }
 
 fn read_timeouts(reader: &mut Reader, root: &Table) -> Timeouts {
     let mut timeouts = Timeouts::default();
-    let states: [(&str, &mut Duration); 10] = [
+    let Some(table) = reader.optional(root, "timeouts") else { return timeouts };
+    let states: [(&'static str, &mut Duration); 10] = [
         ("syn_sent", &mut timeouts.syn_sent),
         ("syn_recv", &mut timeouts.syn_recv),
         ("established", &mut timeouts.established),
@@ -262,16 +281,23 @@ fn read_timeouts(reader: &mut Reader, root: &Table) -> Timeouts {
         ("retransmission", &mut timeouts.retransmission),
         ("unacknowledged", &mut timeouts.unacknowledged),
     ];
-    let known = states.each_ref().map(|(key, _)| *key);
-    let table = reader.optional(root, "timeouts").and_then(|value| reader.table(value, "[timeouts]", &known));
-    let Some(table) = table else { return timeouts };
-    for (key, timeout) in states {
-        let value = reader.optional(&table, key);
-        if let Some(seconds) =
-            value.and_then(|v| reader.number(v, 1..=Timeouts::MAX_SECONDS, " seconds (5 days)"))
-        {
-            *timeout = Duration::from_secs(u64::from(seconds.into_inner()));
+    reader.table(table, "[timeouts]", |reader, table| {
+        for (key, timeout) in states {
+            let value = reader.optional(table, key);
+            let read = value.and_then(|v| reader.number(v, 1..=Timeouts::MAX_SECONDS, " seconds (5 days)"));
+            if let Some(seconds) = read {
+                *timeout = Duration::from_secs(u64::from(seconds.into_inner()));
+            }
         }
-    }
+    });
     timeouts
+}
+
+fn read_max_removed(reader: &mut Reader, root: &Table) -> Option<u8> {
+    let table = reader.optional(root, "reload")?;
+    let percent = reader.table(table, "[reload]", |reader, table| {
+        let value = reader.optional(table, "max_removed_percent")?;
+        reader.number(value, 1..=100, " percent")
+    });
+    u8::try_from(percent??.into_inner()).ok()
 }

@@ -1,9 +1,9 @@
 //! Which files are policy files, and faults of the files themselves.
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 
-use super::{Dir, customer, example};
-use crate::policy::{Protocol, check_secrets, connection_name, load, parse_connection_name};
+use super::{Dir, GATEWAY, customer, example};
+use crate::policy::{Protocol, connection_name, load, parse_connection_name};
 
 #[test]
 fn example_is_without_faults() {
@@ -47,8 +47,8 @@ fn backups_locks_and_hidden_files_are_not_read() {
 #[test]
 fn linked_file_is_read() {
     let dir = Dir::new();
-    dir.write("acme", customer("10.200.0.11", "a.example", "10.1.0.0/16"));
-    symlink("../acme", dir.path("customers/acme.toml")).unwrap();
+    dir.write(".acme", customer("10.200.0.11", "a.example", "10.1.0.0/16"));
+    symlink("../.acme", dir.path("customers/acme.toml")).unwrap();
     assert_eq!(dir.load().unwrap().customers.len(), 1);
 }
 
@@ -120,21 +120,27 @@ fn customer_file_beside_gateway_toml_is_a_fault() {
 }
 
 #[test]
-fn secrets_must_exist_and_the_key_must_be_private() {
+fn file_that_is_neither_policy_nor_ignored_is_a_fault() {
     let dir = Dir::new();
-    dir.write("gateway.crt", "x").write("gateway.key", "x");
-    fs::set_permissions(dir.path("gateway.key"), fs::Permissions::from_mode(0o644)).unwrap();
-    let mut gateway = dir.load().unwrap().gateway;
-    gateway.ipsec.certificate = dir.path("gateway.crt");
-    gateway.ipsec.private_key = dir.path("gateway.key");
-    gateway.ipsec.authority = dir.path("ca.crt");
+    let text = customer("10.200.0.11", "a.example", "10.1.0.0/16");
+    dir.write("customers/a.TOML", &text).write("customers/b.tml", &text).write("customers/c", &text);
+    dir.write("gateway.TOML", GATEWAY);
+    fs::create_dir(dir.path("customers/old")).unwrap();
+    fs::create_dir(dir.path("Customers")).unwrap();
     let expected = [
-        "ca.crt: cannot read the certificate authority's certificate: No such file or directory (os error 2)",
-        "gateway.key: the gateway's private key is accessible to other users: its mode is 0644",
+        "Customers: gatewayd does not read this file",
+        "customers/a.TOML: `a.TOML` is not a policy",
+        "customers/b.tml: `b.tml` is not a policy",
+        "customers/c: `c` is not a policy",
+        "customers/old: `old` is not a policy",
+        "gateway.TOML: gatewayd does not read this file",
     ];
-    assert_eq!(dir.short(&check_secrets(&gateway)), expected);
+    assert_eq!(dir.faults(), expected);
+}
 
-    dir.write("ca.crt", "x");
-    fs::set_permissions(dir.path("gateway.key"), fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(check_secrets(&gateway).is_empty());
+#[test]
+fn device_is_a_fault() {
+    let dir = Dir::new();
+    symlink("/dev/zero", dir.path("customers/acme.toml")).unwrap();
+    assert_eq!(dir.faults(), ["customers/acme.toml: this is not a regular file"]);
 }

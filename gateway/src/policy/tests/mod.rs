@@ -1,10 +1,14 @@
 //! Tests write policies to a directory and load them from there, as gatewayd does.
+mod credentials;
 mod docs;
 mod files;
 mod properties;
 mod reload;
+mod removals;
+mod resolve;
 mod rules;
 mod text;
+mod work;
 
 use std::fs;
 use std::path::{Path, PathBuf};

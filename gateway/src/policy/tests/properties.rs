@@ -24,7 +24,7 @@ fn check(text: &str) {
     let (customer, more) = read_customer("acme", text);
     assert_eq!(customer.value.is_none(), !more.is_empty());
     faults.extend(more);
-    faults.extend(conflicts(&gateway, &[&customer, &customer]).into_iter().map(|conflict| conflict.fault));
+    faults.extend(conflicts(&gateway, &[&customer, &customer]).into_iter().map(|conflict| conflict.fault()));
     for fault in &faults {
         assert!(!fault.to_string().contains(|c: char| c.is_control() && c != '\n'));
         if let Some(position) = fault.position {

@@ -5,7 +5,7 @@ use anyhow::{Context, Error, Result, bail, ensure};
 
 use super::{Ethernet, GATEWAY_MAC, Ip, Network, Packet, QuotedEsp, Tcp, TcpOption, Transport, Udp};
 use crate::{
-    frame::esp_header,
+    frame::{esp_header, ike_sa_init},
     text::{endpoint, hex, mac, number, tcp_flags},
 };
 
@@ -93,7 +93,13 @@ fn transport(words: &mut Words, ports: Option<(u16, u16)>, v6: bool) -> Result<T
     let word = words.next()?;
     let with_ports = || ports.map(<[u16; 2]>::from).with_context(|| format!("{word} needs ports"));
     Ok(match word {
-        "UDP" => Transport::Udp(Udp { ports: with_ports()?, udp_length: None, head: Vec::new(), length: 0 }),
+        "UDP" => Transport::Udp(Udp {
+            ports: with_ports()?,
+            udp_length: None,
+            head: Vec::new(),
+            ike: false,
+            length: 0,
+        }),
         "ICMP" => {
             let (kind, code) = match words.next()? {
                 "echo" => (if v6 { 128 } else { 8 }, 0),
@@ -229,7 +235,22 @@ impl Tcp {
     }
 }
 
+/// Offsets in an IKE header (RFC 7296 section 3.1).
+const NEXT_PAYLOAD: usize = 16;
+const FLAGS: usize = 19;
+
 impl Udp {
+    /// Appends a notify payload with a cookie (RFC 7296 section 3.10) to the IKE header.
+    fn add_cookie(&mut self, data: &[u8]) -> Result<()> {
+        const NOTIFY: u8 = 41;
+        const COOKIE: [u8; 2] = 16390_u16.to_be_bytes();
+        let next = std::mem::replace(&mut self.head[NEXT_PAYLOAD], NOTIFY);
+        let [high, low] = u16::try_from(8 + data.len())?.to_be_bytes();
+        self.head.extend([next, 0, high, low, 0, 0, COOKIE[0], COOKIE[1]]);
+        self.head.extend(data);
+        Ok(())
+    }
+
     fn word(&mut self, word: &str, words: &mut Words) -> Result<bool> {
         match word {
             "udplen" => self.udp_length = Some(words.number()?),
@@ -237,6 +258,23 @@ impl Udp {
             "marker" => self.head = vec![0; 4],
             "keepalive" => self.head = vec![0xff],
             "spi" => self.head = esp_header(words.number()?).to_vec(),
+            "init" => {
+                const SECURITY_ASSOCIATION: u8 = 33;
+                self.head = ike_sa_init(words.number()?).to_vec();
+                self.head[NEXT_PAYLOAD] = SECURITY_ASSOCIATION;
+                self.ike = true;
+            }
+            "cookie" => {
+                ensure!(self.ike, "`cookie` follows `init SPI`");
+                self.add_cookie(&words.hex()?)?;
+            }
+            "asks" => {
+                const RESPONSE: u8 = 0x20;
+                self.head = ike_sa_init(words.number()?).to_vec();
+                self.head[FLAGS] = RESPONSE;
+                self.ike = true;
+                self.add_cookie(&words.hex()?)?;
+            }
             _ => return Ok(false),
         }
         Ok(true)

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, thread, time::Instant};
 
 use ::gateway::control::observed::Observed;
 use anyhow::{Context, Result, ensure};
-use gateway_common::{ids::TunnelId, reason::Reason};
+use gateway_common::{ids::TunnelId, layout::NO_PREFIX, reason::Reason};
 use gateway_tests_kit::process::wait_for;
 
 use super::tunnels::{MARGIN, PATIENCE, requests_arrive, without_loss};
@@ -125,7 +125,9 @@ fn faulty_file_keeps_the_last_good_version(lab: &mut Lab) -> Result<()> {
 /// A LAN is narrowed to exclude the device; its tunnel stays up.
 fn narrowed_lan_stops_connections_with_the_next_packet(lab: &mut Lab) -> Result<()> {
     let narrow = |text: &str| text.replacen("10.20.0.0/16", "10.20.128.0/17", 1);
-    let gone = |maps: &Observed, id| !maps.tunnels.get(&id).is_some_and(|t| t.v4.has(munich().device.into()));
+    let gone = |maps: &Observed, id| {
+        !maps.tunnels.get(&id).is_some_and(|t| t.v4.mark_of(munich().device.into()) != NO_PREFIX)
+    };
     let expected = [Reason::InnerSourceNotInSite, Reason::FlowNoLongerAllowed];
     connection_stops(lab, narrow, gone, &expected, |lab| lab.reload_example())
 }

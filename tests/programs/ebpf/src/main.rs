@@ -8,7 +8,7 @@
 mod maps;
 
 use aya_ebpf::{
-    EbpfContext,
+    EbpfContext, Global,
     bindings::{__sk_buff, TC_ACT_UNSPEC as TCX_NEXT, bpf_spin_lock},
     helpers,
     macros::classifier,
@@ -23,6 +23,10 @@ use gateway_common::{
 
 use crate::maps::{FLOWS, INBOUND_SPIS};
 
+/// The difference between the mark and the reqid of each tunnel, set when the programs are loaded.
+#[unsafe(no_mangle)]
+static MARK_MINUS_REQID: Global<u32> = Global::new(0);
+
 /// Gives a packet the identity that decryption would give it: that of the tunnel whose inbound SPI is in the
 /// source MAC address, 02:00:SPI. The gateway's programs read it when they are loaded with REPLAY set. Tests
 /// attach this program before `internet_ingress`, at the same hook or earlier on the packet's way.
@@ -33,13 +37,13 @@ pub fn replay_identity(ctx: TcContext) -> i32 {
     if let Some(bytes) = bytes::<4>(&ctx, SPI_OFFSET) {
         let spi = u32::from_be_bytes(bytes);
         // SAFETY: an element that is replaced meanwhile stays readable (RCU).
-        let tunnel = unsafe { INBOUND_SPIS.get(&spi) }.copied().unwrap_or(0);
+        let mark = unsafe { INBOUND_SPIS.get(&spi) }.copied().unwrap_or(0);
         let skb: *mut __sk_buff = ctx.as_ptr().cast();
         // SAFETY: the context of a TC program is a `__sk_buff`, whose mark and cb are writable; the indices
         // are constant.
         unsafe {
-            (*skb).mark = tunnel;
-            (*skb).cb[0] = tunnel;
+            (*skb).mark = mark;
+            (*skb).cb[0] = mark.saturating_sub(MARK_MINUS_REQID.load());
             (*skb).cb[1] = spi;
         }
     }
