@@ -22,7 +22,7 @@ pub use self::{
     prefix::Prefix,
     program::{APPROVED_MARK, Hook, NextProgram},
     settings::{Addresses, ManagementRule, Settings},
-    tunnel::{Access, OutboundSpi, Tunnel},
+    tunnel::{Access, NO_PREFIX, OutboundSpi, Tunnel},
     usage::{Customer, Quota, Usage},
 };
 

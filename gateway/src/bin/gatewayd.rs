@@ -8,9 +8,10 @@ use std::{
 use anyhow::Result;
 use clap::Parser;
 use gateway::{
-    control::lock::lock,
-    daemon::{Daemon, Inputs, Options},
+    daemon::{Daemon, Options},
+    inputs::Inputs,
     kernel::pins::{DEFAULT_DIRECTORY, Pins},
+    lock::lock,
     strongswan::DEFAULT_SOCKET,
 };
 use tracing_subscriber::EnvFilter;
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
         vici: arguments.vici,
         pins: Pins::new(arguments.pin),
     };
-    let inputs = match Inputs::load(&options) {
+    let inputs = match Inputs::load(&options.policy) {
         Ok(inputs) => inputs,
         Err(faults) => {
             eprintln!("{faults}");

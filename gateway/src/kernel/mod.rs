@@ -8,3 +8,4 @@ pub mod maps;
 pub mod network;
 pub mod pins;
 pub mod programs;
+pub mod xfrm;
