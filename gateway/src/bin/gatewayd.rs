@@ -8,10 +8,11 @@ use std::{
 use anyhow::Result;
 use clap::Parser;
 use gateway::{
-    control::lock::lock,
     cookies::Rotation,
-    daemon::{Daemon, Inputs, Options},
+    daemon::{Daemon, Options},
+    inputs::Inputs,
     kernel::pins::{DEFAULT_DIRECTORY, Pins},
+    lock::lock,
     policy::{self, check_certificates, read_credentials},
     strongswan::DEFAULT_SOCKET,
 };
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
         vici: arguments.vici,
         pins: Pins::new(arguments.pin),
     };
-    let inputs = match Inputs::load(&options) {
+    let inputs = match Inputs::load(&options.policy) {
         Ok(inputs) => inputs,
         Err(faults) => {
             eprintln!("{faults}");

@@ -10,3 +10,4 @@ pub mod maps;
 pub mod network;
 pub mod pins;
 pub mod programs;
+pub mod xfrm;

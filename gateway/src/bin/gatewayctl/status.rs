@@ -3,8 +3,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
 use gateway::{
-    control::status::Status,
     kernel::{clock::monotonic_ns, maps::Maps, pins::Pins},
+    status::Status,
 };
 use gateway_common::{
     layout::{Quota, Usage},
@@ -47,13 +47,19 @@ fn as_json(status: &Status, usage: &Result<TableUse>) -> Result<Value> {
 
 fn as_text(status: &Status, running: bool, usage: &Result<TableUse>) -> Vec<Part> {
     let daemon = if running { format!("running, pid {}", status.pid) } else { "not running".to_owned() };
-    let charon = status.charon.as_deref().unwrap_or("not connected");
+    let fault = status.charon_fault.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
+    let charon = format!("{}{fault}", status.charon.as_deref().unwrap_or("not connected"));
     let mut parts = vec![
         Part::Line(format!("gatewayd  {daemon}")),
         Part::Line(format!("charon    {charon}")),
         Part::Line(format!("XDP       {}", status.xdp)),
         Part::Table(tunnels(status)),
     ];
+    for (what, count) in [("refused", status.refused), ("restored", status.restored)] {
+        if count > 0 {
+            parts.push(Part::Line(format!("{what:<9} {count} times")));
+        }
+    }
     match usage {
         Ok(usage) => parts.extend(usage.parts()),
         Err(error) => parts.push(Part::Line(format!("tables: {error:#}"))),
@@ -67,8 +73,8 @@ fn as_text(status: &Status, running: bool, usage: &Result<TableUse>) -> Vec<Part
 }
 
 fn tunnels(status: &Status) -> Table {
-    let mut table = Table::new(["tunnel", "customer", "site", "state", "peer", "cipher", "MSS"])
-        .droppable(["cipher", "MSS", "tunnel", "peer"]);
+    let mut table = Table::new(["number", "customer", "site", "state", "peer", "cipher", "MSS"])
+        .droppable(["cipher", "MSS", "number", "peer"]);
     for tunnel in &status.tunnels {
         // A space between algorithms lets the cell wrap.
         let cipher = tunnel.cipher.clone().unwrap_or_default().replace('/', " ");
@@ -182,7 +188,7 @@ impl CustomerUse {
 
 #[cfg(test)]
 mod tests {
-    use gateway::control::status::TunnelStatus;
+    use gateway::status::TunnelStatus;
     use gateway_common::wheel::slot_at;
 
     use super::*;

@@ -126,7 +126,7 @@ fn faulty_file_keeps_the_last_good_version(lab: &mut Lab) -> Result<()> {
 fn narrowed_lan_stops_connections_with_the_next_packet(lab: &mut Lab) -> Result<()> {
     let narrow = |text: &str| text.replacen("10.20.0.0/16", "10.20.128.0/17", 1);
     let gone = |maps: &Observed, id| {
-        !maps.tunnels.get(&id).is_some_and(|t| t.v4.mark_of(munich().device.into()) != NO_PREFIX)
+        maps.tunnels.get(&id).is_none_or(|t| t.v4.mark_of(munich().device.into()) == NO_PREFIX)
     };
     let expected = [Reason::InnerSourceNotInSite, Reason::FlowNoLongerAllowed];
     connection_stops(lab, narrow, gone, &expected, |lab| lab.reload_example())
@@ -160,7 +160,7 @@ fn connection_stops(
     expected: &[Reason],
     restore: impl Fn(&Lab) -> Result<()>,
 ) -> Result<()> {
-    let id = TunnelId::new(lab.gateway_sa(munich())?.reqid).context("no tunnel id")?;
+    let id = lab.site_number(munich())?;
     let mut munichs = Conversation::open(lab.site("munich")?, munich().server)?;
     let others = SITES.iter().filter(|site| site.name != munich().name);
     let traffic = others.map(|site| Traffic::start(lab, site.name)).collect::<Result<Vec<_>>>()?;
@@ -193,7 +193,7 @@ fn connection_stops(
     restored?;
     tallies.into_iter().collect::<Result<Vec<_>>>()?;
     munichs.connection.get("/after").context("the connection after it was allowed again")?;
-    ensure!(lab.gateway_sa(munich())?.reqid == id.get(), "munich's tunnel has another id");
+    ensure!(lab.site_number(munich())? == id, "munich has another number");
     Ok(())
 }
 

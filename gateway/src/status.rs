@@ -12,13 +12,22 @@ pub const FILE: &str = "status.json";
 pub struct Status {
     /// The daemon's process id.
     pub pid: u32,
-    /// charon's version, if it is connected.
+    /// charon's version, if it is connected, has its connection and is followed.
     pub charon: Option<String>,
+    /// The reason why charon is not connected, or that it does not answer.
+    #[serde(default)]
+    pub charon_fault: Option<String>,
+    /// How often something of the gateway's was missing in charon and was loaded again.
+    #[serde(default)]
+    pub restored: u64,
+    /// SAs refused so far because they are no site's.
+    #[serde(default)]
+    pub refused: u64,
     /// How XDP runs on the internet interface: `native` or `missing`.
     pub xdp: String,
     /// One entry for each site of the policy.
     pub tunnels: Vec<TunnelStatus>,
-    /// Descriptions of SAs that use a tunnel's reqid without belonging to the tunnel.
+    /// Descriptions of SAs that are no site's, or more than a site may have, while charon still has them.
     pub strangers: Vec<String>,
     /// Faults in the current policy files; the last valid policy stays in force.
     pub faults: Vec<String>,
@@ -26,14 +35,14 @@ pub struct Status {
     pub failed: Vec<String>,
 }
 
-/// The state of one tunnel.
+/// The state of one site's tunnel.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct TunnelStatus {
     /// The customer's name.
     pub customer: String,
     /// The site's name.
     pub site: String,
-    /// Tunnel number: reqid, mark and map key.
+    /// The site's number: its map key.
     pub id: u32,
     /// True if an SA with the site's authenticated identity is up.
     pub up: bool,
