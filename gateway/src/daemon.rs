@@ -211,7 +211,9 @@ impl Daemon {
                 }
                 _ = self.signals.hangup.recv() => {
                     self.reload();
-                    due.reconcile = Instant::now();
+                    // At once: what the policy no longer has must pass nothing more.
+                    due.reconcile = Instant::now() + self.reconcile_maps();
+                    due.changed();
                 }
                 result = self.events.log(&self.names) => if let Err(error) = result {
                     warn!("drop events: {error:#}");
@@ -228,6 +230,11 @@ impl Daemon {
     async fn reconcile_all(&mut self) -> Duration {
         let peers = self.follower.bindings().live().peers.iter().map(|peer| (*peer).into());
         self.learnt = self.paths.learn(&self.network, peers).await;
+        self.reconcile_maps()
+    }
+
+    /// Reconciles the maps, and returns the time until the next time.
+    fn reconcile_maps(&mut self) -> Duration {
         match self.reconcile() {
             Ok(()) if self.failed.iter().all(|line| line == DETACHED) => RECONCILE_INTERVAL,
             Ok(()) => RETRY_INTERVAL,

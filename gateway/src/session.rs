@@ -158,7 +158,8 @@ async fn supervise(vici: PathBuf, parts: Parts) {
 /// Attends to one connection until it is gone or the task is aborted.
 async fn attend(client: Client, parts: Parts) {
     loop {
-        let mut attendant = Attendant { client: client.clone(), parts: parts.clone(), key: None };
+        let mut attendant =
+            Attendant { client: client.clone(), parts: parts.clone(), key: None, former_key: None };
         let Err(error) = attendant.run().await;
         let failed = Report::Failed(Some(format!("{error:#}")));
         if parts.reports.send(failed).await.is_err() {
@@ -177,6 +178,8 @@ struct Attendant {
     parts: Parts,
     /// The id of the private key in charon, once the whole setup is loaded.
     key: Option<String>,
+    /// The id of the key before it, if a later setup was refused: to be unloaded once one is loaded.
+    former_key: Option<String>,
 }
 
 /// Never: an attendant runs until an error.
@@ -224,32 +227,44 @@ impl Attendant {
         if last.is_some() && process == last {
             return Ok(());
         }
-        let sas = self.client.list_sas().await?.sas;
-        if process.is_none() && self.client.loaded().await?.connections.iter().any(|name| name == CONNECTION)
-        {
-            // Its process cannot be told, but it has what only we load: it is the last one.
-            return Ok(());
+        if self.client.loaded().await?.connections.iter().any(|name| name == CONNECTION) {
+            // The record is lost or older, but charon has the connection, which it gets only after this: it is the last
+            // one, and its SAs are in use.
+            return self.record(process);
         }
         let (cleared, wait) = oneshot::channel();
         self.report(Report::Anew(cleared)).await?;
         wait.await.context("gatewayd ends")?;
-        let known = known(&sas);
+        // SAs of other connections have reqids and marks that the connection's SAs will get, too.
+        let (own, foreign): (Vec<_>, Vec<_>) =
+            self.client.list_sas().await?.sas.into_iter().partition(|ike| ike.name == CONNECTION);
+        for ike in foreign {
+            warn!(
+                "ending IKE_SA {} of the connection {:?}, which is not gatewayd's",
+                ike.unique_id, ike.name
+            );
+            self.terminate_ike(ike.unique_id).await?;
+        }
+        let known = known(&own);
         let (removed_sas, removed_policies) = spawn_blocking(move || remove_unknown(&known)).await??;
         info!(
             removed_sas,
             removed_policies, "charon is a new process: what an earlier one has left is removed"
         );
-        if let Some(process) = process {
-            fs::write(&self.parts.record, process.to_string())
-                .with_context(|| format!("write {}", self.parts.record.display()))?;
-        }
-        Ok(())
+        self.record(process)
+    }
+
+    /// Remembers which process charon is.
+    fn record(&self, process: Option<Process>) -> Result<()> {
+        let Some(process) = process else { return Ok(()) };
+        fs::write(&self.parts.record, process.to_string())
+            .with_context(|| format!("write {}", self.parts.record.display()))
     }
 
     /// Loads the whole setup. If charon refuses a part of it, what it has had before stays, and the next look tries again.
     async fn load(&mut self) -> Result<()> {
         let setup = self.parts.setup.borrow_and_update().clone();
-        let before = self.key.take();
+        let before = self.key.take().or_else(|| self.former_key.take());
         let failed = match load(&self.client, &setup).await {
             Ok(key) => {
                 if let Some(before) = before.filter(|before| *before != key) {
@@ -259,6 +274,7 @@ impl Attendant {
                 None
             }
             Err(error @ (Error::Refused { .. } | Error::Invalid { .. })) => {
+                self.former_key = before;
                 Some(format!("{:#}", anyhow::Error::new(error)))
             }
             Err(error) => return Err(error.into()),
@@ -318,27 +334,35 @@ impl Attendant {
     /// Carries out an order. If charon refuses it, as for an SA that is gone already, the next list shows the SA again if
     /// it is still there.
     async fn execute(&self, order: Order) -> Result<()> {
-        let result = match order {
+        match order {
             Order::TerminateIke { unique_id, reason } => {
                 warn!("ending IKE_SA {unique_id}: {reason}");
-                self.client.terminate_ike(unique_id).await
+                self.terminate_ike(unique_id).await
             }
             Order::TerminateChild { unique_id, reason } => {
                 warn!("ending CHILD_SA {unique_id}: {reason}");
-                self.client.terminate_child(unique_id).await
+                unless_refused(self.client.terminate_child(unique_id).await)
             }
             Order::Look(unique_id) => {
                 let list = self.client.list_sa(unique_id).await?;
-                return self.report(Report::Looked(unique_id, list)).await;
+                self.report(Report::Looked(unique_id, list)).await
             }
-        };
-        match result {
-            Err(Error::Refused { reason, .. }) => {
-                info!("charon: {reason}");
-                Ok(())
-            }
-            result => Ok(result?),
         }
+    }
+
+    async fn terminate_ike(&self, unique_id: u32) -> Result<()> {
+        unless_refused(self.client.terminate_ike(unique_id).await)
+    }
+}
+
+/// Takes a refusal as done.
+fn unless_refused(result: Result<(), Error>) -> Result<()> {
+    match result {
+        Err(Error::Refused { reason, .. }) => {
+            info!("charon: {reason}");
+            Ok(())
+        }
+        result => Ok(result?),
     }
 }
 

@@ -30,6 +30,9 @@ use crate::{
     strongswan::{ChildSa, Event, EventKind, IkeSa, IkeState, TrafficSelector},
 };
 
+/// CHILD_SAs beyond those of a site that end alone. More end the IKE_SA: a peer need not answer a DELETE, and a CHILD_SA
+/// keeps its reqid until charon gives up (165 s). The end of an IKE_SA frees the reqids at once.
+const SURPLUS: u32 = 8;
 /// Name of the one connection in charon, and of its child.
 pub const CONNECTION: &str = "sites";
 
@@ -76,6 +79,8 @@ pub struct Bindings {
     live: Live,
     touched: Touched,
     strangers: BTreeMap<Refused, String>,
+    /// CHILD_SAs beyond those of its site, by charon's number of the IKE_SA, since the last list.
+    surplus: HashMap<u32, u32>,
     refused: u64,
 }
 
@@ -337,9 +342,20 @@ impl Bindings {
                 let name = self.sites.rule(site).map_or("?", |rule| &rule.name);
                 let reason = format!("{name}: {reason}");
                 self.refuse(Refused::Child(unique_id), &reason);
-                orders.push(Order::TerminateChild { unique_id, reason });
+                orders.push(self.end_child(ike.unique_id, unique_id, reason));
             }
         }
+    }
+
+    /// Returns the order that ends a refused CHILD_SA: alone, or with its IKE_SA if that has made too many.
+    fn end_child(&mut self, ike: u32, child: u32, reason: String) -> Order {
+        let surplus = self.surplus.entry(ike).or_default();
+        *surplus += 1;
+        if *surplus <= SURPLUS {
+            return Order::TerminateChild { unique_id: child, reason };
+        }
+        self.forget_ike(ike);
+        Order::TerminateIke { unique_id: ike, reason: format!("{reason}, again and again") }
     }
 
     /// Binds a CHILD_SA to the site of its IKE_SA, or returns the reason why not.
@@ -350,7 +366,7 @@ impl Bindings {
         };
         let reqid = Reqid::new(child.reqid).ok_or("there is no reqid")?;
         if reqid.get() > self.sites.reqid_limit() {
-            // charon gives the smallest free reqid: others will be free once surplus CHILD_SAs have ended.
+            // charon gives the reqid that was released first, or a new one: see `REQIDS_PER_SITE`.
             return Err(format!("there are more CHILD_SAs than all sites together may have: reqid {reqid}"));
         }
         if self.sas.get(&child.unique_id).is_some_and(|known| known.mark != mark) {

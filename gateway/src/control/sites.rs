@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use gateway_common::{ids::TunnelId, layout::map_list::TUNNELS_PER_SITE};
+use gateway_common::{ids::TunnelId, layout::map_list::REQIDS_PER_SITE};
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 
 use crate::{
@@ -41,7 +41,7 @@ pub struct SiteRule {
 impl Sites {
     /// Indexes the sites of a policy.
     pub fn new(policy: &Policy, ids: &Assignment) -> Self {
-        let reqid_limit = policy.gateway.limits.tunnels.saturating_mul(TUNNELS_PER_SITE);
+        let reqid_limit = policy.gateway.limits.tunnels.saturating_mul(REQIDS_PER_SITE);
         let mut sites = Self { reqid_limit, ..Self::default() };
         for customer in policy.customers.values() {
             for (index, site) in customer.sites.iter().enumerate() {

@@ -187,7 +187,8 @@ impl Connection {
             remote: WireRemote {
                 auth: "pubkey",
                 id: match &self.remote.identity {
-                    PeerIdentity::Any => "%any".to_owned(),
+                    // Of this type only: an e-mail address or a key id may print like a DNS name.
+                    PeerIdentity::Any => fqdn("*"),
                     PeerIdentity::Name(identity) => fqdn(identity),
                 },
                 cacerts: [Blob(&self.remote.authority)],

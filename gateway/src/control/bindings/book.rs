@@ -62,6 +62,7 @@ impl Bindings {
     /// Forgets an IKE_SA with its SAs.
     pub(super) fn forget_ike(&mut self, unique_id: u32) {
         self.strangers.remove(&Refused::Ike(unique_id));
+        self.surplus.remove(&unique_id);
         // The SAs first: the keys of their outbound SPIs hold the IKE_SA's address.
         for child in self.ikes.get(&unique_id).map(|ike| ike.sas.clone()).unwrap_or_default() {
             self.forget_child(child);

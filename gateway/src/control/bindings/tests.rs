@@ -168,28 +168,50 @@ fn selectors_without_overlap_end_that_child_sa_alone() {
 }
 
 #[test]
-fn site_with_64_child_sas_keeps_its_first_8_and_takes_no_room_of_others() {
+fn site_with_16_child_sas_keeps_its_first_8_and_takes_no_room_of_others() {
     let mut bindings = bindings();
     let (berlin, munich) = (ike(1, BERLIN, vec![]), ike(2, MUNICH, vec![]));
     let mut ended = BTreeSet::new();
-    for number in 1..=64 {
+    for number in 1..=16 {
         for order in bindings.apply(&event(EventKind::ChildUp, &berlin, vec![child(number, number, number)]))
         {
             let Order::TerminateChild { unique_id, .. } = order else { panic!("{order:?}") };
             ended.insert(unique_id);
         }
     }
-    assert_eq!(ended, (9..=64).collect());
+    assert_eq!(ended, (9..=16).collect());
     bindings.apply(&event(EventKind::ChildUp, &munich, vec![child(65, 65, 65)]));
     let bound_reqids: Vec<u32> = bound(&bindings).into_keys().collect();
     assert_eq!(bound_reqids, [1, 2, 3, 4, 5, 6, 7, 8, 65]);
     assert_eq!((bindings.live().inbound.len(), bindings.live().outbound.len()), (9, 9));
 
     // The list of all SAs says the same, and its order does not matter.
-    let mut children: Vec<_> = (1..=64).map(|number| child(number, number, number)).collect();
+    let mut children: Vec<_> = (1..=16).map(|number| child(number, number, number)).collect();
     children.reverse();
     bindings.audit(&[ike(1, BERLIN, children), ike(2, MUNICH, vec![child(65, 65, 65)])]);
     assert_eq!(bound(&bindings).into_keys().collect::<Vec<_>>(), bound_reqids);
+}
+
+/// The peer need not answer the DELETEs, and every CHILD_SA has a reqid.
+#[test]
+fn site_with_64_child_sas_loses_its_ike_sa_and_others_lose_nothing() {
+    let many = |count: u32| (1..=count).map(|number| child(number, number, number)).collect::<Vec<_>>();
+    let others = ike(2, MUNICH, vec![child(65, 65, 65)]);
+    let ends_ike = |orders: &[Order]| {
+        orders.iter().any(|order| matches!(order, Order::TerminateIke { unique_id: 1, .. }))
+    };
+    let mut followed = bindings();
+    followed.audit(std::slice::from_ref(&others));
+    let berlin = ike(1, BERLIN, vec![]);
+    let at = many(64)
+        .into_iter()
+        .position(|child| ends_ike(&followed.apply(&event(EventKind::ChildUp, &berlin, vec![child]))));
+    assert_eq!(at, Some(16));
+    assert_eq!(bound(&followed).into_keys().collect::<Vec<_>>(), [65]);
+
+    let mut listed = bindings();
+    assert!(ends_ike(&listed.audit(&[ike(1, BERLIN, many(64)), others])));
+    assert_eq!(bound(&listed).into_keys().collect::<Vec<_>>(), [65]);
 }
 
 #[test]
