@@ -298,7 +298,7 @@ mod tests {
         connection.remote.identity = PeerIdentity::Any;
         connection.children[0].marks = Marks::Unique;
         let sent = connection.encode().unwrap();
-        assert!(contains(&sent, b"\x03\x02id\x00\x04%any"));
+        assert!(contains(&sent, b"\x03\x02id\x00\x06fqdn:*"));
         for key in [&b"\x07mark_in"[..], b"\x08mark_out"] {
             assert!(contains(&sent, &[b"\x03", key, b"\x00\x07%unique"].concat()));
         }
