@@ -157,8 +157,7 @@ pub enum Bound {
     Cpus,
 }
 
-/// CHILD_SAs that one site may have bound at a time: one for each prefix of its LAN, in both families. charon gives
-/// the smallest free reqid, so a reqid beyond the table means more CHILD_SAs than all sites together may have.
+/// CHILD_SAs that one site may have bound at a time: one for each prefix of its LAN, in both families.
 pub const TUNNELS_PER_SITE: u32 = 2 * limits::PREFIXES_PER_SITE as u32;
 /// SAs of one site in one direction that may be known at a time: all its tunnels may be rekeyed at once.
 pub const SPIS_PER_SITE: u32 = 2 * TUNNELS_PER_SITE;
