@@ -178,6 +178,18 @@ fn stranger_without_budgets_of_its_own_is_charged_to_the_shared_one() {
 }
 
 #[test]
+fn spending_one_class_leaves_every_other_its_budget() {
+    const NOW_NS: u64 = 1 << 40;
+    for spent in Class::ALL {
+        for other in Class::ALL.into_iter().filter(|other| *other != spent) {
+            let mut shared = Budgets::default();
+            while charge_stranger(&mut shared, || None, spent, NOW_NS) {}
+            assert!(charge_stranger(&mut shared, || None, other, NOW_NS), "{spent:?}, then {other:?}");
+        }
+    }
+}
+
+#[test]
 fn addresses_of_one_64_share_a_budget() {
     let mut filter = Filter::default();
     let burst = Class::Ike.stranger_rate().burst;

@@ -1,4 +1,4 @@
-//! Who is asked for a cookie, and whom a request is charged to.
+//! The fates of requests: which are answered with a cookie, and the budget that each other one is charged to.
 use std::collections::HashMap;
 
 use gateway_common::{

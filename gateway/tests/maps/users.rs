@@ -1,4 +1,4 @@
-//! Which programs use which maps, by the object's relocations.
+//! The maps that each program uses, by the relocations of the object.
 use std::collections::{BTreeMap, BTreeSet};
 
 use object::{

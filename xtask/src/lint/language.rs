@@ -2,7 +2,7 @@
 use super::{comments, tree::Tree};
 
 /// Words that no sentence of a comment may begin with: the clause they open hides the subject.
-const OPENERS: [&str; 6] = ["What", "Of", "Where", "As", "Whether", "Whose"];
+const OPENERS: [&str; 9] = ["What", "Of", "Where", "As", "Whether", "Whose", "Who", "Whom", "Which"];
 
 /// Returns a message for each sentence that begins with one of those words.
 pub fn faults(tree: &Tree) -> Vec<String> {
@@ -48,9 +48,9 @@ mod tests {
     fn relative_openers_are_found_in_every_kind_of_comment() {
         let text = "//! What it is.\n/// Returns it. Where it is, is known.\nlet a = 1; // As before\n\
                     // - Whether it holds\n/* Of those */\n";
-        let faults = faults(&Tree::of(&[("a.rs", text), ("b.toml", "# Whose it is\n")]));
+        let faults = faults(&Tree::of(&[("a.rs", text), ("b.toml", "# Whose it is\n# Who asks\n")]));
         let lines: Vec<_> = faults.iter().map(|fault| fault.split(": ").next().unwrap()).collect();
-        assert_eq!(lines, ["a.rs:1", "a.rs:2", "a.rs:3", "a.rs:4", "a.rs:5", "b.toml:1"]);
+        assert_eq!(lines, ["a.rs:1", "a.rs:2", "a.rs:3", "a.rs:4", "a.rs:5", "b.toml:1", "b.toml:2"]);
     }
 
     #[test]

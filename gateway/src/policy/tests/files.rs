@@ -1,4 +1,4 @@
-//! Which files are policy files, and faults of the files themselves.
+//! The rule that tells policy files from others, and faults of the files themselves.
 use std::fs;
 use std::os::unix::fs::symlink;
 
