@@ -115,6 +115,11 @@ impl Charon {
         self.process.ensure_running().is_ok()
     }
 
+    /// Returns the end of charon's log.
+    pub fn log_end(&self) -> String {
+        process::tail(self.process.log())
+    }
+
     /// Reads charon's log.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.process.log())?)

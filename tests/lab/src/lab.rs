@@ -336,7 +336,9 @@ impl Site<'_> {
     /// Brings the tunnel up.
     pub fn initiate(&self) -> Result<()> {
         let done = self.charon.initiate(CONNECTION, TUNNEL_UP);
-        done.with_context(|| format!("{} cannot bring its tunnel up", self.spec.full_name()))
+        done.with_context(|| {
+            format!("{} cannot bring its tunnel up; its log ends:\n{}", self.spec.full_name(), self.charon.log_end())
+        })
     }
 
     /// Takes the tunnel down.

@@ -88,6 +88,7 @@ fn new_charon_leaves_nothing_of_the_former_ones_sas(lab: &mut Lab) -> Result<()>
         Ok(spis(lab)?.is_disjoint(&old).then_some(()))
     })?;
     lab.wait_for_maps("no binding", |maps| maps.bindings.is_empty())?;
+    wait_until_loaded(lab)?;
     // Another site connects first and gets the first reqid and the first mark.
     let springfield = lab.site("springfield")?;
     springfield.terminate()?;
@@ -159,13 +160,7 @@ fn unloaded_connection_is_loaded_again(lab: &mut Lab) -> Result<()> {
     swanctl.env("STRONGSWAN_CONF", "/run/strongswan.conf").env("SWANCTL_DIR", "/run/empty-swanctl");
     output(swanctl.args(["--load-all", "--noprompt"]))?;
     let unloaded = Instant::now();
-    wait_for("connection, authority and key to be loaded again", PATIENCE, || {
-        let loaded = lab.gateway().charon().loaded()?;
-        let all = loaded.connections == [SITES_CONNECTION]
-            && loaded.authorities.len() == 1
-            && loaded.keys.len() == 1;
-        Ok(all.then_some(()))
-    })?;
+    wait_until_loaded(lab)?;
     println!("loaded again {:?} after swanctl's end", unloaded.elapsed());
     ensure!(unloaded.elapsed() < Duration::from_secs(3), "it took {:?}", unloaded.elapsed());
     lab.wait_for_status("gatewayctl to tell", |status| status.restored > restored)?;
@@ -208,6 +203,17 @@ fn while_stopped(lab: &mut Lab) -> Result<()> {
     println!("gatewayd ended within {:?}", asked.elapsed());
     ensure!(asked.elapsed() < REACTION, "gatewayd took {:?} to end", asked.elapsed());
     Ok(())
+}
+
+/// Waits until charon has all that gatewayd gives it.
+fn wait_until_loaded(lab: &Lab) -> Result<()> {
+    wait_for("connection, authority and key to be loaded", PATIENCE, || {
+        let loaded = lab.gateway().charon().loaded()?;
+        let all = loaded.connections == [SITES_CONNECTION]
+            && loaded.authorities.len() == 1
+            && loaded.keys.len() == 1;
+        Ok(all.then_some(()))
+    })
 }
 
 /// Has every site bring up a new tunnel.
