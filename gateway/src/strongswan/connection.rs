@@ -187,7 +187,7 @@ impl Connection {
             remote: WireRemote {
                 auth: "pubkey",
                 id: match &self.remote.identity {
-                    // Of this type only: an e-mail address or a key id may print like a DNS name.
+                    // No other type: an e-mail address or a key id may print like a DNS name.
                     PeerIdentity::Any => fqdn("*"),
                     PeerIdentity::Name(identity) => fqdn(identity),
                 },

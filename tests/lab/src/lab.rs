@@ -337,7 +337,11 @@ impl Site<'_> {
     pub fn initiate(&self) -> Result<()> {
         let done = self.charon.initiate(CONNECTION, TUNNEL_UP);
         done.with_context(|| {
-            format!("{} cannot bring its tunnel up; its log ends:\n{}", self.spec.full_name(), self.charon.log_end())
+            format!(
+                "{} cannot bring its tunnel up; its log ends:\n{}",
+                self.spec.full_name(),
+                self.charon.log_end()
+            )
         })
     }
 
