@@ -3,9 +3,9 @@
 mod reload;
 mod reports;
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use gateway_common::ids::TunnelId;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -29,6 +29,7 @@ use crate::{
     events::{Events, Names},
     inputs::Inputs,
     kernel::{
+        clock::monotonic_ns,
         interface::Interface,
         maps::Maps,
         network::{Network, Paths},
@@ -39,6 +40,7 @@ use crate::{
     session::Session,
     snapshot::{crowded, tunnel_statuses},
     status::Status,
+    systemd::{self, Manager},
 };
 
 /// Interval of reconciliations when no event occurs.
@@ -99,6 +101,7 @@ pub struct Daemon {
     failed: Vec<String>,
     status: Status,
     last_written: Option<Status>,
+    manager: Manager,
     signals: Signals,
 }
 
@@ -129,7 +132,7 @@ impl Signals {
 
 impl Daemon {
     /// Attaches the programs, or adopts programs that are attached already along with the contents of their
-    /// maps. Nothing is forwarded before all of them are attached.
+    /// maps. Nothing is forwarded before all of them are attached. The directories of the pins and of the state exist.
     pub async fn start(options: Options, inputs: Inputs) -> Result<Self> {
         let gateway = &inputs.policy.gateway;
         let (internet, lan) = (gateway.internet.to_string(), gateway.lan.to_string());
@@ -137,7 +140,6 @@ impl Daemon {
         // Subscribe before reading the interfaces, so that no later change is missed.
         let network = Network::open()?;
         let interfaces = (Interface::look(&internet)?, Interface::look(&lan)?);
-        fs::create_dir_all(&options.state).with_context(|| format!("create {}", options.state.display()))?;
         let mut registry = Registry::open(options.state.join("ids.toml"))?;
         let ids = adopt_ids(&options.pins, &options.state, &mut registry, &inputs.policy)?;
 
@@ -179,6 +181,7 @@ impl Daemon {
             failed: Vec::new(),
             status,
             last_written: None,
+            manager: Manager::from_environment(),
             signals,
         };
         daemon.reconcile()?;
@@ -188,8 +191,9 @@ impl Daemon {
 
     /// Runs until SIGTERM or SIGINT. The programs stay attached.
     pub async fn run(mut self) -> Result<()> {
+        self.manager.ready(&self.describe());
         let now = Instant::now();
-        let mut due = Due { reconcile: now + RECONCILE_INTERVAL, status: None, status_not_before: now };
+        let mut due = Due { reconcile: now + self.interval(), status: None, status_not_before: now };
         loop {
             tokio::select! {
                 report = self.session.next() => {
@@ -210,9 +214,13 @@ impl Daemon {
                     due.status_not_before = Instant::now() + started.elapsed() * STATUS_SHARE;
                 }
                 _ = self.signals.hangup.recv() => {
+                    self.manager.reloading();
+                    let began = monotonic_ns();
                     self.reload();
                     // At once: what the policy no longer has must pass nothing more.
                     due.reconcile = Instant::now() + self.reconcile_maps();
+                    self.status.reload_began_ns = Some(began);
+                    self.manager.ready(&self.describe());
                     due.changed();
                 }
                 result = self.events.log(&self.names) => if let Err(error) = result {
@@ -222,6 +230,7 @@ impl Daemon {
                 _ = self.signals.interrupt.recv() => break,
             }
         }
+        self.manager.stopping();
         info!("stopping; the programs stay attached (`gatewayctl detach` removes them)");
         Ok(())
     }
@@ -233,17 +242,30 @@ impl Daemon {
         self.reconcile_maps()
     }
 
-    /// Reconciles the maps, and returns the time until the next time.
+    /// Reconciles the maps, gives the service manager a sign of life, and returns the time until the next time.
     fn reconcile_maps(&mut self) -> Duration {
-        match self.reconcile() {
-            Ok(()) if self.failed.iter().all(|line| line == DETACHED) => RECONCILE_INTERVAL,
+        let next = match self.reconcile() {
+            Ok(()) if self.failed.iter().all(|line| line == DETACHED) => self.interval(),
             Ok(()) => RETRY_INTERVAL,
             Err(error) => {
                 error!("reconcile: {error:#}");
                 self.failed = vec![format!("{error:#}")];
                 RETRY_INTERVAL
             }
-        }
+        };
+        // After a failure, too: another process would fail alike.
+        self.manager.alive(&self.describe());
+        next.min(self.interval())
+    }
+
+    /// Returns the interval of reconciliations when no event occurs.
+    fn interval(&self) -> Duration {
+        self.manager.alive_within().map_or(RECONCILE_INTERVAL, |time| time.min(RECONCILE_INTERVAL))
+    }
+
+    /// Returns the state as a line for the service manager.
+    fn describe(&self) -> String {
+        systemd::describe(&self.inputs.describe(), &self.status.faults, &self.failed)
     }
 
     /// Observes, plans and applies.

@@ -17,3 +17,4 @@ pub mod session;
 pub mod snapshot;
 pub mod status;
 pub mod strongswan;
+pub mod systemd;

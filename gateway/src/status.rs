@@ -29,6 +29,9 @@ pub struct Status {
     pub tunnels: Vec<TunnelStatus>,
     /// Descriptions of SAs that are no site's, or more than a site may have, while charon still has them.
     pub strangers: Vec<String>,
+    /// Begin of the last reload that ended, nanoseconds of CLOCK_MONOTONIC; `None` before the first.
+    #[serde(default)]
+    pub reload_began_ns: Option<u64>,
     /// Faults in the current policy files; the last valid policy stays in force.
     pub faults: Vec<String>,
     /// Changes that failed and will be retried.

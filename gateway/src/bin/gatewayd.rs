@@ -1,11 +1,12 @@
 //! The gateway's daemon.
 use std::{
+    fs,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use gateway::{
     cookies::Rotation,
@@ -36,7 +37,7 @@ struct Arguments {
     /// charon's VICI socket
     #[arg(long, value_name = "SOCKET", default_value = DEFAULT_SOCKET)]
     vici: PathBuf,
-    /// Directory for pinned links and maps; gatewayd mounts a bpffs there unless it is on one
+    /// Directory for pinned links and maps; gatewayd mounts a bpffs there unless it is on one or in a sandbox
     #[arg(long, value_name = "DIR", env = "GATEWAY_PIN", default_value = DEFAULT_DIRECTORY)]
     pin: PathBuf,
     /// Check the policies and the files they name, then exit
@@ -124,7 +125,9 @@ fn check(directory: &Path, no_secrets: bool) -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: Options, inputs: Inputs) -> Result<()> {
-    let _lock = lock(&options.state)?;
+    fs::create_dir_all(&options.state).with_context(|| format!("create {}", options.state.display()))?;
+    // The maps and interfaces belong to one gatewayd, and so do the numbers and the status in the state directory.
+    let _locks = (options.pins.prepare_and_lock()?, lock(&options.state)?);
     let customers = inputs.describe();
     let pins = options.pins.clone();
     let daemon = Daemon::start(options, inputs).await?;

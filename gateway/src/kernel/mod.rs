@@ -7,6 +7,7 @@ mod handle;
 pub mod interface;
 mod mapped;
 pub mod maps;
+pub mod mounts;
 pub mod network;
 pub mod pins;
 pub mod programs;

@@ -117,6 +117,8 @@ impl Gateway {
 
     /// Starts gatewayd without waiting for it.
     pub fn spawn_daemon(&mut self, namespace: &Namespace) -> Result<()> {
+        // gatewayd mounts no bpffs outside of the mount namespace of process 1, and the lab is outside of it.
+        namespace.enter(|| Pins::new(PINS).prepare())?;
         let command = self.daemon_command(namespace, POLICIES);
         self.daemon = Some(Process::start(command, &self.dir.join("run/gatewayd.log"))?);
         Ok(())
