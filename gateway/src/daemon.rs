@@ -331,7 +331,7 @@ impl Daemon {
             .failed
             .extend(crowded.iter().map(|site| format!("{site} has negotiated more prefixes than fit")));
         let entry = |id: TunnelId| self.maps.tunnel(id).ok();
-        status.tunnels = tunnel_statuses(&self.inputs.policy, &self.ids, bindings, entry);
+        status.tunnels = tunnel_statuses(&self.inputs.policy, &self.ids, bindings, &self.learnt, entry);
         if self.last_written.as_ref() == Some(status) {
             return;
         }

@@ -1,4 +1,6 @@
 //! The daemon's state as the status file shows it.
+use std::{collections::BTreeMap, net::IpAddr};
+
 use gateway_common::{
     ids::{Mark, TunnelId},
     layout::Tunnel,
@@ -11,11 +13,13 @@ use crate::{
     status::TunnelStatus,
 };
 
-/// Returns one entry for each site of the policy. `entry` returns a site's map entry.
+/// Returns one entry for each site of the policy. `learnt` holds path MTUs in bytes by peer; `entry` returns a site's map
+/// entry.
 pub fn tunnel_statuses(
     policy: &Policy,
     ids: &Assignment,
     bindings: &Bindings,
+    learnt: &BTreeMap<IpAddr, u32>,
     entry: impl Fn(TunnelId) -> Option<Tunnel>,
 ) -> Vec<TunnelStatus> {
     let mut tunnels = Vec::new();
@@ -32,6 +36,7 @@ pub fn tunnel_statuses(
             cipher: live.map(|live| live.shown.cipher.clone()),
             encapsulated: live.is_some_and(|live| live.shown.encapsulated),
             mss: (entry.v4.mss, entry.v6.mss),
+            path_mtu_bytes: live.and_then(|live| live.path_mtu_bytes(learnt)),
         });
     }
     tunnels

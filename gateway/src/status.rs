@@ -58,6 +58,10 @@ pub struct TunnelStatus {
     /// The MSS in IPv4 and IPv6, in bytes.
     #[serde(default)]
     pub mss: (u16, u16),
+    /// The smallest path MTU in bytes that the kernel has learnt to a peer of the site; `None` if a router on the way has
+    /// announced none.
+    #[serde(default)]
+    pub path_mtu_bytes: Option<u32>,
 }
 
 impl Status {

@@ -53,6 +53,11 @@ pub struct Shown {
 }
 
 impl LiveSite {
+    /// Returns the smallest path MTU in bytes among those learnt to the site's peers.
+    pub fn path_mtu_bytes(&self, learnt: &BTreeMap<IpAddr, u32>) -> Option<u32> {
+        self.paths.iter().filter_map(|(peer, _)| learnt.get(peer).copied()).min()
+    }
+
     /// Returns the MSS that fits every SA in use. `learnt` holds the path MTUs that the kernel has learnt, in bytes, by
     /// peer.
     pub fn mss(&self, mtus: Mtus, learnt: &BTreeMap<IpAddr, u32>) -> Mss {

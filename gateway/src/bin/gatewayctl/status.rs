@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context, Result};
 use gateway::{
     kernel::{clock::monotonic_ns, maps::Maps, pins::Pins},
-    status::Status,
+    status::{Status, TunnelStatus},
 };
 use gateway_common::{
     layout::{Quota, Usage},
@@ -55,6 +55,7 @@ fn as_text(status: &Status, running: bool, usage: &Result<TableUse>) -> Vec<Part
         Part::Line(format!("XDP       {}", status.xdp)),
         Part::Table(tunnels(status)),
     ];
+    parts.extend(status.tunnels.iter().filter_map(narrow_path).map(Part::Line));
     for (what, count) in [("refused", status.refused), ("restored", status.restored)] {
         if count > 0 {
             parts.push(Part::Line(format!("{what:<9} {count} times")));
@@ -70,6 +71,15 @@ fn as_text(status: &Status, running: bool, usage: &Result<TableUse>) -> Vec<Part
         parts.extend(lines.iter().map(|line| Part::Line(format!("{what}: {line}"))));
     }
     parts
+}
+
+/// Returns the line of a site to which a router announced a smaller MTU.
+fn narrow_path(tunnel: &TunnelStatus) -> Option<String> {
+    let TunnelStatus { customer, site, .. } = tunnel;
+    Some(format!(
+        "narrow path: {} bytes to {customer}.{site}, says a router on the way",
+        tunnel.path_mtu_bytes?
+    ))
 }
 
 fn tunnels(status: &Status) -> Table {
@@ -188,7 +198,6 @@ impl CustomerUse {
 
 #[cfg(test)]
 mod tests {
-    use gateway::status::TunnelStatus;
     use gateway_common::wheel::slot_at;
 
     use super::*;
@@ -215,6 +224,7 @@ mod tests {
             cipher: Some("AES_GCM_16_256/CURVE_25519".into()),
             encapsulated: true,
             mss: (1398, 1378),
+            path_mtu_bytes: None,
         }
     }
 
@@ -241,6 +251,13 @@ mod tests {
             );
             assert_eq!(state(&[(1, 1), (12, 1)]).silent_seconds, 11, "ticks are rounded down");
         }
+    }
+
+    #[test]
+    fn path_that_a_router_narrowed_is_named() {
+        let line = "narrow path: 1400 bytes to acme.berlin, says a router on the way";
+        assert!(!rendered(berlin(), 200).contains("narrow path"));
+        assert!(rendered(TunnelStatus { path_mtu_bytes: Some(1400), ..berlin() }, 200).contains(line));
     }
 
     #[test]
