@@ -268,7 +268,7 @@ impl Attendant {
         let failed = match load(&self.client, &setup).await {
             Ok(key) => {
                 if let Some(before) = before.filter(|before| *before != key) {
-                    self.client.unload_key(&before).await?;
+                    unless_refused(self.client.unload_key(&before).await)?;
                 }
                 self.key = Some(key);
                 None
@@ -288,7 +288,7 @@ impl Attendant {
         let loaded = self.loaded().await?;
         for name in loaded.connections.iter().filter(|name| *name != CONNECTION) {
             warn!(connection = name.as_str(), "unloading a connection that is not gatewayd's");
-            self.client.unload_conn(name).await?;
+            unless_refused(self.client.unload_conn(name).await)?;
         }
         let has = |names: &[String], wanted: &str| names.iter().any(|name| name == wanted);
         let missing: Vec<&str> = [

@@ -1,7 +1,8 @@
 //! The gateway's daemon.
 use std::{
-    fs,
+    fs::DirBuilder,
     io::{self, IsTerminal, Write},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -125,7 +126,10 @@ fn check(directory: &Path, no_secrets: bool) -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: Options, inputs: Inputs) -> Result<()> {
-    fs::create_dir_all(&options.state).with_context(|| format!("create {}", options.state.display()))?;
+    // Nobody else's: whoever may open it may hold its lock.
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(&options.state).with_context(|| format!("create {}", options.state.display()))?;
     // The maps and interfaces belong to one gatewayd, and so do the numbers and the status in the state directory.
     let _locks = (options.pins.prepare_and_lock()?, lock(&options.state)?);
     let customers = inputs.describe();

@@ -120,16 +120,16 @@ impl Pins {
                 _ => {}
             }
         }
-        // A gatewayd that is running holds its lock on the directory: without it, a second one could start.
-        let _lock = match umount(directory) {
-            Ok(()) => None,
-            Err(Errno::EBUSY) => return Ok(()),
-            // The directory lies on a bpffs of somebody else's.
-            Err(_) => match lock(directory) {
-                Ok(lock) => Some(lock),
-                Err(_) => return Ok(()),
-            },
-        };
+        // A gatewayd that is running holds its lock on the directory: without it, a second one could start. The lock itself
+        // would keep the bpffs busy.
+        match lock(directory) {
+            Ok(held) => drop(held),
+            Err(_) => return Ok(()),
+        }
+        // Any other error: the directory lies on a bpffs of somebody else's.
+        if umount(directory) == Err(Errno::EBUSY) {
+            return Ok(());
+        }
         fs::remove_dir(directory).with_context(|| format!("remove {}", directory.display()))
     }
 

@@ -75,7 +75,7 @@ pub struct Remote {
 /// The peers that may use a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerIdentity {
-    /// Every peer with a certificate of the authority, whatever its identity. Who it is must be checked afterwards.
+    /// Every peer with a certificate of the authority, whatever its identity. Its identity must be checked afterwards.
     Any,
     /// The peer whose certificate carries this DNS name as subjectAltName. No wildcards.
     Name(String),

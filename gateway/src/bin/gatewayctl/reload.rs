@@ -50,12 +50,17 @@ fn result(status: &Status) -> Result<Report> {
     let sites = status.tunnels.len();
     ensure!(
         status.faults.is_empty(),
-        "{} in the policies, the rest is in force ({sites} sites):\n{}",
+        "{}, and not everything is in force ({sites} sites are):\n{}",
         match status.faults.len() {
             1 => "1 fault".to_owned(),
             faults => format!("{faults} faults"),
         },
         status.faults.join("\n")
+    );
+    ensure!(
+        status.failed.is_empty(),
+        "the policies are read, but changes failed:\n{}",
+        status.failed.join("\n")
     );
     Ok(Report::line(&format!("reloaded: {sites} sites")))
 }
