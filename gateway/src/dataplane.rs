@@ -23,9 +23,8 @@ pub struct DataPlane {
 
 impl DataPlane {
     /// Loads the programs and attaches them, or replaces those that are attached. Forwarding is off until
-    /// `ensure` unless all programs of an earlier gatewayd are still attached.
+    /// `ensure` unless all programs of an earlier gatewayd are still attached. The directory of the pins is prepared.
     pub fn start(pins: &Pins, sizes: Sizes, internet: &Interface, lan: &Interface) -> Result<Self> {
-        pins.prepare()?;
         interface::set_forwarding(&internet.name, false)?;
         let indices = (internet.index, lan.index);
         let adopted = is_attached(pins, indices);

@@ -22,6 +22,7 @@ use tracing::info;
 
 use crate::{
     kernel::{maps, pins::Pins},
+    policy::{CustomerName, SiteName},
     registry::Assignment,
 };
 
@@ -44,11 +45,10 @@ impl Events {
     }
 
     /// Waits for events and logs them. Cancellation safe.
-    pub async fn log(&mut self, ids: &Assignment) -> Result<()> {
+    pub async fn log(&mut self, names: &Names) -> Result<()> {
         tokio::select! {
             guard = self.drops.readable_mut() => {
                 let mut guard = guard?;
-                let names = names(ids);
                 for _ in 0..DROPS_PER_WAKEUP {
                     let Some(item) = guard.get_inner_mut().next() else {
                         guard.clear_ready();
@@ -56,7 +56,7 @@ impl Events {
                     };
                     let bytes: &[u8] = &item;
                     if let Some(event) = bytes.read::<RawDropEvent>(0) {
-                        log_drop(&event.0, &names);
+                        log_drop(&event.0, names);
                     }
                 }
             }
@@ -70,23 +70,31 @@ impl Events {
     }
 }
 
-/// Customer names by customer number, and site names by tunnel number.
-type Names<'a> = (HashMap<u32, &'a str>, HashMap<u32, &'a str>);
-
-fn names(ids: &Assignment) -> Names<'_> {
-    let customers = ids.iter().map(|(name, ids)| (ids.id.get(), name.as_str())).collect();
-    let sites =
-        ids.iter().flat_map(|(_, ids)| ids.tunnels.iter()).map(|(name, id)| (id.get(), name.as_str()));
-    (customers, sites.collect())
+/// Names for the log: those of customers by customer number, and of sites by site number.
+#[derive(Default)]
+pub struct Names {
+    customers: HashMap<u32, CustomerName>,
+    sites: HashMap<u32, SiteName>,
 }
 
-fn log_drop(event: &DropEvent, (customers, sites): &Names<'_>) {
+impl Names {
+    /// Collects the names of one policy.
+    pub fn new(ids: &Assignment) -> Self {
+        let sites = ids.iter().flat_map(|(_, ids)| ids.tunnels.iter());
+        Self {
+            customers: ids.iter().map(|(name, ids)| (ids.id.get(), name.clone())).collect(),
+            sites: sites.map(|(name, id)| (id.get(), name.clone())).collect(),
+        }
+    }
+}
+
+fn log_drop(event: &DropEvent, names: &Names) {
     let unknown = "-";
     info!(
         target: "drop",
         reason = Reason::from_number(event.reason).map_or("?", Reason::name),
-        customer = customers.get(&event.customer).copied().unwrap_or(unknown),
-        site = sites.get(&event.tunnel).copied().unwrap_or(unknown),
+        customer = names.customers.get(&event.customer).map_or(unknown, CustomerName::as_str),
+        site = names.sites.get(&event.tunnel).map_or(unknown, SiteName::as_str),
         hook = Hook::ALL.get(usize::from(event.hook)).map_or("?", |hook| hook.name()),
         bytes = event.length,
         "{}",

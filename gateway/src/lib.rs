@@ -2,12 +2,19 @@
 //!
 //! A policy passes through [`policy`] → [`registry`] → [`control`] → [`kernel`] and [`strongswan`];
 //! [`daemon`] repeats this whenever something changes.
+pub mod adoption;
 pub mod control;
 pub mod cookies;
 pub mod daemon;
 pub mod dataplane;
 pub mod events;
+pub mod inputs;
 pub mod kernel;
+pub mod lock;
 pub mod policy;
 pub mod registry;
+pub mod session;
+pub mod snapshot;
+pub mod status;
 pub mod strongswan;
+pub mod systemd;

@@ -7,7 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use gateway::kernel::{interface::Interface, network::Network};
+use gateway::kernel::{
+    interface::Interface,
+    network::Network,
+    xfrm::{Known, remove_unknown},
+};
 use libtest_mimic::{Arguments, Trial};
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::timeout;
@@ -18,9 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 type Test = fn() -> Result<()>;
 
 fn main() -> std::process::ExitCode {
-    let tests: [(&str, Test); 3] = [
+    let tests: [(&str, Test); 4] = [
         ("interface_has_mtu_and_addresses_of_both_families", interface_is_read),
         ("path_mtu_is_that_of_the_kernels_route", || run(path_mtu_is_read)),
+        ("ipsec_policies_that_charon_does_not_know_are_removed", unknown_policies_are_removed),
         ("changes_of_links_and_addresses_are_reported_at_once", || run(changes_are_reported)),
     ];
     let missing = !nix::unistd::geteuid().is_root();
@@ -89,6 +94,32 @@ fn interface_is_read() -> Result<()> {
     ip("addr del 2001:db8::1/64 dev outside")?;
     ensure!(!Interface::look("outside")?.is_routable());
     ensure!(Interface::look("nothing").is_err());
+    Ok(())
+}
+
+/// A policy of each kind: with a mark that charon knows, with another one, without a mark, and one that exempts traffic
+/// from IPsec. SAs need ESP in the kernel: the lab removes them.
+fn unknown_policies_are_removed() -> Result<()> {
+    let template = "tmpl src 203.0.113.1 dst 203.0.113.2 proto esp reqid 1 mode tunnel";
+    for (mark, direction, rest) in [
+        ("mark 7 mask 0xffffffff", "out", template),
+        ("mark 8 mask 0xffffffff", "out", template),
+        ("mark 8 mask 0xffffffff", "in", template),
+        ("", "fwd", template),
+        ("", "in", "priority 5"),
+    ] {
+        ip(&format!("xfrm policy add src 10.0.0.0/8 dst 10.1.0.0/16 dir {direction} {mark} {rest}"))?;
+    }
+    ip(&format!(
+        "xfrm policy add src fd00:1::/64 dst fd00:2::/64 dir out mark 9 mask 0xffffffff {template}"
+    ))?;
+    let known = Known { marks: [7].into(), ..Known::default() };
+    ensure!(remove_unknown(&known)? == (0, 4));
+    let left = Command::new("ip").args(["xfrm", "policy"]).output()?.stdout;
+    let left = String::from_utf8(left)?;
+    ensure!(left.matches("src 10.0.0.0/8").count() == 2 && left.contains("mark 0x7/"), "{left}");
+    ensure!(remove_unknown(&Known::default())? == (0, 1));
+    ensure!(remove_unknown(&Known::default())? == (0, 0));
     Ok(())
 }
 

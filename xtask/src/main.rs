@@ -307,7 +307,7 @@ fn run(task: Task) -> Result<i32> {
             build::lab().map(|_| 0)
         }
         Task::Setup { lab, vm, lint, all } => {
-            let needs = setup::Needs { lab: lab || all, vm: vm || all, lint: lint || all };
+            let needs = setup::Needs { host: all, lab: lab || all, vm: vm || all, lint: lint || all };
             if !setup::ensure(needs)? {
                 eprintln!("Everything is already installed.");
             }

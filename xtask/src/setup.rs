@@ -16,6 +16,8 @@ use crate::{
 /// The needs of a command beyond the toolchain and bpf-linker, which all commands need.
 #[derive(Clone, Copy, Default)]
 pub struct Needs {
+    /// The programs that host tests run.
+    pub host: bool,
     /// The lab's programs: strongSwan, iproute2, …
     pub lab: bool,
     /// QEMU and the guest's kernel.
@@ -104,6 +106,7 @@ fn missing<'a>(pinned: &'a Pinned, needs: Needs) -> Result<Vec<Item<'a>>> {
 
 fn wanted(needs: Needs) -> Vec<Package> {
     let mut wanted = packages::BUILD.to_vec();
+    wanted.extend(needs.host.then_some(packages::HOST).into_iter().flatten());
     wanted.extend(needs.lab.then_some(packages::LAB).into_iter().flatten());
     wanted.extend(needs.vm.then_some(packages::VM).into_iter().flatten());
     wanted

@@ -113,7 +113,8 @@ pub fn run(only: &[Stage], filter: Option<&str>, choice: Choice, machine: &Machi
         if only.is_empty() { filter.is_none() || filterable } else { only.contains(stage) }
     };
     let stages: Vec<_> = Stage::ALL.into_iter().filter(wanted).collect();
-    setup::ensure(Needs { lint: stages.contains(&Stage::Lint), ..Needs::default() })?;
+    let has = |stage| stages.contains(&stage);
+    setup::ensure(Needs { host: has(Stage::Host), lint: has(Stage::Lint), ..Needs::default() })?;
     let mut table = Vec::new();
     for (number, stage) in stages.iter().enumerate() {
         if signals::interrupted() {

@@ -135,7 +135,7 @@ pub enum Bound {
     Fixed(u32),
     /// One for each tunnel id, and 0.
     TunnelIds,
-    /// [`TUNNELS_PER_SITE`] for each tunnel id, and reqid 0.
+    /// [`REQIDS_PER_SITE`] for each tunnel id, and reqid 0.
     Reqids,
     /// One for each customer id, and 0.
     CustomerIds,
@@ -159,6 +159,10 @@ pub enum Bound {
 
 /// CHILD_SAs that one site may have bound at a time: one for each prefix of its LAN, in both families.
 pub const TUNNELS_PER_SITE: u32 = 2 * limits::PREFIXES_PER_SITE as u32;
+/// Reqids that charon may have given out at a time for each site: to its bound CHILD_SAs, and to others that are being
+/// ended. charon gives the reqid that was released first, and a new one if there is none (strongSwan, kernel_interface.c),
+/// so the highest is the number that were ever in use at a time.
+pub const REQIDS_PER_SITE: u32 = 4 * TUNNELS_PER_SITE;
 /// SAs of one site in one direction that may be known at a time: all its tunnels may be rekeyed at once.
 pub const SPIS_PER_SITE: u32 = 2 * TUNNELS_PER_SITE;
 /// Outer addresses of one tunnel's peer that may be known at a time: a site that moves has two for a moment.
@@ -170,7 +174,7 @@ impl Bound {
         match self {
             Self::Fixed(entries) => entries,
             Self::TunnelIds => sizes.tunnels + 1,
-            Self::Reqids => sizes.tunnels.saturating_mul(TUNNELS_PER_SITE).saturating_add(1),
+            Self::Reqids => sizes.tunnels.saturating_mul(REQIDS_PER_SITE).saturating_add(1),
             Self::CustomerIds => sizes.customers + 1,
             Self::Customers => sizes.customers,
             Self::Peers => sizes.tunnels.saturating_mul(PEERS_PER_TUNNEL),
@@ -189,7 +193,7 @@ impl fmt::Display for Bound {
         match self {
             Self::Fixed(entries) => write!(f, "{entries}"),
             Self::TunnelIds => f.write_str("tunnels + 1"),
-            Self::Reqids => write!(f, "{TUNNELS_PER_SITE} × tunnels + 1"),
+            Self::Reqids => write!(f, "{REQIDS_PER_SITE} × tunnels + 1"),
             Self::CustomerIds => f.write_str("customers + 1"),
             Self::Customers => f.write_str("customers"),
             Self::Peers => write!(f, "{PEERS_PER_TUNNEL} × tunnels"),

@@ -1,17 +1,20 @@
 //! The gateway's daemon.
 use std::{
+    fs::DirBuilder,
     io::{self, IsTerminal, Write},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use gateway::{
-    control::lock::lock,
     cookies::Rotation,
-    daemon::{Daemon, Inputs, Options},
+    daemon::{Daemon, Options},
+    inputs::Inputs,
     kernel::pins::{DEFAULT_DIRECTORY, Pins},
+    lock::lock,
     policy::{self, check_certificates, read_credentials},
     strongswan::DEFAULT_SOCKET,
 };
@@ -35,7 +38,7 @@ struct Arguments {
     /// charon's VICI socket
     #[arg(long, value_name = "SOCKET", default_value = DEFAULT_SOCKET)]
     vici: PathBuf,
-    /// Directory for pinned links and maps; gatewayd mounts a bpffs there unless it is on one
+    /// Directory for pinned links and maps; gatewayd mounts a bpffs there unless it is on one or in a sandbox
     #[arg(long, value_name = "DIR", env = "GATEWAY_PIN", default_value = DEFAULT_DIRECTORY)]
     pin: PathBuf,
     /// Check the policies and the files they name, then exit
@@ -74,7 +77,7 @@ fn main() -> ExitCode {
         vici: arguments.vici,
         pins: Pins::new(arguments.pin),
     };
-    let inputs = match Inputs::load(&options) {
+    let inputs = match Inputs::load(&options.policy) {
         Ok(inputs) => inputs,
         Err(faults) => {
             eprintln!("{faults}");
@@ -123,7 +126,12 @@ fn check(directory: &Path, no_secrets: bool) -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: Options, inputs: Inputs) -> Result<()> {
-    let _lock = lock(&options.state)?;
+    // Nobody else's: whoever may open it may hold its lock.
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(&options.state).with_context(|| format!("create {}", options.state.display()))?;
+    // The maps and interfaces belong to one gatewayd, and so do the numbers and the status in the state directory.
+    let _locks = (options.pins.prepare_and_lock()?, lock(&options.state)?);
     let customers = inputs.describe();
     let pins = options.pins.clone();
     let daemon = Daemon::start(options, inputs).await?;

@@ -1,17 +1,12 @@
-//! Applies actions: the only code that changes maps and charon.
+//! Applies actions: the only code that changes maps.
 use std::mem;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
-use crate::{control::plan::Action, kernel::maps::Maps, strongswan::Client};
+use crate::{control::plan::Action, kernel::maps::Maps};
 
 /// Applies all actions in order and calls `done` with the result of each.
-pub async fn apply_all(
-    actions: &[Action],
-    maps: &mut Maps,
-    charon: Option<&Client>,
-    mut done: impl FnMut(&Action, Result<()>),
-) {
+pub fn apply_all(actions: &[Action], maps: &mut Maps, mut done: impl FnMut(&Action, Result<()>)) {
     /// Few enough that the copies made for a batch stay in the processor's cache.
     const BATCH_ACTIONS: usize = 4096;
     let runs = actions.chunk_by(|one, next| mem::discriminant(one) == mem::discriminant(next));
@@ -22,7 +17,7 @@ pub async fn apply_all(
             continue;
         }
         for action in run {
-            done(action, apply(action, maps, charon).await);
+            done(action, apply(action, maps));
         }
     }
 }
@@ -44,12 +39,12 @@ fn apply_run(run: &[Action], maps: &mut Maps) -> Result<bool> {
     }) {
         maps.set_customers(&customers)?;
     } else if let Some(spis) = entries(run, |action| match action {
-        Action::SetInboundSpi(spi, Some(tunnel)) => Some((*spi, *tunnel)),
+        Action::SetInboundSpi(spi, Some(mark)) => Some((*spi, *mark)),
         _ => None,
     }) {
         maps.set_inbound_spis(&spis)?;
     } else if let Some(spis) = entries(run, |action| match action {
-        Action::SetOutboundSpi(spi, Some(tunnel)) => Some((*spi, *tunnel)),
+        Action::SetOutboundSpi(spi, Some(mark)) => Some((*spi, *mark)),
         _ => None,
     }) {
         maps.set_outbound_spis(&spis)?;
@@ -60,18 +55,14 @@ fn apply_run(run: &[Action], maps: &mut Maps) -> Result<bool> {
 }
 
 /// Applies one action. A failed action needs no retry here: the next plan contains it again.
-pub async fn apply(action: &Action, maps: &mut Maps, charon: Option<&Client>) -> Result<()> {
-    let charon = || charon.ok_or_else(|| anyhow!("charon is not connected"));
+pub fn apply(action: &Action, maps: &mut Maps) -> Result<()> {
     match action {
-        Action::Unload(name) => charon()?.unload_conn(name).await.map_err(Into::into),
-        Action::Terminate { unique_id, .. } => charon()?.terminate_ike(*unique_id).await.map_err(Into::into),
-        Action::Load(connection) => charon()?.load_conn(connection).await.map_err(Into::into),
         Action::RemoveCustomer(server) => maps.remove_customer(*server),
         Action::SetCustomer(server, customer) => maps.set_customer(*server, customer),
-        Action::SetBinding(reqid, binding) => maps.set_binding(*reqid, binding),
         Action::SetTunnel(id, tunnel) => maps.set_tunnel(*id, tunnel),
-        Action::SetInboundSpi(spi, tunnel) => maps.set_inbound_spi(*spi, *tunnel),
-        Action::SetOutboundSpi(spi, tunnel) => maps.set_outbound_spi(*spi, *tunnel),
+        Action::SetBinding(reqid, binding) => maps.set_binding(*reqid, binding),
+        Action::SetInboundSpi(spi, mark) => maps.set_inbound_spi(*spi, *mark),
+        Action::SetOutboundSpi(spi, mark) => maps.set_outbound_spi(*spi, *mark),
         Action::RemovePeer(peer) => maps.remove_peer(*peer),
         Action::AddPeer(peer) => maps.add_peer(*peer),
         Action::SetSettings(settings) => maps.set_settings(settings),

@@ -1,4 +1,4 @@
-//! The desired contents of the maps and charon, derived from the policy.
+//! The desired contents of the maps and of charon, derived from the policy.
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -16,18 +16,22 @@ use gateway_common::{
     time::Ticks,
     wire::{Ipv4, Ipv6, protocol},
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{
-    control::mss::{Encapsulation, Mtus},
+    control::{
+        bindings::CONNECTION,
+        live::LiveSite,
+        mss::{Encapsulation, Mtus},
+    },
     kernel::interface::Interface,
-    policy::{Customer, Midstream, Policy, Protocol, Site, Timeouts, connection_name},
+    policy::{Customer, CustomerName, Gateway, Midstream, Policy, Protocol, Site, Timeouts, connection_name},
     registry::{Assignment, CustomerIds},
-    strongswan::{Child, Connection, Local, Remote},
+    strongswan::{Child, Connection, Local, Marks, PeerIdentity, Remote},
 };
 
-/// The desired contents of the maps and charon, except what depends on charon's SAs. Borrows from the
-/// policy instead of copying it.
+/// The desired contents of the maps, except what depends on charon's SAs. Borrows from the policy instead of copying
+/// it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Desired<'p> {
     /// The gateway's settings.
@@ -36,33 +40,28 @@ pub struct Desired<'p> {
     pub tunnels: Tunnels<'p>,
     /// One entry for each address of each customer's server.
     pub customers: BTreeMap<IpAddr, layout::Customer>,
-    /// The gateway's identity and certificate, the same in every connection.
-    pub local: Local,
-    /// Certificate of the authority that issues every site's certificate, PEM.
-    pub authority: Arc<[u8]>,
 }
 
 /// All sites by tunnel id.
 pub type Tunnels<'p> = BTreeMap<TunnelId, DesiredTunnel<'p>>;
 
-impl Desired<'_> {
-    /// Returns a site's connection in charon. Derived on demand, because filling the maps needs no connections.
-    pub fn connection(&self, id: TunnelId, tunnel: &DesiredTunnel) -> Connection {
-        let remote = Remote {
-            identity: tunnel.site.identity.to_string(),
-            authority: self.authority.clone(),
-            revocation: Default::default(),
-        };
-        let name = tunnel.connection();
-        // The tunnel's number is both its reqid and its mark (docs/facts.md: marks-separate-equal-lans,
-        // set-mark-in-is-visible, order-of-rekey-events).
-        let mut child = Child::new(name.clone(), tunnel.local().collect(), tunnel.site.lan.clone());
-        child.reqid = Some(id.get());
-        child.mark = Some(id.get());
-        let mut connection = Connection::new(name, self.local.clone(), remote);
-        connection.children.push(child);
-        connection
-    }
+/// Returns the one connection of all sites. Adding a customer does not change it: charon takes time in proportion to the
+/// square of the number of its connections for every stranger's packet (docs/decisions/0017-one-connection.md). A peer
+/// may ask for any selectors, and its identity and its selectors are compared with the policy before a packet passes.
+pub fn connection(gateway: &Gateway, credentials: &Credentials) -> Connection {
+    let local =
+        Local { identity: gateway.ipsec.identity.to_string(), certificate: credentials.certificate.clone() };
+    let remote = Remote {
+        identity: PeerIdentity::Any,
+        authority: credentials.authority.clone(),
+        revocation: Default::default(),
+    };
+    let any: [IpNet; 2] = [Ipv4Net::default().into(), Ipv6Net::default().into()];
+    let mut child = Child::new(CONNECTION, any.to_vec(), any.to_vec());
+    child.marks = Marks::Unique;
+    let mut connection = Connection::new(CONNECTION, local, remote);
+    connection.children.push(child);
+    connection
 }
 
 /// The tunnel of one site.
@@ -72,7 +71,7 @@ pub struct DesiredTunnel<'p> {
     pub customer: &'p Customer,
     /// The customer's number.
     pub customer_id: CustomerId,
-    /// The site: the identity that charon must authenticate, and the LANs for the remote traffic selectors.
+    /// The site: the identity that charon must authenticate, and the LANs.
     pub site: &'p Site,
     /// The customer's quota.
     pub quota: layout::Quota,
@@ -81,56 +80,57 @@ pub struct DesiredTunnel<'p> {
 }
 
 impl<'p> DesiredTunnel<'p> {
-    /// Returns the connection's name in charon, `customer.site`.
-    pub fn connection(&self) -> String {
+    /// Returns the site's name, `customer.site`.
+    pub fn name(&self) -> String {
         connection_name(&self.customer.name, &self.site.name)
     }
 
-    /// Returns the customer's and the site's name: the two parts of the connection's name.
-    pub fn names(&self) -> (&'p str, &'p str) {
-        (self.customer.name.as_str(), self.site.name.as_str())
+    /// Returns the site's map entry while it has CHILD_SAs: the LAN as far as it was negotiated.
+    pub fn entry_with(&self, live: &LiveSite, learnt: &BTreeMap<IpAddr, u32>) -> layout::Tunnel {
+        let mut entry = self.entry();
+        let mss = live.mss(self.mtus, learnt);
+        let lan = || live.prefixes.iter().map(|(net, mark)| (*net, mark.get()));
+        (entry.v4.mss, entry.v6.mss) = (mss.v4, mss.v6);
+        entry.v4 = before(lan().filter_map(v4).collect(), &entry.v4);
+        entry.v6 = before(lan().filter_map(v6).collect(), &entry.v6);
+        entry.up = 1;
+        entry
     }
 
-    /// Returns the local traffic selectors: the server's addresses in the families of the site's LANs.
-    pub fn local(&self) -> impl Iterator<Item = IpNet> + use<'p> {
-        let lan = &self.site.lan;
-        let in_lan = |address: &IpAddr| lan.iter().any(|net| net.network().is_ipv4() == address.is_ipv4());
-        self.customer.server.addresses().filter(in_lan).map(IpNet::from)
+    /// Returns the site's map entry after an earlier one, while nobody knows charon's SAs: what had been negotiated, as
+    /// far as the policy still allows it. Encapsulations are unknown, so the MSS stays, up to the largest possible.
+    pub fn entry_after(&self, earlier: &layout::Tunnel) -> layout::Tunnel {
+        let mut entry = self.entry();
+        let (v4, v6) = (kept(&entry.v4, &earlier.v4), kept(&entry.v6, &earlier.v6));
+        if earlier.up == 0 || earlier.customer != entry.customer || (v4.is_empty() && v6.is_empty()) {
+            return entry;
+        }
+        let largest = Encapsulation::BEST.mss(self.mtus);
+        entry.v4 = Access { mss: earlier.v4.mss.min(largest.v4), ..before(v4, &entry.v4) };
+        entry.v6 = Access { mss: earlier.v6.mss.min(largest.v6), ..before(v6, &entry.v6) };
+        entry.up = 1;
+        entry
     }
 
-    /// Returns the tunnel's map entry: down, without SPIs, generation 0, with the MSS for the worst
-    /// encapsulation that may be negotiated.
-    pub fn entry(&self, id: TunnelId) -> layout::Tunnel {
-        let mark = id.get();
+    /// Returns the site's map entry: down, generation 0, with the policy's LAN and the MSS for the worst encapsulation
+    /// that may be negotiated.
+    pub fn entry(&self) -> layout::Tunnel {
         let server = self.customer.server;
         let mss = Encapsulation::WORST.mss(self.mtus);
-        let lan4 = self.site.lan.iter().filter_map(|net| match net {
-            IpNet::V4(net) => Some(Prefix::<Ipv4>::new(net.network().into(), net.prefix_len())),
-            IpNet::V6(_) => None,
-        });
-        let lan6 = self.site.lan.iter().filter_map(|net| match net {
-            IpNet::V4(_) => None,
-            IpNet::V6(net) => Some(Prefix::<Ipv6>::new(net.network().into(), net.prefix_len())),
-        });
+        let lan = || self.site.lan.iter().map(|net| (*net, 0));
+        let (lan4, lan6) = (lan().filter_map(v4), lan().filter_map(v6));
         layout::Tunnel {
             customer: self.customer_id.get(),
             generation: 0,
             port: self.customer.port,
             up: 0,
             _reserved: [0; 3],
-            v4: access(server.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), mss.v4, lan4, mark),
+            v4: access(server.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), mss.v4, lan4),
             quota: self.quota,
-            v6: access(server.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(), mss.v6, lan6, mark),
+            v6: access(server.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(), mss.v6, lan6),
             _reserved2: [0; 2],
         }
     }
-}
-
-/// Returns the tunnels by the names of customer and site.
-pub(super) fn by_names<'t, 'p>(
-    tunnels: &'t Tunnels<'p>,
-) -> BTreeMap<(&'p str, &'p str), &'t DesiredTunnel<'p>> {
-    tunnels.values().map(|tunnel| (tunnel.names(), tunnel)).collect()
 }
 
 /// The gateway's certificates and private key, read from the files named in the policy.
@@ -157,17 +157,12 @@ pub struct Links<'a> {
 
 /// Derives the desired state of all customers. Fails if an interface has no routable address or more
 /// addresses than the settings can hold.
-pub fn desired<'p>(
-    policy: &'p Policy,
-    ids: &Assignment,
-    links: Links,
-    credentials: &Credentials,
-) -> Result<Desired<'p>> {
+pub fn desired<'p>(policy: &'p Policy, ids: &Assignment, links: Links) -> Result<Desired<'p>> {
     // Both are sorted by name: a merge is faster than a lookup for each name.
     let mut ids = ids.iter();
     let customer_ids =
         |customer: &Customer| ids.find(|(name, _)| **name == customer.name).map(|(_, ids)| ids);
-    derive(policy, policy.customers.values(), customer_ids, links, credentials)
+    derive(policy, policy.customers.values(), customer_ids, links)
 }
 
 /// Derives the desired state of the given customers only.
@@ -176,9 +171,8 @@ pub fn desired_of<'p>(
     customers: impl Iterator<Item = &'p Customer>,
     ids: &Assignment,
     links: Links,
-    credentials: &Credentials,
 ) -> Result<Desired<'p>> {
-    derive(policy, customers, |customer| ids.get(&customer.name), links, credentials)
+    derive(policy, customers, |customer| ids.get(&customer.name), links)
 }
 
 fn derive<'p, 'i>(
@@ -186,7 +180,6 @@ fn derive<'p, 'i>(
     customers: impl Iterator<Item = &'p Customer>,
     mut ids: impl FnMut(&Customer) -> Option<&'i CustomerIds>,
     links: Links,
-    credentials: &Credentials,
 ) -> Result<Desired<'p>> {
     // Building a BTreeMap from a complete list is several times faster than inserting entry by entry.
     let (mut servers, mut tunnels) = (Vec::new(), Vec::new());
@@ -211,11 +204,24 @@ fn derive<'p, 'i>(
         settings: settings(policy, links)?,
         tunnels: tunnels.into_iter().collect(),
         customers: servers.into_iter().collect(),
-        local: Local {
-            identity: policy.gateway.ipsec.identity.to_string(),
-            certificate: credentials.certificate.clone(),
-        },
-        authority: credentials.authority.clone(),
+    })
+}
+
+/// Derives the desired state of one site, or returns None if the policy does not have it any more.
+pub fn desired_site<'p>(
+    policy: &'p Policy,
+    ids: &Assignment,
+    links: Links,
+    place: &(CustomerName, usize),
+) -> Option<DesiredTunnel<'p>> {
+    let customer = policy.customers.get(&place.0)?;
+    let site = customer.sites.get(place.1)?;
+    Some(DesiredTunnel {
+        customer,
+        customer_id: ids.customer(&customer.name)?,
+        site,
+        quota: customer.quota.resolve(&policy.gateway.limits),
+        mtus: mtus(site, links),
     })
 }
 
@@ -301,14 +307,54 @@ fn timeouts(timeouts: &Timeouts) -> [Ticks; STATE_SLOTS] {
     slots
 }
 
-/// Returns the access of one family, with no prefixes if the site has no LAN in that family.
-fn access<A: Family>(server: A, mss: u16, prefixes: impl Iterator<Item = Prefix<A>>, mark: u32) -> Access<A> {
+/// Returns the access of one family, with no prefixes if there are none in that family. Each prefix comes with its mark.
+fn access<A: Family>(server: A, mss: u16, prefixes: impl Iterator<Item = (Prefix<A>, u32)>) -> Access<A> {
     let mut access = Access { server, mss, ..Access::default() };
-    for ((lan, answered_by), prefix) in access.lan.iter_mut().zip(&mut access.marks).zip(prefixes) {
-        (*lan, *answered_by) = (prefix, mark);
+    for ((slot, mark_slot), (prefix, mark)) in access.lan.iter_mut().zip(&mut access.marks).zip(prefixes) {
+        (*slot, *mark_slot) = (prefix, mark);
         access.prefix_count += 1;
     }
     access
+}
+
+/// Returns the policy's access with these prefixes, which CHILD_SAs have, before those that none has.
+fn before<A: Family>(prefixes: Vec<(Prefix<A>, u32)>, policy: &Access<A>) -> Access<A> {
+    let covered = |lan: &Prefix<A>| prefixes.iter().any(|(prefix, _)| is_in(lan, prefix));
+    let rest: Vec<_> = used(policy).into_iter().filter(|(lan, _)| !covered(lan)).collect();
+    access(policy.server, policy.mss, prefixes.into_iter().chain(rest))
+}
+
+/// Returns the prefixes of `earlier` that a CHILD_SA has, as far as they lie in the policy's LAN.
+fn kept<A: Family>(policy: &Access<A>, earlier: &Access<A>) -> Vec<(Prefix<A>, u32)> {
+    let common = used(earlier).into_iter().filter(|(_, mark)| *mark != 0).flat_map(|(had, mark)| {
+        used(policy).into_iter().filter_map(move |(lan, _)| {
+            let smaller = if is_in(&had, &lan) { Some(had) } else { is_in(&lan, &had).then_some(lan) };
+            Some((smaller?, mark))
+        })
+    });
+    common.collect()
+}
+
+fn used<A: Family>(access: &Access<A>) -> Vec<(Prefix<A>, u32)> {
+    access.lan.into_iter().zip(access.marks).take(usize::from(access.prefix_count)).collect()
+}
+
+fn is_in<A: Family>(inner: &Prefix<A>, outer: &Prefix<A>) -> bool {
+    outer.contains(inner.network) && inner.mask.masked(outer.mask) == outer.mask
+}
+
+fn v4((net, mark): (IpNet, u32)) -> Option<(Prefix<Ipv4>, u32)> {
+    match net {
+        IpNet::V4(net) => Some((Prefix::new(net.network().into(), net.prefix_len()), mark)),
+        IpNet::V6(_) => None,
+    }
+}
+
+fn v6((net, mark): (IpNet, u32)) -> Option<(Prefix<Ipv6>, u32)> {
+    match net {
+        IpNet::V4(_) => None,
+        IpNet::V6(net) => Some((Prefix::new(net.network().into(), net.prefix_len()), mark)),
+    }
 }
 
 /// Returns the prefix as the maps store both families: IPv4 is mapped into the last 32 bits of IPv6.

@@ -1,12 +1,13 @@
-//! Reconciles the kernel maps and charon with the policy: desired state, observed state, plan, apply.
-//! The desired state and the plan are values computed without side effects; only [`apply`] changes anything.
+//! Reconciles the kernel maps with the policy and charon's SAs: desired state, observed state, plan, apply.
+//! The desired state, the bindings and the plan are values computed without side effects; only [`apply`] changes anything.
 pub mod apply;
+pub mod bindings;
 pub mod desired;
 pub mod follow;
-pub mod lock;
+pub mod live;
 pub mod mss;
 pub mod observed;
 pub mod plan;
-pub mod status;
+pub mod sites;
 #[cfg(test)]
 mod tests;

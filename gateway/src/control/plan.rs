@@ -1,4 +1,4 @@
-//! Plans the actions that turn the observed state into the desired one. A plan is printable data, and empty if
+//! Plans the actions that turn the observed maps into the desired ones. A plan is printable data, and empty if
 //! the states agree.
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -8,38 +8,24 @@ use gateway_common::{
     wire::{Ipv4, Ipv6},
 };
 
-use crate::{
-    control::{
-        desired::{Desired, by_names},
-        follow::Live,
-        mss::{Encapsulation, Mss},
-        observed::Observed,
-    },
-    policy::parse_connection_name,
-    strongswan::Connection,
+use crate::control::{
+    desired::{Desired, DesiredTunnel},
+    live::{Live, Touched},
+    observed::Observed,
 };
 
-/// One change of the maps or charon.
+/// One change of the maps.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Unloads a connection from charon.
-    Unload(String),
-    /// Terminates an IKE_SA in charon.
-    Terminate {
-        /// charon's unique id of the IKE_SA.
-        unique_id: u32,
-        /// The reason, for the log.
-        reason: String,
-    },
     /// Removes a customer's map entry.
     RemoveCustomer(IpAddr),
-    /// Writes a reqid's binding; all zero removes it.
-    SetBinding(Reqid, Binding),
-    /// Writes a tunnel's map entry; all zero removes the tunnel.
+    /// Writes a site's map entry; all zero removes the site.
     SetTunnel(TunnelId, Box<Tunnel>),
-    /// Writes an inbound SPI's map entry; None removes it.
+    /// Writes a reqid's binding; all zero unbinds it.
+    SetBinding(Reqid, Binding),
+    /// Writes the mark of an inbound SPI; None removes the SPI.
     SetInboundSpi(u32, Option<Mark>),
-    /// Writes an outbound SPI's map entry; None removes it.
+    /// Writes the mark of an outbound SPI; None removes the SPI.
     SetOutboundSpi(OutboundSpi, Option<Mark>),
     /// Removes a peer's map entry and the budgets in it.
     RemovePeer(Ipv6),
@@ -49,43 +35,34 @@ pub enum Action {
     SetCustomer(IpAddr, Customer),
     /// Writes the settings.
     SetSettings(Box<Settings>),
-    /// Loads a connection into charon.
-    Load(Box<Connection>),
 }
 
-/// The state of charon as far as the daemon knows it.
-#[derive(Clone, Default, Debug)]
-pub struct Charon {
-    /// Connections that the daemon loaded into this charon process.
-    pub loaded: BTreeMap<String, Connection>,
-    /// Names of all connections in charon.
-    pub listed: Vec<String>,
-    /// Unique ids of the IKE_SAs, with their connections' names.
-    pub ike_sas: Vec<(u32, String)>,
-    /// The state of the tunnels according to charon's SAs.
-    pub live: Live,
-    /// The MSS of each tunnel that has an SA.
-    pub mss: BTreeMap<TunnelId, Mss>,
+/// The knowledge of charon's SAs.
+#[derive(Clone, Copy, Debug)]
+pub struct Followed<'a> {
+    /// The contents of the maps that follow from the SAs.
+    pub live: &'a Live,
+    /// The path MTUs that the kernel has learnt, in bytes, by peer.
+    pub learnt: &'a BTreeMap<IpAddr, u32>,
 }
 
-/// Returns the actions in a safe order: removals first, and the entries that packets need before the
-/// connections that bring packets. Without charon, tunnels keep their state.
-pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> Vec<Action> {
+/// Returns the actions in a safe order: removals first, and a binding after the entries that its packets need. Before
+/// anything is known of charon's SAs, bindings in the maps stay as far as the policy still has their sites.
+pub fn plan(desired: &Desired, observed: &Observed, followed: Option<Followed>) -> Vec<Action> {
     // Enough for the maps at a first start.
     let mut actions = Vec::with_capacity(desired.tunnels.len() + desired.customers.len() + 1);
-    if let Some(charon) = charon {
-        plan_removals(desired, charon, &mut actions);
-    }
     for (server, _) in observed.customers.iter().filter(|(server, _)| !desired.customers.contains_key(server))
     {
         actions.push(Action::RemoveCustomer(*server));
     }
-    plan_bindings(desired, observed, charon, &mut actions);
-    plan_tunnels(desired, observed, charon, &mut actions);
-    if let Some(charon) = charon {
-        plan_spis(&charon.live, observed, &mut actions);
-        plan_peers(&charon.live, observed, &mut actions);
+    let bindings = bindings(desired, observed, followed);
+    plan_unbinding(&bindings, observed, &mut actions);
+    plan_tunnels(desired, observed, followed, &mut actions);
+    if let Some(Followed { live, .. }) = followed {
+        plan_spis(live, observed, &mut actions);
+        plan_peers(live, observed, &mut actions);
     }
+    plan_binding(&bindings, observed, &mut actions);
     for (server, customer) in &desired.customers {
         if observed.customers.get(server) != Some(customer) {
             actions.push(Action::SetCustomer(*server, *customer));
@@ -94,88 +71,103 @@ pub fn plan(desired: &Desired, observed: &Observed, charon: Option<&Charon>) -> 
     if observed.settings != desired.settings {
         actions.push(Action::SetSettings(Box::new(desired.settings)));
     }
-    if let Some(charon) = charon {
-        plan_loads(desired, charon, &mut actions);
-    }
     actions
 }
 
 /// Returns the actions on the maps for some customers only. `observed` holds the entries under the keys of
 /// `desired`. Returns None if one of these entries belongs to another customer: it has to be removed first, and
 /// only a plan of the whole policy does that safely.
-pub fn plan_some(desired: &Desired, observed: &Observed) -> Option<Vec<Action>> {
+pub fn plan_some(desired: &Desired, observed: &Observed, followed: Option<Followed>) -> Option<Vec<Action>> {
     let own_servers =
         observed.customers.iter().all(|(server, customer)| desired.customers.get(server) == Some(customer));
     let own_tunnels = observed.tunnels.iter().all(|(id, tunnel)| {
         desired.tunnels.get(id).is_some_and(|desired| desired.customer_id.get() == tunnel.customer)
     });
-    (own_servers && own_tunnels).then(|| plan(desired, observed, None))
+    // Bindings, SPIs and peers depend on charon's SAs and not on these customers.
+    let keys = Touched { sites: desired.tunnels.keys().copied().collect(), ..Touched::default() };
+    let sites = followed.map(|followed| followed.live.part(&keys));
+    let followed = followed.zip(sites.as_ref()).map(|(followed, live)| Followed { live, ..followed });
+    (own_servers && own_tunnels).then(|| plan(desired, observed, followed))
 }
 
-fn plan_removals(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
-    let sites = by_names(&desired.tunnels);
-    let is_site = |name: &str| name.split_once('.').is_some_and(|names| sites.contains_key(&names));
-    for name in charon.listed.iter().filter(|name| !is_site(name)) {
-        actions.push(Action::Unload(name.clone()));
-    }
-    for stranger in &charon.live.strangers {
-        let reason = format!("stranger on tunnel {}: {}", stranger.tunnel, stranger.reason);
-        actions.push(Action::Terminate { unique_id: stranger.unique_id, reason });
-    }
-    for (unique_id, name) in &charon.ike_sas {
-        let stranger = charon.live.strangers.iter().any(|stranger| stranger.unique_id == *unique_id);
-        let ours = parse_connection_name(name).is_some();
-        if !stranger && ours && !is_site(name) {
-            let reason = format!("the policy has no site {name}");
-            actions.push(Action::Terminate { unique_id: *unique_id, reason });
+/// Returns the actions that follow from events: on the entries under these keys only, which `observed` holds. `site`
+/// derives a site's desired state. A site whose entry is not that of the policy is left to the next whole plan.
+pub fn plan_live<'p>(
+    keys: &Touched,
+    observed: &Observed,
+    followed: Followed,
+    site: impl Fn(TunnelId) -> Option<DesiredTunnel<'p>>,
+) -> Vec<Action> {
+    let part = followed.live.part(keys);
+    let mut actions = Vec::new();
+    plan_unbinding(&part.bindings, observed, &mut actions);
+    let mut steps = Default::default();
+    for (id, now) in &observed.tunnels {
+        let Some(tunnel) = site(*id) else { continue };
+        let down = tunnel.entry();
+        if (down.customer, service(&down)) != (now.customer, service(now)) {
+            continue;
+        }
+        let entry = part.sites.get(id).map_or(down, |live| tunnel.entry_with(live, followed.learnt));
+        let entry = Tunnel { generation: now.generation, ..entry };
+        if *now != entry {
+            plan_tunnel(*id, now, entry, &mut steps);
         }
     }
+    steps.into_iter().for_each(|mut step| actions.append(&mut step));
+    plan_spis(&part, observed, &mut actions);
+    plan_peers(&part, observed, &mut actions);
+    plan_binding(&part.bindings, observed, &mut actions);
+    actions
 }
 
-/// Loads new and changed connections, then terminates stale SAs. When a connection changes, charon keeps
-/// its SAs and rekeys them with their old traffic selectors; an SA that no longer overlaps the policy has
-/// to be negotiated again.
-fn plan_loads(desired: &Desired, charon: &Charon, actions: &mut Vec<Action>) {
-    let connections = desired.tunnels.iter().map(|(id, tunnel)| desired.connection(*id, tunnel));
-    let missing = connections.filter(|connection| charon.loaded.get(&connection.name) != Some(connection));
-    actions.extend(missing.map(|connection| Action::Load(Box::new(connection))));
-    for stale in &charon.live.stale {
-        let reason = format!("tunnel {}: {}", stale.tunnel, stale.reason);
-        actions.push(Action::Terminate { unique_id: stale.unique_id, reason });
-    }
+/// Returns the bindings that the maps should hold.
+fn bindings(desired: &Desired, observed: &Observed, followed: Option<Followed>) -> BTreeMap<Reqid, Binding> {
+    let is_site =
+        |binding: &Binding| TunnelId::new(binding.site).filter(|id| desired.tunnels.contains_key(id));
+    let is_known = |binding: &Binding| match followed {
+        Some(_) => is_site(binding).is_some(),
+        // A site's number may have gone to another customer since.
+        None => is_site(binding).is_some_and(|id| {
+            let owner = desired.tunnels.get(&id).map(|tunnel| tunnel.customer_id.get());
+            observed.tunnels.get(&id).map(|tunnel| tunnel.customer) == owner
+        }),
+    };
+    let known = followed.map_or(&observed.bindings, |followed| &followed.live.bindings);
+    known.iter().filter(|(_, binding)| is_known(binding)).map(|(reqid, binding)| (*reqid, *binding)).collect()
 }
 
-fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>, actions: &mut Vec<Action>) {
+fn plan_unbinding(bindings: &BTreeMap<Reqid, Binding>, observed: &Observed, actions: &mut Vec<Action>) {
+    let gone = observed.bindings.keys().filter(|reqid| !bindings.contains_key(reqid));
+    actions.extend(gone.map(|reqid| Action::SetBinding(*reqid, Binding::default())));
+}
+
+fn plan_binding(bindings: &BTreeMap<Reqid, Binding>, observed: &Observed, actions: &mut Vec<Action>) {
+    let changed = bindings.iter().filter(|(reqid, binding)| observed.bindings.get(reqid) != Some(binding));
+    actions.extend(changed.map(|(reqid, binding)| Action::SetBinding(*reqid, *binding)));
+}
+
+fn plan_tunnels(
+    desired: &Desired,
+    observed: &Observed,
+    followed: Option<Followed>,
+    actions: &mut Vec<Action>,
+) {
     let mut steps = Default::default();
     for (id, gone) in observed.tunnels.iter().filter(|(id, _)| !desired.tunnels.contains_key(id)) {
         plan_tunnel(*id, gone, Tunnel::default(), &mut steps);
     }
     let generations = generations(observed);
     for (id, tunnel) in &desired.tunnels {
-        let now = observed.tunnels.get(id);
-        let mut entry = tunnel.entry(*id);
-        // A tunnel id that was reassigned to another customer starts down.
-        let same = now.filter(|now| now.customer == entry.customer);
+        let now = observed.tunnels.get(id).copied().unwrap_or_default();
+        let mut entry = match followed {
+            Some(Followed { live, learnt }) => {
+                live.sites.get(id).map_or_else(|| tunnel.entry(), |live| tunnel.entry_with(live, learnt))
+            }
+            None => tunnel.entry_after(&now),
+        };
         let known = generations.get(&entry.customer).map_or(&[][..], |known| known);
         entry.generation = generation(service(&entry), known);
-        match charon {
-            Some(charon) => {
-                entry.up = u8::from(charon.live.up.contains(id));
-                if let Some(mss) = charon.mss.get(id) {
-                    (entry.v4.mss, entry.v6.mss) = (mss.v4, mss.v6);
-                }
-            }
-            None => {
-                if let Some(same) = same.filter(|same| same.up == 1) {
-                    entry.up = 1;
-                    // Without charon the encapsulation is unknown: keep the MSS, up to the largest possible.
-                    let largest = Encapsulation::BEST.mss(tunnel.mtus);
-                    entry.v4.mss = same.v4.mss.min(largest.v4);
-                    entry.v6.mss = same.v6.mss.min(largest.v6);
-                }
-            }
-        }
-        let now = now.copied().unwrap_or_default();
         if now != entry {
             plan_tunnel(*id, &now, entry, &mut steps);
         }
@@ -183,35 +175,14 @@ fn plan_tunnels(desired: &Desired, observed: &Observed, charon: Option<&Charon>,
     steps.into_iter().for_each(|mut step| actions.append(&mut step));
 }
 
-/// Plans the bindings: each tunnel's id is its reqid and its mark. Without charon they keep their SPIs.
-fn plan_bindings(desired: &Desired, observed: &Observed, charon: Option<&Charon>, actions: &mut Vec<Action>) {
-    let spis = charon.map(|charon| inbound_spis(&charon.live)).unwrap_or_default();
-    for reqid in observed.bindings.keys() {
-        if TunnelId::new(reqid.get()).is_none_or(|id| !desired.tunnels.contains_key(&id)) {
-            actions.push(Action::SetBinding(*reqid, Binding::default()));
-        }
-    }
-    for id in desired.tunnels.keys() {
-        let Some(reqid) = Reqid::new(id.get()) else { continue };
-        let now = observed.bindings.get(&reqid).copied().unwrap_or_default();
-        let inbound_spis = match charon {
-            Some(_) => spis.get(id).copied().unwrap_or_default(),
-            None => now.inbound_spis,
-        };
-        let binding = Binding { site: id.get(), mark: id.get(), inbound_spis };
-        if now != binding {
-            actions.push(Action::SetBinding(reqid, binding));
-        }
-    }
-}
-
-/// Plans the steps that replace a tunnel's entry: take the tunnel down, rewrite it, bring it up. A program may
+/// Plans the steps that replace a site's entry: take the site down, rewrite it, bring it up. A program may
 /// read the entry during a write, so fields that must be consistent with each other change only while the
-/// tunnel is down. `up`, MSS and quota are read independently and change in a single step.
+/// site is down. `up`, MSS, quota and each mark are read independently and change in a single step.
 fn plan_tunnel(id: TunnelId, now: &Tunnel, entry: Tunnel, [down, change, up]: &mut [Vec<Action>; 3]) {
     let set = |tunnel| Action::SetTunnel(id, Box::new(tunnel));
     let mut patched = Tunnel { up: entry.up, quota: entry.quota, ..*now };
     (patched.v4.mss, patched.v6.mss) = (entry.v4.mss, entry.v6.mss);
+    (patched.v4.marks, patched.v6.marks) = (entry.v4.marks, entry.v6.marks);
     if patched == entry {
         change.push(set(entry));
         return;
@@ -225,17 +196,6 @@ fn plan_tunnel(id: TunnelId, now: &Tunnel, entry: Tunnel, [down, change, up]: &m
     }
 }
 
-/// Returns up to two inbound SPIs for each tunnel: during a rekey a tunnel has two CHILD_SAs.
-fn inbound_spis(live: &Live) -> BTreeMap<TunnelId, [u32; 2]> {
-    let mut spis = BTreeMap::<TunnelId, [u32; 2]>::new();
-    for (spi, tunnel) in &live.inbound {
-        if let Some(free) = spis.entry(*tunnel).or_default().iter_mut().find(|slot| **slot == 0) {
-            *free = *spi;
-        }
-    }
-    spis
-}
-
 /// Adds missing and removes obsolete peers. Never rewrites an existing entry: that would refill its budgets.
 fn plan_peers(live: &Live, observed: &Observed, actions: &mut Vec<Action>) {
     actions.extend(observed.peers.difference(&live.peers).copied().map(Action::RemovePeer));
@@ -246,18 +206,16 @@ fn plan_spis(live: &Live, observed: &Observed, actions: &mut Vec<Action>) {
     for spi in observed.inbound.keys().filter(|spi| !live.inbound.contains_key(spi)) {
         actions.push(Action::SetInboundSpi(*spi, None));
     }
-    for (spi, tunnel) in &live.inbound {
-        if observed.inbound.get(spi) != Some(&tunnel.get()) {
-            actions.push(Action::SetInboundSpi(*spi, Mark::new(tunnel.get())));
-        }
+    let is_new = |(spi, mark): &(&u32, &Mark)| observed.inbound.get(spi) != Some(&mark.get());
+    for (spi, mark) in live.inbound.iter().filter(is_new) {
+        actions.push(Action::SetInboundSpi(*spi, Some(*mark)));
     }
     for spi in observed.outbound.keys().filter(|spi| !live.outbound.contains_key(spi)) {
         actions.push(Action::SetOutboundSpi(*spi, None));
     }
-    for (spi, tunnel) in &live.outbound {
-        if observed.outbound.get(spi) != Some(&tunnel.get()) {
-            actions.push(Action::SetOutboundSpi(*spi, Mark::new(tunnel.get())));
-        }
+    let is_new = |(spi, mark): &(&OutboundSpi, &Mark)| observed.outbound.get(spi) != Some(&mark.get());
+    for (spi, mark) in live.outbound.iter().filter(is_new) {
+        actions.push(Action::SetOutboundSpi(*spi, Some(*mark)));
     }
 }
 
@@ -314,27 +272,16 @@ fn first_generation((v4, v6, port): Service) -> u16 {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unload(name) => write!(f, "charon: unload connection {name}"),
-            Self::Terminate { unique_id, reason } => {
-                write!(f, "charon: terminate IKE_SA {unique_id}: {reason}")
-            }
-            Self::Load(connection) => write!(f, "charon: load connection {}", connection.name),
             Self::RemoveCustomer(server) => write!(f, "map: remove the customer of server {server}"),
             Self::SetCustomer(server, customer) => {
                 write!(f, "map: set customer {} for server {server}", customer.id)
             }
             Self::RemovePeer(peer) => write!(f, "map: remove peer {peer:?}"),
             Self::AddPeer(peer) => write!(f, "map: add peer {peer:?}"),
-            Self::SetBinding(reqid, Binding { site: 0, .. }) => {
-                write!(f, "map: remove the binding of reqid {reqid}")
-            }
-            Self::SetBinding(reqid, binding) => {
-                write!(f, "map: bind reqid {reqid} with mark {} to site {}", binding.mark, binding.site)
-            }
-            Self::SetTunnel(id, tunnel) if tunnel.customer == 0 => write!(f, "map: remove tunnel {id}"),
+            Self::SetTunnel(id, tunnel) if tunnel.customer == 0 => write!(f, "map: remove site {id}"),
             Self::SetTunnel(id, tunnel) => write!(
                 f,
-                "map: set tunnel {id} of customer {} {}, port {}, generation {}, MSS {} and {}",
+                "map: set site {id} of customer {} {}, port {}, generation {}, MSS {} and {}",
                 tunnel.customer,
                 if tunnel.up == 1 { "up" } else { "down" },
                 tunnel.port,
@@ -342,6 +289,15 @@ impl fmt::Display for Action {
                 tunnel.v4.mss,
                 tunnel.v6.mss
             ),
+            Self::SetBinding(reqid, binding) if *binding == Binding::default() => {
+                write!(f, "map: unbind reqid {reqid}")
+            }
+            Self::SetBinding(reqid, Binding { site, mark, inbound_spis: [one, other] }) => {
+                write!(
+                    f,
+                    "map: bind reqid {reqid} with mark {mark} to site {site}, SPIs {one:08x} {other:08x}"
+                )
+            }
             Self::SetInboundSpi(spi, Some(mark)) => {
                 write!(f, "map: set inbound SPI {spi:08x} to mark {mark}")
             }

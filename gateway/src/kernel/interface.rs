@@ -79,19 +79,19 @@ pub fn forwarding6() -> Result<bool> {
     if has_ipv6() { read(FORWARDING6) } else { Ok(false) }
 }
 
-/// Turns all forwarding off, on every interface.
+/// Turns all forwarding off, on every interface. Tries every switch, and returns the first error.
 pub fn stop_forwarding() -> Result<()> {
     const ALL: &str = "/proc/sys/net/ipv4/conf";
-    set_forwarding6(false)?;
+    let mut stopped = set_forwarding6(false);
     for entry in fs::read_dir(ALL).with_context(|| format!("read {ALL}"))? {
         let name = entry?.file_name();
         match set_forwarding(&name.to_string_lossy(), false) {
             // The interface is gone meanwhile.
             Err(_) if !Path::new(ALL).join(&name).exists() => {}
-            result => result?,
+            result => stopped = stopped.and(result),
         }
     }
-    Ok(())
+    stopped
 }
 
 /// Turns GRO off. Needed where no native XDP program can tag frames with their tunnel

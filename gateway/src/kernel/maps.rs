@@ -1,8 +1,7 @@
 //! The contents of the pinned maps, with types.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+mod live;
+
+use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -10,7 +9,7 @@ use aya::{
     maps::{Array, HashMap, MapData, MapError, RingBuf},
 };
 use gateway_common::{
-    ids::{Mark, Reqid, TunnelId},
+    ids::TunnelId,
     layout::{
         Binding, Customer, OutboundSpi, Settings, Tunnel, Usage,
         map_list::{self, Map},
@@ -129,30 +128,6 @@ impl Maps {
         self.settings.set(0, settings, 0).context("write SETTINGS")
     }
 
-    /// Returns the highest reqid that fits.
-    pub fn reqid_limit(&self) -> u32 {
-        self.bindings.len().saturating_sub(1)
-    }
-
-    /// Returns all bindings.
-    pub fn bindings(&self) -> Result<BTreeMap<Reqid, Binding>> {
-        let reqids = (1..self.bindings.len()).filter_map(Reqid::new);
-        let all = reqids.filter_map(|reqid| Some((reqid, self.bindings.get(reqid.get())?)));
-        Ok(all.filter(|(_, binding)| binding.site != 0).collect())
-    }
-
-    /// Returns one binding; all zero if there is none.
-    pub fn binding(&self, reqid: Reqid) -> Result<Binding> {
-        self.bindings.get(reqid.get()).with_context(|| format!("BINDINGS has no room for reqid {reqid}"))
-    }
-
-    /// Writes one binding: site and mark in one step, then the SPIs.
-    pub fn set_binding(&mut self, reqid: Reqid, binding: &Binding) -> Result<()> {
-        self.bindings
-            .set(reqid.get(), binding)
-            .with_context(|| format!("BINDINGS has no room for reqid {reqid}"))
-    }
-
     /// Returns the highest tunnel id that fits.
     pub fn tunnel_limit(&self) -> u32 {
         self.tunnels.len().saturating_sub(1)
@@ -194,11 +169,7 @@ impl Maps {
             IpAddr::V4(server) => self.customers.get(&server.into(), 0),
             IpAddr::V6(server) => self.customers6.get(&server.into(), 0),
         };
-        match customer {
-            Ok(customer) => Ok(Some(customer)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("read the customer of server {server}")),
-        }
+        found(customer).with_context(|| format!("read the customer of server {server}"))
     }
 
     /// Writes customers.
@@ -236,69 +207,6 @@ impl Maps {
             IpAddr::V6(server) => self.customers6.remove(&server.into()),
         })
         .with_context(|| format!("remove the customer of server {server}"))
-    }
-
-    /// Returns the outer addresses of peers, IPv4 mapped into IPv6.
-    pub fn peers(&self) -> Result<BTreeSet<Ipv6>> {
-        let entries = self.bulk.peers.entries().context("read PEERS")?;
-        Ok(entries.into_iter().map(|(peer, _)| peer).collect())
-    }
-
-    /// Adds a peer with full budgets. An existing peer keeps what is left of its budgets.
-    pub fn add_peer(&mut self, peer: Ipv6) -> Result<()> {
-        const BPF_NOEXIST: u64 = 1;
-        match self.peers.insert(&peer, &PeerBudgets::default(), BPF_NOEXIST) {
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
-                Ok(())
-            }
-            result => result,
-        }
-        .with_context(|| format!("add {peer:?} to PEERS"))
-    }
-
-    /// Removes a peer.
-    pub fn remove_peer(&mut self, peer: Ipv6) -> Result<()> {
-        ignore_absent(self.peers.remove(&peer)).with_context(|| format!("remove {peer:?} from PEERS"))
-    }
-
-    /// Returns inbound SPIs and the marks of their CHILD_SAs.
-    pub fn inbound_spis(&self) -> Result<BTreeMap<u32, u32>> {
-        Ok(self.bulk.inbound_spis.entries().context("read INBOUND_SPIS")?.into_iter().collect())
-    }
-
-    /// Returns outbound SPIs and the marks of their CHILD_SAs.
-    pub fn outbound_spis(&self) -> Result<BTreeMap<OutboundSpi, u32>> {
-        Ok(self.bulk.outbound_spis.entries().context("read OUTBOUND_SPIS")?.into_iter().collect())
-    }
-
-    /// Writes inbound SPIs.
-    pub fn set_inbound_spis(&mut self, spis: &[(u32, Mark)]) -> Result<()> {
-        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, mark)| (*spi, mark.get())).unzip();
-        self.bulk.inbound_spis.update(&keys, &values).context("write INBOUND_SPIS")
-    }
-
-    /// Writes outbound SPIs.
-    pub fn set_outbound_spis(&mut self, spis: &[(OutboundSpi, Mark)]) -> Result<()> {
-        let (keys, values): (Vec<_>, Vec<_>) = spis.iter().map(|(spi, mark)| (*spi, mark.get())).unzip();
-        self.bulk.outbound_spis.update(&keys, &values).context("write OUTBOUND_SPIS")
-    }
-
-    /// Writes an inbound SPI, or removes it if `mark` is None.
-    pub fn set_inbound_spi(&mut self, spi: u32, mark: Option<Mark>) -> Result<()> {
-        match mark {
-            Some(mark) => self.inbound_spis.insert(&spi, &mark.get(), 0),
-            None => ignore_absent(self.inbound_spis.remove(&spi)),
-        }
-        .with_context(|| format!("write SPI {spi:08x} to INBOUND_SPIS"))
-    }
-
-    /// Writes an outbound SPI, or removes it if `mark` is None.
-    pub fn set_outbound_spi(&mut self, spi: OutboundSpi, mark: Option<Mark>) -> Result<()> {
-        match mark {
-            Some(mark) => self.outbound_spis.insert(&spi, &mark.get(), 0),
-            None => ignore_absent(self.outbound_spis.remove(&spi)),
-        }
-        .with_context(|| format!("write SPI {:08x} to OUTBOUND_SPIS", spi.spi))
     }
 
     /// Iterates over the flows of a family. The table changes meanwhile: a flow may be missed or returned twice.
@@ -370,6 +278,15 @@ pub fn pinned_size<K, V>(pins: &Pins, map: &Map<K, V>) -> Option<u32> {
 /// Returns the bytes of kernel memory that all pinned maps take, by the kernel's account.
 pub fn memory_bytes(pins: &Pins) -> Result<u64> {
     map_list::pinned().map(|map| handle::memory_bytes(pins, map.name)).sum()
+}
+
+/// Returns None for an absent entry.
+fn found<V>(entry: Result<V, MapError>) -> Result<Option<V>, MapError> {
+    match entry {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Treats the removal of an absent entry as success.

@@ -7,6 +7,8 @@ mod handle;
 pub mod interface;
 mod mapped;
 pub mod maps;
+pub mod mounts;
 pub mod network;
 pub mod pins;
 pub mod programs;
+pub mod xfrm;

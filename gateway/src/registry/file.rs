@@ -1,4 +1,5 @@
 //! The registry file: TOML, replaced atomically.
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,9 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Ids, TunnelName};
 use super::pool::Entry;
-use crate::policy::{CustomerName, SiteName};
+use crate::policy::{CustomerName, Identity, SiteName};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The version before tunnels had identities.
+const WITHOUT_IDENTITIES: u32 = 1;
 const HEADER: &str = "# Ids of customers and tunnels, written by gatewayd. Live tunnels and pinned maps depend on this\n\
                       # file: do not change or remove it while the gateway is attached.\n";
 
@@ -41,6 +44,8 @@ struct TunnelRow {
     customer: CustomerName,
     site: SiteName,
     #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<Identity>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     retired: Option<u32>,
 }
 
@@ -49,7 +54,7 @@ impl Ids {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let document: Document =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
-        if document.version != VERSION {
+        if ![VERSION, WITHOUT_IDENTITIES].contains(&document.version) {
             return Err(format!("version is {}, expected {VERSION}", document.version));
         }
         let mut ids = Self::default();
@@ -57,8 +62,15 @@ impl Ids {
         ids.customers
             .restore(document.customer.into_iter().map(|row| (row.customer, entry(row.id, row.retired))))?;
         let tunnels = document.tunnel.into_iter();
-        ids.tunnels
-            .restore(tunnels.map(|row| (TunnelName(row.customer, row.site), entry(row.id, row.retired))))?;
+        ids.tunnels.restore(
+            tunnels.map(|row| (TunnelName(row.customer, row.site, row.identity), entry(row.id, row.retired))),
+        )?;
+        let mut sites = BTreeSet::new();
+        if let Some((tunnel, _)) =
+            ids.tunnels.in_use().find(|(tunnel, _)| !sites.insert((&tunnel.0, &tunnel.1)))
+        {
+            return Err(format!("tunnel {tunnel} has two ids"));
+        }
         if let Some((tunnel, _)) =
             ids.tunnels.in_use().find(|(tunnel, _)| !ids.customers.is_in_use(&tunnel.0))
         {
@@ -73,9 +85,9 @@ impl Ids {
         for (customer, &Entry { id, retired }) in &self.customers.entries {
             document.customer.push(CustomerRow { id, customer: customer.clone(), retired });
         }
-        for (TunnelName(customer, site), &Entry { id, retired }) in &self.tunnels.entries {
-            let (customer, site) = (customer.clone(), site.clone());
-            document.tunnel.push(TunnelRow { id, customer, site, retired });
+        for (TunnelName(customer, site, identity), &Entry { id, retired }) in &self.tunnels.entries {
+            let (customer, site, identity) = (customer.clone(), site.clone(), identity.clone());
+            document.tunnel.push(TunnelRow { id, customer, site, identity, retired });
         }
         document.customer.sort_by_key(|row| row.id);
         document.tunnel.sort_by_key(|row| row.id);

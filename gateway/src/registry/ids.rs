@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::pool::Pool;
-use crate::policy::{CustomerName, SiteName};
+use crate::policy::{CustomerName, Identity, SiteName};
 
 /// All ids, those of removed customers and tunnels included.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,9 +11,10 @@ pub(super) struct Ids {
     pub tunnels: Pool<TunnelName>,
 }
 
-/// A tunnel's name: customer and site.
+/// The owner of a tunnel's id: a customer's site as long as it has one identity. A site with another identity is another
+/// owner, so that nothing in the maps that the former one had counts for it. None in files of earlier versions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TunnelName(pub CustomerName, pub SiteName);
+pub(super) struct TunnelName(pub CustomerName, pub SiteName, pub Option<Identity>);
 
 impl Default for Ids {
     fn default() -> Self {

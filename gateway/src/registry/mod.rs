@@ -24,6 +24,14 @@ use ids::{Ids, TunnelName};
 pub use assignment::{Assignment, CustomerIds};
 pub use error::RegistryError;
 
+/// Ids for a policy that are not in force yet.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    ids: Ids,
+    /// Ids of tunnels that another owner had before.
+    pub taken_over: Vec<TunnelId>,
+}
+
 /// The ids of every customer and tunnel, kept in a file.
 #[derive(Debug)]
 pub struct Registry {
@@ -54,34 +62,63 @@ impl Registry {
         Ok(Self { path, ids })
     }
 
-    /// Assigns ids to every customer and tunnel of the policy and retires the ids of the others. A customer
-    /// or tunnel that returns before its id was reused gets it back. Writes the file, if anything changed,
-    /// before returning.
-    ///
-    /// A retired id may be reused at once if no other is left, so the caller must remove retired customers
-    /// and tunnels from the maps before it adds new ones.
+    /// Returns true if no id was ever assigned.
+    pub fn is_empty(&self) -> bool {
+        self.ids == Ids::default()
+    }
+
+    /// Plans ids for every customer and tunnel of the policy, and the retirement of the ids of the others. A customer
+    /// or tunnel that returns before its id was reused gets it back. Changes nothing yet.
     ///
     /// # Errors
-    /// Any error but [`RegistryError::Damaged`]. The registry is then unchanged.
-    pub fn assign(&mut self, policy: &Policy) -> Result<Assignment, RegistryError> {
+    /// [`RegistryError::BeyondLimit`] and [`RegistryError::Exhausted`].
+    pub fn plan(&self, policy: &Policy) -> Result<Planned, RegistryError> {
         let mut ids = self.ids.clone();
         let limits = policy.gateway.limits;
         let customers: BTreeSet<CustomerName> = policy.customers.keys().cloned().collect();
-        let tunnels: BTreeSet<TunnelName> = policy
-            .customers
-            .values()
-            .flat_map(|customer| {
-                customer.sites.iter().map(|site| TunnelName(customer.name.clone(), site.name.clone()))
-            })
-            .collect();
+        let mut tunnels = BTreeSet::new();
+        for customer in policy.customers.values() {
+            for site in &customer.sites {
+                let (customer, name) = (customer.name.clone(), site.name.clone());
+                // A file of an earlier version does not tell the identity.
+                if let Some(entry) =
+                    ids.tunnels.entries.remove(&TunnelName(customer.clone(), name.clone(), None))
+                {
+                    let owner = TunnelName(customer.clone(), name.clone(), Some(site.identity.clone()));
+                    ids.tunnels.entries.insert(owner, entry);
+                }
+                tunnels.insert(TunnelName(customer, name, Some(site.identity.clone())));
+            }
+        }
         ids.customers.assign(&customers, limits.customers)?;
         ids.tunnels.assign(&tunnels, limits.tunnels)?;
-        if ids != self.ids {
+        let taken_over = ids.tunnels.taken_over(&self.ids.tunnels).into_iter();
+        Ok(Planned { taken_over: taken_over.filter_map(TunnelId::new).collect(), ids })
+    }
+
+    /// Puts planned ids into force: writes the file, if anything changed, before returning.
+    ///
+    /// The caller first removes from the maps whatever is under an id that another owner takes over. The order matters
+    /// if the daemon dies in between: the file may say less than the maps have lost, but never that an id is a new
+    /// owner's while the maps hold the former one's SAs.
+    ///
+    /// # Errors
+    /// [`RegistryError::Io`]. The registry is then unchanged.
+    pub fn commit(&mut self, planned: Planned) -> Result<Assignment, RegistryError> {
+        if planned.ids != self.ids {
             let io = |source| RegistryError::Io { path: self.path.clone(), action: "write", source };
-            file::write_atomically(&self.path, &ids.to_text()).map_err(io)?;
-            self.ids = ids;
+            file::write_atomically(&self.path, &planned.ids.to_text()).map_err(io)?;
+            self.ids = planned.ids;
         }
         Ok(self.assignment())
+    }
+
+    /// Plans ids and puts them into force, where no map holds anything yet.
+    ///
+    /// # Errors
+    /// Those of [`Self::plan`] and [`Self::commit`].
+    pub fn assign(&mut self, policy: &Policy) -> Result<Assignment, RegistryError> {
+        self.commit(self.plan(policy)?)
     }
 
     /// Returns the ids in use.
@@ -93,7 +130,7 @@ impl Registry {
             };
             assignment.customers.insert(name.clone(), CustomerIds { id, tunnels: BTreeMap::new() });
         }
-        for (TunnelName(customer, site), id) in self.ids.tunnels.in_use() {
+        for (TunnelName(customer, site, _), id) in self.ids.tunnels.in_use() {
             let Some(id) = TunnelId::new(id) else {
                 continue;
             };

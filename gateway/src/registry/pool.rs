@@ -76,6 +76,14 @@ impl<K: Ord + Clone + ToString> Pool<K> {
         unused.chain(former.into_iter().map(|(_, id, owner)| (id, Some(owner))))
     }
 
+    /// Returns the ids in use that had another owner in `before`.
+    pub fn taken_over(&self, before: &Self) -> Vec<u32> {
+        let owners: BTreeMap<u32, &K> =
+            before.entries.iter().map(|(owner, entry)| (entry.id, owner)).collect();
+        let other = |(owner, id): &(&K, u32)| owners.get(id).is_some_and(|before| before != owner);
+        self.in_use().filter(other).map(|(_, id)| id).collect()
+    }
+
     /// Adds the entries of a file. Returns an error if an id or an owner occurs twice.
     pub fn restore(&mut self, entries: impl Iterator<Item = (K, Entry)>) -> Result<(), String> {
         let mut given = BTreeSet::new();

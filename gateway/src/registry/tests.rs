@@ -50,7 +50,8 @@ fn policy(tunnels: u32, sites: &[&str]) -> Policy {
         let (customer, site) = crate::policy::parse_connection_name(site).unwrap();
         let new = || Customer { name: customer.clone(), sites: Vec::new(), ..(*template).clone() };
         let sites = &mut customers.entry(customer.clone()).or_insert_with(new).sites;
-        sites.push(Site { name: site, ..template.sites[0].clone() });
+        let identity = format!("{site}.{customer}.example").parse().unwrap();
+        sites.push(Site { name: site, identity, ..template.sites[0].clone() });
     }
     Policy { gateway, customers }
 }
@@ -93,6 +94,45 @@ fn returning_owner_keeps_its_id_ahead_of_a_new_one() {
     dir.assign(&policy(2, &["a.x", "a.y"])).unwrap();
     dir.assign(&policy(2, &["a.y"])).unwrap();
     assert_eq!(dir.assign(&policy(2, &["a.new", "a.x"])).unwrap(), ["a.new=2", "a.x=1"]);
+}
+
+#[test]
+fn site_with_another_identity_gets_another_id() {
+    let dir = StateDir::new();
+    let mut changed = policy(16, &["a.x"]);
+    assert_eq!(dir.assign(&changed).unwrap(), ["a.x=1"]);
+    let site = &mut changed.customers.values_mut().next().unwrap().sites[0];
+    let before = std::mem::replace(&mut site.identity, "other.a.example".parse().unwrap());
+    assert_eq!(dir.assign(&changed).unwrap(), ["a.x=2"]);
+    changed.customers.values_mut().next().unwrap().sites[0].identity = before;
+    assert_eq!(dir.assign(&changed).unwrap(), ["a.x=1"], "the former owner is back");
+}
+
+#[test]
+fn plan_names_the_ids_that_another_owner_had() {
+    let dir = StateDir::new();
+    dir.assign(&policy(2, &["a.x", "a.y"])).unwrap();
+    let registry = Registry::open(dir.path()).unwrap();
+    let taken = |sites: &[&str]| {
+        registry.plan(&policy(2, sites)).unwrap().taken_over.iter().map(|id| id.get()).collect::<Vec<_>>()
+    };
+    assert_eq!(taken(&["a.x"]), [0; 0]);
+    assert_eq!(taken(&["b.x", "a.y"]), [1]);
+    assert_eq!(taken(&["b.x", "b.y"]), [1, 2]);
+    assert_eq!(
+        Registry::open(dir.path()).unwrap().assignment(),
+        registry.assignment(),
+        "nothing was written"
+    );
+}
+
+#[test]
+fn file_without_identities_keeps_its_ids() {
+    let dir = StateDir::new();
+    let text = "version = 1\n[[customer]]\nid = 1\ncustomer = \"a\"\n[[tunnel]]\nid = 7\ncustomer = \"a\"\nsite = \"x\"\n";
+    fs::write(dir.path(), text).unwrap();
+    assert_eq!(dir.assign(&policy(16, &["a.x"])).unwrap(), ["a.x=7"]);
+    assert!(fs::read_to_string(dir.path()).unwrap().contains("x.a.example"));
 }
 
 #[test]
@@ -139,7 +179,7 @@ fn file_has_one_row_per_id() {
     dir.assign(&policy(16, &["a.x", "b.y"])).unwrap();
     dir.assign(&policy(16, &["a.x"])).unwrap();
     let text = fs::read_to_string(dir.path()).unwrap();
-    let expected = r#"version = 1
+    let expected = r#"version = 2
 
 [[customer]]
 id = 1
@@ -154,11 +194,13 @@ retired = 1
 id = 1
 customer = "a"
 site = "x"
+identity = "x.a.example"
 
 [[tunnel]]
 id = 2
 customer = "b"
 site = "y"
+identity = "y.b.example"
 retired = 1
 "#;
     assert!(text.ends_with(expected) && text.starts_with("# Ids of customers"), "{text}");
@@ -171,7 +213,11 @@ fn damaged_file_is_an_error_and_stays_unchanged() {
     let tunnel = "[[tunnel]]\nid = 1\ncustomer = \"a\"\nsite = \"x\"\n";
     let cases = [
         (String::new(), "missing field `version`"),
-        ("version = 2\n".into(), "version is 2, expected 1"),
+        ("version = 3\n".into(), "version is 3, expected 2"),
+        (
+            format!("version = 2\n{customer}{tunnel}identity = \"a.example\"\n{}", tunnel.replace('1', "2")),
+            "tunnel a.x has two ids",
+        ),
         (format!("version = 1\n{customer}{customer}"), "two customers have id 1"),
         (format!("version = 1\n{customer}{}", customer.replace('1', "2")), "customer a has two ids"),
         (format!("version = 1\n{}", customer.replace('1', "0")), "customer a has id 0"),

@@ -19,7 +19,7 @@ pub const ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-curve25519", "aes256-sha512-c
 /// First mark value to which charon gives a meaning (`MARK_UNIQUE`, `MARK_SAME` in ipsec_types.h).
 const FIRST_RESERVED_MARK: u32 = 0xffff_fffd;
 
-/// A CHILD_SA configuration: one tunnel.
+/// A CHILD_SA configuration, from which charon may create any number of CHILD_SAs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Child {
     /// Name in the form of a connection's. Events and `list-sas` show it.
@@ -32,9 +32,8 @@ pub struct Child {
     pub esp_proposals: Vec<Cow<'static, str>>,
     /// Fixed reqid, not 0, kept over rekeying and reconnecting. `None` lets charon choose.
     pub reqid: Option<u32>,
-    /// XFRM mark of all policies: the kernel sets it on decrypted packets and requires it on packets to
-    /// encrypt. The lookup of the inbound SA ignores it, because ESP arrives unmarked.
-    pub mark: Option<u32>,
+    /// XFRM marks of all policies.
+    pub marks: Marks,
     /// Action after loading.
     pub start_action: Action,
     /// Action when dead-peer detection gives up.
@@ -45,6 +44,20 @@ pub struct Child {
     pub rekey_time: Duration,
     /// Replay window in packets.
     pub replay_window: u32,
+}
+
+/// XFRM marks: the kernel sets a CHILD_SA's mark on the packets it decrypts and requires it on packets to encrypt.
+/// The lookup of the inbound SA ignores it, because ESP arrives unmarked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Marks {
+    /// No marks.
+    #[default]
+    None,
+    /// The same mark for each CHILD_SA of this configuration, never 0.
+    Fixed(u32),
+    /// A mark for each CHILD_SA, which charon counts up. It stays through rekeyings, and this charon process never
+    /// gives it to another CHILD_SA (docs/facts.md: reqids-are-recycled).
+    Unique,
 }
 
 /// An action on a child.
@@ -70,7 +83,7 @@ impl Child {
             remote_ts,
             esp_proposals: ESP_PROPOSALS.map(Cow::Borrowed).to_vec(),
             reqid: None,
-            mark: None,
+            marks: Marks::None,
             start_action: Action::None,
             dpd_action: Action::None,
             close_action: Action::None,
@@ -90,7 +103,9 @@ impl Child {
         if self.reqid == Some(0) {
             return Err(Error::invalid("reqid", "0", "1 or more: charon takes 0 for any"));
         }
-        if self.mark.is_some_and(|mark| mark == 0 || mark >= FIRST_RESERVED_MARK) {
+        if let Marks::Fixed(mark) = self.marks
+            && (mark == 0 || mark >= FIRST_RESERVED_MARK)
+        {
             return Err(Error::invalid("mark", &self.name, "1 to 0xfffffffc"));
         }
         Ok(())
@@ -98,8 +113,15 @@ impl Child {
 
     /// Returns the section of the `load-conn` message.
     pub(super) fn to_wire(&self) -> WireChild<'_> {
-        // The mask covers all bits of the mark.
-        let mark = self.mark.map(|mark| format!("{mark:#x}/0xffffffff"));
+        let (mark, set_mark_in) = match self.marks {
+            Marks::None => (None, None),
+            // The mask covers all bits of the mark.
+            Marks::Fixed(mark) => {
+                let mark = format!("{mark:#x}/0xffffffff");
+                (Some(mark.clone()), Some(mark))
+            }
+            Marks::Unique => (Some("%unique".to_owned()), Some("%same".to_owned())),
+        };
         WireChild {
             mode: "tunnel",
             policies: true,
@@ -109,7 +131,7 @@ impl Child {
             reqid: self.reqid,
             mark_in: mark.clone(),
             mark_in_sa: false,
-            set_mark_in: mark.clone(),
+            set_mark_in,
             mark_out: mark,
             start_action: self.start_action.keyword(),
             dpd_action: self.dpd_action.keyword(),

@@ -1,4 +1,4 @@
-//! A connection as `load-conn` sends it: one peer, its authentication and its children.
+//! A connection as `load-conn` sends it: one peer or all, their authentication and their children.
 //!
 //! The message states every option whose default would affect which traffic passes.
 
@@ -64,12 +64,21 @@ pub struct Local {
 /// Authentication of the peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
-    /// A DNS name that the peer's certificate must carry as subjectAltName. No wildcards.
-    pub identity: String,
+    /// The peers that may use the connection.
+    pub identity: PeerIdentity,
     /// The CA that must have issued the peer's certificate. PEM or DER.
     pub authority: Arc<[u8]>,
     /// Requirement for revocation information.
     pub revocation: Revocation,
+}
+
+/// The peers that may use a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerIdentity {
+    /// Every peer with a certificate of the authority, whatever its identity. Its identity must be checked afterwards.
+    Any,
+    /// The peer whose certificate carries this DNS name as subjectAltName. No wildcards.
+    Name(String),
 }
 
 /// Treatment of a missing CRL. charon always refuses a certificate listed in a loaded CRL.
@@ -128,7 +137,9 @@ impl Connection {
     fn check(&self) -> Result<(), Error> {
         check_name("connection", &self.name)?;
         check_identity("local identity", &self.local.identity)?;
-        check_identity("remote identity", &self.remote.identity)?;
+        if let PeerIdentity::Name(identity) = &self.remote.identity {
+            check_identity("remote identity", identity)?;
+        }
         check_blob("certificate", &self.local.certificate)?;
         check_blob("authority", &self.remote.authority)?;
         check_proposals("proposals", &self.proposals)?;
@@ -175,7 +186,11 @@ impl Connection {
             },
             remote: WireRemote {
                 auth: "pubkey",
-                id: fqdn(&self.remote.identity),
+                id: match &self.remote.identity {
+                    // No other type: an e-mail address or a key id may print like a DNS name.
+                    PeerIdentity::Any => fqdn("*"),
+                    PeerIdentity::Name(identity) => fqdn(identity),
+                },
                 cacerts: [Blob(&self.remote.authority)],
                 revocation: match self.remote.revocation {
                     Revocation::Relaxed => "relaxed",
@@ -239,12 +254,12 @@ struct WireRemote<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::child::Marks, *};
 
     fn connection() -> Connection {
         let local = Local { identity: "gateway.example".into(), certificate: (*b"C").into() };
         let remote = Remote {
-            identity: "berlin.acme.example".into(),
+            identity: PeerIdentity::Name("berlin.acme.example".into()),
             authority: (*b"A").into(),
             revocation: Revocation::Strict,
         };
@@ -264,7 +279,7 @@ mod tests {
         let without = connection.encode().unwrap();
         assert!(!contains(&without, b"\x05reqid") && !contains(&without, b"\x07mark_in"));
         connection.children[0].reqid = Some(101);
-        connection.children[0].mark = Some(101);
+        connection.children[0].marks = Marks::Fixed(101);
         let with = connection.encode().unwrap();
         assert!(contains(&with, b"\x03\x05reqid\x00\x03101"));
         for key in [&b"\x07mark_in"[..], b"\x0bset_mark_in", b"\x08mark_out"] {
@@ -278,13 +293,28 @@ mod tests {
     }
 
     #[test]
+    fn wildcard_connection_has_unique_marks_and_no_reqid() {
+        let mut connection = connection();
+        connection.remote.identity = PeerIdentity::Any;
+        connection.children[0].marks = Marks::Unique;
+        let sent = connection.encode().unwrap();
+        assert!(contains(&sent, b"\x03\x02id\x00\x06fqdn:*"));
+        for key in [&b"\x07mark_in"[..], b"\x08mark_out"] {
+            assert!(contains(&sent, &[b"\x03", key, b"\x00\x07%unique"].concat()));
+        }
+        assert!(contains(&sent, b"\x03\x0bset_mark_in\x00\x05%same"));
+        assert!(contains(&sent, b"\x03\x0amark_in_sa\x00\x02no"));
+        assert!(!contains(&sent, b"\x05reqid"));
+    }
+
+    #[test]
     fn values_that_charon_interprets_differently_are_refused() {
         type Change = fn(&mut Connection);
         let changes: [(&str, Change); 14] = [
-            ("wildcard", |c| c.remote.identity = "*.acme.example".into()),
-            ("any", |c| c.remote.identity = "%any".into()),
-            ("hex", |c| c.remote.identity = "#0102".into()),
-            ("empty identity", |c| c.remote.identity.clear()),
+            ("wildcard", |c| c.remote.identity = PeerIdentity::Name("*.acme.example".into())),
+            ("any", |c| c.remote.identity = PeerIdentity::Name("%any".into())),
+            ("hex", |c| c.remote.identity = PeerIdentity::Name("#0102".into())),
+            ("empty identity", |c| c.remote.identity = PeerIdentity::Name(String::new())),
             ("name with a line", |c| c.name = "a\nb".into()),
             ("event's key", |c| c.name = "up".into()),
             ("cut at 16 bits", |c| c.local.certificate = vec![0; 65_536].into()),
@@ -292,8 +322,8 @@ mod tests {
             ("no children", |c| c.children.clear()),
             ("two children of a name", |c| c.children.push(c.children[0].clone())),
             ("any reqid", |c| c.children[0].reqid = Some(0)),
-            ("no mark", |c| c.children[0].mark = Some(0)),
-            ("unique mark", |c| c.children[0].mark = Some(u32::MAX)),
+            ("no mark", |c| c.children[0].marks = Marks::Fixed(0)),
+            ("mark that means unique", |c| c.children[0].marks = Marks::Fixed(u32::MAX)),
             ("no selectors", |c| c.children[0].remote_ts.clear()),
         ];
         for (what, change) in changes {

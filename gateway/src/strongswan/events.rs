@@ -1,6 +1,6 @@
-//! Events: hints that SAs have changed.
+//! Events: what has changed about SAs.
 
-use std::{collections::BTreeMap, collections::VecDeque, marker::PhantomData, path::Path};
+use std::{collections::VecDeque, marker::PhantomData, net::IpAddr, path::Path};
 
 use serde::{
     Deserialize,
@@ -11,15 +11,15 @@ use super::{
     error::Error,
     message::Message,
     packet::Packet,
-    raw_sa::{RawChildSa, RawIkeSa},
-    sa::ChildSa,
+    raw_sa::{RawChildSa, RawIkeSa, host},
+    sa::{ChildSa, IkeSa},
     transport::{self, Frames},
 };
 
 /// The registered events.
 const REGISTERED: [&str; 5] = ["ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update"];
 
-/// Events kept that arrive during registration. They are hints, so further ones add nothing.
+/// Events kept that arrive during registration. Whoever connects lists all SAs afterwards, so further ones add nothing.
 const MAX_EARLY: usize = 256;
 
 /// A connection that receives events. The caller must read it without pause: charon's queue has no bound.
@@ -39,6 +39,10 @@ pub struct Event {
     pub ike: String,
     /// The IKE_SA's number; after a rekey, the number of the new IKE_SA.
     pub unique_id: Option<u32>,
+    /// The number of the IKE_SA that [`EventKind::IkeRekey`] replaced.
+    pub replaced: Option<u32>,
+    /// The IKE_SA without its children, if it was readable. [`EventKind::IkeUpdate`] gives its new outer address.
+    pub sa: Option<Box<IkeSa>>,
     /// The affected children that were readable. [`EventKind::ChildRekey`] gives the old child, then the new
     /// one. IKE events give none.
     pub children: Vec<ChildSa>,
@@ -102,55 +106,56 @@ impl Event {
             "ike-update" => updown(message, EventKind::IkeUpdate, EventKind::IkeUpdate),
             "ike-rekey" => {
                 let root: Root<'_, RekeyedIke<'_>> = message.decode()?;
-                let unique_id = root.section.new.unique_id();
-                Self::new(EventKind::IkeRekey, root.name, unique_id, Vec::new())
+                let mut event = Self::new(EventKind::IkeRekey, root.name, &root.section.new)?;
+                event.replaced = root.section.old.unique_id();
+                Ok(event)
             }
             "child-rekey" => {
-                let root: Root<'_, IkeOfRekeyedChild<'_>> = message.decode()?;
+                let root: Root<'_, RawIkeSa<'_, RekeyedChild<'_>>> = message.decode()?;
+                let mut event = Self::new(EventKind::ChildRekey, root.name, &root.section)?;
                 let pairs = root.section.child_sas.values().flat_map(|pair| [&pair.old, &pair.new]);
-                let children = pairs.filter_map(|child| child.parse().ok()).take(2).collect();
-                let unique_id = root.section.uniqueid.and_then(|id| id.parse().ok());
-                Self::new(EventKind::ChildRekey, root.name, unique_id, children)
+                event.children = pairs.filter_map(|child| child.parse().ok()).take(2).collect();
+                Ok(event)
             }
             other => Err(Error::malformed(format!("event {other:?} without registration"))),
         }
     }
 
-    fn new(
-        kind: EventKind,
-        ike: &str,
-        unique_id: Option<u32>,
-        children: Vec<ChildSa>,
-    ) -> Result<Self, Error> {
+    fn new<C>(kind: EventKind, ike: &str, sa: &RawIkeSa<'_, C>) -> Result<Self, Error> {
         if ike.chars().any(char::is_control) {
             return Err(Error::malformed("control characters in a name"));
         }
-        Ok(Self { kind, ike: ike.to_owned(), unique_id, children })
+        Ok(Self {
+            kind,
+            ike: ike.to_owned(),
+            unique_id: sa.unique_id(),
+            replaced: None,
+            sa: sa.parse_without_children(ike).ok().map(Box::new),
+            children: Vec::new(),
+        })
     }
 }
 
 fn updown(message: &Message, up: EventKind, down: EventKind) -> Result<Event, Error> {
     let root: Root<'_, RawIkeSa<'_>> = message.decode()?;
-    let children = root.section.children().flatten().collect();
-    let kind = if root.up { up } else { down };
-    Event::new(kind, root.name, root.section.unique_id(), children)
+    let mut event = Event::new(if root.up { up } else { down }, root.name, &root.section)?;
+    event.children = root.section.children().flatten().collect();
+    if let (Some(sa), Some(remote_host)) = (&mut event.sa, root.remote_host) {
+        sa.remote_host = remote_host;
+    }
+    Ok(event)
 }
 
 #[derive(Debug, Deserialize)]
 struct RekeyedIke<'a> {
     #[serde(borrow)]
+    old: RawIkeSa<'a>,
+    #[serde(borrow)]
     new: RawIkeSa<'a>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct IkeOfRekeyedChild<'a> {
-    uniqueid: Option<&'a str>,
-    #[serde(borrow)]
-    child_sas: BTreeMap<&'a str, RekeyedChild<'a>>,
-}
-
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct RekeyedChild<'a> {
     #[serde(borrow)]
     old: RawChildSa<'a>,
@@ -162,6 +167,8 @@ struct RekeyedChild<'a> {
 #[derive(Debug)]
 struct Root<'a, T> {
     up: bool,
+    /// The peer's new outer address, in `ike-update`.
+    remote_host: Option<IpAddr>,
     name: &'a str,
     section: T,
 }
@@ -178,11 +185,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Root<'de, T> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut up = false;
+                let mut remote_host = None;
                 let mut found = None;
                 while let Some(key) = map.next_key::<&str>()? {
                     match key {
                         "up" => up = map.next_value::<&str>()? == "yes",
-                        "local-host" | "local-port" | "remote-host" | "remote-port" => {
+                        "remote-host" => remote_host = host(map.next_value()?),
+                        "local-host" | "local-port" | "remote-port" => {
                             map.next_value::<&str>()?;
                         }
                         name if found.is_none() => found = Some((name, map.next_value()?)),
@@ -190,7 +199,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Root<'de, T> {
                     }
                 }
                 let (name, section) = found.ok_or_else(|| serde::de::Error::custom("no section"))?;
-                Ok(Root { up, name, section })
+                Ok(Root { up, remote_host, name, section })
             }
         }
         deserializer.deserialize_map(RootVisitor(PhantomData))

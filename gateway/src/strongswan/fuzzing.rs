@@ -8,11 +8,11 @@ use tokio_util::bytes::Bytes;
 use super::{
     events::Event,
     message::Message,
-    operations::Version,
     packet::Packet,
     raw_sa::RawIkeSa,
     reply::{NamedSection, Reply},
     sa::IkeSa,
+    version::Version,
 };
 
 /// The readable content of a frame.

@@ -14,18 +14,18 @@ use super::{
     connection::Connection,
     error::Error,
     message::{self, Blob, Message},
+    process::Process,
     raw_sa::RawIkeSa,
     reply::{NamedSection, Reply},
     sa::{Fault, IkeSa},
     transport::{Request, Transport},
+    version::Version,
 };
 
 /// Timeout of commands that only touch charon's memory.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of commands that walk all SAs or connections and wait for those in use.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time that charon waits for a peer to confirm the DELETE of a CHILD_SA.
-const TERMINATE_WAIT: Duration = Duration::from_secs(2);
 /// Timeout value that makes charon terminate within the call, without waiting for the peer.
 const TERMINATE_WITHOUT_WAITING: i32 = -1;
 /// Time that charon's answer may exceed charon's own timeout.
@@ -55,38 +55,24 @@ pub struct SaList {
     pub faults: Vec<Fault>,
 }
 
-/// charon's version.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Version {
-    /// The daemon's name, `charon`.
-    pub daemon: String,
-    /// strongSwan's version, e.g. `5.9.8`.
-    pub version: String,
-    /// The operating system.
-    pub sysname: String,
-    /// The kernel's version.
-    pub release: String,
-    /// The hardware.
-    pub machine: String,
+/// The result of [`Client::loaded`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Names of connections.
+    pub connections: Vec<String>,
+    /// Names of authorities.
+    pub authorities: Vec<String>,
+    /// Ids of private keys, as [`Client::load_key`] returns them.
+    pub keys: Vec<String>,
 }
 
-impl Version {
-    /// Shortens every text and replaces control characters: the version ends up in logs and on terminals.
-    fn printable(self) -> Self {
-        const MAX_CHARACTERS: usize = 64;
-        let plain = |text: String| {
-            let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-            text.chars().take(MAX_CHARACTERS).map(visible).collect()
-        };
-        let Self { daemon, version, sysname, release, machine } = self;
-        Self {
-            daemon: plain(daemon),
-            version: plain(version),
-            sysname: plain(sysname),
-            release: plain(release),
-            machine: plain(machine),
-        }
-    }
+/// The answer to `get-conns`, `get-authorities` or `get-keys`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Names {
+    conns: Vec<String>,
+    authorities: Vec<String>,
+    keys: Vec<String>,
 }
 
 impl Client {
@@ -94,6 +80,12 @@ impl Client {
     pub async fn connect(path: &Path) -> Result<Self, Error> {
         let transport = Transport::connect(path, &["list-sa", "list-conn"]).await?;
         Ok(Self { transport, path: path.to_owned() })
+    }
+
+    /// Returns the process that answers, or None if it cannot be told, as for one in another PID namespace.
+    #[must_use]
+    pub fn process(&self) -> Option<Process> {
+        self.transport.process()
     }
 
     /// Waits until the connection is gone, whether or not a command is running.
@@ -177,13 +169,27 @@ impl Client {
     /// `get-conns` is a single frame, which cannot hold the names of some 10,000 sites.
     pub async fn list_conns(&self) -> Result<Vec<String>, Error> {
         let mut names = Vec::new();
-        self.stream("list-conns", "list-conn", |message| {
+        self.stream("list-conns", "list-conn", Vec::new(), |message| {
             let listed: BTreeMap<String, IgnoredAny> = message.decode()?;
             names.extend(listed.into_keys());
             Ok(names.len())
         })
         .await?;
         Ok(names)
+    }
+
+    /// Returns the names of the loaded connections, of the authorities, and the ids of the private keys: all that
+    /// another client could have unloaded. A single frame holds each list, so it cannot be long.
+    pub async fn loaded(&self) -> Result<Loaded, Error> {
+        Ok(Loaded {
+            connections: self.names("get-conns").await?.conns,
+            authorities: self.names("get-authorities").await?.authorities,
+            keys: self.names("get-keys").await?.keys,
+        })
+    }
+
+    async fn names(&self, command: &'static str) -> Result<Names, Error> {
+        self.call(command, Vec::new(), COMMAND_TIMEOUT).await?.decode()
     }
 
     /// Loads a connection. charon replaces one of that name if it differs; its SAs stay unchanged.
@@ -201,8 +207,17 @@ impl Client {
     /// Returns all IKE_SAs with their CHILD_SAs. charon waits for SAs in use, so the list lacks at most an
     /// IKE_SA that a rekeying is creating at that moment.
     pub async fn list_sas(&self) -> Result<SaList, Error> {
+        self.list(Vec::new()).await
+    }
+
+    /// Returns the IKE_SA of this number with its CHILD_SAs, in a list of one, or an empty list if there is none.
+    pub async fn list_sa(&self, unique_id: u32) -> Result<SaList, Error> {
+        self.list(message::encode(&BTreeMap::from([("ike-id", unique_id.to_string())]))?).await
+    }
+
+    async fn list(&self, arguments: Vec<u8>) -> Result<SaList, Error> {
         let mut list = SaList::default();
-        self.stream("list-sas", "list-sa", |message| {
+        self.stream("list-sas", "list-sa", arguments, |message| {
             match message.decode::<NamedSection<RawIkeSa<'_>>>() {
                 Ok(NamedSection(name, raw)) => match raw.parse(name, &mut list.faults) {
                     Ok(sa) => list.sas.push(sa),
@@ -225,12 +240,12 @@ impl Client {
         self.execute("terminate", &arguments, LIST_TIMEOUT).await
     }
 
-    /// Deletes a CHILD_SA. Returns [`Error::Refused`] if the peer does not confirm within 2 s; terminating
-    /// its IKE_SA cannot fail that way.
+    /// Starts deleting a CHILD_SA without waiting for the peer. It stays until the peer confirms, or until charon gives
+    /// the peer up.
     pub async fn terminate_child(&self, unique_id: u32) -> Result<(), Error> {
-        let timeout_ms = milliseconds(TERMINATE_WAIT);
+        let timeout_ms = TERMINATE_WITHOUT_WAITING;
         let arguments = Terminate { ike_id: None, child_id: Some(unique_id), force: false, timeout_ms };
-        self.execute_separately("terminate", &arguments, TERMINATE_WAIT).await
+        self.execute("terminate", &arguments, COMMAND_TIMEOUT).await
     }
 
     /// Initiates a child and waits until it is up. `timeout` is at least 1 ms.
@@ -305,12 +320,12 @@ impl Client {
         &self,
         command: &'static str,
         event: &'static str,
+        message: Vec<u8>,
         mut visit: impl FnMut(Message) -> Result<usize, Error>,
     ) -> Result<(), Error> {
         let (sink, mut messages) = mpsc::channel(STREAM_BUFFER);
         let (reply, answer) = oneshot::channel();
         let stream = Some((event, sink));
-        let message = Vec::new();
         let request = Request { command, message, stream, timeout: LIST_TIMEOUT, reply };
         self.transport.send(request).await?;
         while let Some(message) = messages.recv().await {
@@ -345,25 +360,4 @@ struct Rekey {
 /// Returns at least 1: charon waits forever on 0 and not at all on -1.
 fn milliseconds(time: Duration) -> i32 {
     i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn version_has_no_control_characters_and_bounded_length() {
-        let text = |text: &str| text.to_owned();
-        let version = Version {
-            daemon: text("charon\n"),
-            version: text("5.9.8\u{1b}[2J"),
-            sysname: "x".repeat(100_000),
-            release: text("6.12\r"),
-            machine: text("x86_64\0"),
-        };
-        let Version { daemon, version, sysname, release, machine } = version.printable();
-        assert_eq!(version, "5.9.8\u{fffd}[2J");
-        assert_eq!(sysname.len(), 64);
-        assert!([daemon, version, release, machine].iter().all(|text| !text.chars().any(char::is_control)));
-    }
 }

@@ -12,14 +12,13 @@ use super::sa::{Algorithms, ChildSa, ChildState, Fault, IkeSa, IkeState, Traffic
 
 /// Longest text accepted from charon. The longest identity, a distinguished name, is far shorter.
 const MAX_TEXT_BYTES: usize = 512;
-/// Most CHILD_SAs of one IKE_SA, and most traffic selectors of one CHILD_SA. The gateway's IKE_SAs have one
-/// child, two while rekeying.
+/// Most CHILD_SAs of one IKE_SA, and most traffic selectors of one CHILD_SA. The gateway ends the ones beyond a few.
 const MAX_ITEMS: usize = 64;
 
-/// An IKE_SA in text form.
+/// An IKE_SA in text form. An event about a rekeying gives pairs of CHILD_SAs.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-pub(super) struct RawIkeSa<'a> {
+#[serde(rename_all = "kebab-case", default, bound(deserialize = "C: Deserialize<'de> + Default"))]
+pub(super) struct RawIkeSa<'a, C = RawChildSa<'a>> {
     uniqueid: Option<&'a str>,
     state: Option<&'a str>,
     local_host: Option<&'a str>,
@@ -38,7 +37,7 @@ pub(super) struct RawIkeSa<'a> {
     dh_group: Option<&'a str>,
     established: Option<&'a str>,
     #[serde(borrow)]
-    child_sas: BTreeMap<&'a str, RawChildSa<'a>>,
+    pub(super) child_sas: BTreeMap<&'a str, C>,
 }
 
 /// A CHILD_SA in text form.
@@ -69,11 +68,6 @@ pub(super) struct RawChildSa<'a> {
 }
 
 impl RawIkeSa<'_> {
-    /// Returns the IKE_SA's number if it is readable.
-    pub(super) fn unique_id(&self) -> Option<u32> {
-        self.uniqueid?.parse().ok()
-    }
-
     /// Converts the CHILD_SAs one by one.
     pub(super) fn children(&self) -> impl Iterator<Item = Result<ChildSa, Fault>> {
         let too_many = (self.child_sas.len() > MAX_ITEMS)
@@ -83,6 +77,25 @@ impl RawIkeSa<'_> {
 
     /// Converts the IKE_SA and adds faults of its children to `faults`.
     pub(super) fn parse(&self, name: &str, faults: &mut Vec<Fault>) -> Result<IkeSa, Fault> {
+        let mut sa = self.parse_without_children(name)?;
+        for child in self.children() {
+            match child {
+                Ok(child) => sa.children.push(child),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        Ok(sa)
+    }
+}
+
+impl<C> RawIkeSa<'_, C> {
+    /// Returns the IKE_SA's number if it is readable.
+    pub(super) fn unique_id(&self) -> Option<u32> {
+        self.uniqueid?.parse().ok()
+    }
+
+    /// Converts the IKE_SA alone.
+    pub(super) fn parse_without_children(&self, name: &str) -> Result<IkeSa, Fault> {
         let read = || -> Result<IkeSa, String> {
             Ok(IkeSa {
                 name: text("name", Some(name))?,
@@ -108,14 +121,7 @@ impl RawIkeSa<'_> {
                 children: Vec::new(),
             })
         };
-        let mut sa = read().map_err(|reason| Fault::new(name, reason))?;
-        for child in self.children() {
-            match child {
-                Ok(child) => sa.children.push(child),
-                Err(fault) => faults.push(fault),
-            }
-        }
-        Ok(sa)
+        read().map_err(|reason| Fault::new(name, reason))
     }
 }
 
@@ -196,7 +202,7 @@ fn is_yes(value: Option<&str>) -> bool {
 }
 
 /// Parses an outer address. charon prints an address it does not know yet as `%any`.
-fn host(value: &str) -> Option<IpAddr> {
+pub(super) fn host(value: &str) -> Option<IpAddr> {
     match value {
         "%any" => Some(Ipv4Addr::UNSPECIFIED.into()),
         "%any6" => Some(Ipv6Addr::UNSPECIFIED.into()),

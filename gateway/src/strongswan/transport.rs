@@ -20,6 +20,7 @@ use super::{
     frame,
     message::Message,
     packet::{self, Packet},
+    process::Process,
 };
 
 pub(super) type Frames = Framed<UnixStream, LengthDelimitedCodec>;
@@ -35,6 +36,7 @@ const MAX_STREAM_BYTES: usize = 512 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
     requests: mpsc::Sender<Request>,
+    process: Option<Process>,
 }
 
 /// One command.
@@ -58,9 +60,15 @@ impl Transport {
             // Streamed events come only during their command.
             register(&mut frames, event, |_, _| Err(Error::malformed("event before any command"))).await?;
         }
+        let process = frames.get_ref().peer_cred().ok().and_then(|peer| Process::of(peer.pid()?));
         let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
         tokio::spawn(run(frames, queue));
-        Ok(Self { requests })
+        Ok(Self { requests, process })
+    }
+
+    /// Returns the process at the other end, if it can be told.
+    pub(super) fn process(&self) -> Option<Process> {
+        self.process
     }
 
     /// Hands a request to the task. If the connection closes later, the task drops the request's reply sender.

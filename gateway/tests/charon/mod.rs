@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use gateway::strongswan::{Child as Tunnel, Client, Connection, Local, Remote};
+use gateway::strongswan::{Child as Tunnel, Client, Connection, Local, PeerIdentity, Remote};
 use gateway_tests_kit::pki::{Authority, Issued, Validity};
 use nix::{
     sys::signal::{Signal, kill},
@@ -101,7 +101,7 @@ impl Pair {
             "home",
             Local { identity: identity.into(), certificate: issued.certificate_pem.as_bytes().into() },
             Remote {
-                identity: remote.into(),
+                identity: PeerIdentity::Name(remote.into()),
                 authority: self.authority.certificate_pem().as_bytes().into(),
                 revocation: Default::default(),
             },

@@ -98,7 +98,7 @@ fn sizes_grow_with_the_limits() {
     let entries = |name| ALL.iter().find(|map| map.name == name).map(|map| map.bound.entries(&sizes, 3));
     for (name, expected) in [
         ("SETTINGS", 1),
-        ("BINDINGS", 81),
+        ("BINDINGS", 321),
         ("TUNNELS", 11),
         ("CUSTOMERS", 20),
         ("PEERS", 20),

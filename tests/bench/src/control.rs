@@ -16,7 +16,7 @@ use clap::Args;
 use gateway::{
     control::{
         apply::apply_all,
-        desired::{Credentials, Desired, Links, desired, desired_of},
+        desired::{Desired, Links, desired, desired_of},
         observed::{observe, observe_of},
         plan::{Action, plan, plan_some},
     },
@@ -35,7 +35,6 @@ use gateway_tests_kit::{
     process::{output, run_with_input},
     random::Random,
 };
-use tokio::runtime::Runtime;
 
 use super::{
     contender::{Contender, Setup},
@@ -97,10 +96,8 @@ struct Ours {
     ids: Assignment,
     internet: Interface,
     lan: Interface,
-    credentials: Credentials,
     maps: Maps,
     pins: Pins,
-    runtime: Runtime,
 }
 
 fn ours(contender: Contender, customers: u32, quick: bool) -> Result<()> {
@@ -161,15 +158,8 @@ impl Ours {
             ids,
             internet: interface("internet", 1, Ipv4Addr::new(203, 0, 113, 1)),
             lan: interface("lan", 2, SERVERS.0),
-            // Typical sizes of such files.
-            credentials: Credentials {
-                certificate: vec![1; 900].into(),
-                private_key: vec![2; 300],
-                authority: vec![3; 900].into(),
-            },
             maps: Maps::open(&pins)?,
             pins,
-            runtime: tokio::runtime::Builder::new_current_thread().build()?,
         })
     }
 
@@ -180,13 +170,13 @@ impl Ours {
     /// Loads all customers, as gatewayd does at its start.
     fn load(&mut self) -> Result<Duration> {
         let begun = Instant::now();
-        let desired = desired(&self.policy, &self.ids, self.links(), &self.credentials)?;
+        let desired = desired(&self.policy, &self.ids, self.links())?;
         let known = begun.elapsed();
         let observed = observe(&self.maps)?;
         let seen = begun.elapsed();
         let actions = plan(&desired, &observed, None);
         let planned = begun.elapsed();
-        apply(&actions, &mut self.maps, &self.runtime)?;
+        apply(&actions, &mut self.maps)?;
         let lasted = begun.elapsed();
         eprintln!(
             "  loading: desired state {:.1} ms, reading maps {:.1} ms, plan {:.1} ms, {} changes {:.1} ms",
@@ -204,11 +194,10 @@ impl Ours {
     fn change(&mut self) -> Result<(Duration, Vec<Action>)> {
         let begun = Instant::now();
         let changed = self.policy.customers.values().next_back();
-        let desired: Desired =
-            desired_of(&self.policy, changed.into_iter(), &self.ids, self.links(), &self.credentials)?;
+        let desired: Desired = desired_of(&self.policy, changed.into_iter(), &self.ids, self.links())?;
         let observed = observe_of(&self.maps, &desired)?;
-        let actions = plan_some(&desired, &observed).context("another customer stands in the way")?;
-        apply(&actions, &mut self.maps, &self.runtime)?;
+        let actions = plan_some(&desired, &observed, None).context("another customer stands in the way")?;
+        apply(&actions, &mut self.maps)?;
         Ok((begun.elapsed(), actions))
     }
 
@@ -238,13 +227,13 @@ impl Ours {
     }
 }
 
-fn apply(actions: &[Action], maps: &mut Maps, runtime: &Runtime) -> Result<()> {
+fn apply(actions: &[Action], maps: &mut Maps) -> Result<()> {
     let mut result = Ok(());
-    runtime.block_on(apply_all(actions, maps, None, |_, applied| {
+    apply_all(actions, maps, |_, applied| {
         if applied.is_err() {
             result = applied;
         }
-    }));
+    });
     result
 }
 

@@ -16,7 +16,7 @@ pub fn on_last_cpu() -> Result<()> {
 }
 
 /// Returns the CPUs that this thread may run on, in order.
-fn allowed() -> Result<Vec<usize>> {
+pub fn allowed() -> Result<Vec<usize>> {
     let allowed = sched_getaffinity(this_thread()).context("read the CPU affinity")?;
     Ok((0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect())
 }

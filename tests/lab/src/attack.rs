@@ -37,7 +37,7 @@ pub enum Expected {
         /// The counter's name.
         counter: &'static str,
     },
-    /// IKE authentication fails.
+    /// IKE authentication fails, or the gateway ends the tunnel before it is bound.
     NoTunnel,
 }
 
@@ -100,7 +100,7 @@ pub fn judge(attack: &Attack, lab: &Lab, drops: &mut Drops) -> Result<Outcome> {
     };
     let held = count_is_right && seen.leaks.is_empty();
     let line = match attack.expected {
-        Expected::NoTunnel if held => "authentication failed".to_owned(),
+        Expected::NoTunnel if held => "no tunnel".to_owned(),
         _ if held => format!("{} sent, {refused} dropped, none leaked", seen.sent),
         Expected::DroppedByKernel { counter } => {
             format!(

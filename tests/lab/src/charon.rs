@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
-use ::gateway::strongswan::{Algorithms, Client, Connection, Error};
+use ::gateway::strongswan::{Algorithms, Client, Connection, Error, Loaded};
 use anyhow::{Context, Result, anyhow, ensure};
 use gateway_tests_kit::{
     namespace::Namespace,
     process::{self, Process, wait_for},
 };
+use nix::sys::signal::Signal;
 
 const CHARON: &str = "/usr/lib/ipsec/charon";
 /// Path of strongswan.conf inside the namespace.
@@ -50,8 +51,10 @@ pub struct Sa {
     pub remote_host: IpAddr,
     /// charon's number of the CHILD_SA; a CHILD rekey changes it.
     pub child_id: u32,
-    /// The reqid, which on the cloud gateway is the tunnel id.
+    /// The reqid. charon gives it to another CHILD_SA after this one's end.
     pub reqid: u32,
+    /// The mark, which no other CHILD_SA of this charon gets on the cloud gateway.
+    pub mark: u32,
     /// True if ESP travels in UDP.
     pub encapsulated: bool,
     /// Encryption and integrity algorithms.
@@ -92,9 +95,29 @@ impl Charon {
         self.process.kill()
     }
 
+    /// Sends charon a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Returns what charon has loaded.
+    pub fn loaded(&self) -> Result<Loaded> {
+        self.command(async |client| client.loaded().await)
+    }
+
+    /// Unloads a connection.
+    pub fn unload(&self, name: &str) -> Result<()> {
+        self.command(async |client| client.unload_conn(name).await)
+    }
+
     /// Returns true while charon is running.
     pub fn is_running(&mut self) -> bool {
         self.process.ensure_running().is_ok()
+    }
+
+    /// Returns the end of charon's log.
+    pub fn log_end(&self) -> String {
+        process::tail(self.process.log())
     }
 
     /// Reads charon's log.
@@ -150,6 +173,7 @@ impl Charon {
                 remote_host: ike.remote_host,
                 child_id: child.unique_id,
                 reqid: child.reqid,
+                mark: child.mark_in,
                 encapsulated: child.encap,
                 cipher: cipher(&child.algorithms),
             })

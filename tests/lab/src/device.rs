@@ -21,9 +21,7 @@ use crate::{
     site::Spec,
 };
 
-/// Timeout to connect and to send a request.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// Timeout for an answer. Tunnels may have to come up first, which takes a minute on a slow machine.
+/// Timeout to connect, to send a request, and for an answer. Tunnels may have to come up first, which takes a minute on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Reports the current date to the server at this address with curl, as a device would. Returns the answer.
@@ -55,7 +53,7 @@ impl Connection {
     pub fn open(namespace: &Namespace, server: impl Into<IpAddr>) -> Result<Self> {
         let server = server.into();
         let stream = namespace
-            .enter(|| Ok(TcpStream::connect_timeout(&SocketAddr::from((server, PORT)), TIMEOUT)?))
+            .enter(|| Ok(TcpStream::connect_timeout(&SocketAddr::from((server, PORT)), PATIENCE)?))
             .with_context(|| format!("cannot connect to {server}:{PORT}"))?;
         Self::over(stream, server)
     }
@@ -77,7 +75,7 @@ impl Connection {
 
     fn over(stream: TcpStream, server: IpAddr) -> Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream), server })
     }

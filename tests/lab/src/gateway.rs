@@ -9,14 +9,13 @@ use std::{
 };
 
 use ::gateway::{
-    control::{
-        observed::{Observed, observe},
-        status::Status,
-    },
+    control::observed::{Observed, observe},
     kernel::{maps::Maps, pins::Pins},
+    status::Status,
 };
 use anyhow::{Context, Result};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
+use gateway_common::ids::TunnelId;
 use gateway_tests_kit::{
     namespace::Namespace,
     process::{self, Process, wait_for},
@@ -118,6 +117,8 @@ impl Gateway {
 
     /// Starts gatewayd without waiting for it.
     pub fn spawn_daemon(&mut self, namespace: &Namespace) -> Result<()> {
+        // gatewayd mounts no bpffs outside of the mount namespace of process 1, and the lab is outside of it.
+        namespace.enter(|| Pins::new(PINS).prepare())?;
         let command = self.daemon_command(namespace, POLICIES);
         self.daemon = Some(Process::start(command, &self.dir.join("run/gatewayd.log"))?);
         Ok(())
@@ -203,7 +204,12 @@ impl Gateway {
 
     /// Kills gatewayd with SIGKILL, as the kernel's OOM killer would.
     pub fn kill_daemon(&mut self) -> Result<()> {
-        self.daemon.take().context("gatewayd is not running")?.end(Signal::SIGKILL).map(drop)
+        self.end_daemon(Signal::SIGKILL)
+    }
+
+    /// Sends gatewayd a signal and waits for its end.
+    pub fn end_daemon(&mut self, signal: Signal) -> Result<()> {
+        self.daemon.take().context("gatewayd is not running")?.end(signal).map(drop)
     }
 
     /// Returns true while gatewayd is running, and always without gatewayd.
@@ -212,19 +218,28 @@ impl Gateway {
         self.programs.without_gatewayd || self.daemon.as_mut().is_some_and(running)
     }
 
+    /// Returns the ends of the logs of gatewayd and charon.
+    pub fn logs(&self) -> String {
+        let [daemon, charon] =
+            ["run/gatewayd.log", "run/charon.log"].map(|log| process::tail(&self.dir.join(log)));
+        format!("gatewayd's log ends:\n{daemon}charon's log ends:\n{charon}")
+    }
+
     /// The gateway's charon.
     pub fn charon(&self) -> &Charon {
         &self.charon
     }
 
-    /// Returns the ids of the tunnels that are up in the programs' maps; `None` without gatewayd.
+    /// Returns the reqids that the programs' maps bind to a site that is up; `None` without gatewayd.
     pub fn tunnels_up(&self, namespace: &Namespace) -> Result<Option<BTreeSet<u32>>> {
         if self.programs.without_gatewayd {
             return Ok(None);
         }
-        let tunnels = self.observed(namespace)?.tunnels;
-        let up = tunnels.into_iter().filter(|(_, tunnel)| tunnel.up == 1);
-        Ok(Some(up.map(|(id, _)| id.get()).collect()))
+        let Observed { bindings, tunnels, .. } = self.observed(namespace)?;
+        let is_up =
+            |site: u32| TunnelId::new(site).and_then(|id| tunnels.get(&id)).is_some_and(|site| site.up == 1);
+        let up = bindings.into_iter().filter(|(_, binding)| is_up(binding.site));
+        Ok(Some(up.map(|(reqid, _)| reqid.get()).collect()))
     }
 
     /// Reads the contents of the maps.

@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ::gateway::{
-    control::{observed::Observed, status::Status},
-    strongswan::Local,
-};
+use ::gateway::{control::observed::Observed, status::Status, strongswan::Local};
 use anyhow::{Context, Result, anyhow, ensure};
 use gateway_common::{ids::TunnelId, layout::NO_PREFIX};
 use gateway_tests_kit::{
@@ -19,6 +16,7 @@ use gateway_tests_kit::{
     pki::{write_private, write_public},
     process::wait_for,
 };
+use nix::sys::signal::Signal;
 
 use crate::{
     charon::{Charon, Sa},
@@ -163,14 +161,24 @@ impl Lab {
         })
     }
 
-    /// Waits until the tunnel with this id is down in charon and in the programs.
-    pub fn wait_until_down(&self, tunnel_id: u32) -> Result<()> {
+    /// Waits until the CHILD_SA with this reqid is gone in charon and in the programs.
+    pub fn wait_until_down(&self, reqid: u32) -> Result<()> {
         wait_for("the tunnel to go down", TUNNEL_UP, || {
-            let in_charon = self.gateway_sas()?.iter().any(|sa| sa.reqid == tunnel_id);
+            let in_charon = self.gateway_sas()?.iter().any(|sa| sa.reqid == reqid);
             let in_programs =
-                self.gateway.tunnels_up(&self.topology.gateway)?.is_some_and(|ids| ids.contains(&tunnel_id));
+                self.gateway.tunnels_up(&self.topology.gateway)?.is_some_and(|up| up.contains(&reqid));
             Ok((!in_charon && !in_programs).then_some(()))
         })
+    }
+
+    /// Returns a site's number in the maps, as gatewayd tells it.
+    pub fn site_number(&self, site: &Spec) -> Result<TunnelId> {
+        let tunnels = self.status()?.tunnels.into_iter();
+        let number = tunnels
+            .filter(|told| (&*told.customer, &*told.site) == (site.customer, site.name))
+            .map(|told| told.id)
+            .next();
+        number.and_then(TunnelId::new).with_context(|| format!("no number for {}", site.full_name()))
     }
 
     /// The gateway's SAs.
@@ -286,6 +294,16 @@ impl Lab {
         Ok(())
     }
 
+    /// Sends gatewayd a signal and waits for its end.
+    pub fn end_daemon(&mut self, signal: Signal) -> Result<()> {
+        self.gateway.end_daemon(signal)
+    }
+
+    /// Returns true while gatewayd is running.
+    pub fn is_running(&mut self) -> bool {
+        self.gateway.is_running()
+    }
+
     /// Kills gatewayd with SIGKILL.
     pub fn kill_daemon(&mut self) -> Result<()> {
         self.gateway.kill_daemon()
@@ -318,7 +336,13 @@ impl Site<'_> {
     /// Brings the tunnel up.
     pub fn initiate(&self) -> Result<()> {
         let done = self.charon.initiate(CONNECTION, TUNNEL_UP);
-        done.with_context(|| format!("{} cannot bring its tunnel up", self.spec.full_name()))
+        done.with_context(|| {
+            format!(
+                "{} cannot bring its tunnel up; its log ends:\n{}",
+                self.spec.full_name(),
+                self.charon.log_end()
+            )
+        })
     }
 
     /// Takes the tunnel down.

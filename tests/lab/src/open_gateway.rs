@@ -1,7 +1,7 @@
 //! A gateway with tunnels but no firewall, for `--without-gatewayd`: shows what the attacks achieve.
 use std::fmt::Write;
 
-use ::gateway::strongswan::{Child, Connection, Local, Remote, Revocation};
+use ::gateway::strongswan::{Child, Connection, Local, Marks, PeerIdentity, Remote, Revocation};
 use anyhow::Result;
 use gateway_tests_kit::{namespace::Namespace, process::run_with_input};
 
@@ -20,13 +20,13 @@ pub fn start(namespace: &Namespace, charon: &Charon, authority: &Authority, own:
             certificate: own.certificate_pem.as_bytes().into(),
         };
         let remote = Remote {
-            identity: site.identity.to_owned(),
+            identity: PeerIdentity::Name(site.identity.to_owned()),
             authority: authority.certificate_pem().as_bytes().into(),
             revocation: Revocation::Relaxed,
         };
         let mut child = Child::new(site.full_name(), site.servers(), site.lans()?);
         child.reqid = Some(id);
-        child.mark = Some(id);
+        child.marks = Marks::Fixed(id);
         let mut connection = Connection::new(site.full_name(), local, remote);
         connection.children = vec![child];
         charon.load(&connection, &own.key_pem)?;

@@ -79,7 +79,7 @@ pub fn run(programs: Programs, then: Then, interrupt: &Interrupt) -> Result<bool
 }
 
 fn show_tunnels(report: &Report, tunnels: &[Sa]) {
-    report.head(&[(&"customer", 9), (&"site", 12), (&"tunnel id", 9), (&"peer", 18), (&"cipher", 0)]);
+    report.head(&[(&"customer", 9), (&"site", 12), (&"reqid", 9), (&"peer", 18), (&"cipher", 0)]);
     for (site, sa) in SITES.iter().zip(tunnels) {
         let encapsulation = if sa.encapsulated { ", in UDP (behind NAT)" } else { "" };
         let cipher = format!("{}{encapsulation}", sa.cipher);

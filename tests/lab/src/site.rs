@@ -1,7 +1,7 @@
 //! The sites, and the configuration of their routers' tunnels.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ::gateway::strongswan::{Child, Connection, Local, Remote, Revocation};
+use ::gateway::strongswan::{Child, Connection, Local, PeerIdentity, Remote, Revocation};
 use anyhow::Result;
 use ipnet::IpNet;
 
@@ -227,7 +227,7 @@ pub const ROUTER_REQID: u32 = 1;
 /// [`CONNECTION`].
 pub fn connection(local: Local, authority: &str, way: (IpAddr, IpAddr), spec: &Spec) -> Result<Connection> {
     let remote = Remote {
-        identity: GATEWAY_IDENTITY.to_owned(),
+        identity: PeerIdentity::Name(GATEWAY_IDENTITY.to_owned()),
         authority: authority.as_bytes().into(),
         revocation: Revocation::Relaxed,
     };

@@ -23,7 +23,7 @@ pub fn test(programs: Programs, args: Vec<String>) -> Result<ExitCode> {
         let report = Report::new();
         report.section("Bringing the lab up");
         let lab = Lab::up(programs)?;
-        lab.initiate_all()?;
+        lab.initiate_all().with_context(|| lab.gateway().logs())?;
         *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(lab);
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -4,6 +4,7 @@ mod counters;
 mod flows;
 mod names;
 mod reasons;
+mod reload;
 mod report;
 mod status;
 mod table;
@@ -75,6 +76,8 @@ enum Command {
     Flows,
     /// List all drop reasons with their numbers and meanings
     Reasons,
+    /// Have gatewayd read the policies again, wait until they are in force, and fail if it refused any
+    Reload,
     /// Stop forwarding, detach all programs and delete all flows
     Detach,
 }
@@ -100,6 +103,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
         Command::Counters => counters::counters(&Maps::open(&pins)?, &Names::read(state)?),
         Command::Flows => flows::report(&Maps::open(&pins)?, Names::read(state)?),
         Command::Reasons => Ok(reasons::report()),
+        Command::Reload => reload::report(state),
         Command::Detach => detach(&pins),
     }
 }

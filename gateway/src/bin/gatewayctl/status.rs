@@ -3,8 +3,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
 use gateway::{
-    control::status::Status,
     kernel::{clock::monotonic_ns, maps::Maps, pins::Pins},
+    status::{Status, TunnelStatus},
 };
 use gateway_common::{
     layout::{Quota, Usage},
@@ -47,13 +47,20 @@ fn as_json(status: &Status, usage: &Result<TableUse>) -> Result<Value> {
 
 fn as_text(status: &Status, running: bool, usage: &Result<TableUse>) -> Vec<Part> {
     let daemon = if running { format!("running, pid {}", status.pid) } else { "not running".to_owned() };
-    let charon = status.charon.as_deref().unwrap_or("not connected");
+    let fault = status.charon_fault.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
+    let charon = format!("{}{fault}", status.charon.as_deref().unwrap_or("not connected"));
     let mut parts = vec![
         Part::Line(format!("gatewayd  {daemon}")),
         Part::Line(format!("charon    {charon}")),
         Part::Line(format!("XDP       {}", status.xdp)),
         Part::Table(tunnels(status)),
     ];
+    parts.extend(status.tunnels.iter().filter_map(narrow_path).map(Part::Line));
+    for (what, count) in [("refused", status.refused), ("restored", status.restored)] {
+        if count > 0 {
+            parts.push(Part::Line(format!("{what:<9} {count} times")));
+        }
+    }
     match usage {
         Ok(usage) => parts.extend(usage.parts()),
         Err(error) => parts.push(Part::Line(format!("tables: {error:#}"))),
@@ -66,9 +73,18 @@ fn as_text(status: &Status, running: bool, usage: &Result<TableUse>) -> Vec<Part
     parts
 }
 
+/// Returns the line of a site to which a router announced a smaller MTU.
+fn narrow_path(tunnel: &TunnelStatus) -> Option<String> {
+    let TunnelStatus { customer, site, .. } = tunnel;
+    Some(format!(
+        "narrow path: {} bytes to {customer}.{site}, says a router on the way",
+        tunnel.path_mtu_bytes?
+    ))
+}
+
 fn tunnels(status: &Status) -> Table {
-    let mut table = Table::new(["tunnel", "customer", "site", "state", "peer", "cipher", "MSS"])
-        .droppable(["cipher", "MSS", "tunnel", "peer"]);
+    let mut table = Table::new(["number", "customer", "site", "state", "peer", "cipher", "MSS"])
+        .droppable(["cipher", "MSS", "number", "peer"]);
     for tunnel in &status.tunnels {
         // A space between algorithms lets the cell wrap.
         let cipher = tunnel.cipher.clone().unwrap_or_default().replace('/', " ");
@@ -182,7 +198,6 @@ impl CustomerUse {
 
 #[cfg(test)]
 mod tests {
-    use gateway::control::status::TunnelStatus;
     use gateway_common::wheel::slot_at;
 
     use super::*;
@@ -209,6 +224,7 @@ mod tests {
             cipher: Some("AES_GCM_16_256/CURVE_25519".into()),
             encapsulated: true,
             mss: (1398, 1378),
+            path_mtu_bytes: None,
         }
     }
 
@@ -235,6 +251,13 @@ mod tests {
             );
             assert_eq!(state(&[(1, 1), (12, 1)]).silent_seconds, 11, "ticks are rounded down");
         }
+    }
+
+    #[test]
+    fn path_that_a_router_narrowed_is_named() {
+        let line = "narrow path: 1400 bytes to acme.berlin, says a router on the way";
+        assert!(!rendered(berlin(), 200).contains("narrow path"));
+        assert!(rendered(TunnelStatus { path_mtu_bytes: Some(1400), ..berlin() }, 200).contains(line));
     }
 
     #[test]

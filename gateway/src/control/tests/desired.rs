@@ -22,23 +22,25 @@ fn a_server_of_both_families_is_a_customer_by_either_address() {
         .into();
     assert_eq!(ids[0], ids[1]);
     let (berlin, munich) = (tunnel(&desired, BERLIN), tunnel(&desired, "acme.munich"));
-    let entry = desired.tunnels[&berlin].entry(berlin);
+    let entry = desired.tunnels[&berlin].entry();
     assert_eq!((entry.v4.prefix_count, entry.v6.prefix_count), (1, 1));
     assert_eq!(entry.v6.server, "fd00:200::11".parse::<Ipv6Addr>().unwrap().into());
     assert_eq!(entry.v6.lan[0], Prefix::new("fd00:1::".parse::<Ipv6Addr>().unwrap().into(), 64));
-    // A site without a LAN in a family gets no access and no traffic selector in that family.
-    assert_eq!(desired.tunnels[&munich].entry(munich).v6.prefix_count, 0);
-    let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
-    let child = |id: TunnelId| {
-        let children = desired.connection(id, &desired.tunnels[&id]).children;
-        let [child] = &children[..] else { panic!("{children:?}") };
-        child.clone()
-    };
-    assert_eq!(child(munich).local_ts, nets(&["10.200.0.11/32"]));
-    let child = child(berlin);
-    assert_eq!(child.local_ts, nets(&["10.200.0.11/32", "fd00:200::11/128"]));
-    assert_eq!(child.remote_ts, nets(&["192.168.0.0/16", "fd00:1::/64"]));
-    assert_eq!((child.reqid, child.mark), (Some(berlin.get()), Some(berlin.get())));
+    // A site without a LAN in a family gets no access in that family.
+    assert_eq!(desired.tunnels[&munich].entry().v6.prefix_count, 0);
+}
+
+#[test]
+fn one_connection_serves_every_site() {
+    let mut policy = example();
+    let all = connection(&policy.gateway, &credentials());
+    assert_eq!(all.remote.identity, PeerIdentity::Any);
+    let [child] = &all.children[..] else { panic!("{all:?}") };
+    assert_eq!((child.marks, child.reqid), (Marks::Unique, None));
+    let any: Vec<ipnet::IpNet> = ["0.0.0.0/0", "::/0"].map(|net| net.parse().unwrap()).into();
+    assert_eq!((&child.local_ts, &child.remote_ts), (&any, &any));
+    policy.customers.clear();
+    assert_eq!(connection(&policy.gateway, &credentials()), all, "customers do not change it");
 }
 
 #[test]
@@ -63,14 +65,11 @@ fn settings_hold_addresses_of_both_families_and_mapped_prefixes() {
 #[test]
 fn interfaces_without_or_with_too_many_addresses_are_refused() {
     let policy = example();
-    let state = tempfile::tempdir().unwrap();
-    let ids = Registry::open(state.path().join("ids.toml")).unwrap().assign(&policy).unwrap();
-    let credentials =
-        Credentials { certificate: (*b"c").into(), private_key: b"k".into(), authority: (*b"a").into() };
+    let ids = first_ids(&policy);
     let good = interface("eth_lan", 3, [10, 200, 0, 1]);
     let with = |internet: &Interface| {
         let links = Links { internet, lan: &good, xdp: true };
-        desired(&policy, &ids, links, &credentials).map(drop).map_err(|error| error.to_string())
+        desired(&policy, &ids, links).map(drop).map_err(|error| error.to_string())
     };
     let mut bad = interface("eth_internet", 2, [203, 0, 113, 1]);
     assert_eq!(with(&bad), Ok(()));
@@ -90,4 +89,16 @@ fn policies_load_from_a_copied_folder() {
         fs::copy(example.join(file), folder.path().join(file)).unwrap();
     }
     assert_eq!(desired_state(&policy::load(folder.path()).unwrap()).tunnels.len(), 2);
+}
+
+#[test]
+fn path_mtu_of_the_policy_limits_the_mtu_of_the_interface() {
+    let mut policy = example();
+    let berlin = &mut policy.customers.get_mut(&"acme".parse().unwrap()).unwrap().sites[0];
+    berlin.path_mtu = Some(1400);
+    let desired = desired_state(&policy);
+    let id = tunnel(&desired, BERLIN);
+    assert_eq!(desired.tunnels[&id].mtus, Mtus { path: 1400, lan: 1500 });
+    let munich = tunnel(&desired, "acme.munich");
+    assert_eq!(desired.tunnels[&munich].mtus, Mtus { path: 1500, lan: 1500 });
 }

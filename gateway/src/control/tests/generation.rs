@@ -16,10 +16,10 @@ fn change_of_server_or_port_changes_the_generation_of_that_customer_only() {
     ];
     for change in changes {
         let mut policy = example();
-        let (observed, charon) = settled(&desired_state(&policy), Live::default());
+        let observed = settled(&desired_state(&policy), &Live::default());
         change(policy.customers.get_mut(&"acme".parse().unwrap()).unwrap());
         let desired = desired_state(&policy);
-        let (after, _) = applied(&plan(&desired, &observed, Some(&charon)), observed.clone(), charon.clone());
+        let after = applied(&plan_with(&desired, &observed, Some(&Live::default())), observed.clone());
         for (id, generation) in generations(&after) {
             let is_acmes = desired.tunnels[&id].customer.name.as_str() == "acme";
             assert_eq!(generation != observed.tunnels[&id].generation, is_acmes, "{id}");
@@ -44,15 +44,14 @@ fn change_of_sites_lans_quotas_or_mtus_keeps_the_generation() {
         let state = tempfile::tempdir().unwrap();
         let mut registry = Registry::open(state.path().join("ids.toml")).unwrap();
         let mut policy = example();
-        let (observed, charon) =
-            settled(&desired_with(&policy, &registry.assign(&policy).unwrap()), Live::default());
+        let observed = settled(&desired_with(&policy, &registry.assign(&policy).unwrap()), &Live::default());
         let before = generations(&observed);
         let acme = observed.tunnels.values().find(|t| t.v4.server.octets == [10, 200, 0, 11]).unwrap();
         change(policy.customers.get_mut(&"acme".parse().unwrap()).unwrap());
         let desired = desired_with(&policy, &registry.assign(&policy).unwrap());
-        let actions = plan(&desired, &observed, Some(&charon));
+        let actions = plan_with(&desired, &observed, Some(&Live::default()));
         assert_ne!(actions, [], "change {number} does something");
-        for (id, generation) in generations(&applied(&actions, observed.clone(), charon).0) {
+        for (id, generation) in generations(&applied(&actions, observed.clone())) {
             assert_eq!(generation, before.get(&id).copied().unwrap_or(acme.generation), "change {number}");
         }
     }
@@ -61,27 +60,27 @@ fn change_of_sites_lans_quotas_or_mtus_keeps_the_generation() {
 #[test]
 fn next_generation_wraps_and_is_not_in_the_maps() {
     let mut policy = example();
-    let (mut observed, charon) = settled(&desired_state(&policy), Live::default());
+    let mut observed = settled(&desired_state(&policy), &Live::default());
     let acmes: Vec<TunnelId> =
         ["acme.berlin", "acme.munich"].map(|name| tunnel(&desired_state(&policy), name)).into();
     observed.tunnels.get_mut(&acmes[0]).unwrap().generation = u16::MAX;
     observed.tunnels.get_mut(&acmes[1]).unwrap().generation = 0;
     policy.customers.get_mut(&"acme".parse().unwrap()).unwrap().port = 8080;
-    let (after, _) = applied(&plan(&desired_state(&policy), &observed, None), observed, charon);
+    let after = applied(&plan_with(&desired_state(&policy), &observed, None), observed);
     assert!(acmes.iter().all(|id| after.tunnels[id].generation == 1));
 }
 
 #[test]
 fn half_changed_customer_settles_on_the_new_generation() {
     let mut policy = example();
-    let (observed, charon) = settled(&desired_state(&policy), Live::default());
+    let observed = settled(&desired_state(&policy), &Live::default());
     policy.customers.get_mut(&"acme".parse().unwrap()).unwrap().port = 8080;
     let desired = desired_state(&policy);
     let acmes = ["acme.berlin", "acme.munich"].map(|name| tunnel(&desired, name));
-    let (whole, _) = applied(&plan(&desired, &observed, Some(&charon)), observed.clone(), charon.clone());
+    let whole = applied(&plan_with(&desired, &observed, Some(&Live::default())), observed.clone());
     // gatewayd died after writing the first of two tunnels.
     let mut half = observed;
     half.tunnels.insert(acmes[0], whole.tunnels[&acmes[0]]);
-    let (after, _) = applied(&plan(&desired, &half, Some(&charon)), half, charon);
+    let after = applied(&plan_with(&desired, &half, Some(&Live::default())), half);
     assert_eq!(generations(&after), generations(&whole));
 }

@@ -1,7 +1,7 @@
 //! Tests of the control path on values, without a kernel or charon.
 mod desired;
-mod follow;
 mod generation;
+mod live;
 mod plan;
 
 use std::{
@@ -19,17 +19,22 @@ use gateway_common::{
 use proptest::prelude::*;
 
 use super::{
-    desired::{Credentials, Desired, Links, desired, desired_of},
-    follow::{Live, follow, mss_of_sas},
-    mss::{Mss, Mtus},
+    bindings::{Bindings, CONNECTION},
+    desired::{Credentials, Desired, Links, connection, desired, desired_of},
+    live::Live,
+    mss::Mtus,
     observed::Observed,
-    plan::{Action, Charon, plan, plan_some},
+    plan::{Action, Followed, plan, plan_live, plan_some},
+    sites::Sites,
 };
 use crate::{
     kernel::interface::Interface,
     policy::{self, Policy},
     registry::{Assignment, Registry},
-    strongswan::{Algorithms, ChildSa, ChildState, IkeSa, IkeState, TrafficSelector},
+    strongswan::{
+        Algorithms, ChildSa, ChildState, Event, EventKind, IkeSa, IkeState, Marks, PeerIdentity,
+        TrafficSelector,
+    },
 };
 
 const ACME_SERVERS: [IpAddr; 2] = [
@@ -37,6 +42,7 @@ const ACME_SERVERS: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x11)),
 ];
 const BERLIN: &str = "acme.berlin";
+const BERLINS_IDENTITY: &str = "berlin.acme.example";
 
 /// Returns the example policy of the repository.
 fn example() -> Policy {
@@ -46,8 +52,34 @@ fn example() -> Policy {
 
 /// Returns the desired state of a policy, with ids as on the first start.
 fn desired_state(policy: &Policy) -> Desired<'_> {
+    desired_with(policy, &first_ids(policy))
+}
+
+/// Returns the ids that a policy gets on the first start.
+fn first_ids(policy: &Policy) -> Assignment {
     let state = tempfile::tempdir().expect("a folder");
-    desired_with(policy, &Registry::open(state.path().join("ids.toml")).unwrap().assign(policy).unwrap())
+    Registry::open(state.path().join("ids.toml")).unwrap().assign(policy).unwrap()
+}
+
+/// Returns what follows from charon's SAs for the sites of a policy with ids as on the first start.
+fn live(policy: &Policy, sas: &[IkeSa]) -> Live {
+    let mut bindings = Bindings::new(Sites::new(policy, &first_ids(policy)));
+    assert_eq!(bindings.audit(sas), [], "an SA is refused");
+    bindings.live().clone()
+}
+
+/// Returns the plan with these SAs, or before anything is known of charon's.
+fn plan_with(desired: &Desired, observed: &Observed, live: Option<&Live>) -> Vec<Action> {
+    let learnt = BTreeMap::new();
+    plan(desired, observed, live.map(|live| Followed { live, learnt: &learnt }))
+}
+
+fn credentials() -> Credentials {
+    Credentials {
+        certificate: (*b"certificate").into(),
+        private_key: b"key".into(),
+        authority: (*b"ca").into(),
+    }
 }
 
 fn interface(name: &str, index: u32, v4: [u8; 4]) -> Interface {
@@ -62,13 +94,8 @@ fn desired_with<'p>(policy: &'p Policy, ids: &Assignment) -> Desired<'p> {
 fn desired_for<'p>(policy: &Policy, customers: &[&'p policy::Customer], ids: &Assignment) -> Desired<'p> {
     let (internet, lan) =
         (interface("eth_internet", 2, [203, 0, 113, 1]), interface("eth_lan", 3, [10, 200, 0, 1]));
-    let credentials = Credentials {
-        certificate: (*b"certificate").into(),
-        private_key: b"key".into(),
-        authority: (*b"ca").into(),
-    };
     let links = Links { internet: &internet, lan: &lan, xdp: true };
-    desired_of(policy, customers.iter().copied(), ids, links, &credentials).unwrap()
+    desired_of(policy, customers.iter().copied(), ids, links).unwrap()
 }
 
 fn empty() -> Observed {
@@ -83,20 +110,15 @@ fn empty() -> Observed {
     }
 }
 
-/// Returns the contents of the maps and charon after these actions: `apply` on values.
-fn applied(actions: &[Action], mut observed: Observed, mut charon: Charon) -> (Observed, Charon) {
+/// Returns the contents of the maps after these actions: `apply` on values.
+fn applied(actions: &[Action], mut observed: Observed) -> Observed {
     for action in actions.iter().cloned() {
         match action {
-            Action::Unload(name) => {
-                charon.listed.retain(|listed| *listed != name);
-                charon.loaded.remove(&name);
-            }
-            Action::Terminate { unique_id, .. } => charon.ike_sas.retain(|(id, _)| *id != unique_id),
             Action::RemoveCustomer(server) => drop(observed.customers.remove(&server)),
-            Action::SetBinding(reqid, Binding { site: 0, .. }) => drop(observed.bindings.remove(&reqid)),
-            Action::SetBinding(reqid, binding) => drop(observed.bindings.insert(reqid, binding)),
             Action::SetTunnel(id, tunnel) if tunnel.customer == 0 => drop(observed.tunnels.remove(&id)),
             Action::SetTunnel(id, tunnel) => drop(observed.tunnels.insert(id, *tunnel)),
+            Action::SetBinding(reqid, Binding { site: 0, .. }) => drop(observed.bindings.remove(&reqid)),
+            Action::SetBinding(reqid, binding) => drop(observed.bindings.insert(reqid, binding)),
             Action::SetInboundSpi(spi, None) => drop(observed.inbound.remove(&spi)),
             Action::SetInboundSpi(spi, Some(mark)) => drop(observed.inbound.insert(spi, mark.get())),
             Action::SetOutboundSpi(spi, None) => drop(observed.outbound.remove(&spi)),
@@ -106,26 +128,22 @@ fn applied(actions: &[Action], mut observed: Observed, mut charon: Charon) -> (O
             // An existing peer entry holds budgets, so a plan must not overwrite it.
             Action::AddPeer(peer) => assert!(observed.peers.insert(peer)),
             Action::SetSettings(settings) => observed.settings = *settings,
-            Action::Load(connection) => {
-                charon.listed.push(connection.name.clone());
-                charon.loaded.insert(connection.name.clone(), *connection);
-            }
         }
     }
-    (observed, charon)
+    observed
 }
 
-/// Returns the state of a gateway after the policy was applied, with the tunnels of `live` up.
-fn settled(desired: &Desired, live: Live) -> (Observed, Charon) {
-    let charon = Charon { live, ..Charon::default() };
-    applied(&plan(desired, &empty(), Some(&charon)), empty(), charon)
+/// Returns the maps of a gateway after the policy was applied, with these SAs.
+fn settled(desired: &Desired, live: &Live) -> Observed {
+    applied(&plan_with(desired, &empty(), Some(live)), empty())
 }
 
-fn sa(name: &str, identity: &str, reqid: u32) -> IkeSa {
-    let algorithms = Algorithms::default;
+/// Returns an IKE_SA with one CHILD_SA, which has this number as its reqid and, with 100 more, as its mark.
+fn sa(identity: &str, number: u32) -> IkeSa {
+    let net = |text: &str| vec![TrafficSelector::Net(text.parse().unwrap())];
     IkeSa {
-        name: name.into(),
-        unique_id: 7,
+        name: CONNECTION.into(),
+        unique_id: number,
         state: IkeState::Established,
         local_host: Ipv4Addr::new(203, 0, 113, 1).into(),
         local_port: 500,
@@ -136,29 +154,33 @@ fn sa(name: &str, identity: &str, reqid: u32) -> IkeSa {
         initiator: false,
         nat_local: false,
         nat_remote: false,
-        algorithms: algorithms(),
+        algorithms: Algorithms::default(),
         established: None,
         children: vec![ChildSa {
-            name: name.into(),
-            unique_id: 9,
-            reqid,
+            name: CONNECTION.into(),
+            unique_id: number,
+            reqid: number,
             state: ChildState::Installed,
-            spi_in: Some(0xc0de_0001),
-            spi_out: Some(0xbeef_0001),
-            mark_in: reqid,
-            mark_out: reqid,
+            spi_in: Some(0xc0de_0000 + number),
+            spi_out: Some(0xbeef_0000 + number),
+            mark_in: 100 + number,
+            mark_out: 100 + number,
             encap: false,
-            algorithms: algorithms(),
+            algorithms: Algorithms::default(),
             bytes_in: 0,
             packets_in: 0,
             bytes_out: 0,
             packets_out: 0,
-            local_ts: vec![],
-            remote_ts: vec![],
+            local_ts: net("0.0.0.0/0"),
+            remote_ts: net("0.0.0.0/0"),
         }],
     }
 }
 
+fn reqid(number: u32) -> Reqid {
+    Reqid::new(number).unwrap()
+}
+
 fn tunnel(desired: &Desired, connection: &str) -> TunnelId {
-    *desired.tunnels.iter().find(|(_, t)| t.connection() == connection).expect("the example has it").0
+    *desired.tunnels.iter().find(|(_, t)| t.name() == connection).expect("the example has it").0
 }

@@ -5,43 +5,20 @@ use super::*;
 fn no_action_is_left_after_a_plan_was_applied() {
     let policy = example();
     let desired = desired_state(&policy);
-    let (observed, charon) = settled(&desired, Live::default());
-    assert_eq!(plan(&desired, &observed, Some(&charon)), []);
-    assert_eq!(plan(&desired, &observed, None), []);
+    let observed = settled(&desired, &Live::default());
+    assert_eq!(plan_with(&desired, &observed, Some(&Live::default())), []);
+    assert_eq!(plan_with(&desired, &observed, None), []);
     assert_eq!(observed.tunnels.len(), 5);
-    assert_eq!(charon.loaded.len(), 5);
-}
-
-#[test]
-fn sa_of_a_removed_site_is_terminated_even_if_its_connection_is_unloaded() {
-    let mut policy = example();
-    let (observed, mut charon) = settled(&desired_state(&policy), Live::default());
-    policy.customers.remove(&"globex".parse().unwrap());
-    charon.ike_sas = vec![(9, "globex.springfield".into())];
-    charon.listed.retain(|name| name != "globex.springfield");
-    let actions = plan(&desired_state(&policy), &observed, Some(&charon));
-    assert!(actions.iter().any(|action| matches!(action, Action::Terminate { unique_id: 9, .. })));
-}
-
-#[test]
-fn without_charon_tunnels_stay_as_they_are() {
-    let policy = example();
-    let desired = desired_state(&policy);
-    let id = tunnel(&desired, BERLIN);
-    let live = follow(&desired.tunnels, &[sa(BERLIN, "berlin.acme.example", id.get())]);
-    let (observed, _) = settled(&desired, live);
-    assert_eq!(observed.tunnels[&id].up, 1);
-    assert_eq!(plan(&desired, &observed, None), []);
 }
 
 #[test]
 fn dependent_fields_change_while_the_tunnel_is_down() {
     let mut policy = example();
     let id = tunnel(&desired_state(&policy), BERLIN);
-    let live = follow(&desired_state(&policy).tunnels, &[sa(BERLIN, "berlin.acme.example", id.get())]);
-    let (observed, charon) = settled(&desired_state(&policy), live);
+    let live = live(&policy, &[sa(BERLINS_IDENTITY, 7)]);
+    let observed = settled(&desired_state(&policy), &live);
     let steps = |desired: &Desired, observed: &Observed| -> Vec<Tunnel> {
-        let actions = plan(desired, observed, Some(&charon));
+        let actions = plan_with(desired, observed, Some(&live));
         actions
             .into_iter()
             .filter_map(|action| match action {
@@ -59,14 +36,12 @@ fn dependent_fields_change_while_the_tunnel_is_down() {
         [Tunnel { quota, ..old }],
         "a quota changes in one step"
     );
-    let mut rekeyed = observed.clone();
-    let reqid = Reqid::new(id.get()).unwrap();
-    let now = observed.bindings[&reqid];
-    rekeyed.bindings.get_mut(&reqid).unwrap().inbound_spis = [9, 8];
+    let mut other = observed.clone();
+    other.tunnels.get_mut(&id).unwrap().v4.marks[0] = 9;
     assert_eq!(
-        plan(&desired_state(&example()), &rekeyed, Some(&charon)),
-        [Action::SetBinding(reqid, now)],
-        "SPIs change in one step: a rekey drops nothing"
+        steps(&desired_state(&example()), &other),
+        [old],
+        "a mark changes in one step: a new CHILD_SA of a prefix drops nothing"
     );
 
     let mut policy = example();
@@ -90,29 +65,24 @@ fn adding_a_customer_touches_no_other() {
     let mut registry = Registry::open(state.path().join("ids.toml")).unwrap();
     let mut policy = example();
     let acme = policy.customers.remove(&"acme".parse().unwrap()).unwrap();
-    let (observed, charon) =
-        settled(&desired_with(&policy, &registry.assign(&policy).unwrap()), Live::default());
+    let observed = settled(&desired_with(&policy, &registry.assign(&policy).unwrap()), &Live::default());
     policy.customers.insert(acme.name.clone(), acme);
     let after = desired_with(&policy, &registry.assign(&policy).unwrap());
-    let actions = plan(&after, &observed, Some(&charon));
+    let actions = plan_with(&after, &observed, Some(&Live::default()));
     for action in &actions {
         let is_acmes = match action {
-            Action::SetBinding(_, binding) => binding.site > 3,
             Action::SetTunnel(id, _) => id.get() > 3,
             Action::SetCustomer(server, _) => ACME_SERVERS.contains(server),
-            Action::Load(connection) => connection.name.starts_with("acme."),
             _ => false,
         };
         assert!(is_acmes, "{action}");
     }
-    assert_eq!(actions.len(), 2 + 2 + 2 + 2);
+    assert_eq!(actions.len(), 2 + 2);
 }
 
 /// Returns the entries of the maps under the keys of `desired`.
 fn observed_of(desired: &Desired, observed: &Observed) -> Observed {
     let mut some = observed.clone();
-    some.bindings
-        .retain(|reqid, _| TunnelId::new(reqid.get()).is_some_and(|id| desired.tunnels.contains_key(&id)));
     some.tunnels.retain(|id, _| desired.tunnels.contains_key(id));
     some.customers.retain(|server, _| desired.customers.contains_key(server));
     some
@@ -124,7 +94,7 @@ fn plan_for_changed_customers_equals_the_plan_for_all() {
     let mut registry = Registry::open(state.path().join("ids.toml")).unwrap();
     let mut old = example();
     let acme = old.customers.remove(&"acme".parse().unwrap()).unwrap();
-    let (observed, _) = settled(&desired_with(&old, &registry.assign(&old).unwrap()), Live::default());
+    let observed = settled(&desired_with(&old, &registry.assign(&old).unwrap()), &Live::default());
     let mut new = old.clone();
     new.customers.insert(acme.name.clone(), acme);
     new.customers.get_mut(&"globex".parse().unwrap()).unwrap().port = 8080;
@@ -132,15 +102,15 @@ fn plan_for_changed_customers_equals_the_plan_for_all() {
     let changed = new.changes(&old).unwrap();
     assert_eq!(changed.iter().map(|customer| customer.name.as_str()).collect::<Vec<_>>(), ["acme", "globex"]);
     let some = desired_for(&new, &changed, &ids);
-    let actions = plan_some(&some, &observed_of(&some, &observed)).unwrap();
-    assert_eq!(actions, plan(&desired_with(&new, &ids), &observed, None));
+    let actions = plan_some(&some, &observed_of(&some, &observed), None).unwrap();
+    assert_eq!(actions, plan_with(&desired_with(&new, &ids), &observed, None));
     assert!(old.changes(&old).unwrap().is_empty());
 }
 
 #[test]
 fn no_partial_plan_if_an_entry_is_taken_or_removed() {
     let old = example();
-    let (observed, _) = settled(&desired_state(&old), Live::default());
+    let observed = settled(&desired_state(&old), &Live::default());
     let [acme, globex] = ["acme", "globex"].map(|name| name.parse().unwrap());
     let mut moved = old.clone();
     let server = moved.customers[&acme].server;
@@ -149,7 +119,7 @@ fn no_partial_plan_if_an_entry_is_taken_or_removed() {
     let state = tempfile::tempdir().unwrap();
     let ids = Registry::open(state.path().join("ids.toml")).unwrap().assign(&moved).unwrap();
     let some = desired_for(&moved, &moved.changes(&old).unwrap(), &ids);
-    assert_eq!(plan_some(&some, &observed_of(&some, &observed)), None);
+    assert_eq!(plan_some(&some, &observed_of(&some, &observed), None), None);
 
     let mut fewer = old.clone();
     fewer.customers.get_mut(&acme).unwrap().sites.pop();
@@ -159,18 +129,13 @@ fn no_partial_plan_if_an_entry_is_taken_or_removed() {
 }
 
 #[test]
-fn a_removed_site_is_unloaded_and_its_sa_terminated() {
+fn removed_site_is_unbound_first() {
     let mut policy = example();
-    let (observed, mut charon) = settled(&desired_state(&policy), Live::default());
-    charon.ike_sas = vec![(7, "acme.munich".into()), (8, BERLIN.into()), (9, "somebody-elses".into())];
+    let before = settled(&desired_state(&policy), &live(&policy, &[sa("munich.acme.example", 7)]));
     let acme = policy.customers.get_mut(&"acme".parse().unwrap()).unwrap();
     acme.sites.retain(|site| site.name.as_str() == "berlin");
-    let actions = plan(&desired_state(&policy), &observed, Some(&charon));
-    assert!(actions.contains(&Action::Unload("acme.munich".into())));
-    let terminated: Vec<_> =
-        actions.iter().filter(|a| matches!(a, Action::Terminate { unique_id: 7, .. })).collect();
-    assert_eq!(terminated.len(), 1);
-    assert!(!actions.iter().any(|a| matches!(a, Action::Terminate { unique_id: 8 | 9, .. })));
+    let actions = plan_with(&desired_state(&policy), &before, None);
+    assert_eq!(actions[0], Action::SetBinding(reqid(7), Binding::default()));
     let gone = actions.iter().filter(|a| matches!(a, Action::SetTunnel(_, t) if t.customer == 0)).count();
     assert_eq!(gone, 1);
 }
@@ -185,8 +150,13 @@ fn any_observed() -> impl Strategy<Value = Observed> {
         prop::collection::vec(customer, 0..5),
         prop::collection::vec(spi.clone(), 0..5),
         prop::collection::vec(spi, 0..5),
+        prop::collection::btree_map(1u32..20, (1u32..20, 1u32..300), 0..5),
     )
-        .prop_map(|(tunnels, customers, inbound, outbound)| Observed {
+        .prop_map(|(tunnels, customers, inbound, outbound, bindings)| Observed {
+            bindings: bindings
+                .into_iter()
+                .map(|(number, (site, mark))| (reqid(number), Binding { site, mark, ..Binding::default() }))
+                .collect(),
             tunnels: tunnels
                 .into_iter()
                 .filter(|(_, customer, ..)| *customer != 0)
@@ -217,18 +187,30 @@ fn any_observed() -> impl Strategy<Value = Observed> {
 
 proptest! {
     #[test]
-    fn any_state_settles_with_one_plan(observed in any_observed(), up in any::<bool>()) {
+    fn any_state_settles_with_one_plan(observed in any_observed(), up in any::<bool>(), known in any::<bool>()) {
         let policy = example();
         let desired = desired_state(&policy);
-        let id = tunnel(&desired, BERLIN);
-        let sas = if up { vec![sa(BERLIN, "berlin.acme.example", id.get())] } else { vec![] };
-        let charon = Charon { live: follow(&desired.tunnels, &sas), ..Charon::default() };
-        let (observed, charon) = applied(&plan(&desired, &observed, Some(&charon)), observed, charon);
-        prop_assert_eq!(plan(&desired, &observed, Some(&charon)), []);
+        let sas = if up { vec![sa(BERLINS_IDENTITY, 7)] } else { vec![] };
+        let live = live(&policy, &sas);
+        let live = known.then_some(&live);
+        let before = observed.clone();
+        let observed = applied(&plan_with(&desired, &observed, live), observed);
+        prop_assert_eq!(plan_with(&desired, &observed, live), []);
         for (id, tunnel) in &observed.tunnels {
-            prop_assert_eq!(tunnel.up == 1, charon.live.up.contains(id));
+            if let Some(live) = live {
+                prop_assert_eq!(tunnel.up == 1, live.sites.contains_key(id));
+            }
             let others = observed.tunnels.values().filter(|other| other.customer == tunnel.customer);
             prop_assert!(others.map(|other| other.generation).all(|other| other == tunnel.generation));
+        }
+        for (reqid, binding) in &observed.bindings {
+            let id = TunnelId::new(binding.site).unwrap();
+            prop_assert!(desired.tunnels.contains_key(&id), "bound to a site that the policy does not have");
+            if live.is_none() {
+                prop_assert_eq!(Some(binding), before.bindings.get(reqid));
+                let owner = before.tunnels.get(&id).map(|tunnel| tunnel.customer);
+                prop_assert_eq!(owner, Some(desired.tunnels[&id].customer_id.get()), "another customer's number");
+            }
         }
     }
 
@@ -238,7 +220,7 @@ proptest! {
         let policy = example();
         let desired = desired_state(&policy);
         let service = |tunnel: &Tunnel| (tunnel.v4.server, tunnel.v6.server, tunnel.port);
-        let (after, _) = applied(&plan(&desired, &observed, None), observed.clone(), Charon::default());
+        let after = applied(&plan_with(&desired, &observed, None), observed.clone());
         for tunnel in after.tunnels.values() {
             let same = |before: &&Tunnel| {
                 before.customer == tunnel.customer && before.generation == tunnel.generation

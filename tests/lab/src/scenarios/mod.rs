@@ -1,4 +1,5 @@
 //! The scenarios. To add one, add an entry to one of the lists.
+mod charon;
 mod facts;
 mod flood;
 mod policy;
@@ -16,6 +17,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
         policy::SCENARIOS,
         flood::SCENARIOS,
         restart::SCENARIOS,
+        charon::SCENARIOS,
         facts::SCENARIOS,
     ]
     .into_iter()

@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
-use ::gateway::control::status::Status;
+use ::gateway::status::{Status, TunnelStatus};
 use anyhow::{Context, Result, ensure};
+use gateway_common::ids::Reqid;
 use gateway_tests_kit::process::{output, wait_for};
 
 use crate::{
@@ -71,11 +72,16 @@ pub const MARGIN: Duration = Duration::from_millis(700);
 /// Every site has a tunnel of its own with its router's cipher suite, and gatewayctl agrees with charon.
 pub fn tunnels_come_up(lab: &mut Lab) -> Result<()> {
     let tunnels = lab.wait_for_tunnels()?;
-    let ids: BTreeSet<_> = tunnels.iter().map(|sa| sa.reqid).collect();
-    ensure!(ids.len() == SITES.len(), "sites share tunnel ids: {ids:?}");
+    let reqids: BTreeSet<_> = tunnels.iter().map(|sa| sa.reqid).collect();
+    let marks: BTreeSet<_> = tunnels.iter().map(|sa| sa.mark).collect();
+    ensure!(
+        (reqids.len(), marks.len()) == (SITES.len(), SITES.len()),
+        "sites share reqids or marks: {tunnels:?}"
+    );
     // gatewayd writes its status after the maps.
     let all_up = |status: &Status| status.tunnels.iter().all(|tunnel| tunnel.up);
     let status = lab.wait_for_status("gatewayctl to show all tunnels up", all_up)?;
+    let bindings = lab.observed()?.bindings;
     for (site, sa) in SITES.iter().zip(&tunnels) {
         let suite = match site.suite {
             Suite::Gcm => "AES_GCM_16 256",
@@ -88,11 +94,14 @@ pub fn tunnels_come_up(lab: &mut Lab) -> Result<()> {
             site.full_name(),
             sa.encapsulated
         );
-        let told = status.tunnels.iter().find(|tunnel| tunnel.id == sa.reqid).context("no such tunnel id")?;
+        let is_site = |told: &&TunnelStatus| (&*told.customer, &*told.site) == (site.customer, site.name);
+        let told = status.tunnels.iter().find(is_site).context("the status lacks a site")?;
+        ensure!(told.up, "gatewayctl shows {told:?}");
+        let binding =
+            Reqid::new(sa.reqid).and_then(|reqid| bindings.get(&reqid)).context("a reqid is not bound")?;
         ensure!(
-            told.up && (told.customer.as_str(), told.site.as_str()) == (site.customer, site.name),
-            "gatewayctl shows tunnel {} as {told:?}",
-            sa.reqid
+            (binding.site, binding.mark) == (told.id, sa.mark),
+            "{sa:?} is bound as {binding:?}, not to {told:?}"
         );
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Path MTUs that a server learns from the gateway's ICMP messages.
 use std::{collections::BTreeSet, net::IpAddr};
 
+use ::gateway::status::TunnelStatus;
 use anyhow::{Context, Result, ensure};
 use gateway_tests_kit::{namespace::Namespace, process::output};
 use ipnet::IpNet;
@@ -58,7 +59,13 @@ pub fn server_learns_path_mtu(lab: &Lab, name: &str) -> Result<()> {
             lie_about_mtu(server, tunnel_mtu(site.spec, LINK_MTU))?;
             route("add", &["mtu", &PATH_MTU.to_string()])
         },
-        || server_learns(lab, site, PATH_MTU),
+        || {
+            server_learns(lab, site, PATH_MTU)?;
+            let learnt = |tunnel: &TunnelStatus| {
+                tunnel.site == name && tunnel.path_mtu_bytes == u32::try_from(PATH_MTU).ok()
+            };
+            lab.wait_for_status("the path MTU", |status| status.tunnels.iter().any(learnt)).map(drop)
+        },
         || {
             route("del", &[])?;
             stop_lying(server)?;

@@ -12,28 +12,40 @@ pub const FILE: &str = "status.json";
 pub struct Status {
     /// The daemon's process id.
     pub pid: u32,
-    /// charon's version, if it is connected.
+    /// charon's version, if it is connected, has its connection and is followed.
     pub charon: Option<String>,
+    /// The reason why charon is not connected, or that it does not answer.
+    #[serde(default)]
+    pub charon_fault: Option<String>,
+    /// How often something of the gateway's was missing in charon and was loaded again.
+    #[serde(default)]
+    pub restored: u64,
+    /// SAs refused so far because they are no site's.
+    #[serde(default)]
+    pub refused: u64,
     /// How XDP runs on the internet interface: `native` or `missing`.
     pub xdp: String,
     /// One entry for each site of the policy.
     pub tunnels: Vec<TunnelStatus>,
-    /// Descriptions of SAs that use a tunnel's reqid without belonging to the tunnel.
+    /// Descriptions of SAs that are no site's, or more than a site may have, while charon still has them.
     pub strangers: Vec<String>,
+    /// Begin of the last reload that ended, nanoseconds of CLOCK_MONOTONIC; `None` before the first.
+    #[serde(default)]
+    pub reload_began_ns: Option<u64>,
     /// Faults in the current policy files; the last valid policy stays in force.
     pub faults: Vec<String>,
     /// Changes that failed and will be retried.
     pub failed: Vec<String>,
 }
 
-/// The state of one tunnel.
+/// The state of one site's tunnel.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct TunnelStatus {
     /// The customer's name.
     pub customer: String,
     /// The site's name.
     pub site: String,
-    /// Tunnel number: reqid, mark and map key.
+    /// The site's number: its map key.
     pub id: u32,
     /// True if an SA with the site's authenticated identity is up.
     pub up: bool,
@@ -46,6 +58,10 @@ pub struct TunnelStatus {
     /// The MSS in IPv4 and IPv6, in bytes.
     #[serde(default)]
     pub mss: (u16, u16),
+    /// The smallest path MTU in bytes that the kernel has learnt to a peer of the site; `None` if a router on the way has
+    /// announced none.
+    #[serde(default)]
+    pub path_mtu_bytes: Option<u32>,
 }
 
 impl Status {
