@@ -32,7 +32,8 @@ use crate::{
         clock::monotonic_ns,
         interface::Interface,
         maps::Maps,
-        network::{Network, Paths},
+        network::Network,
+        paths::Paths,
         pins::Pins,
         programs::{Sizes, XdpState},
     },
@@ -172,7 +173,7 @@ impl Daemon {
             sizes,
             network,
             interfaces,
-            paths: Paths::default(),
+            paths: Paths::follow()?,
             learnt: BTreeMap::new(),
             session,
             orders: None,
@@ -203,8 +204,12 @@ impl Daemon {
                 () = self.network.changed() => {
                     due.reconcile = due.reconcile.min(Instant::now() + DEBOUNCE);
                 }
+                learnt = self.paths.changed() => {
+                    self.learnt = learnt;
+                    due.reconcile = Instant::now();
+                }
                 () = sleep_until(due.reconcile) => {
-                    due.reconcile = Instant::now() + self.reconcile_all().await;
+                    due.reconcile = Instant::now() + self.reconcile_maps();
                     due.changed();
                 }
                 () = sleep_until(due.status.unwrap_or(now)), if due.status.is_some() => {
@@ -233,13 +238,6 @@ impl Daemon {
         self.manager.stopping();
         info!("stopping; the programs stay attached (`gatewayctl detach` removes them)");
         Ok(())
-    }
-
-    /// Reconciles everything, and returns the time until the next time.
-    async fn reconcile_all(&mut self) -> Duration {
-        let peers = self.follower.bindings().live().peers.iter().map(|peer| (*peer).into());
-        self.learnt = self.paths.learn(&self.network, peers).await;
-        self.reconcile_maps()
     }
 
     /// Reconciles the maps, gives the service manager a sign of life, and returns the time until the next time.
@@ -277,6 +275,8 @@ impl Daemon {
         let links = Links { internet: &internet, lan: &lan, xdp: self.plane.xdp() == XdpState::Native };
         let desired = desired(&inputs.policy, &self.ids, links)?;
         self.follower.bindings_mut().take_touched();
+        let peers = &self.follower.bindings().live().peers;
+        self.paths.set_peers(peers.iter().map(|peer| (*peer).into()).collect());
         let followed = followed(&self.follower, &self.learnt);
         let actions = plan(&desired, &observe(&self.maps)?, followed);
         let mut failed = Vec::new();

@@ -36,6 +36,8 @@ pub struct Tool {
 
 /// Real tunnels and real attacks in namespaces.
 pub const LAB: Tool = Tool { package: "gateway-tests-lab", program: "lab" };
+/// The gateway's daemon.
+pub const GATEWAYD: Tool = Tool { package: "gateway", program: "gatewayd" };
 /// The benchmark.
 pub const BENCH: Tool = Tool { package: "gateway-tests-bench", program: "bench" };
 /// The differential test against iptables.

@@ -29,6 +29,8 @@ pub enum Part {
     Control,
     /// Kernel memory
     Memory,
+    /// IKE and gatewayd with many tunnels
+    Tunnels,
 }
 
 /// The origin of figures.

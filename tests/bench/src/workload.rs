@@ -73,6 +73,20 @@ impl Workload {
         Self::Mixed,
     ];
 
+    /// Workloads of tunnels, in the order of their table.
+    pub const TUNNELS: [Self; 10] = [
+        Self::IkeSaInit,
+        Self::IkeAuth,
+        Self::PoliciesRead,
+        Self::StartToConnect,
+        Self::EventToEntry,
+        Self::AllConnect,
+        Self::DaemonShare,
+        Self::DaemonIdle,
+        Self::DaemonMemory,
+        Self::CustomerAdded,
+    ];
+
     /// Returns the workload's name in tables.
     pub fn label(self) -> &'static str {
         match self {

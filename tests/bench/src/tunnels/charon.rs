@@ -40,7 +40,11 @@ impl Charon {
   load = random nonce openssl pem pkcs1 pkcs8 x509 revocation constraints pubkey kdf hmac sha2 aes gcm \
                     kernel-libipsec kernel-netlink socket-default vici
   filelog {{ stderr {{ default = 0 }} }}
-  plugins {{ vici {{ socket = unix:///run/charon.vici }} }}
+  plugins {{
+    vici {{ socket = unix:///run/charon.vici }}
+    # ESP in user space adds a route for each tunnel. For each route charon would look at the path of each IKE_SA.
+    kernel-netlink {{ roam_events = no }}
+  }}
 }}
 {settings}"
         );

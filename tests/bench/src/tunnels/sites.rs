@@ -56,8 +56,7 @@ impl Sites {
         let key_pem = authority.issue(&identity(0), validity)?.key_pem;
         runtime.block_on(client.load_key(key_pem.as_bytes()))?;
         for site in 1..=count {
-            let issued =
-                authority.issue_another(&identity(site), &key_pem, u64::from(site) + 1, validity)?;
+            let issued = authority.issue_another(&identity(site), &key_pem, u64::from(site) + 1, validity)?;
             let connection = connection(site, &issued, &authority);
             runtime.block_on(client.load_conn(&connection)).with_context(|| format!("site {site}"))?;
         }
