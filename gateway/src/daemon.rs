@@ -34,7 +34,7 @@ use crate::{
         maps::Maps,
         network::Network,
         paths::Paths,
-        pins::Pins,
+        pins::{Pins, START_LIMIT},
         programs::{Sizes, XdpState},
     },
     registry::{Assignment, Registry},
@@ -57,6 +57,9 @@ const STATUS_SHARE: u32 = 20;
 /// Largest number of actions of one plan that are logged one by one: enough to follow changes, and few enough
 /// not to delay a start with many customers.
 const LOGGED_ACTIONS: usize = 1000;
+
+/// Longest wait for a `gatewayctl detach` that is at work.
+const ENSURE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Message after the pins were removed. The daemon does not attach again: that would undo a deliberate detach.
 const DETACHED: &str = "detached: nothing is forwarded; restart gatewayd to attach again";
@@ -151,9 +154,11 @@ impl Daemon {
             flows: limits.flows,
             flows6: flows6_size(&inputs.policy, &options.pins),
         };
+        let held = options.pins.hold(START_LIMIT)?;
         let mut plane = DataPlane::start(&options.pins, sizes, &interfaces.0, &interfaces.1)?;
         let maps = Maps::open(&options.pins)?;
         let events = Events::open(&options.pins, plane.ebpf())?;
+        drop(held);
         if !inputs.faults.is_empty() {
             error!("{}", inputs.faults);
         }
@@ -298,6 +303,7 @@ impl Daemon {
         }
         // Attach after filling the maps, so that forwarding starts with complete maps. Never attach without
         // pins: `gatewayctl detach` removed them to stop forwarding.
+        let held = self.options.pins.hold(ENSURE_LIMIT)?;
         if self.options.pins.exist() {
             if let Err(error) = self.plane.ensure(&internet, &lan, self.inputs.policy.has_v6_server()) {
                 error!("{error:#}");
@@ -309,6 +315,7 @@ impl Daemon {
             }
             failed.push(DETACHED.to_owned());
         }
+        drop(held);
         self.interfaces = (internet, lan);
         self.failed = failed;
         Ok(())

@@ -26,11 +26,12 @@ impl DataPlane {
     /// `ensure` unless all programs of an earlier gatewayd are still attached. The directory of the pins is prepared.
     pub fn start(pins: &Pins, sizes: Sizes, internet: &Interface, lan: &Interface) -> Result<Self> {
         interface::set_forwarding(&internet.name, false)?;
+        interface::stop_forwarding_by_default()?;
         let indices = (internet.index, lan.index);
         let adopted = is_attached(pins, indices);
         if !adopted {
             interface::set_forwarding(&lan.name, false)?;
-            interface::set_forwarding6(false)?;
+            interface::set_forwarding6(&lan.name, false)?;
             programs::unpin_links(pins)?;
         }
         let mut ebpf = programs::load(pins, sizes, Purpose::Gateway)?;
@@ -50,19 +51,20 @@ impl DataPlane {
     }
 
     /// Repairs the data plane: attaches the programs to interfaces that were recreated, turns forwarding off on
-    /// the internet interface and on on the LAN interface, and GRO off if there is no native XDP. IPv6 forwarding
-    /// has one switch for all interfaces, which is on if any customer has an IPv6 server.
+    /// the internet interface and on on the LAN interface, for IPv6 if any customer has an IPv6 server, and GRO off if
+    /// there is no native XDP.
     pub fn ensure(&mut self, internet: &Interface, lan: &Interface, any_v6_server: bool) -> Result<()> {
         let indices = (internet.index, lan.index);
         if indices != self.attached {
             warn!("an interface was recreated: attaching to it");
             interface::set_forwarding(&lan.name, false)?;
             interface::set_forwarding(&internet.name, false)?;
-            interface::set_forwarding6(false)?;
+            interface::set_forwarding6(&lan.name, false)?;
             programs::unpin_links(&self.pins)?;
             self.xdp = programs::attach(&mut self.ebpf, &self.pins, &internet.name, &lan.name)?;
             self.attached = indices;
         }
+        interface::stop_forwarding_by_default()?;
         if self.xdp == XdpState::Missing {
             interface::turn_gro_off(&internet.name)?;
         }
@@ -72,9 +74,9 @@ impl DataPlane {
                 interface::set_forwarding(name, wanted)?;
             }
         }
-        if interface::forwarding6()? != any_v6_server {
-            info!(forwarding = any_v6_server, "IPv6 forwarding set");
-            interface::set_forwarding6(any_v6_server)?;
+        if !interface::is_forwarding6(&lan.name, any_v6_server)? {
+            info!(interface = lan.name, forwarding = any_v6_server, "IPv6 forwarding set");
+            interface::set_forwarding6(&lan.name, any_v6_server)?;
         }
         Ok(())
     }

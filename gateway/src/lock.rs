@@ -1,8 +1,10 @@
-//! Ensures that one daemon works in a directory: two would undo each other's changes.
+//! Locks on directories. One daemon works in a directory: two would undo each other's changes.
 use std::{
     fs::{self, File, TryLockError},
     os::unix::fs::MetadataExt as _,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,6 +25,25 @@ pub fn lock(directory: &Path) -> Result<File> {
     let same = (locked.dev(), locked.ino()) == (now.dev(), now.ino());
     ensure!(same, "{} was replaced while gatewayd was starting: start it again", directory.display());
     Ok(file)
+}
+
+/// Waits for the lock on a directory, which lasts until the returned file is closed. For short work: fails if another
+/// process holds it longer than this.
+pub fn wait(directory: &Path, limit: Duration) -> Result<File> {
+    const PAUSE: Duration = Duration::from_millis(2);
+    let context = || format!("lock {}", directory.display());
+    let file = File::open(directory).with_context(context)?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < limit => thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                bail!("another process keeps {} locked", directory.display())
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(context),
+        }
+    }
 }
 
 #[cfg(test)]

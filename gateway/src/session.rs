@@ -27,9 +27,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(2);
 /// Shortest interval of lists of all SAs.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
-/// Factor by which the interval of lists exceeds the time that a list takes: charon spends at most 2 % of its time on
-/// them, however many SAs it has.
-const AUDIT_SHARE: u32 = 50;
+/// Factor by which the interval of lists exceeds the time that a list takes: charon spends at most 0.5 % of its time on
+/// them, and gatewayd less, however many SAs there are. Events tell what happens in between.
+const AUDIT_SHARE: u32 = 200;
 /// Interval of attempts after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Reports and orders that may wait.
@@ -282,13 +282,19 @@ impl Attendant {
         self.report(Report::Failed(failed)).await
     }
 
-    /// Compares what charon has loaded with the setup: loads again what is missing, and unloads connections that are not
-    /// ours.
+    /// Compares what charon has loaded with the setup: loads again what is missing, and unloads connections and private
+    /// keys that are not ours, as a key that was renewed while gatewayd was not running.
     async fn look(&mut self) -> Result<()> {
         let loaded = self.loaded().await?;
         for name in loaded.connections.iter().filter(|name| *name != CONNECTION) {
             warn!(connection = name.as_str(), "unloading a connection that is not gatewayd's");
             unless_refused(self.client.unload_conn(name).await)?;
+        }
+        // Unless a setup was refused: its key may be the one that charon still needs.
+        let own = self.key.as_ref().filter(|_| self.former_key.is_none());
+        for key in loaded.keys.iter().filter(|key| own.is_some_and(|own| own != *key)) {
+            warn!("unloading a private key that is not gatewayd's");
+            unless_refused(self.client.unload_key(key).await)?;
         }
         let has = |names: &[String], wanted: &str| names.iter().any(|name| name == wanted);
         let missing: Vec<&str> = [

@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 use gateway::kernel::{
     interface,
     maps::Maps,
-    pins::{DEFAULT_DIRECTORY, Pins},
+    pins::{DEFAULT_DIRECTORY, Pins, START_LIMIT},
 };
 
 use crate::{names::Names, report::Report};
@@ -111,6 +111,8 @@ fn run(arguments: &Arguments) -> Result<Report> {
 /// Stops forwarding before it removes the programs that keep customers apart. Needs only the names of the
 /// pins, so it works for any version that pinned them.
 fn detach(pins: &Pins) -> Result<Report> {
+    // A gatewayd that finds its programs attached turns forwarding on.
+    let _held = pins.hold(START_LIMIT);
     interface::stop_forwarding()?;
     pins.remove()?;
     Ok(Report::line("detached: nothing is forwarded; restart gatewayd to attach again"))
