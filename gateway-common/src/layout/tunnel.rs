@@ -83,6 +83,6 @@ pub struct OutboundSpi {
     pub spi: u32,
 }
 
-const _: () = assert!(size_of::<Tunnel>() == 12 + 56 + 16 + 164 + 8);
+const _: () = assert!(size_of::<Tunnel>() == 12 + 104 + 16 + 308 + 8);
 
 const _: () = assert!(size_of::<OutboundSpi>() == 20);

@@ -92,9 +92,12 @@ rule! {
         "customers/acme.toml:5:8: `169.0.0.0/8` is link-local: no host has such an address";
     address_without_length_is_refused: lan("\"192.168.0.1\"") =>
         "customers/acme.toml:5:8: `192.168.0.1` has no prefix length";
-    five_prefixes_are_refused: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \"10.5.0.0/16\"") =>
-        "customers/acme.toml:5:7: this site has 5 IPv4 prefixes";
-    four_prefixes_are_allowed: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\"") => ;
+    nine_prefixes_are_refused: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \
+            \"10.5.0.0/16\", \"10.6.0.0/16\", \"10.7.0.0/16\", \"10.8.0.0/16\", \
+            \"10.9.0.0/16\"") =>
+        "customers/acme.toml:5:7: this site has 9 IPv4 prefixes";
+    eight_prefixes_are_allowed: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \
+            \"10.5.0.0/16\", \"10.6.0.0/16\", \"10.7.0.0/16\", \"10.8.0.0/16\"") => ;
     empty_lan_is_refused: lan("") => "customers/acme.toml:5:7: this site has 0 prefixes";
     lan_around_cloud_lan_is_refused: lan("\"10.0.0.0/8\"") =>
         "customers/acme.toml:5:8: `10.0.0.0/8` overlaps the cloud LAN `10.200.0.0/24`";
@@ -276,13 +279,20 @@ rule! {
         "customers/acme.toml:5:23: `fd00:1:0:7::/64` overlaps `fd00:1::/48`, see customers/acme.toml:5:8";
     ipv6_lan_around_cloud_lan_is_refused: lan6("\"fd00:200::/32\"") =>
         "customers/acme.toml:5:8: `fd00:200::/32` overlaps the cloud LAN `fd00:200::/64`";
-    five_ipv6_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \"fd00:5::/64\"") =>
-        "customers/acme.toml:5:7: this site has 5 IPv6 prefixes";
-    four_prefixes_of_each_family_are_allowed: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
-        \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\"") => ;
-    nine_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
-        \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \"10.5.0.0/16\"") =>
-        "customers/acme.toml:5:7: this site has 9 prefixes";
+    nine_ipv6_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
+            \"fd00:5::/64\", \"fd00:6::/64\", \"fd00:7::/64\", \"fd00:8::/64\", \
+            \"fd00:9::/64\"") =>
+        "customers/acme.toml:5:7: this site has 9 IPv6 prefixes";
+    eight_prefixes_of_each_family_are_allowed: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
+            \"fd00:5::/64\", \"fd00:6::/64\", \"fd00:7::/64\", \"fd00:8::/64\", \
+            \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \
+            \"10.5.0.0/16\", \"10.6.0.0/16\", \"10.7.0.0/16\", \"10.8.0.0/16\"") => ;
+    seventeen_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
+            \"fd00:5::/64\", \"fd00:6::/64\", \"fd00:7::/64\", \"fd00:8::/64\", \
+            \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \
+            \"10.5.0.0/16\", \"10.6.0.0/16\", \"10.7.0.0/16\", \"10.8.0.0/16\", \
+            \"10.9.0.0/16\"") =>
+        "customers/acme.toml:5:7: this site has 17 prefixes";
     tiny_ipv6_cloud_lan_is_refused: gateway("10.200.0.0/24", "fd00:200::/127") =>
         "gateway.toml:4:13: `fd00:200::/127` has no room for a server and the gateway";
     two_cloud_lans_of_a_family_are_refused: gateway("\"10.200.0.0/24\"", "[\"10.200.0.0/24\", \"10.201.0.0/24\"]") =>
