@@ -103,7 +103,7 @@ pub struct Daemon {
     failed: Vec<String>,
     /// The removals because of which the last policies were held back.
     held_back: Option<HeldBack>,
-    /// The reason why the policy in force is not kept on disk, empty before the first attempt. `None` if it is.
+    /// The reason why the policy in force is not kept on disk.
     unsaved: Option<String>,
     status: Status,
     last_written: Option<Status>,
@@ -192,14 +192,16 @@ impl Daemon {
             setup_failed: None,
             failed: Vec::new(),
             held_back,
-            unsaved: (!is_saved).then(String::new),
+            unsaved: None,
             status,
             last_written: None,
             manager: Manager::from_environment(),
             signals,
         };
+        if !is_saved {
+            daemon.save(&daemon.inputs.clone());
+        }
         daemon.reconcile()?;
-        daemon.save();
         daemon.write_status();
         Ok(daemon)
     }
@@ -268,8 +270,9 @@ impl Daemon {
                 RETRY_INTERVAL
             }
         };
-        // After the maps: what is removed must pass nothing more.
-        self.save();
+        if self.unsaved.is_some() {
+            self.save(&self.inputs.clone());
+        }
         // After a failure, too: another process would fail alike.
         self.manager.alive(&self.describe());
         next.min(self.interval())

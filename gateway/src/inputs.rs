@@ -8,7 +8,8 @@ use crate::{
     fit::Fit,
     last_good::LastGood,
     policy::{
-        CustomerName, Faults, Limits, Policy, Reload, Removals, Texts, check_removals, reload_with, restore,
+        CustomerName, Faults, Limits, Policy, Reload, Removals, Site, Texts, check_removals, reload_with,
+        restore,
     },
     session::Setup,
 };
@@ -109,6 +110,26 @@ impl Inputs {
     /// Returns what the next start needs if files have faults then.
     pub fn last_good(&self) -> LastGood {
         LastGood { texts: self.texts.clone(), ipsec: Some(self.policy.gateway.ipsec.clone()) }
+    }
+
+    /// Returns true if the next start needs the same of both.
+    pub fn has_files_of(&self, other: &Self) -> bool {
+        self.texts == other.texts && self.policy.gateway.ipsec == other.policy.gateway.ipsec
+    }
+
+    /// Returns these inputs without the customers and sites that `newer` ones do not have.
+    pub fn restricted_to(&self, newer: &Self) -> Self {
+        let mut restricted = self.clone();
+        let customers = &newer.policy.customers;
+        restricted.texts.customers.retain(|name, _| customers.contains_key(name));
+        restricted.policy.customers.retain(|name, _| customers.contains_key(name));
+        for customer in restricted.policy.customers.values_mut() {
+            let newer = customers.get(&customer.name);
+            let has = |site: &Site| newer.and_then(|newer| newer.site(&site.name));
+            customer.sites.retain(|site| has(site).is_some_and(|newer| newer.identity == site.identity));
+        }
+        restricted.policy.customers.retain(|_, customer| !customer.sites.is_empty());
+        restricted
     }
 
     /// Returns the numbers of customers and sites as text.

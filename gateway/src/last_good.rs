@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -101,7 +101,9 @@ impl LastGood {
 
     /// Parses the file's content. A customer whose name or size no policy file could have is left out.
     fn parse(json: &[u8]) -> Result<Self> {
-        let document: Document<String> = serde_json::from_slice(json)?;
+        // The error's own text may quote the file.
+        let document: Document<String> = serde_json::from_slice(json)
+            .map_err(|error| anyhow!("unexpected at line {}, column {}", error.line(), error.column()))?;
         ensure!(document.version == VERSION, "version is {}, expected {VERSION}", document.version);
         let fits = |text: &String| text.len() as u64 <= MAX_FILE_BYTES;
         let customers = document.customers.into_iter().filter(|(_, text)| fits(text));

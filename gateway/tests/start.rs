@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use place::{ACME, Place, Test};
 
 fn main() -> std::process::ExitCode {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 8] = [
         ("faulty_customer_at_the_start_keeps_its_last_good_version_and_the_others_start", faulty_customer),
         ("gateway_toml_that_nothing_can_be_kept_of_ends_with_status_2", hopeless),
         ("customers_that_are_unknown_end_with_status_1", unknown),
@@ -21,6 +21,7 @@ fn main() -> std::process::ExitCode {
         ("start_with_broken_credentials_goes_on", broken_credentials),
         ("changed_limits_start_with_the_tables_that_exist", changed_limits),
         ("removal_is_in_force_though_everything_else_of_the_reload_is_refused", removal),
+        ("removal_is_in_force_though_the_state_folder_cannot_be_written", full_disk),
     ];
     place::run(tests)
 }
@@ -214,4 +215,31 @@ fn removal(place: &Place) -> Result<()> {
         says(&now.faults, text)?;
     }
     says(&now.faults, "[ipsec] changed, but its files have faults")
+}
+
+/// A directory in the place of the file that is written first does as a full disk does.
+fn full_disk(place: &Place) -> Result<()> {
+    write(place, "globex", &customer("globex", "10.200.0.12"))?;
+    let daemon = place.start()?;
+    for file in ["ids.toml", last_good::FILE] {
+        fs::create_dir(place.path("state").join(format!("{file}.new")))?;
+    }
+    fs::remove_file(place.path("policies/customers/acme.toml"))?;
+    write(place, "initech", &customer("initech", "10.200.0.13"))?;
+    let output = place.gatewayctl("reload")?;
+    let printed = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(1) && printed.contains("only removals are in force"), "{printed}");
+    let now = status(place)?;
+    ensure!(served(&now) == ["globex"], "{now:?}");
+    says(&now.failed, "the policies are not kept for the next start")?;
+    // What was kept is older: it has acme.
+    ensure!(!place.path("state").join(last_good::FILE).exists());
+    for file in ["ids.toml", last_good::FILE] {
+        fs::remove_dir(place.path("state").join(format!("{file}.new")))?;
+    }
+    ensure!(place.gatewayctl("reload")?.status.success());
+    let now = status(place)?;
+    ensure!(served(&now) == ["globex", "initech"] && now.failed.is_empty(), "{now:?}");
+    ensure!(place.path("state").join(last_good::FILE).exists());
+    daemon.end(Signal::SIGTERM).map(drop)
 }

@@ -88,6 +88,7 @@ fn main() -> ExitCode {
     };
     reading.log();
     let is_saved = inputs.last_good() == last_good;
+    drop(last_good);
     match run(options, reading, is_saved) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -19,6 +19,7 @@ use crate::{
     inputs::{Inputs, Reading},
     kernel::{clock::monotonic_ns, interface::Interface, programs::XdpState},
     policy::{Limits, Policy, Removals},
+    registry::Assignment,
 };
 
 /// Removals that are held back, until a reload has none or they are approved.
@@ -54,21 +55,26 @@ impl Daemon {
         self.status.held_back_ns = self.held_back.as_ref().map(|held| held.since_ns);
         let Some(inputs) = reading.inputs else { return };
         if let Err(error) = self.put_into_force(inputs) {
-            error!("reload failed, the previous policies stay in force: {error:#}");
-            self.status.faults.push(format!("{error:#}"));
+            let error = format!("of the policies, only removals are in force: {error:#}");
+            error!("{error}");
+            self.status.faults.push(error);
         }
     }
 
-    /// Puts inputs into force, or fails and keeps the previous ones.
+    /// Puts inputs into force. If that fails, puts what they remove from the previous ones into force.
     fn put_into_force(&mut self, inputs: Inputs) -> Result<()> {
-        let planned = self.registry.plan(&inputs.policy)?;
-        release(&mut self.maps, &planned)?;
-        self.ids = self.registry.commit(planned)?;
+        if !inputs.has_files_of(&self.inputs) {
+            // Before the maps: a crash in between must not bring back what these inputs no longer allow.
+            self.save(&inputs);
+        }
+        let assigned = self.assign(&inputs.policy);
+        let (ids, inputs, result) = match assigned {
+            Ok(ids) => (ids, inputs, Ok(())),
+            Err(error) => (self.ids.clone(), self.inputs.restricted_to(&inputs), Err(error)),
+        };
+        self.ids = ids;
         self.names = Names::new(&self.ids);
         info!("policies reloaded: {}", inputs.describe());
-        if inputs.last_good() != self.inputs.last_good() {
-            self.unsaved.get_or_insert_default();
-        }
         let previous = mem::replace(&mut self.inputs, Arc::new(inputs));
         let orders = self.follower.bindings_mut().set_sites(Sites::new(&self.inputs.policy, &self.ids));
         self.order(orders);
@@ -78,22 +84,24 @@ impl Daemon {
         if let Err(error) = self.apply_additions(&previous.policy) {
             warn!("cannot apply the changes at once, reconciling everything instead: {error:#}");
         }
-        Ok(())
+        result
     }
 
-    /// Keeps the policy in force on disk for the next start, if it is not there yet.
-    pub(super) fn save(&mut self) {
-        let Some(failed) = &self.unsaved else { return };
-        self.unsaved = match self.inputs.last_good().write(&self.options.state) {
-            Ok(()) => None,
-            Err(error) => {
-                let error = format!("the policy is not kept for the next start: {error:#}");
-                if *failed != error {
-                    error!("{error}");
-                }
-                Some(error)
-            }
-        };
+    /// Gives customers and sites their numbers, on disk too.
+    fn assign(&mut self, policy: &Policy) -> Result<Assignment> {
+        let planned = self.registry.plan(policy)?;
+        release(&mut self.maps, &planned)?;
+        Ok(self.registry.commit(planned)?)
+    }
+
+    /// Keeps inputs on disk for the next start. A failure is shown until it is overcome.
+    pub(super) fn save(&mut self, inputs: &Inputs) {
+        let failed = inputs.last_good().write(&self.options.state).err();
+        let failed = failed.map(|error| format!("the policies are not kept for the next start: {error:#}"));
+        if let Some(error) = failed.as_ref().filter(|error| self.unsaved.as_ref() != Some(*error)) {
+            error!("{error}");
+        }
+        self.unsaved = failed;
     }
 
     /// Writes new and changed customers to the maps, in a time independent of the total number of customers.
