@@ -5,7 +5,7 @@ mod reports;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use gateway_common::ids::TunnelId;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -14,8 +14,10 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+use self::reload::HeldBack;
 use crate::{
-    adoption::{adopt_ids, flows6_size},
+    adoption::adopt_ids,
+    approval,
     control::{
         apply::apply_all,
         bindings::{Bindings, Order},
@@ -27,7 +29,7 @@ use crate::{
     },
     dataplane::DataPlane,
     events::{Events, Names},
-    inputs::Inputs,
+    inputs::{Inputs, Reading},
     kernel::{
         clock::monotonic_ns,
         interface::Interface,
@@ -103,6 +105,10 @@ pub struct Daemon {
     setup_failed: Option<String>,
     /// Changes of the last reconciliation that failed.
     failed: Vec<String>,
+    /// The removals because of which the last policies were held back.
+    held_back: Option<HeldBack>,
+    /// The reason why the policy in force is not kept on disk.
+    unsaved: Option<String>,
     status: Status,
     last_written: Option<Status>,
     manager: Manager,
@@ -137,7 +143,10 @@ impl Signals {
 impl Daemon {
     /// Attaches the programs, or adopts programs that are attached already along with the contents of their
     /// maps. Nothing is forwarded before all of them are attached. The directories of the pins and of the state exist.
-    pub async fn start(options: Options, inputs: Inputs) -> Result<Self> {
+    /// `is_saved` tells whether the inputs are the last good policy on disk.
+    pub async fn start(options: Options, reading: Reading, is_saved: bool) -> Result<Self> {
+        let (faults, held_back) = (reading.lines(), HeldBack::of(&reading));
+        let inputs = reading.inputs.context("there is no policy")?;
         let gateway = &inputs.policy.gateway;
         let (internet, lan) = (gateway.internet.to_string(), gateway.lan.to_string());
         let signals = Signals::register()?;
@@ -152,19 +161,22 @@ impl Daemon {
             tunnels: limits.tunnels,
             customers: limits.customers,
             flows: limits.flows,
-            flows6: flows6_size(&inputs.policy, &options.pins),
+            flows6: inputs.policy.flows6(),
         };
         let held = options.pins.hold(START_LIMIT)?;
         let mut plane = DataPlane::start(&options.pins, sizes, &interfaces.0, &interfaces.1)?;
         let maps = Maps::open(&options.pins)?;
         let events = Events::open(&options.pins, plane.ebpf())?;
         drop(held);
-        if !inputs.faults.is_empty() {
-            error!("{}", inputs.faults);
-        }
-        let faults = inputs.faults.lines();
+        // An approval is for a reload of another process.
+        approval::take(&options.state);
         let session = Session::start(options.vici.clone(), options.state.join("charon"), inputs.setup());
-        let status = Status { pid: std::process::id(), faults, ..Status::default() };
+        let status = Status {
+            pid: std::process::id(),
+            held_back_ns: held_back.as_ref().map(|held| held.since_ns),
+            faults,
+            ..Status::default()
+        };
         let mut daemon = Self {
             follower: Follower::new(Bindings::new(Sites::new(&inputs.policy, &ids))),
             options,
@@ -185,11 +197,16 @@ impl Daemon {
             version: None,
             setup_failed: None,
             failed: Vec::new(),
+            held_back,
+            unsaved: None,
             status,
             last_written: None,
             manager: Manager::from_environment(),
             signals,
         };
+        if !is_saved {
+            daemon.save(&daemon.inputs.clone());
+        }
         daemon.reconcile()?;
         daemon.write_status();
         Ok(daemon)
@@ -256,6 +273,9 @@ impl Daemon {
                 RETRY_INTERVAL
             }
         };
+        if self.unsaved.is_some() {
+            self.save(&self.inputs.clone());
+        }
         // After a failure, too: another process would fail alike.
         self.manager.alive(&self.describe());
         next.min(self.interval())
@@ -332,6 +352,7 @@ impl Daemon {
         status.refused = bindings.refused();
         status.strangers = bindings.strangers().map(str::to_owned).collect();
         status.failed = self.failed.clone();
+        status.failed.extend(self.unsaved.clone());
         status.failed.extend(self.setup_failed.iter().map(|reason| format!("charon: {reason}")));
         let crowded = crowded(bindings, bindings.sites());
         status

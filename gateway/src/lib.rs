@@ -3,13 +3,17 @@
 //! A policy passes through [`policy`] → [`registry`] → [`control`] → [`kernel`] and [`strongswan`];
 //! [`daemon`] repeats this whenever something changes.
 pub mod adoption;
+pub mod approval;
+pub mod atomic;
 pub mod control;
 pub mod cookies;
 pub mod daemon;
 pub mod dataplane;
 pub mod events;
+pub mod fit;
 pub mod inputs;
 pub mod kernel;
+pub mod last_good;
 pub mod lock;
 pub mod policy;
 pub mod registry;

@@ -77,7 +77,11 @@ enum Command {
     /// List all drop reasons with their numbers and meanings
     Reasons,
     /// Have gatewayd read the policies again, wait until they are in force, and fail if it refused any
-    Reload,
+    Reload {
+        /// If they are held back because they remove many customers, let exactly these removals through
+        #[arg(long)]
+        force: bool,
+    },
     /// Stop forwarding, detach all programs and delete all flows
     Detach,
 }
@@ -103,7 +107,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
         Command::Counters => counters::counters(&Maps::open(&pins)?, &Names::read(state)?),
         Command::Flows => flows::report(&Maps::open(&pins)?, Names::read(state)?),
         Command::Reasons => Ok(reasons::report()),
-        Command::Reload => reload::report(state),
+        Command::Reload { force } => reload::report(state, force),
         Command::Detach => detach(&pins),
     }
 }

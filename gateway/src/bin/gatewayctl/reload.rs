@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use gateway::{kernel::clock::monotonic_ns, status::Status};
+use gateway::{approval, kernel::clock::monotonic_ns, status::Status};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -20,8 +20,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Interval of looks at the status.
 const INTERVAL: Duration = Duration::from_millis(20);
 
+/// Has gatewayd reload, and reports the result. If `force` is set and customers' removals are held back, approves those
+/// that this reload found, and no others.
+pub fn report(state: &Path, force: bool) -> Result<Report> {
+    let mut status = reload(state)?;
+    if let Some(held_back_ns) = status.held_back_ns.filter(|_| force) {
+        approval::approve(state, held_back_ns)?;
+        let forced = reload(state);
+        // One that gatewayd has not taken must not wait for a later reload.
+        approval::take(state);
+        status = forced?;
+    }
+    result(&status)
+}
+
 /// Sends SIGHUP and waits for the status of a reload that began after it.
-pub fn report(state: &Path) -> Result<Report> {
+fn reload(state: &Path) -> Result<Status> {
     let before = Status::read(state)
         .with_context(|| format!("no status in {}: has gatewayd run here?", state.display()))?;
     ensure!(is_running(before.pid), "gatewayd is not running");
@@ -32,7 +46,7 @@ pub fn report(state: &Path) -> Result<Report> {
     while started.elapsed() < PATIENCE {
         let status = Status::read(state)?;
         if status.pid == before.pid && status.reload_began_ns.is_some_and(|began| began >= asked_ns) {
-            return result(&status);
+            return Ok(status);
         }
         ensure!(
             is_running(before.pid),
