@@ -1,10 +1,15 @@
 //! gatewayd as a service manager runs it: readiness, signs of life, reloads, capabilities, its lock, its bpffs. Every test
 //! has its own network namespace; all of them share a mount namespace that is not process 1's.
+#[expect(dead_code, reason = "other tests use the rest")]
+mod charon;
+#[path = "service/status.rs"]
+mod status;
+
 use std::{
     collections::BTreeSet,
     fs, io,
     os::unix::{net::UnixDatagram, process::CommandExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
     thread,
     time::{Duration, Instant},
@@ -39,7 +44,7 @@ const ACME: &str = "server = \"10.200.0.11\"\n[[site]]\nname = \"berlin\"\nident
 type Test = fn(&Place) -> Result<()>;
 
 fn main() -> std::process::ExitCode {
-    let tests: [(&str, Test); 8] = [
+    let tests: [(&str, Test); 15] = [
         ("gatewayd_tells_when_it_is_ready_and_alive_and_stops", readiness_and_life),
         ("reload_is_announced_and_its_status_names_what_was_refused", reload_is_announced),
         ("gatewayctl_reload_waits_for_its_result", reload_waits),
@@ -48,16 +53,34 @@ fn main() -> std::process::ExitCode {
         ("bpffs_is_not_mounted_outside_of_process_1s_mount_namespace", mount_is_refused),
         ("bpffs_is_mounted_in_process_1s_mount_namespace", mount_is_done),
         ("units_capabilities_suffice_and_each_is_needed", capabilities),
+        ("killed_gatewayd_is_not_running_even_as_a_zombie", status::killed_is_not_running),
+        ("stopped_gatewayd_is_shown_as_not_reconciling", status::stopped_hangs),
+        ("status_of_an_earlier_gatewayd_is_not_that_of_the_next", status::restarted_is_starting),
+        ("policy_in_force_has_a_generation_and_the_hash_of_check", status::policy_is_told),
+        ("failure_that_repeats_is_a_count_in_log_and_status", status::failures_are_counted),
+        ("every_subcommand_ends_quietly_on_a_closed_pipe", status::closed_pipes),
+        ("flows_come_while_they_are_read_and_are_filtered", status::flows_are_listed),
     ];
     let missing = test_run::prepare().and_then(|()| test_run::supported()).err();
     if let Some(missing) = &missing {
         eprintln!("SKIPPED: {missing:#}");
     }
-    let trials = tests.map(|(name, test)| {
+    let no_charon = charon::missing();
+    if let (None, Some(reason)) = (&missing, &no_charon) {
+        eprintln!("SKIPPED: the test with a real charon: {reason}");
+    }
+    let trial = |name: &str, test: Test, ignored: bool| {
         let test = move || in_place(test).map_err(|error| format!("{error:#}").into());
-        Trial::test(name, test).with_ignored_flag(missing.is_some())
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+        Trial::test(name, test).with_ignored_flag(ignored)
+    };
+    let mut trials: Vec<Trial> =
+        tests.into_iter().map(|(name, test)| trial(name, test, missing.is_some())).collect();
+    trials.push(trial(
+        "charon_that_is_stopped_killed_or_back_is_named",
+        status::charon_is_named,
+        missing.is_some() || no_charon.is_some(),
+    ));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
 /// A folder with policies and keys, and the service manager's socket.
@@ -128,10 +151,10 @@ impl Place {
     }
 
     fn arguments(&self, command: &mut Command, state: &str) {
-        self.arguments_with(command, state, "bpf");
+        self.arguments_with(command, state, "bpf", Path::new("/nonexistent"));
     }
 
-    fn arguments_with(&self, command: &mut Command, state: &str, pins: &str) {
+    fn arguments_with(&self, command: &mut Command, state: &str, pins: &str, vici: &Path) {
         command
             .arg("--policy")
             .arg(self.path("policies"))
@@ -139,7 +162,8 @@ impl Place {
             .arg(self.path(state))
             .arg("--pin")
             .arg(self.path(pins))
-            .args(["--vici", "/nonexistent"])
+            .arg("--vici")
+            .arg(vici)
             .env("NOTIFY_SOCKET", self.path("notify"));
     }
 
@@ -155,10 +179,21 @@ impl Place {
         Ok(daemon)
     }
 
+    /// Reads what gatewayd has told the service manager: it waits while the socket is full.
+    fn drain(&self) -> Result<()> {
+        self.socket.set_nonblocking(true)?;
+        while self.socket.recv(&mut [0; 4096]).is_ok() {}
+        Ok(self.socket.set_nonblocking(false)?)
+    }
+
     fn gatewayctl(&self, subcommand: &str) -> Result<Output> {
+        Ok(self.gatewayctl_command(&[subcommand]).output()?)
+    }
+
+    fn gatewayctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(GATEWAYCTL);
-        command.arg(subcommand).arg("--state").arg(self.path("state")).arg("--pin").arg(self.path("bpf"));
-        Ok(command.output()?)
+        command.args(arguments).arg("--state").arg(self.path("state")).arg("--pin").arg(self.path("bpf"));
+        command
     }
 
     /// Returns the next message.
@@ -243,7 +278,7 @@ fn second_is_refused(place: &Place) -> Result<()> {
     // By another name of the directory, too.
     std::os::unix::fs::symlink(place.path("bpf"), place.path("alias"))?;
     let mut command = Command::new(GATEWAYD);
-    place.arguments_with(&mut command, "another-state", "alias");
+    place.arguments_with(&mut command, "another-state", "alias", Path::new("/nonexistent"));
     let output = command.output()?;
     let printed = String::from_utf8(output.stderr)?;
     ensure!(output.status.code() == Some(1) && printed.contains("another gatewayd is running"), "{printed}");

@@ -13,7 +13,7 @@ use ::gateway::{
     kernel::{maps::Maps, pins::Pins},
     status::Status,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use gateway_common::ids::TunnelId;
 use gateway_tests_kit::{
@@ -300,8 +300,15 @@ impl Gateway {
 
     /// Reads gatewayd's status.
     pub fn status(&self, namespace: &Namespace) -> Result<Status> {
-        let text = process::output(self.control(namespace, "status").arg("--json"))?;
-        serde_json::from_str(&text).context("cannot read `gatewayctl status --json`")
+        let output = self.control(namespace, "status").arg("--json").output()?;
+        // 3: the gateway is degraded.
+        ensure!(
+            matches!(output.status.code(), Some(0 | 3)),
+            "`gatewayctl status` ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).context("cannot read `gatewayctl status --json`")
     }
 
     /// Returns the packets that the gateway passed for a customer: to its server, and to its sites.
