@@ -8,18 +8,18 @@ mod sites_file;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::{Instant, sleep_until},
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use self::{logs::Logs, sites_file::SitesFile};
-
+use self::{logs::Logs, reload::HeldBack, sites_file::SitesFile};
 use crate::{
-    adoption::{adopt_ids, flows6_size},
+    adoption::adopt_ids,
+    approval,
     control::{
         apply::apply_all,
         bindings::{Bindings, Order},
@@ -32,7 +32,7 @@ use crate::{
     dataplane::DataPlane,
     events::{Events, Names},
     failures::{Attempt, Failures},
-    inputs::Inputs,
+    inputs::{Inputs, Reading},
     kernel::{
         clock::monotonic_ns,
         interface::Interface,
@@ -103,6 +103,10 @@ pub struct Daemon {
     setup_failures: Failures,
     /// Changes of the last reconciliation that failed.
     failures: Failures,
+    /// The removals because of which the last policies were held back.
+    held_back: Option<HeldBack>,
+    /// The reason why the policy in force is not kept on disk.
+    unsaved: Option<String>,
     status: Status,
     sites_file: SitesFile,
     /// When charon began the list of all SAs, on CLOCK_MONOTONIC.
@@ -140,7 +144,10 @@ impl Signals {
 impl Daemon {
     /// Attaches the programs, or adopts programs that are attached already along with the contents of their
     /// maps. Nothing is forwarded before all of them are attached. The directories of the pins and of the state exist.
-    pub async fn start(options: Options, inputs: Inputs) -> Result<Self> {
+    /// `is_saved` tells whether the inputs are the last good policy on disk.
+    pub async fn start(options: Options, reading: Reading, is_saved: bool) -> Result<Self> {
+        let (faults, held_back) = (reading.lines(), HeldBack::of(&reading));
+        let inputs = reading.inputs.context("there is no policy")?;
         let gateway = &inputs.policy.gateway;
         let (internet, lan) = (gateway.internet.to_string(), gateway.lan.to_string());
         let signals = Signals::register()?;
@@ -155,18 +162,20 @@ impl Daemon {
             tunnels: limits.tunnels,
             customers: limits.customers,
             flows: limits.flows,
-            flows6: flows6_size(&inputs.policy, &options.pins),
+            flows6: inputs.policy.flows6(),
         };
         let mut plane = DataPlane::start(&options.pins, sizes, &interfaces.0, &interfaces.1)?;
         let maps = Maps::open(&options.pins)?;
         let events = Events::open(&options.pins, plane.ebpf())?;
-        if !inputs.faults.is_empty() {
-            error!("{}", inputs.faults);
-        }
+        // An approval is for a reload of another process.
+        approval::take(&options.state);
         let session =
             Session::start(options.vici.clone(), options.state.join(CHARON_PROCESS), inputs.setup());
-        let faults = inputs.faults.lines();
-        let status = Status { faults, ..Status::starting(&options.state, &inputs.policy) };
+        let status = Status {
+            held_back_ns: held_back.as_ref().map(|held| held.since_ns),
+            faults,
+            ..Status::starting(&options.state, &inputs.policy)
+        };
         let mut daemon = Self {
             follower: Follower::new(Bindings::new(Sites::new(&inputs.policy, &ids))),
             options,
@@ -187,6 +196,8 @@ impl Daemon {
             version: None,
             setup_failures: Failures::default(),
             failures: Failures::default(),
+            held_back,
+            unsaved: None,
             status,
             sites_file: SitesFile::default(),
             listing_since_ns: 0,
@@ -194,6 +205,9 @@ impl Daemon {
             manager: Manager::from_environment(),
             signals,
         };
+        if !is_saved {
+            daemon.save(&daemon.inputs.clone());
+        }
         let attempt = daemon.reconcile()?;
         daemon.record(attempt);
         daemon.write_status();
@@ -267,6 +281,9 @@ impl Daemon {
             true => self.interval(),
             false => RETRY_INTERVAL,
         };
+        if self.unsaved.is_some() {
+            self.save(&self.inputs.clone());
+        }
         // After a failure, too: another process would fail alike.
         self.manager.alive(&self.describe());
         next.min(self.interval())

@@ -9,8 +9,11 @@ use crate::policy::Policy;
 /// neither do the contents of certificates. Another version of gatewayd may return another one.
 pub fn fingerprint(policy: &Policy) -> String {
     let mut hasher = Hasher(Context::new(&SHA256));
+    let mut gateway = policy.gateway.clone();
+    // The size in force, whether the file names it or not.
+    gateway.limits.flows6 = Some(policy.flows6());
     // Infallible: the hasher takes everything.
-    let _ = write!(hasher, "{policy:?}");
+    let _ = write!(hasher, "{gateway:?}{:?}", policy.customers);
     hasher.0.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -37,6 +40,9 @@ mod tests {
         let hash = fingerprint(&example);
         assert!(hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()), "{hash}");
         assert_eq!(fingerprint(&example.clone()), hash);
+        let mut sized = example.clone();
+        sized.gateway.limits.flows6 = Some(example.flows6());
+        assert_eq!(fingerprint(&sized), hash);
         let mut gateway = example.clone();
         gateway.gateway.max_removed_percent += 1;
         let mut site = example.clone();

@@ -3,6 +3,8 @@
 //! A policy passes through [`policy`] → [`registry`] → [`control`] → [`kernel`] and [`strongswan`];
 //! [`daemon`] repeats this whenever something changes.
 pub mod adoption;
+pub mod approval;
+pub mod atomic;
 pub mod control;
 pub mod cookies;
 pub mod daemon;
@@ -10,9 +12,11 @@ pub mod dataplane;
 pub mod events;
 pub mod failures;
 pub mod fingerprint;
+pub mod fit;
 pub mod health;
 pub mod inputs;
 pub mod kernel;
+pub mod last_good;
 pub mod lock;
 pub mod log_budget;
 pub mod policy;

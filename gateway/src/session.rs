@@ -72,16 +72,17 @@ pub enum Report {
 /// The session's other end.
 pub struct Session {
     reports: mpsc::Receiver<Report>,
-    setup: watch::Sender<Arc<Setup>>,
+    setup: watch::Sender<Option<Arc<Setup>>>,
     resync: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
 impl Session {
-    /// Starts the session. `record` is the file that tells which process charon was. Needs a tokio runtime.
-    pub fn start(vici: PathBuf, record: PathBuf, setup: Setup) -> Self {
+    /// Starts the session. `record` is the file that tells which process charon was. Without a setup charon keeps what it
+    /// has. Needs a tokio runtime.
+    pub fn start(vici: PathBuf, record: PathBuf, setup: Option<Setup>) -> Self {
         let (sender, reports) = mpsc::channel(QUEUED);
-        let (setup, watched) = watch::channel(Arc::new(setup));
+        let (setup, watched) = watch::channel(setup.map(Arc::new));
         let resync = Arc::new(Notify::new());
         let parts = Parts { reports: sender, setup: watched, resync: resync.clone(), record };
         Self { reports, setup, resync, task: tokio::spawn(supervise(vici, parts)) }
@@ -99,9 +100,9 @@ impl Session {
     /// Has charon get this setup if it is another one.
     pub fn set_up(&self, setup: Setup) {
         self.setup.send_if_modified(|current| {
-            let differs = **current != setup;
+            let differs = current.as_deref() != Some(&setup);
             if differs {
-                *current = Arc::new(setup);
+                *current = Some(Arc::new(setup));
             }
             differs
         });
@@ -123,7 +124,7 @@ impl Drop for Session {
 #[derive(Clone)]
 struct Parts {
     reports: mpsc::Sender<Report>,
-    setup: watch::Receiver<Arc<Setup>>,
+    setup: watch::Receiver<Option<Arc<Setup>>>,
     resync: Arc<Notify>,
     record: PathBuf,
 }
@@ -261,9 +262,10 @@ impl Attendant {
             .with_context(|| format!("write {}", self.parts.record.display()))
     }
 
-    /// Loads the whole setup. If charon refuses a part of it, what it has had before stays, and the next look tries again.
+    /// Loads the whole setup. If charon refuses a part of it, or there is none, what it has had before stays, and the next
+    /// look tries again.
     async fn load(&mut self) -> Result<()> {
-        let setup = self.parts.setup.borrow_and_update().clone();
+        let Some(setup) = self.parts.setup.borrow_and_update().clone() else { return Ok(()) };
         let before = self.key.take().or_else(|| self.former_key.take());
         let failed = match load(&self.client, &setup).await {
             Ok(key) => {

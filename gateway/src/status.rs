@@ -55,6 +55,10 @@ pub struct Status {
     pub crowded: Vec<String>,
     /// Begin of the last reload that ended; `None` before the first.
     pub reload_began_ns: Option<u64>,
+    /// When removals were held back that still are, nanoseconds of CLOCK_MONOTONIC. `gatewayctl reload --force` names them
+    /// by this number.
+    #[serde(default)]
+    pub held_back_ns: Option<u64>,
     /// Faults in the current policy files; the last valid policy stays in force.
     pub faults: Vec<String>,
     /// Changes that failed and will be retried, each with the number of times in a row.

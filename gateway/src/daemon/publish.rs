@@ -47,6 +47,7 @@ impl Daemon {
         status.strangers = bindings.strangers().map(str::to_owned).collect();
         status.crowded = self.sites_file.crowded(bindings.sites());
         status.failed = self.failures.lines();
+        status.failed.extend(self.unsaved.clone());
         status.failed.extend(self.setup_failures.lines());
         status.written_unix_seconds = OffsetDateTime::now_utc().unix_timestamp().unsigned_abs();
         status.interval_ms = interval.as_millis() as u64;

@@ -92,7 +92,11 @@ enum Command {
     /// List all drop reasons with their numbers and meanings
     Reasons,
     /// Have gatewayd read the policies again, wait until they are in force, and fail if it refused any
-    Reload,
+    Reload {
+        /// If they are held back because they remove many customers, let exactly these removals through
+        #[arg(long)]
+        force: bool,
+    },
     /// Stop forwarding, detach all programs and delete all flows
     Detach,
 }
@@ -132,7 +136,7 @@ fn run(arguments: &Arguments, output: &mut Output<io::StdoutLock>) -> Result<Exi
             return Ok(code);
         }
         Command::Reasons => reasons::report(),
-        Command::Reload => reload::report(state, &pins)?,
+        Command::Reload { force } => reload::report(state, &pins, *force)?,
         Command::Detach => detach(&pins)?,
     };
     output.write(&report.render(format)?)?;

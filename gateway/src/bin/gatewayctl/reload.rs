@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use gateway::{
+    approval,
     kernel::{clock::monotonic_ns, pins::Pins},
     lock::holder,
     process::Process,
@@ -24,8 +25,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Interval of looks at the status.
 const INTERVAL: Duration = Duration::from_millis(20);
 
+/// Has gatewayd reload, and reports the result. If `force` is set and customers' removals are held back, approves those
+/// that this reload found, and no others.
+pub fn report(state: &Path, pins: &Pins, force: bool) -> Result<Report> {
+    let mut status = reload(state, pins)?;
+    if let Some(held_back_ns) = status.held_back_ns.filter(|_| force) {
+        approval::approve(state, held_back_ns)?;
+        let forced = reload(state, pins);
+        // One that gatewayd has not taken must not wait for a later reload.
+        approval::take(state);
+        status = forced?;
+    }
+    result(&status)
+}
+
 /// Sends SIGHUP and waits for the status of a reload that began after it.
-pub fn report(state: &Path, pins: &Pins) -> Result<Report> {
+fn reload(state: &Path, pins: &Pins) -> Result<Status> {
     let before = Status::read(state)
         .with_context(|| format!("no status in {}: has gatewayd run here?", state.display()))?;
     let daemon = holder(pins.directory())?.context("gatewayd is not running")?;
@@ -37,7 +52,7 @@ pub fn report(state: &Path, pins: &Pins) -> Result<Report> {
     while started.elapsed() < PATIENCE {
         let status = Status::read(state)?;
         if is_of(&status, daemon) && status.reload_began_ns.is_some_and(|began| began >= asked_ns) {
-            return result(&status);
+            return Ok(status);
         }
         ensure!(
             holder(pins.directory())? == Some(daemon),

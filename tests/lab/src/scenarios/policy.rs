@@ -11,7 +11,7 @@ use crate::{
     capture::Capture,
     conversation::Conversation,
     frame::send_packets,
-    gateway::{Drops, POLICIES, increase},
+    gateway::{Drops, POLICIES, STATE, increase},
     lab::Lab,
     policies::Policies,
     scenario::Scenario,
@@ -42,7 +42,9 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "second_gatewayd_is_refused_and_touches_nothing",
-        run: |lab| second_gatewayd(lab, POLICIES, 1, &["error: another gatewayd is running".to_owned()]),
+        run: |lab| {
+            second_gatewayd(lab, POLICIES, STATE, 1, &["error: another gatewayd is running".to_owned()])
+        },
     },
 ];
 
@@ -239,12 +241,19 @@ fn bad_policies_end_with_status_2_and_touch_nothing(lab: &mut Lab) -> Result<()>
         format!("{BAD}/gateway.toml:{}:", line_of(bad.example("gateway.toml")?, "eth_lan")?),
         format!("{BAD}/customers/globex.toml:1:"),
     ];
-    second_gatewayd(lab, BAD, 2, &expected)
+    // Without a last good version of gateway.toml.
+    second_gatewayd(lab, BAD, "/run/no-state", 2, &expected)
 }
 
 /// Runs a second gatewayd under traffic. It must end with `exit_status` and print lines that start with
 /// `expected`, and must change nothing.
-fn second_gatewayd(lab: &mut Lab, policies: &str, exit_status: i32, expected: &[String]) -> Result<()> {
+fn second_gatewayd(
+    lab: &mut Lab,
+    policies: &str,
+    state: &str,
+    exit_status: i32,
+    expected: &[String],
+) -> Result<()> {
     // The status without its times: the running gatewayd reconciles meanwhile.
     let status = |lab: &Lab| {
         anyhow::Ok(Status {
@@ -260,7 +269,7 @@ fn second_gatewayd(lab: &mut Lab, policies: &str, exit_status: i32, expected: &[
     let before = look(lab)?;
     without_loss(lab, |lab| {
         let start = Instant::now();
-        let output = lab.gateway().run_second_daemon(&lab.topology.gateway, policies)?;
+        let output = lab.gateway().run_second_daemon(&lab.topology.gateway, policies, state)?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(exit_status), "gatewayd ended with {}:\n{said}", output.status);
         ensure!(start.elapsed() < PATIENCE, "gatewayd took {:?} to end", start.elapsed());

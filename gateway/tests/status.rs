@@ -1,4 +1,8 @@
 //! gatewayctl beside a gatewayd in each of its states.
+#[expect(dead_code, reason = "other tests use the rest")]
+mod charon;
+mod place;
+
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _},
@@ -18,8 +22,13 @@ use gateway_tests_kit::process::wait_for;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{ACME, GATEWAYD, PATIENCE, Place, WATCHDOG, charon::Pair, ip};
+use charon::Pair;
+use place::{ACME, GATEWAYD, PATIENCE, Place, Test, ip};
 
+/// The watchdog's time, short so that a reconciliation is late soon.
+const WATCHDOG: Duration = Duration::from_millis(800);
+/// The only test that needs a real charon.
+const WITH_CHARON: &str = "charon_that_is_stopped_killed_or_back_is_named";
 /// Status of `gatewayctl status` for a gateway that is degraded.
 const DEGRADED: Option<i32> = Some(3);
 const SUBCOMMANDS: [&[&str]; 15] = [
@@ -40,8 +49,27 @@ const SUBCOMMANDS: [&[&str]; 15] = [
     &["detach", "--json"],
 ];
 
+fn main() -> std::process::ExitCode {
+    let tests: [(&str, Test); 8] = [
+        ("killed_gatewayd_is_not_running_even_as_a_zombie", killed_is_not_running),
+        ("stopped_gatewayd_is_shown_as_not_reconciling", stopped_hangs),
+        ("status_of_an_earlier_gatewayd_is_not_that_of_the_next", restarted_is_starting),
+        ("policy_in_force_has_a_generation_and_the_hash_of_check", policy_is_told),
+        ("failure_that_repeats_is_a_count_in_log_and_status", failures_are_counted),
+        ("every_subcommand_ends_quietly_on_a_closed_pipe", closed_pipes),
+        ("flows_come_while_they_are_read_and_are_filtered", flows_are_listed),
+        (WITH_CHARON, charon_is_named),
+    ];
+    let no_charon = charon::missing();
+    if let Some(reason) = &no_charon {
+        eprintln!("SKIPPED: the test with a real charon: {reason}");
+    }
+    let skipped: &[&str] = if no_charon.is_some() { &[WITH_CHARON] } else { &[] };
+    place::run(tests, skipped)
+}
+
 fn status(place: &Place) -> Result<(Option<i32>, Value)> {
-    place.drain()?;
+    place.forget_messages()?;
     let output = place.gatewayctl_command(&["status", "--json"]).output()?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     Ok((output.status.code(), serde_json::from_slice(&output.stdout).context(errors)?))
@@ -61,7 +89,7 @@ fn first_reason(status: &Value) -> &str {
     status["reasons"][0].as_str().unwrap_or_default()
 }
 
-pub fn killed_is_not_running(place: &Place) -> Result<()> {
+fn killed_is_not_running(place: &Place) -> Result<()> {
     let daemon = place.start()?;
     let running = wait_for_status(place, "gatewayd to be seen", |status| status["gatewayd"] == "running")?;
     // charon is away, and gatewayd is not to blame for it.
@@ -81,7 +109,7 @@ pub fn killed_is_not_running(place: &Place) -> Result<()> {
     Ok(())
 }
 
-pub fn stopped_hangs(place: &Place) -> Result<()> {
+fn stopped_hangs(place: &Place) -> Result<()> {
     let mut command = place.gatewayd("state");
     // Reconciliations come every 0.4 s, so that one is late soon.
     command.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
@@ -100,7 +128,7 @@ pub fn stopped_hangs(place: &Place) -> Result<()> {
     wait_for_status(place, "gatewayd to go on", |status| status["gatewayd"] == "running").map(drop)
 }
 
-pub fn restarted_is_starting(place: &Place) -> Result<()> {
+fn restarted_is_starting(place: &Place) -> Result<()> {
     let mut daemon = place.start()?;
     let before = wait_for_status(place, "gatewayd", |status| status["gatewayd"] == "running")?;
     daemon.kill()?;
@@ -117,7 +145,7 @@ pub fn restarted_is_starting(place: &Place) -> Result<()> {
     Ok(())
 }
 
-pub fn policy_is_told(place: &Place) -> Result<()> {
+fn policy_is_told(place: &Place) -> Result<()> {
     let _daemon = place.start()?;
     let before = wait_for_status(place, "gatewayd", |status| status["gatewayd"] == "running")?;
     ensure!(before["policy"]["generation"] == 1 && before["policy"]["sites"] == 1, "{before}");
@@ -154,7 +182,7 @@ pub fn policy_is_told(place: &Place) -> Result<()> {
     Ok(())
 }
 
-pub fn failures_are_counted(place: &Place) -> Result<()> {
+fn failures_are_counted(place: &Place) -> Result<()> {
     let _daemon = place.start()?;
     wait_for_status(place, "gatewayd", |status| status["gatewayd"] == "running")?;
     ip("link del lan")?;
@@ -178,7 +206,7 @@ pub fn failures_are_counted(place: &Place) -> Result<()> {
 }
 
 /// A charon in each of its states, and the only gateway of these tests that is healthy.
-pub fn charon_is_named(place: &Place) -> Result<()> {
+fn charon_is_named(place: &Place) -> Result<()> {
     let mut pair = Pair::start()?;
     let mut command = Command::new(GATEWAYD);
     place.arguments_with(&mut command, "state", "bpf", &pair.gateway.socket());
@@ -208,7 +236,7 @@ pub fn charon_is_named(place: &Place) -> Result<()> {
     healthy().map(drop)
 }
 
-pub fn closed_pipes(place: &Place) -> Result<()> {
+fn closed_pipes(place: &Place) -> Result<()> {
     let _daemon = place.start()?;
     wait_for_status(place, "gatewayd", |status| status["gatewayd"] == "running")?;
     // One flow and one counted drop, so that each command has something to write.
@@ -246,7 +274,7 @@ fn with_closed_pipe(place: &Place, arguments: &[&str]) -> Result<Output> {
     Ok(command.stdout(writer).stderr(Stdio::piped()).spawn()?.wait_with_output()?)
 }
 
-pub fn flows_are_listed(place: &Place) -> Result<()> {
+fn flows_are_listed(place: &Place) -> Result<()> {
     const FLOWS: u32 = 3000;
     let globex = ACME.replace("10.200.0.11", "10.200.0.12").replace("acme", "globex");
     fs::write(place.path("policies/customers/globex.toml"), globex)?;
