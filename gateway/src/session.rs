@@ -8,7 +8,7 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     control::{
@@ -344,11 +344,11 @@ impl Attendant {
     async fn execute(&self, order: Order) -> Result<()> {
         match order {
             Order::TerminateIke { unique_id, reason } => {
-                warn!("ending IKE_SA {unique_id}: {reason}");
+                debug!("ending IKE_SA {unique_id}: {reason}");
                 self.terminate_ike(unique_id).await
             }
             Order::TerminateChild { unique_id, reason } => {
-                warn!("ending CHILD_SA {unique_id}: {reason}");
+                debug!("ending CHILD_SA {unique_id}: {reason}");
                 unless_refused(self.client.terminate_child(unique_id).await)
             }
             Order::Look(unique_id) => {
@@ -367,7 +367,7 @@ impl Attendant {
 fn unless_refused(result: Result<(), Error>) -> Result<()> {
     match result {
         Err(Error::Refused { reason, .. }) => {
-            info!("charon: {reason}");
+            debug!("charon: {reason}");
             Ok(())
         }
         result => Ok(result?),

@@ -44,7 +44,7 @@ fn main() -> std::process::ExitCode {
         ("detach_leaves_no_moment_with_forwarding_and_without_programs", detach_again_and_again),
         ("interfaces_made_anew_while_gatewayd_is_dead_forward_nothing", interfaces_made_anew),
     ];
-    place::run(tests)
+    place::run(tests, &[])
 }
 
 /// gatewayd starts, and is detached at any time from then on. Somebody watches all the while.

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Command, Output},
     time::{Duration, Instant},
 };
@@ -31,7 +32,7 @@ fn main() -> std::process::ExitCode {
         ("bpffs_is_mounted_in_process_1s_mount_namespace", mount_is_done),
         ("units_capabilities_suffice_and_each_is_needed", capabilities),
     ];
-    place::run(tests)
+    place::run(tests, &[])
 }
 
 fn readiness_and_life(place: &Place) -> Result<()> {
@@ -88,7 +89,7 @@ fn second_is_refused(place: &Place) -> Result<()> {
     // By another name of the directory, too.
     std::os::unix::fs::symlink(place.path("bpf"), place.path("alias"))?;
     let mut command = Command::new(GATEWAYD);
-    place.arguments_with(&mut command, "another-state", "alias");
+    place.arguments_with(&mut command, "another-state", "alias", Path::new("/nonexistent"));
     let output = command.output()?;
     let printed = String::from_utf8(output.stderr)?;
     ensure!(output.status.code() == Some(1) && printed.contains("another gatewayd is running"), "{printed}");

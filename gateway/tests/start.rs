@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use gateway::{adoption::pinned_limits, last_good, status::Status};
+use gateway::{
+    adoption::pinned_limits,
+    last_good,
+    status::{Status, tunnels},
+};
 use nix::sys::signal::Signal;
 use place::{ACME, Place, Test};
 
@@ -23,7 +27,7 @@ fn main() -> std::process::ExitCode {
         ("removal_is_in_force_though_everything_else_of_the_reload_is_refused", removal),
         ("removal_is_in_force_though_the_state_folder_cannot_be_written", full_disk),
     ];
-    place::run(tests)
+    place::run(tests, &[])
 }
 
 /// Returns a file for this customer with this server.
@@ -43,7 +47,8 @@ fn change_gateway(place: &Place, from: &str, to: &str) -> Result<()> {
 }
 
 fn status(place: &Place) -> Result<Status> {
-    Status::read(&place.path("state"))
+    let state = place.path("state");
+    Ok(Status { tunnels: tunnels::read(&state)?, ..Status::read(&state)? })
 }
 
 /// Returns the names of the customers in force.

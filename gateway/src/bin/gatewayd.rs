@@ -13,6 +13,7 @@ use gateway::{
     adoption::pinned_limits,
     cookies::Rotation,
     daemon::{Daemon, Options},
+    fingerprint::fingerprint,
     inputs::{Inputs, Reading},
     kernel::pins::{DEFAULT_DIRECTORY, Pins},
     last_good::LastGood,
@@ -69,6 +70,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
         .with_writer(io::stderr)
+        // A log that cannot be written, as on a full disk, must not end gatewayd.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .init();
     if arguments.check {
@@ -118,6 +121,7 @@ fn check(directory: &Path, no_secrets: bool) -> ExitCode {
     let mut faults = reload.faults;
     let mut unchecked = Vec::new();
     let mut described = String::new();
+    let mut sha256 = String::new();
     if let Some(policy) = reload.policy {
         let now = OffsetDateTime::now_utc();
         let found = if no_secrets {
@@ -129,6 +133,7 @@ fn check(directory: &Path, no_secrets: bool) -> ExitCode {
         };
         faults.extend(found.iter().cloned());
         described = policy.describe();
+        sha256 = fingerprint(&policy);
     }
     if !faults.is_empty() {
         eprintln!("{faults}");
@@ -137,6 +142,7 @@ fn check(directory: &Path, no_secrets: bool) -> ExitCode {
     // The exit status is the result, so a reader that closes the pipe early changes nothing.
     let mut out = io::stdout();
     let _ = writeln!(out, "{}: no faults; {described}", directory.display());
+    let _ = writeln!(out, "SHA-256 {sha256}");
     for file in unchecked {
         let _ = writeln!(out, "not checked: {}", file.display());
     }

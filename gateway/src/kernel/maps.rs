@@ -1,7 +1,7 @@
 //! The contents of the pinned maps, with types.
 mod live;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, ops::ControlFlow};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -267,6 +267,19 @@ impl Maps {
 /// Opens the ring buffer of drop events.
 pub fn events(pins: &Pins) -> Result<RingBuf<MapData>> {
     handle::ring_buffer(pins, &map_list::EVENTS)
+}
+
+/// Calls `take` with each flow of a family until it breaks, and holds a part of them only. The table changes meanwhile: a
+/// flow may be missed or come twice.
+pub fn each_flow<A: FamilyFlowTable>(
+    pins: &Pins,
+    take: impl FnMut(&FlowKey<A>, &Flow) -> ControlFlow<()>,
+) -> Result<()>
+where
+    FlowKey<A>: Pod + Default,
+{
+    let table = handle::bulk(pins, &A::TABLE)?;
+    table.each(take).with_context(|| format!("read {}", A::TABLE.description.name))
 }
 
 /// Returns how many entries a pinned map has room for, or None if it is not pinned.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::net::UnixDatagram,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Output},
     thread,
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 
 /// Time limit of a wait, far above what gatewayd needs.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const GATEWAYD: &str = env!("CARGO_BIN_EXE_gatewayd");
 const GATEWAYCTL: &str = env!("CARGO_BIN_EXE_gatewayctl");
 /// The one customer's file of a new place.
@@ -31,15 +31,15 @@ pub const ACME: &str = "server = \"10.200.0.11\"\n[[site]]\nname = \"berlin\"\ni
 
 pub type Test = fn(&Place) -> Result<()>;
 
-/// Runs tests, each in a place of its own.
-pub fn run<const N: usize>(tests: [(&str, Test); N]) -> ExitCode {
+/// Runs tests, each in a place of its own, but skips these.
+pub fn run<const N: usize>(tests: [(&str, Test); N], skipped: &[&str]) -> ExitCode {
     let missing = test_run::prepare().and_then(|()| test_run::supported()).err();
     if let Some(missing) = &missing {
         eprintln!("SKIPPED: {missing:#}");
     }
     let trials = tests.map(|(name, test)| {
         let test = move || in_place(test).map_err(|error| format!("{error:#}").into());
-        Trial::test(name, test).with_ignored_flag(missing.is_some())
+        Trial::test(name, test).with_ignored_flag(missing.is_some() || skipped.contains(&name))
     });
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
 }
@@ -64,7 +64,8 @@ fn in_place(test: Test) -> Result<()> {
     thread.join().map_err(|_| anyhow!("the test panicked"))?
 }
 
-fn ip(arguments: &str) -> Result<()> {
+/// Runs `ip` in the place's network namespace.
+pub fn ip(arguments: &str) -> Result<()> {
     let status = Command::new("ip").args(arguments.split_whitespace()).status()?;
     ensure!(status.success(), "ip {arguments}: {status}");
     Ok(())
@@ -113,11 +114,11 @@ impl Place {
 
     /// Adds the arguments of a gatewayd with this state folder.
     pub fn arguments(&self, command: &mut Command, state: &str) {
-        self.arguments_with(command, state, "bpf");
+        self.arguments_with(command, state, "bpf", Path::new("/nonexistent"));
     }
 
-    /// Adds the arguments of a gatewayd with these folders.
-    pub fn arguments_with(&self, command: &mut Command, state: &str, pins: &str) {
+    /// Adds the arguments of a gatewayd with these folders and charon's socket.
+    pub fn arguments_with(&self, command: &mut Command, state: &str, pins: &str, vici: &Path) {
         command
             .arg("--policy")
             .arg(self.path("policies"))
@@ -125,7 +126,8 @@ impl Place {
             .arg(self.path(state))
             .arg("--pin")
             .arg(self.path(pins))
-            .args(["--vici", "/nonexistent"])
+            .arg("--vici")
+            .arg(vici)
             .env("NOTIFY_SOCKET", self.path("notify"));
     }
 
@@ -143,8 +145,8 @@ impl Place {
         Ok(daemon)
     }
 
-    /// Takes the messages of an earlier gatewayd off the socket.
-    fn forget_messages(&self) -> Result<()> {
+    /// Takes the messages so far off the socket: gatewayd waits while it is full.
+    pub fn forget_messages(&self) -> Result<()> {
         self.socket.set_nonblocking(true)?;
         while self.socket.recv(&mut [0; 4096]).is_ok() {}
         Ok(self.socket.set_nonblocking(false)?)
@@ -152,14 +154,15 @@ impl Place {
 
     /// Runs gatewayctl with these arguments, separated by spaces.
     pub fn gatewayctl(&self, arguments: &str) -> Result<Output> {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        Ok(self.gatewayctl_command(&arguments).output()?)
+    }
+
+    /// Returns gatewayctl's command with these arguments.
+    pub fn gatewayctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(GATEWAYCTL);
+        command.args(arguments).arg("--state").arg(self.path("state")).arg("--pin").arg(self.path("bpf"));
         command
-            .args(arguments.split(' '))
-            .arg("--state")
-            .arg(self.path("state"))
-            .arg("--pin")
-            .arg(self.path("bpf"));
-        Ok(command.output()?)
     }
 
     /// Returns the next message.

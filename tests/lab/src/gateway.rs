@@ -13,7 +13,7 @@ use ::gateway::{
     kernel::{maps::Maps, pins::Pins},
     status::Status,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use gateway_common::ids::TunnelId;
 use gateway_tests_kit::{
@@ -32,6 +32,7 @@ use crate::{
 
 /// gatewayd's pin folder, as the gateway sees it.
 pub const PINS: &str = "/run/gateway/bpf";
+/// gatewayd's state folder, as the gateway sees it.
 pub const STATE: &str = "/run/gateway/state";
 /// gatewayd's folder of policies, as the gateway sees it.
 pub const POLICIES: &str = "/run/policies";
@@ -300,8 +301,15 @@ impl Gateway {
 
     /// Reads gatewayd's status.
     pub fn status(&self, namespace: &Namespace) -> Result<Status> {
-        let text = process::output(self.control(namespace, "status").arg("--json"))?;
-        serde_json::from_str(&text).context("cannot read `gatewayctl status --json`")
+        let output = self.control(namespace, "status").arg("--json").output()?;
+        // 3: the gateway is degraded.
+        ensure!(
+            matches!(output.status.code(), Some(0 | 3)),
+            "`gatewayctl status` ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).context("cannot read `gatewayctl status --json`")
     }
 
     /// Returns the packets that the gateway passed for a customer: to its server, and to its sites.
