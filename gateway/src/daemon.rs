@@ -14,7 +14,6 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::reload::HeldBack;
 use crate::{
     adoption::adopt_ids,
     approval,
@@ -29,6 +28,7 @@ use crate::{
     },
     dataplane::DataPlane,
     events::{Events, Names},
+    held_back::HeldBack,
     inputs::{Inputs, Reading},
     kernel::{
         clock::monotonic_ns,

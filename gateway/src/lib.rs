@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod events;
 pub mod fit;
+pub mod held_back;
 pub mod inputs;
 pub mod kernel;
 pub mod last_good;

@@ -32,6 +32,7 @@ use crate::{
 
 /// gatewayd's pin folder, as the gateway sees it.
 pub const PINS: &str = "/run/gateway/bpf";
+/// gatewayd's state folder, as the gateway sees it.
 pub const STATE: &str = "/run/gateway/state";
 /// gatewayd's folder of policies, as the gateway sees it.
 pub const POLICIES: &str = "/run/policies";
