@@ -3,6 +3,7 @@ mod cookies;
 mod counters;
 mod flows;
 mod names;
+mod pki;
 mod reasons;
 mod reload;
 mod report;
@@ -25,10 +26,10 @@ use gateway::kernel::{
 
 use crate::{names::Names, report::Report};
 
-/// Inspects a gateway: tunnels, flows, and why packets were dropped. Also detaches it.
+/// Inspects a gateway: tunnels, flows, and why packets were dropped. Also detaches it, and makes certificates.
 ///
 /// Reads the pinned eBPF maps and gatewayd's state directory, so every command works while gatewayd is not
-/// running; `status` then shows the last known state. Needs root.
+/// running; `status` then shows the last known state. Needs root, but for `pki` and `reasons`.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
@@ -80,6 +81,8 @@ enum Command {
     Reload,
     /// Stop forwarding, detach all programs and delete all flows
     Detach,
+    /// Make and keep certificates, offline: needs no gatewayd, no network and no root
+    Pki(pki::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -97,7 +100,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<Report> {
     let pins = Pins::new(&arguments.pin);
     let state: &Path = &arguments.state;
-    match arguments.command {
+    match &arguments.command {
         Command::Status => status::report(state, &pins),
         Command::Drops => counters::drops(&Maps::open(&pins)?, &Names::read(state)?),
         Command::Counters => counters::counters(&Maps::open(&pins)?, &Names::read(state)?),
@@ -105,6 +108,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
         Command::Reasons => Ok(reasons::report()),
         Command::Reload => reload::report(state),
         Command::Detach => detach(&pins),
+        Command::Pki(pki) => pki::run(pki),
     }
 }
 

@@ -1,0 +1,101 @@
+//! `gatewayctl pki list`: what expires when, what is revoked, and how old the CRLs are.
+use gateway_pki::{AuthorityRecord, Pki, Record, Revocation, Role, State, utc};
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    report::{Part, Report},
+    table::Table,
+};
+
+/// From here on the end of a certificate is near.
+const SOON_DAYS: i64 = 30;
+/// From here on the end of a CRL is near.
+const CRL_SOON_DAYS: i64 = 7;
+
+/// Reports all certificates, the next to expire first.
+pub fn report(pki: &Pki, now: OffsetDateTime) -> Report {
+    let mut table = Table::new(["name", "kind", "state", "expires", "days left", "identity", "serial"])
+        .droppable(["serial", "identity", "days left", "kind"]);
+    let mut rows = Vec::new();
+    let authorities = pki.authorities().iter().map(|authority| (authority.period().1, authority_row(authority, now)));
+    let certificates = pki.certificates().iter().map(|record| (record.period().1, record_row(record, now)));
+    let mut all: Vec<(OffsetDateTime, Value)> = authorities.chain(certificates).collect();
+    all.sort_by_key(|(until, _)| *until);
+    for (until, row) in all {
+        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let left = days_left(until, now);
+        let soon = text("state") == State::Valid.name() && left < SOON_DAYS;
+        table.add_row([
+            text("name"),
+            text("kind"),
+            if soon { "expires soon".to_owned() } else { text("state") },
+            until.date().to_string(),
+            left.to_string(),
+            text("identity"),
+            text("serial"),
+        ]);
+        rows.push(row);
+    }
+    let crls = pki.authorities().iter().map(|authority| Part::Line(crl_line(authority, pki.signer(), now)));
+    let parts = std::iter::once(Part::Table(table)).chain(crls).collect();
+    let crls: Vec<Value> = pki.authorities().iter().map(crl_json).collect();
+    Report { json: json!({ "certificates": rows, "crls": crls }), parts }
+}
+
+/// Returns the fields of a gateway's or site's certificate.
+pub fn record_row(record: &Record, now: OffsetDateTime) -> Value {
+    let (from, until) = record.period();
+    json!({
+        "name": record.name.as_str(), "kind": record.kind.name(), "identity": record.identity.to_string(),
+        "serial": record.serial.to_string(), "issuer": record.issuer.name(),
+        "from": rfc3339(from), "until": rfc3339(until), "days_left": days_left(until, now),
+        "state": record.state(now).name(), "key": record.key.name(), "sha256": record.sha256,
+        "revoked": record.revoked.map(revocation),
+    })
+}
+
+/// Returns the fields of an authority's certificate.
+pub fn authority_row(authority: &AuthorityRecord, now: OffsetDateTime) -> Value {
+    let (from, until) = authority.period();
+    json!({
+        "name": authority.role.name(), "kind": "authority", "identity": Value::Null,
+        "serial": authority.serial.to_string(),
+        "from": rfc3339(from), "until": rfc3339(until), "days_left": days_left(until, now),
+        "state": authority.state(now).name(), "revoked": authority.revoked.map(revocation),
+    })
+}
+
+fn revocation(revocation: Revocation) -> Value {
+    json!({ "at": rfc3339(revocation.time()), "reason": revocation.reason.name() })
+}
+
+fn crl_json(authority: &AuthorityRecord) -> Value {
+    let (from, until) = authority.crl_period();
+    json!({
+        "authority": authority.role.name(), "number": authority.crl_number,
+        "from": rfc3339(from), "until": rfc3339(until),
+    })
+}
+
+fn crl_line(authority: &AuthorityRecord, signer: Role, now: OffsetDateTime) -> String {
+    let until = authority.crl_period().1;
+    let command = if authority.role == signer { "revoke" } else { "revoke --root" };
+    let hint = match days_left(until, now) {
+        _ if now > until => format!(", which is over: make a new one with `gatewayctl pki {command}`"),
+        left if left < CRL_SOON_DAYS => {
+            format!(", which is soon: make a new one with `gatewayctl pki {command}`")
+        }
+        _ => String::new(),
+    };
+    format!("CRL of {}: number {}, until {}{hint}", authority.role, authority.crl_number, utc(until))
+}
+
+fn days_left(until: OffsetDateTime, now: OffsetDateTime) -> i64 {
+    (until - now).whole_days()
+}
+
+/// Returns text such as `2027-01-31T12:00:00Z`.
+pub fn rfc3339(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_else(|_| utc(time))
+}
