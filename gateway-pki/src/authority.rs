@@ -20,8 +20,14 @@ pub struct SigningAuthority {
 
 impl SigningAuthority {
     /// Joins an authority and its key. The paths are for messages.
-    pub(crate) fn new(record: &AuthorityRecord, key: PrivateKey, key_path: &Path, path: &Path) -> Result<Self> {
-        let unreadable = || Error::Certificate { path: path.to_owned(), fault: "cannot be parsed".to_owned() };
+    pub(crate) fn new(
+        record: &AuthorityRecord,
+        key: PrivateKey,
+        key_path: &Path,
+        path: &Path,
+    ) -> Result<Self> {
+        let unreadable =
+            || Error::Certificate { path: path.to_owned(), fault: "cannot be parsed".to_owned() };
         let certificate = ReadBack::new(record.certificate.as_bytes()).ok_or_else(unreadable)?;
         if certificate.public_key != key.subject_public_key_info() {
             return Err(Error::KeyMismatch { key: key_path.to_owned(), certificate: path.to_owned() });

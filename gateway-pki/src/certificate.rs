@@ -62,7 +62,8 @@ impl ReadBack {
         let (_, block) = parse_x509_pem(pem).ok()?;
         let (rest, certificate) = X509Certificate::from_der(&block.contents).ok()?;
         let public_key = certificate.public_key().raw.to_vec();
-        (block.label == "CERTIFICATE" && rest.is_empty()).then(|| Self { der: block.contents.clone(), public_key })
+        (block.label == "CERTIFICATE" && rest.is_empty())
+            .then(|| Self { der: block.contents.clone(), public_key })
     }
 
     /// Reads a certificate that was just signed, and verifies it with its issuer's public key: a fault of memory or of

@@ -35,8 +35,10 @@ impl Crl {
     #[must_use]
     pub fn read_all(pem: &[u8]) -> Option<Vec<Self>> {
         let blocks: Vec<Pem> = Pem::iter_from_buffer(pem).collect::<std::result::Result<_, _>>().ok()?;
-        let crls: Option<Vec<Self>> =
-            blocks.into_iter().map(|block| (block.label == LABEL).then(|| Self::read(block.contents))?).collect();
+        let crls: Option<Vec<Self>> = blocks
+            .into_iter()
+            .map(|block| (block.label == LABEL).then(|| Self::read(block.contents))?)
+            .collect();
         crls.filter(|crls| !crls.is_empty())
     }
 
@@ -44,7 +46,8 @@ impl Crl {
         let (rest, crl) = CertificateRevocationList::from_der(&der).ok()?;
         let number = u64::try_from(crl.crl_number()?.clone()).ok()?;
         let revoked = crl.iter_revoked_certificates().map(|entry| entry.raw_serial().to_vec()).collect();
-        let (from, until) = (crl.last_update().to_datetime(), crl.next_update().map(|time| time.to_datetime()));
+        let (from, until) =
+            (crl.last_update().to_datetime(), crl.next_update().map(|time| time.to_datetime()));
         rest.is_empty().then(|| Self { number, from, until, revoked, der: der.clone() })
     }
 
@@ -83,7 +86,8 @@ pub(crate) fn sign(
         key_identifier_method: KeyIdMethod::Sha256,
     };
     let pem = params.signed_by(issuer)?.pem()?;
-    let verified = Crl::read_all(pem.as_bytes()).is_some_and(|crls| crls.iter().all(|crl| crl.is_signed_by(public_key)));
+    let verified =
+        Crl::read_all(pem.as_bytes()).is_some_and(|crls| crls.iter().all(|crl| crl.is_signed_by(public_key)));
     if verified { Ok(pem) } else { Err(Error::Crypto("the new CRL does not verify".to_owned())) }
 }
 

@@ -78,7 +78,7 @@ impl FromStr for DistinguishedName {
             if value.is_empty() || value.chars().count() > *max {
                 return Err(fault("a value is empty or too long"));
             }
-            // What strongSwan and OpenSSL would read as more than the value; `*` matches anything.
+            // strongSwan and OpenSSL would read other characters as more than the value; `*` matches anything.
             let allowed = |c: char| c.is_alphanumeric() || " '().-:?@&_".contains(c);
             if !value.chars().all(allowed) {
                 return Err(fault("a value has only letters, digits, spaces and '().-:?@&_"));

@@ -12,7 +12,9 @@ pub enum Error {
     #[error("{0}")]
     Identity(String),
     /// The text cannot be a certificate's name in this folder.
-    #[error("{0:?} cannot be a name here: use 1 to 128 letters, digits, `.`, `-`, `_`, `@` and `:`, the first no `.` or `-`")]
+    #[error(
+        "{0:?} cannot be a name here: use 1 to 128 letters, digits, `.`, `-`, `_`, `@` and `:`, the first no `.` or `-`"
+    )]
     Name(String),
     /// The text cannot be the name of an authority.
     #[error("{0:?} cannot be an authority's name: use 1 to 40 letters, digits, spaces, `.` and `-`")]
@@ -80,7 +82,9 @@ pub enum Error {
         index: u64,
     },
     /// The clock shows a time before the last change.
-    #[error("the clock shows {now}, but the last change here was at {last}: set the clock, or accept it with --accept-clock")]
+    #[error(
+        "the clock shows {now}, but the last change here was at {last}: set the clock, or accept it with --accept-clock"
+    )]
     Clock {
         /// The present time.
         now: String,
@@ -148,7 +152,9 @@ pub enum Error {
     #[error("no certificate here is called {0:?}: `gatewayctl pki list` shows all")]
     Unknown(String),
     /// The name has a certificate that is valid.
-    #[error("{name} has a certificate until {until}: renew it, or revoke it first, or use --force to issue another")]
+    #[error(
+        "{name} has a certificate until {until}: renew it, or revoke it first, or use --force to issue another"
+    )]
     Certified {
         /// The name.
         name: String,
@@ -200,7 +206,9 @@ pub enum Error {
         cause: io::Error,
     },
     /// The change is in the index and in force, but a copy of it could not be written.
-    #[error("the change is made, but {what} could not be written ({cause}); the next change here writes it again")]
+    #[error(
+        "the change is made, but {what} could not be written ({cause}); the next change here writes it again"
+    )]
     AfterCommit {
         /// The copy.
         what: String,

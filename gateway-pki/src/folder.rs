@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, mkdirat, open, openat, renameat, statat,
-    unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, mkdirat, open, openat, renameat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -127,7 +127,8 @@ impl Folder {
         let path = self.at(name);
         let (parent, last) = self.parent(name)?;
         let step = self.steps.pass("make").map_err(|error| source("make", &path, error));
-        match step.and_then(|()| mkdirat(&parent, last, FOLDER_MODE).map_err(|e| io_error("make", &path, e))) {
+        match step.and_then(|()| mkdirat(&parent, last, FOLDER_MODE).map_err(|e| io_error("make", &path, e)))
+        {
             Ok(()) => {}
             Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::AlreadyExists => {
                 return child(&parent, last, &path).map(drop);
@@ -193,8 +194,7 @@ impl Folder {
 
     /// Returns the folder of a file, and the file's name in it.
     fn parent<'n>(&self, name: &'n str) -> Result<(OwnedFd, &'n str)> {
-        let mut directory =
-            self.directory.try_clone().map_err(|error| source("open", &self.path, error))?;
+        let mut directory = self.directory.try_clone().map_err(|error| source("open", &self.path, error))?;
         let mut components: Vec<&str> = name.split('/').collect();
         let last = components.pop().unwrap_or_default();
         let mut path = self.path.clone();

@@ -219,7 +219,8 @@ impl Index {
     /// Replaces the index of a folder.
     pub fn write(&self, folder: &Folder) -> Result<()> {
         let stored = Stored { sha256: self.checksum()?, index: self };
-        let mut text = serde_json::to_vec_pretty(&stored).map_err(|error| Error::Crypto(error.to_string()))?;
+        let mut text =
+            serde_json::to_vec_pretty(&stored).map_err(|error| Error::Crypto(error.to_string()))?;
         text.push(b'\n');
         folder.replace(INDEX, &text)
     }

@@ -55,7 +55,7 @@ pub fn init(
     made
 }
 
-/// As [`init`], but removes nothing if it fails.
+/// Does the same as [`init`], but removes nothing if it fails.
 pub(crate) fn init_with(
     path: &Path,
     new: &NewAuthority<'_>,

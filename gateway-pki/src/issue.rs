@@ -117,8 +117,13 @@ impl Pki {
         self.certify(by, &new, &NewKey { public: &public, pem, place: old.key }, random)
     }
 
-    /// Issues another certificate for the issuing authority's key. What it has signed stays valid.
-    pub fn renew_issuing(&mut self, by: &SigningAuthority, days: u32, random: &dyn SecureRandom) -> Result<()> {
+    /// Issues another certificate for the issuing authority's key. Everything that it has signed stays valid.
+    pub fn renew_issuing(
+        &mut self,
+        by: &SigningAuthority,
+        days: u32,
+        random: &dyn SecureRandom,
+    ) -> Result<()> {
         let old = self.authority(Role::Issuing)?.clone();
         if old.revoked.is_some() {
             return Err(Error::Revoked(Role::Issuing.to_string()));

@@ -7,7 +7,8 @@ use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SecretDocument};
 use rcgen::{PublicKeyData, SignatureAlgorithm, SigningKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{
-    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair,
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+    KeyPair,
 };
 use zeroize::Zeroizing;
 
@@ -62,7 +63,8 @@ impl PrivateKey {
     pub fn read(path: &Path, pem: &[u8], passphrase: Option<&Passphrase>) -> Result<Self> {
         let fault = |fault| Error::Key { path: path.to_owned(), fault };
         let text = str::from_utf8(pem).map_err(|_| fault("it is not PEM"))?;
-        let (label, document) = SecretDocument::from_pem(text).map_err(|_| fault("it is not PEM, or damaged"))?;
+        let (label, document) =
+            SecretDocument::from_pem(text).map_err(|_| fault("it is not PEM, or damaged"))?;
         match label {
             PLAIN => Self::from_pkcs8(Zeroizing::new(document.as_bytes().to_vec()))
                 .ok_or_else(|| fault("it is not a key of ECDSA P-256 or P-384")),

@@ -38,7 +38,9 @@ impl Passphrase {
     /// Fails if the passphrase is too short to protect a new key.
     pub fn check_strength(&self) -> Result<()> {
         match self.0.len() {
-            0..MIN_BYTES => Err(Error::BadPassphrase("is too short for a new key: use at least 12 characters")),
+            0..MIN_BYTES => {
+                Err(Error::BadPassphrase("is too short for a new key: use at least 12 characters"))
+            }
             _ => Ok(()),
         }
     }
@@ -82,7 +84,9 @@ mod tests {
         for line in ["correct horse", "correct horse\n", "correct horse\r\n"] {
             assert_eq!(read(line).unwrap().bytes(), b"correct horse", "{line:?}");
         }
-        for (line, fault) in [("", "is empty"), ("\n", "is empty"), ("a\nb", "second line"), ("a\0b", "control")] {
+        for (line, fault) in
+            [("", "is empty"), ("\n", "is empty"), ("a\nb", "second line"), ("a\0b", "control")]
+        {
             assert!(read(line).unwrap_err().to_string().contains(fault), "{line:?}");
         }
     }

@@ -189,7 +189,8 @@ impl Pki {
         for authority in &self.index.authorities {
             let name = format!("{}.crl", authority.role);
             let key = ReadBack::new(authority.certificate.as_bytes()).map(|read| read.public_key);
-            let found = self.folder.read(&name, MAX_CRL)?.and_then(|pem| Crl::read_all(&pem)).unwrap_or_default();
+            let found =
+                self.folder.read(&name, MAX_CRL)?.and_then(|pem| Crl::read_all(&pem)).unwrap_or_default();
             let newer = found.iter().find(|crl| {
                 crl.number > authority.crl_number && key.as_ref().is_some_and(|key| crl.is_signed_by(key))
             });

@@ -54,7 +54,9 @@ impl Request {
             OID_PKCS1_SHA512WITHRSA,
         ];
         if !known.contains(signed_with) {
-            return Err(fault("is signed in a way that is too old or not known: use SHA-256, SHA-384 or Ed25519"));
+            return Err(fault(
+                "is signed in a way that is too old or not known: use SHA-256, SHA-384 or Ed25519",
+            ));
         }
         let info = &request.certification_request_info;
         check_key(&info.subject_pki)?;
@@ -65,7 +67,11 @@ impl Request {
             public_key: info.subject_pki.raw.to_vec(),
             subject: DistinguishedName::read(&info.subject),
             subject_text: text(&info.subject.to_string()),
-            common_names: info.subject.iter_common_name().map(|cn| text(cn.as_str().unwrap_or("?"))).collect(),
+            common_names: info
+                .subject
+                .iter_common_name()
+                .map(|cn| text(cn.as_str().unwrap_or("?")))
+                .collect(),
             alternative_names: Vec::new(),
             others: Vec::new(),
         };
@@ -74,7 +80,9 @@ impl Request {
                 ParsedCriAttribute::ExtensionRequest(request) => {
                     request.extensions.iter().for_each(|extension| read.extension(extension));
                 }
-                ParsedCriAttribute::ChallengePassword(_) => read.others.push("a challenge password".to_owned()),
+                ParsedCriAttribute::ChallengePassword(_) => {
+                    read.others.push("a challenge password".to_owned())
+                }
                 ParsedCriAttribute::UnsupportedAttribute => {
                     read.others.push(format!("attribute {}", attribute.oid));
                 }
@@ -139,7 +147,8 @@ fn der(bytes: &[u8]) -> Result<Vec<u8>> {
 /// Fails unless gatewayd and charon take keys of this kind.
 fn check_key(key: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> Result<()> {
     let fault = |fault: &str| Err(Error::Request(fault.to_owned()));
-    let expected = "has a key of another kind than ECDSA P-256 or P-384, Ed25519, or RSA with 2048 to 4096 bits";
+    let expected =
+        "has a key of another kind than ECDSA P-256 or P-384, Ed25519, or RSA with 2048 to 4096 bits";
     if rcgen::SubjectPublicKeyInfo::from_der(key.raw).is_err() {
         return fault(expected);
     }

@@ -140,7 +140,8 @@ impl Pki {
         });
         let pem = crl::sign(&by.issuer, &by.public_key, number, period, revoked)?;
         for authority in self.index.authorities.iter_mut().filter(|one| one.role == by.role) {
-            (authority.crl_number, authority.crl_from, authority.crl_until) = (number, period.from, period.until);
+            (authority.crl_number, authority.crl_from, authority.crl_until) =
+                (number, period.from, period.until);
             authority.crl.clone_from(&pem);
         }
         Ok(())
@@ -173,7 +174,8 @@ impl Pki {
         let Some(crls) = Crl::read_all(present) else { return Some("not a CRL") };
         for crl in crls {
             let signer = self.index.authorities.iter().find(|authority| {
-                ReadBack::new(authority.certificate.as_bytes()).is_some_and(|read| crl.is_signed_by(&read.public_key))
+                ReadBack::new(authority.certificate.as_bytes())
+                    .is_some_and(|read| crl.is_signed_by(&read.public_key))
             });
             match signer {
                 None => return Some("the CRL of another authority"),

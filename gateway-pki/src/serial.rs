@@ -38,7 +38,7 @@ impl FromStr for Serial {
         let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let mut bytes = [0; BYTES];
         let exact = text.len() == 2 * BYTES && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)).filter(|_| exact) {
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().as_chunks::<2>().0).filter(|_| exact) {
             *byte = digit(pair[0]).unwrap_or(0) << 4 | digit(pair[1]).unwrap_or(0);
         }
         if exact { Ok(Self(bytes)) } else { Err(Error::Unknown(text.to_owned())) }

@@ -12,8 +12,8 @@ use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
 use crate::{
-    Clock, KeyProtection, Kind, NewAuthority, NewCertificate, Passphrase, Pki, Request, Result, SigningAuthority,
-    init,
+    Clock, KeyProtection, Kind, NewAuthority, NewCertificate, Passphrase, Pki, Request, Result,
+    SigningAuthority, init,
 };
 
 /// The time at which everything begins.

@@ -123,7 +123,8 @@ fn clock_that_jumped_back_is_refused_unless_trusted() {
     let signer = place.signer(&pki);
     pki.issue(&signer, &site("a.example"), None, &random()).unwrap();
     drop(pki);
-    let says_so = "the clock shows 2026-12-08 10:00:00 UTC, but the last change here was at 2026-12-09 10:00:00 UTC";
+    let says_so =
+        "the clock shows 2026-12-08 10:00:00 UTC, but the last change here was at 2026-12-09 10:00:00 UTC";
     says(place.open_at(day(9)), says_so);
     Pki::change(&place.path(), Clock { now: day(9), trusted: true }).unwrap();
 }
@@ -209,7 +210,10 @@ fn nothing_is_overwritten_without_force() {
     let place = Place::new(false);
     place.issue("a.example").unwrap();
     let before = fs::read(place.path().join(INDEX)).unwrap();
-    says(init(&place.path(), &place.wishes(false), START, &random()), "nothing is overwritten without --force");
+    says(
+        init(&place.path(), &place.wishes(false), START, &random()),
+        "nothing is overwritten without --force",
+    );
     assert_eq!(fs::read(place.path().join(INDEX)).unwrap(), before);
     says(place.issue("a.example"), "a.example has a certificate until 2027-11-29 10:00:00 UTC");
     let mut pki = place.open();
@@ -230,7 +234,11 @@ fn nothing_is_overwritten_without_force() {
     assert_eq!(fs::read(&file).unwrap(), b"first");
     let wishes = NewAuthority { force: true, ..place.wishes(false) };
     let moved = init(&place.path(), &wishes, day(1), &random()).unwrap().unwrap();
-    assert_eq!(Pki::read(&moved, day(1)).unwrap().certificates().len(), 2, "the old one is moved, not removed");
+    assert_eq!(
+        Pki::read(&moved, day(1)).unwrap().certificates().len(),
+        2,
+        "the old one is moved, not removed"
+    );
     assert!(place.open_at(day(1)).unwrap().certificates().is_empty());
 }
 
@@ -294,7 +302,10 @@ fn request_for_another_site_is_refused() {
     cn("BERLIN.acme.example").check(&berlin).unwrap();
     read_request(|_| {}).check(&berlin).unwrap();
     let dn: crate::Identity = "O=Acme, CN=berlin".parse().unwrap();
-    says(cn("berlin").check(&dn), "is for CN=berlin, , not for O=Acme, CN=berlin".replace(", ,", ",").as_str());
+    says(
+        cn("berlin").check(&dn),
+        "is for CN=berlin, , not for O=Acme, CN=berlin".replace(", ,", ",").as_str(),
+    );
     let whole = read_request(|params| {
         params.distinguished_name.push(rcgen::DnType::OrganizationName, "Acme");
         params.distinguished_name.push(rcgen::DnType::CommonName, "berlin");
@@ -324,11 +335,20 @@ fn revoked_certificate_is_not_renewed() {
     let mut pki = place.open();
     let signer = place.signer(&pki);
     pki.revoke(&signer, &Selection::All(record.name.clone()), Reason::Unspecified, 30).unwrap();
-    says(pki.renew(&signer, &record.name, 365, false, None, &random()), "the certificate of a.example is revoked");
+    says(
+        pki.renew(&signer, &record.name, 365, false, None, &random()),
+        "the certificate of a.example is revoked",
+    );
     let nobody = "nobody".parse().unwrap();
-    says(pki.renew(&signer, &nobody, 365, false, None, &random()), "no certificate here is called \"nobody\"");
+    says(
+        pki.renew(&signer, &nobody, 365, false, None, &random()),
+        "no certificate here is called \"nobody\"",
+    );
     let selection = Selection::All(nobody);
-    says(pki.revoke(&signer, &selection, Reason::Unspecified, 30), "no certificate here is called \"nobody\"");
+    says(
+        pki.revoke(&signer, &selection, Reason::Unspecified, 30),
+        "no certificate here is called \"nobody\"",
+    );
     pki.issue(&signer, &site("a.example"), None, &random()).unwrap();
 }
 

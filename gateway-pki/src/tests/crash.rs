@@ -29,8 +29,10 @@ fn check_at(place: &Place, now: OffsetDateTime) -> Index {
 }
 
 /// Runs an operation that dies before step 0, 1, 2 and so on until it lives, and checks the folder after each death.
-fn dies_everywhere(prepare: impl Fn(&Place), operation: impl Fn(&Place, &mut Pki, &SigningAuthority) -> Result<()>) {
-    let mut deaths = 0;
+fn dies_everywhere(
+    prepare: impl Fn(&Place),
+    operation: impl Fn(&Place, &mut Pki, &SigningAuthority) -> Result<()>,
+) {
     let (mut before_seen, mut after_seen) = (false, false);
     for steps in 0..MOST {
         let place = Place::new(true);
@@ -44,10 +46,9 @@ fn dies_everywhere(prepare: impl Fn(&Place), operation: impl Fn(&Place, &mut Pki
         let after = check_at(&place, day(1));
         if result.is_ok() {
             assert_ne!(Index { changed: before.changed, ..after }, before);
-            assert!(deaths > 5 && before_seen && after_seen, "{deaths} deaths");
+            assert!(steps > 5 && before_seen && after_seen, "{steps} deaths");
             return;
         }
-        deaths += 1;
         let unchanged = Index { changed: before.changed, ..after.clone() } == before;
         before_seen |= unchanged;
         after_seen |= !unchanged;
@@ -123,16 +124,18 @@ fn init_that_dies_leaves_nothing_or_everything_at_its_place() {
             let wishes = NewAuthority { force, ..place.wishes(true) };
             let old = force.then(|| check_at(&place, START));
             let made = init_with(&place.path(), &wishes, day(1), &random(), Steps::dying_after(steps));
-            if made.is_ok() {
+            if let Ok(moved) = made {
                 assert!(steps > 30, "{steps} steps");
-                assert_eq!(made.unwrap().is_some(), force);
+                assert_eq!(moved.is_some(), force);
                 check_at(&place, day(1));
                 break;
             }
             let moved = place.directory.path().join(format!("pki.replaced-{}", day(1).unix_timestamp()));
             match old {
                 None => assert!(!place.path().exists(), "step {steps}"),
-                Some(old) if place.path().exists() => assert_eq!(check_at(&place, START), old, "step {steps}"),
+                Some(old) if place.path().exists() => {
+                    assert_eq!(check_at(&place, START), old, "step {steps}")
+                }
                 // Between the two renames the old one has its new name already.
                 Some(old) => {
                     let folder = Folder::open(&moved).unwrap();
@@ -141,7 +144,8 @@ fn init_that_dies_leaves_nothing_or_everything_at_its_place() {
                 }
             }
             init(&place.path(), &wishes, day(1), &random()).unwrap();
-            let left: Vec<_> = place.directory.path().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
+            let left: Vec<_> =
+                place.directory.path().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
             assert!(!left.contains(&".pki.unfinished".into()), "{left:?}");
         }
     }
@@ -160,7 +164,10 @@ fn bytes_are_synced_before_the_rename_and_the_folder_after_it() {
     let renames: Vec<usize> = (0..taken.len()).filter(|step| taken[*step] == "rename").collect();
     assert_eq!(renames.len(), 3, "key, certificate and index: {taken:?}");
     for rename in renames {
-        assert_eq!(taken[rename - 4..=rename + 1], ["open", "write", "write", "sync", "rename", "sync folder"]);
+        assert_eq!(
+            taken[rename - 4..=rename + 1],
+            ["open", "write", "write", "sync", "rename", "sync folder"]
+        );
     }
     assert!(place.path().join(INDEX).exists());
 }

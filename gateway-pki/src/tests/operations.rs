@@ -67,8 +67,15 @@ fn root_is_p384_for_10_years_and_limits_the_chain() {
             assert!(constraints.critical && constraints.value.ca);
             assert_eq!(constraints.value.path_len_constraint, Some(path_length));
             assert_eq!(certificate.validity().not_after.to_datetime(), day(days));
-            assert_eq!(certificate.public_key().subject_public_key.data.len(), 97, "an uncompressed point of P-384");
-            assert_eq!(certificate.subject().to_string(), format!("O=Acme VPN, CN=Acme VPN {} 2026", authority.role));
+            assert_eq!(
+                certificate.public_key().subject_public_key.data.len(),
+                97,
+                "an uncompressed point of P-384"
+            );
+            assert_eq!(
+                certificate.subject().to_string(),
+                format!("O=Acme VPN, CN=Acme VPN {} 2026", authority.role)
+            );
         }
     }
 }
@@ -255,7 +262,11 @@ fn root_revokes_the_issuing_authority_which_then_signs_nothing() {
     assert_eq!(pki.revoker(&Selection::Issuing), Role::Root);
     let revoked = pki.revoke(&root, &Selection::Issuing, Reason::KeyCompromise, 365).unwrap();
     let crls = Crl::read_all(pki.crls().as_bytes()).unwrap();
-    assert_eq!(crls.iter().map(|crl| crl.number).collect::<Vec<_>>(), [1, 2], "the signer's, then the root's");
+    assert_eq!(
+        crls.iter().map(|crl| crl.number).collect::<Vec<_>>(),
+        [1, 2],
+        "the signer's, then the root's"
+    );
     assert_eq!(crls[1].revoked, [revoked[0].bytes()]);
     let refused = pki.issue(&issuing, &site("a.example"), None, &random());
     assert!(matches!(refused, Err(Error::Revoked(_))), "{refused:?}");
@@ -292,9 +303,11 @@ fn published_crls_replace_older_ones_of_the_same_authority_only() {
     assert_eq!(Crl::read_all(&std::fs::read(&target).unwrap()).unwrap().len(), 2);
     assert_eq!(target.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
     let other = Place::new(true).open();
-    for (present, fault) in
-        [(other.crls(), "the CRL of another authority"), ("text".to_owned(), "not a CRL"), (String::new(), "not a CRL")]
-    {
+    for (present, fault) in [
+        (other.crls(), "the CRL of another authority"),
+        ("text".to_owned(), "not a CRL"),
+        (String::new(), "not a CRL"),
+    ] {
         std::fs::write(&target, &present).unwrap();
         let error = pki.publish(&target, false).unwrap_err().to_string();
         assert!(error.contains(fault), "{error}");

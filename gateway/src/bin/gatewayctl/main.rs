@@ -82,7 +82,7 @@ enum Command {
     /// Stop forwarding, detach all programs and delete all flows
     Detach,
     /// Make and keep certificates, offline: needs no gatewayd, no network and no root
-    Pki(pki::Arguments),
+    Pki(Box<pki::Arguments>),
 }
 
 fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! Arguments of `gatewayctl pki`.
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, value_parser};
 use gateway_pki::{Identity, Kind, Name, Reason, Serial};
 
 use super::passphrase::Source;
@@ -81,7 +81,7 @@ pub struct Init {
     #[arg(long, value_name = "FILE", requires = "intermediate", conflicts_with = "root_passphrase_fd")]
     pub root_passphrase_file: Option<PathBuf>,
     /// Descriptor with another passphrase for the root's key
-    #[arg(long, value_name = "N", requires = "intermediate")]
+    #[arg(long, value_name = "N", requires = "intermediate", value_parser = value_parser!(i32).range(0..))]
     pub root_passphrase_fd: Option<i32>,
 }
 
@@ -92,7 +92,7 @@ pub struct PassphraseArguments {
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
     passphrase_file: Option<PathBuf>,
     /// Descriptor with the passphrase of the authority's key
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(i32).range(0..))]
     passphrase_fd: Option<i32>,
 }
 
@@ -120,7 +120,7 @@ pub struct KeyArguments {
     #[arg(long, value_name = "FILE", conflicts_with = "key_passphrase_fd")]
     key_passphrase_file: Option<PathBuf>,
     /// Descriptor with the passphrase of the new key
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(i32).range(0..))]
     key_passphrase_fd: Option<i32>,
 }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use gateway::policy;
 use gateway_pki::{
-    Clock, Files, Identity, KeyPlace, KeyProtection, Kind, Name, NewAuthority, NewCertificate, Passphrase, Pki,
-    Published, ROUNDS, Record, Request, Role, Selection, SigningAuthority, utc,
+    Clock, Files, Identity, KeyPlace, KeyProtection, Kind, Name, NewAuthority, NewCertificate, Passphrase,
+    Pki, Published, ROUNDS, Record, Request, Role, Selection, SigningAuthority, utc,
 };
 use ring::rand::SystemRandom;
 use serde_json::{Value, json};
@@ -55,10 +55,18 @@ pub fn init(folder: &Path, init: &Init, now: OffsetDateTime) -> Result<Report> {
     for authority in pki.authorities() {
         let key = pki.key_path(authority.role);
         let clear = if init.unencrypted { ", not encrypted" } else { "" };
-        lines.push(format!("{} until {}, key {}{clear}", authority.role, utc(authority.period().1), key.display()));
+        lines.push(format!(
+            "{} until {}, key {}{clear}",
+            authority.role,
+            utc(authority.period().1),
+            key.display()
+        ));
     }
     if init.intermediate {
-        lines.push("move root.key to a safe: only `renew issuing`, `revoke issuing` and `revoke --root` need it".to_owned());
+        lines.push(
+            "move root.key to a safe: only `renew issuing`, `revoke issuing` and `revoke --root` need it"
+                .to_owned(),
+        );
     }
     let replaced = replaced.map(|path| path.display().to_string());
     lines.extend(replaced.iter().map(|path| format!("the authority that was there is now in {path}")));
@@ -98,7 +106,9 @@ pub fn renew(folder: &Path, renew: &Renew, clock: &Clock) -> Result<Report> {
     if name.as_str() == Role::Issuing.name() {
         let root = unlock(&pki, Role::Root, &passphrase.source())?;
         pki.renew_issuing(&root, days.unwrap_or(ISSUING_DAYS), &SystemRandom::new())?;
-        return Ok(Report::line("renewed the issuing authority: give issuing.crt to the gateway and the sites"));
+        return Ok(Report::line(
+            "renewed the issuing authority: give issuing.crt to the gateway and the sites",
+        ));
     }
     if let Some(folder) = &out.out {
         delivery::check(&pki, folder, name, out.force)?;

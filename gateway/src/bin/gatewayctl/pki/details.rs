@@ -35,12 +35,8 @@ fn render(mut row: Value, pem: &str) -> Report {
         let text = match value {
             Value::Null => return None,
             Value::String(text) => text.clone(),
-            Value::Array(items) => {
-                items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
-            }
-            Value::Object(fields) => {
-                fields.values().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
-            }
+            Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+            Value::Object(fields) => fields.values().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
             other => other.to_string(),
         };
         (!text.is_empty()).then(|| format!("{:<15} {text}", name.replace('_', " ")))

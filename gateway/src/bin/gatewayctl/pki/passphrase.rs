@@ -84,11 +84,10 @@ fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
 }
 
 fn from_descriptor(descriptor: RawFd) -> Result<Zeroizing<Vec<u8>>> {
-    ensure!(descriptor >= 0, "{descriptor} is no descriptor");
-    // SAFETY: the caller of the command opened it for us, and nothing here closes it. If it is not open, or is not
-    // for reading, read fails.
-    let descriptor_borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    read(|buffer| Ok(rustix::io::read(descriptor_borrowed, buffer)?))
+    // SAFETY: it is not -1 (arguments.rs). Whoever called the command opened it for us, and nothing here closes it; if
+    // it is not open, or not for reading, read fails.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    read(|buffer| Ok(rustix::io::read(borrowed, buffer)?))
         .with_context(|| format!("read the passphrase from descriptor {descriptor}"))
 }
 

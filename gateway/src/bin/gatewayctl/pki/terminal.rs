@@ -46,8 +46,10 @@ impl<'t> Silent<'t> {
         let before = tcgetattr(&*terminal)?;
         let mut silent = before.clone();
         // Keys that send signals are read as bytes: nothing ends the process before the echo is back.
-        silent.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
-        // What was typed before the question is no answer to it.
+        silent
+            .local_modes
+            .remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
+        // Discard what was typed before the question: it is no answer.
         tcsetattr(&*terminal, OptionalActions::Flush, &silent)?;
         Ok(Self { terminal, before })
     }
