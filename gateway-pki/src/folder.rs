@@ -173,6 +173,23 @@ impl Folder {
         }
     }
 
+    /// Removes a file, and its folder if that is empty then. No file is no error.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.at(name);
+        self.step("remove")?;
+        let (parent, last) = self.parent(name)?;
+        match unlinkat(&parent, last, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(io_error("remove", &path, error)),
+        }
+        if let Some((folder, _)) = name.rsplit_once('/') {
+            let (parent, last) = self.parent(folder)?;
+            // It is not empty, most often.
+            let _ = unlinkat(&parent, last, AtFlags::REMOVEDIR);
+        }
+        Ok(())
+    }
+
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         self.steps.pass("open")?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

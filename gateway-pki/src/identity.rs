@@ -25,7 +25,7 @@ pub enum Identity {
     Email(String),
     /// An address of one host: an iPAddress.
     Ip(IpAddr),
-    /// A distinguished name: the certificate's subject (RFC 4945, 5.1.2.4 has no other place for it).
+    /// A distinguished name: the certificate's subject.
     Dn(DistinguishedName),
 }
 

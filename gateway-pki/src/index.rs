@@ -60,6 +60,16 @@ pub struct AuthorityRecord {
     pub crl: String,
     /// Set for an issuing authority that the root has revoked.
     pub revoked: Option<Revocation>,
+    /// Its certificates before the last renewal, for the same key: they are revoked with the last one.
+    pub(crate) former: Vec<Former>,
+}
+
+/// A certificate that another one has taken the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Former {
+    pub serial: Serial,
+    pub until: i64,
 }
 
 /// A certificate of a gateway or site.
@@ -267,6 +277,16 @@ impl Record {
     /// Returns the file of the certificate (`crt`) or key (`key`) in the folder.
     pub(crate) fn file(&self, extension: &str) -> String {
         format!("issued/{}/{}.{extension}", self.name, self.serial)
+    }
+}
+
+impl Reason {
+    /// Returns true if the key may be certified again: nothing is said against it.
+    pub(crate) fn spares_key(self) -> bool {
+        match self {
+            Self::Unspecified | Self::KeyCompromise => false,
+            Self::AffiliationChanged | Self::Superseded | Self::CessationOfOperation => true,
+        }
     }
 }
 

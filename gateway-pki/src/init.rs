@@ -157,6 +157,7 @@ impl Draft {
             crl_until: crl.until,
             crl: crl::sign(issuer, &public_key, 1, crl, std::iter::empty())?,
             revoked: None,
+            former: Vec::new(),
         })
     }
 }

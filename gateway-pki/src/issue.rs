@@ -8,7 +8,7 @@ use crate::clock::{Period, utc};
 use crate::distinguished::DistinguishedName;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::index::{KeyPlace, Kind, Record, Role, State, sha256};
+use crate::index::{Former, Index, KeyPlace, Kind, Record, Role, State, sha256};
 use crate::key::{Curve, PrivateKey};
 use crate::name::Name;
 use crate::passphrase::KeyProtection;
@@ -112,6 +112,7 @@ impl Pki {
         let certificate = ReadBack::new(self.certificate_pem(&old)?.as_bytes())
             .ok_or_else(|| Error::Crypto("the certificate cannot be read again".to_owned()))?;
         let public = SubjectPublicKeyInfo::from_der(&certificate.public_key)?;
+        self.check_key_is_new(&old.key_sha256, Some(&new.name))?;
         let pem = self.key_pem(&old)?;
         let pem = pem.as_ref().map(|pem| &pem[..]);
         self.certify(by, &new, &NewKey { public: &public, pem, place: old.key }, random)
@@ -138,6 +139,7 @@ impl Pki {
         let pem = SubjectPublicKeyInfo::from_der(&read.public_key)?.sign(&params, by)?;
         ReadBack::verified(&pem, &by.public_key)?;
         for authority in self.index.authorities.iter_mut().filter(|one| one.role == Role::Issuing) {
+            authority.former.push(Former { serial: authority.serial, until: authority.until });
             (authority.serial, authority.from, authority.until) = (serial, period.from, period.until);
             authority.certificate.clone_from(&pem);
         }
@@ -171,15 +173,34 @@ impl Pki {
             issuer: by.role,
             revoked: None,
         };
+        let written = self.write(&record, key.pem, &pem);
+        if written.is_err() {
+            self.discard(&record);
+        }
+        written.map(|()| record)
+    }
+
+    /// Writes key and certificate, and then the index.
+    fn write(&mut self, record: &Record, key: Option<&[u8]>, certificate: &str) -> Result<()> {
         self.folder.make_folder("issued")?;
-        self.folder.make_folder(&format!("issued/{}", new.name))?;
-        if let Some(pem) = key.pem {
+        self.folder.make_folder(&format!("issued/{}", record.name))?;
+        if let Some(pem) = key {
             self.folder.create(&record.file("key"), pem)?;
         }
-        self.folder.create(&record.file("crt"), pem.as_bytes())?;
+        self.folder.create(&record.file("crt"), certificate.as_bytes())?;
         self.index.certificates.push(record.clone());
-        self.commit()?;
-        Ok(record)
+        self.commit()
+    }
+
+    /// Removes the files of a certificate that could not be issued, unless the index on disk names it.
+    fn discard(&mut self, record: &Record) {
+        let Ok(index) = Index::read(&self.folder) else { return };
+        if index.certificates.iter().all(|other| other.serial != record.serial) {
+            // The first error is the one to tell.
+            let _ = self.folder.remove(&record.file("key"));
+            let _ = self.folder.remove(&record.file("crt"));
+        }
+        self.index = index;
     }
 
     /// Fails if the name is another's, or if the name or identity has a certificate that can be used.
@@ -205,7 +226,8 @@ impl Pki {
         Ok(())
     }
 
-    /// Fails if the key is another's, an authority's, or was revoked. A name may have its own key certified again.
+    /// Fails if the key is another's, an authority's, or was revoked for a reason that may be the key. A name may have its
+    /// own key certified again.
     fn check_key_is_new(&self, key_sha256: &str, name: Option<&Name>) -> Result<()> {
         let reused = |name: String, serial: Serial, why| {
             Err(Error::KeyReused { name, serial: serial.to_string(), why })
@@ -216,7 +238,7 @@ impl Pki {
             }
         }
         for record in self.index.certificates.iter().filter(|record| record.key_sha256 == key_sha256) {
-            if record.revoked.is_some() {
+            if record.revoked.is_some_and(|revoked| !revoked.reason.spares_key()) {
                 return reused(record.name.to_string(), record.serial, " and is revoked");
             }
             if Some(&record.name) != name {

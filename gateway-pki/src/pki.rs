@@ -1,4 +1,5 @@
 //! An opened authority.
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
@@ -42,9 +43,37 @@ impl Pki {
     pub fn read(path: &Path, now: OffsetDateTime) -> Result<Self> {
         let folder = Folder::open(path)?;
         let index = Index::read(&folder)?;
-        let pki = Self { folder, index, now };
+        let mut pki = Self { folder, index, now };
+        if let Err(Error::OldIndex { .. }) = pki.check_crls() {
+            // Another process may have made a CRL since the index was read.
+            pki.index = Index::read(&pki.folder)?;
+        }
         pki.check_crls()?;
         Ok(pki)
+    }
+
+    /// Returns certificates in the folder that the index does not name, sorted. A crash has left them before they were
+    /// handed out, or the index is an old copy.
+    #[must_use]
+    pub fn strays(&self) -> Vec<PathBuf> {
+        let known: BTreeSet<PathBuf> =
+            self.index.certificates.iter().map(|record| self.files(record).certificate).collect();
+        let entries = |folder: &Path| {
+            folder
+                .read_dir()
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| Some(entry.ok()?.path()))
+                .collect::<Vec<_>>()
+        };
+        let files = entries(&self.folder.at("issued")).into_iter().flat_map(|folder| entries(&folder));
+        let mut strays: Vec<PathBuf> = files
+            .filter(|path| {
+                path.extension().is_some_and(|extension| extension == "crt") && !known.contains(path)
+            })
+            .collect();
+        strays.sort();
+        strays
     }
 
     /// Opens a folder to change it, and locks it until the value is dropped. Completes what a process that died has

@@ -120,7 +120,7 @@ impl Pki {
             return Err(Error::NothingToRevoke(Role::Issuing.to_string()));
         }
         issuing.revoked = Some(revocation);
-        Ok(vec![issuing.serial])
+        Ok(issuing.former.iter().map(|former| former.serial).chain([issuing.serial]).collect())
     }
 
     /// Makes the CRL of the authority that signs anew, in the index.
@@ -133,7 +133,12 @@ impl Pki {
         let issued = self.index.certificates.iter().filter(|record| record.issuer == by.role);
         let issued = issued.map(|record| (record.serial, record.until, record.revoked));
         let below = self.index.authorities.iter().filter(|one| one.role != by.role && by.role == Role::Root);
-        let below = below.map(|authority| (authority.serial, authority.until, authority.revoked));
+        let below = below.flat_map(|authority| {
+            let own = [(authority.serial, authority.until, authority.revoked)];
+            let former =
+                authority.former.iter().map(|former| (former.serial, former.until, authority.revoked));
+            own.into_iter().chain(former)
+        });
         let now = self.now;
         let revoked = issued.chain(below).filter_map(|(serial, until, revoked)| {
             revoked.filter(|_| now <= at(until) + KEPT).map(|revocation| (serial, revocation))

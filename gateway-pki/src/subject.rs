@@ -9,7 +9,7 @@ use crate::identity::Identity;
 const MAX_COMMON_NAME: usize = 64;
 
 /// Returns the subject: the distinguished name itself, or a commonName for people. An identity that does not fit is
-/// shortened there; nobody compares it (RFC 4945, 3.1.1 wants the alternative name compared).
+/// shortened there; nobody compares it, since IKE looks at the alternative name (RFC 4945, 3.1).
 pub(crate) fn subject(identity: &Identity) -> Result<rcgen::DistinguishedName> {
     if let Identity::Dn(name) = identity {
         return name.subject();

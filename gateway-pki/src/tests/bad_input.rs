@@ -324,8 +324,57 @@ fn key_is_certified_for_one_name_only_and_never_again_when_revoked() {
     let signer = place.signer(&pki);
     let record = pki.sign(&signer, &site("a.example"), &request, &random()).unwrap();
     says(pki.sign(&signer, &site("b.example"), &request, &random()), "certified before, for a.example");
-    pki.revoke(&signer, &Selection::All(record.name), Reason::KeyCompromise, 30).unwrap();
-    says(pki.sign(&signer, &site("a.example"), &request, &random()), "and is revoked");
+    let name = record.name;
+    pki.revoke(&signer, &Selection::All(name.clone()), Reason::Superseded, 30).unwrap();
+    let again = pki.sign(&signer, &site("a.example"), &request, &random()).unwrap();
+    let last = pki.renew(&signer, &name, 365, true, None, &random()).unwrap();
+    for reason in [Reason::KeyCompromise, Reason::Unspecified] {
+        let one = Selection::Serial(if reason == Reason::KeyCompromise { again.serial } else { last.serial });
+        pki.revoke(&signer, &one, reason, 30).unwrap();
+        let forced = NewCertificate { force: true, ..site("a.example") };
+        says(pki.sign(&signer, &forced, &request, &random()), "and is revoked");
+    }
+}
+
+#[test]
+fn renewal_does_not_bring_a_revoked_key_back() {
+    let place = Place::new(false);
+    let mut pki = place.open();
+    let signer = place.signer(&pki);
+    let first = pki.sign(&signer, &site("a.example"), &read_request(|_| {}), &random()).unwrap();
+    pki.renew(&signer, &first.name, 365, false, None, &random()).unwrap();
+    pki.revoke(&signer, &Selection::Serial(first.serial), Reason::KeyCompromise, 30).unwrap();
+    says(pki.renew(&signer, &first.name, 365, false, None, &random()), "and is revoked");
+}
+
+#[test]
+fn certificate_that_could_not_be_issued_leaves_no_file() {
+    let place = Place::new(false);
+    let before = files(&place.path());
+    let mut pki = place.open();
+    let signer = place.signer(&pki);
+    // Nothing can be written in the place of the certificate's folder.
+    fs::write(place.path().join("issued/a.example"), "").unwrap();
+    says(pki.issue(&signer, &site("a.example"), None, &random()), "is not a folder");
+    fs::remove_file(place.path().join("issued/a.example")).unwrap();
+    assert!(pki.certificates().is_empty());
+    // Root may write anywhere, so let the last step fail: a folder has the name of the file that is being written.
+    fs::create_dir(place.path().join(".new")).unwrap();
+    assert!(pki.issue(&signer, &site("a.example"), None, &random()).is_err());
+    fs::remove_dir(place.path().join(".new")).unwrap();
+    assert_eq!(files(&place.path()), before);
+    assert!(!place.path().join("issued/a.example").exists());
+    pki.issue(&signer, &site("a.example"), None, &random()).unwrap();
+}
+
+#[test]
+fn certificate_that_the_index_does_not_name_is_found() {
+    let place = Place::new(false);
+    let backup = fs::read(place.path().join(INDEX)).unwrap();
+    let record = place.issue("a.example").unwrap();
+    assert_eq!(place.open().strays(), [] as [PathBuf; 0]);
+    fs::write(place.path().join(INDEX), backup).unwrap();
+    assert_eq!(place.open().strays(), [place.path().join(record.file("crt"))]);
 }
 
 #[test]

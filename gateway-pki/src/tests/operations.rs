@@ -274,6 +274,23 @@ fn root_revokes_the_issuing_authority_which_then_signs_nothing() {
 }
 
 #[test]
+fn all_certificates_of_the_issuing_authority_are_revoked_with_it() {
+    let place = Place::new(true);
+    let mut pki = place.open();
+    let root = pki.unlock(Role::Root, Some(&place.passphrase)).unwrap();
+    let first = pki.authority(Role::Issuing).unwrap().serial;
+    pki.renew_issuing(&root, 1826, &random()).unwrap();
+    let second = pki.authority(Role::Issuing).unwrap().serial;
+    let revoked = pki.revoke(&root, &Selection::Issuing, Reason::KeyCompromise, 365).unwrap();
+    assert_eq!(revoked, [first, second], "the thief of the key has both certificates");
+    let mut listed = Crl::read_all(pki.crls().as_bytes()).unwrap().remove(1).revoked;
+    listed.sort();
+    let mut expected = [first.bytes(), second.bytes()];
+    expected.sort();
+    assert_eq!(listed, expected);
+}
+
+#[test]
 fn renewed_issuing_authority_has_its_key_and_signs_on() {
     let place = Place::new(true);
     place.issue("a.example").unwrap();

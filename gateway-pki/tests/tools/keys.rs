@@ -33,8 +33,13 @@ pub fn encrypted() {
         }
         let shown = world.succeed("certtool", &["-k", "--infile", &key, "--password", PASSPHRASE]);
         assert!(shown.contains("EC/ECDSA"), "{shown}");
-        // charon and swanctl use the same plugin, pkcs8.
-        assert_eq!(strongswan_public(&world, &key), strongswan_public_of_certificate(&world, &certificate));
+        // charon and swanctl use the same plugin, pkcs8. It takes seconds for the rounds: one key of each curve will do.
+        if !key.ends_with("issuing.key") {
+            assert_eq!(
+                strongswan_public(&world, &key),
+                strongswan_public_of_certificate(&world, &certificate)
+            );
+        }
     }
 }
 

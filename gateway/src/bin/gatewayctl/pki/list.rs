@@ -39,9 +39,16 @@ pub fn report(pki: &Pki, now: OffsetDateTime) -> Report {
         rows.push(row);
     }
     let crls = pki.authorities().iter().map(|authority| Part::Line(crl_line(authority, pki.signer(), now)));
-    let parts = std::iter::once(Part::Table(table)).chain(crls).collect();
+    let strays = pki.strays();
+    let warnings = strays.iter().map(|path| {
+        Part::Line(format!(
+            "warning: {} is not in the index: a crash left it, and nobody has it; or the index is an old copy",
+            path.display()
+        ))
+    });
+    let parts = std::iter::once(Part::Table(table)).chain(crls).chain(warnings).collect();
     let crls: Vec<Value> = pki.authorities().iter().map(crl_json).collect();
-    Report { json: json!({ "certificates": rows, "crls": crls }), parts }
+    Report { json: json!({ "certificates": rows, "crls": crls, "not_in_index": strays }), parts }
 }
 
 /// Returns the fields of a gateway's or site's certificate.
