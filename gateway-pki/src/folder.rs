@@ -63,6 +63,7 @@ impl Steps {
 impl Folder {
     /// Opens a folder of the user, which no one else may enter.
     pub fn open(path: &Path) -> Result<Self> {
+        let path = &without_slash(path);
         let directory = open_directory(path)?;
         let status = fstat(&directory).map_err(|error| io_error("inspect", path, error))?;
         let mode = status.st_mode & 0o7777;
@@ -247,6 +248,11 @@ fn sync_parent(path: &Path) -> Result<()> {
     directory.and_then(fsync).map_err(|error| io_error("sync", parent, error))
 }
 
+/// Returns the path without slashes at its end, behind which the kernel follows a link even with O_NOFOLLOW.
+pub(crate) fn without_slash(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
 /// Returns the folder that a path lies in.
 pub(crate) fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -291,7 +297,8 @@ fn read_regular(file: File, path: &Path, max: u64) -> Result<Vec<u8>> {
     if !metadata.is_file() {
         return Err(Error::FileType { path: path.to_owned(), expected: "a regular file" });
     }
-    let mut bytes = Vec::new();
+    // Enough room at once: a key must not leave copies behind.
+    let mut bytes = Vec::with_capacity(metadata.len().min(max) as usize + 1);
     file.take(max + 1).read_to_end(&mut bytes).map_err(|error| source("read", path, error))?;
     if bytes.len() as u64 > max {
         return Err(Error::TooLarge { path: path.to_owned(), max });

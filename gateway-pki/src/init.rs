@@ -11,8 +11,8 @@ use crate::clock::Period;
 use crate::crl;
 use crate::distinguished::DistinguishedName;
 use crate::error::{Error, Result};
-use crate::folder::{Folder, Steps, make_folder, parent_of, rename_folder};
-use crate::index::{AuthorityRecord, Index, Role, sha256};
+use crate::folder::{Folder, Steps, make_folder, parent_of, rename_folder, without_slash};
+use crate::index::{AuthorityRecord, INDEX, Index, Role, sha256};
 use crate::key::{Curve, PrivateKey};
 use crate::passphrase::KeyProtection;
 use crate::serial::Serial;
@@ -63,6 +63,7 @@ pub(crate) fn init_with(
     random: &dyn SecureRandom,
     steps: Steps,
 ) -> Result<Option<PathBuf>> {
+    let path = &without_slash(path);
     check_place(path, new.force)?;
     let unfinished = beside(path, ".", ".unfinished")?;
     remove_unfinished(&unfinished)?;
@@ -180,10 +181,16 @@ fn check_place(path: &Path, force: bool) -> Result<()> {
         return Err(Error::FileType { path: path.to_owned(), expected: "a folder" });
     }
     let entries = path.read_dir().map_err(|cause| Error::Io { what: "read", path: path.to_owned(), cause });
-    if entries?.next().is_some() && !force {
-        return Err(Error::Exists(path.to_owned()));
+    if entries?.next().is_none() {
+        return Ok(());
     }
-    Ok(())
+    match path.join(INDEX).symlink_metadata() {
+        Ok(_) if force => Ok(()),
+        Err(_) if force => {
+            Err(Error::FileType { path: path.to_owned(), expected: "an authority's folder, nor empty" })
+        }
+        _ => Err(Error::Exists(path.to_owned())),
+    }
 }
 
 /// Moves an authority that nobody is working with out of the way.

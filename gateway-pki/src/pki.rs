@@ -2,7 +2,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use rcgen::PublicKeyData as _;
 use time::OffsetDateTime;
+use zeroize::Zeroizing;
 
 use crate::authority::SigningAuthority;
 use crate::certificate::ReadBack;
@@ -142,15 +144,15 @@ impl Pki {
     /// Opens an authority's key.
     pub fn unlock(&self, role: Role, passphrase: Option<&Passphrase>) -> Result<SigningAuthority> {
         let path = self.key_path(role);
-        let pem = zeroize::Zeroizing::new(self.authority_key(role)?);
+        let pem = self.authority_key(role)?;
         let key = PrivateKey::read(&path, &pem, passphrase)?;
         SigningAuthority::new(self.authority(role)?, key, &path, &self.folder.at(&format!("{role}.crt")))
     }
 
-    fn authority_key(&self, role: Role) -> Result<Vec<u8>> {
+    fn authority_key(&self, role: Role) -> Result<Zeroizing<Vec<u8>>> {
         let name = format!("{role}.key");
         let missing = || Error::Key { path: self.folder.at(&name), fault: "the file is missing" };
-        self.folder.read(&name, MAX_FILE)?.ok_or_else(missing)
+        self.folder.read(&name, MAX_FILE)?.map(Zeroizing::new).ok_or_else(missing)
     }
 
     /// Returns the files of a certificate.
@@ -174,12 +176,11 @@ impl Pki {
 
     /// Returns a certificate's private key in PEM as it is on disk, or `None` if it is elsewhere. Fails if it is not
     /// encrypted and not the certificate's.
-    pub fn key_pem(&self, record: &Record) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>> {
-        use rcgen::PublicKeyData as _;
+    pub fn key_pem(&self, record: &Record) -> Result<Option<Zeroizing<Vec<u8>>>> {
         let Files { certificate, key: Some(path) } = self.files(record) else { return Ok(None) };
         let missing = || Error::Key { path: path.clone(), fault: "the file is missing" };
         let pem = self.folder.read(&record.file("key"), MAX_FILE)?.ok_or_else(missing)?;
-        let pem = zeroize::Zeroizing::new(pem);
+        let pem = Zeroizing::new(pem);
         if !PrivateKey::is_encrypted(&pem) {
             let key = PrivateKey::read(&path, &pem, None)?;
             if sha256(&key.subject_public_key_info()) != record.key_sha256 {

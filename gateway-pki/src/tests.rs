@@ -2,6 +2,7 @@
 mod bad_input;
 mod crash;
 mod operations;
+mod requests;
 
 use std::path::{Path, PathBuf};
 
@@ -124,4 +125,10 @@ fn files(folder: &Path) -> Vec<String> {
     collect(folder, "", &mut found);
     found.sort();
     found
+}
+
+/// Checks that an error is one sentence with these words.
+fn says<T>(result: Result<T>, words: &str) {
+    let text = result.err().unwrap().to_string();
+    assert!(text.contains(words) && !text.contains('\n') && !text.ends_with('.'), "{text}");
 }
