@@ -3,7 +3,11 @@ mod cookies;
 mod counters;
 mod flows;
 mod names;
+<<<<<<< HEAD
 mod output;
+=======
+mod pki;
+>>>>>>> h-pki
 mod reasons;
 mod reload;
 mod report;
@@ -36,10 +40,10 @@ use crate::{
 /// Exit status of `status` if the gateway is degraded.
 const DEGRADED: u8 = 3;
 
-/// Inspects a gateway: tunnels, flows, and why packets were dropped. Also detaches it.
+/// Inspects a gateway: tunnels, flows, and why packets were dropped. Also detaches it, and makes certificates.
 ///
 /// Reads the pinned eBPF maps and gatewayd's state directory, so every command works while gatewayd is not
-/// running; `status` then shows the last known state. Needs root.
+/// running; `status` then shows the last known state. Needs root, but for `pki` and `reasons`.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
@@ -99,6 +103,8 @@ enum Command {
     },
     /// Stop forwarding, detach all programs and delete all flows
     Detach,
+    /// Make and keep certificates, offline: needs no gatewayd, no network and no root
+    Pki(Box<pki::Arguments>),
 }
 
 fn main() -> ExitCode {
@@ -119,6 +125,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments, output: &mut Output<io::StdoutLock>) -> Result<ExitCode> {
     let pins = Pins::new(&arguments.pin);
     let state: &Path = &arguments.state;
+<<<<<<< HEAD
     let format = Format::new(arguments.json);
     let mut code = ExitCode::SUCCESS;
     let report = match &arguments.command {
@@ -141,6 +148,18 @@ fn run(arguments: &Arguments, output: &mut Output<io::StdoutLock>) -> Result<Exi
     };
     output.write(&report.render(format)?)?;
     Ok(code)
+=======
+    match &arguments.command {
+        Command::Status => status::report(state, &pins),
+        Command::Drops => counters::drops(&Maps::open(&pins)?, &Names::read(state)?),
+        Command::Counters => counters::counters(&Maps::open(&pins)?, &Names::read(state)?),
+        Command::Flows => flows::report(&Maps::open(&pins)?, Names::read(state)?),
+        Command::Reasons => Ok(reasons::report()),
+        Command::Reload => reload::report(state),
+        Command::Detach => detach(&pins),
+        Command::Pki(pki) => pki::run(pki),
+    }
+>>>>>>> h-pki
 }
 
 /// Stops forwarding before it removes the programs that keep customers apart. Needs only the names of the

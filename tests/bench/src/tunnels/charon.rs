@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use gateway_tests_kit::{
     namespace::Namespace,
-    process::{self, Process, wait_for},
+    process::{Process, wait_for},
 };
 
 const CHARON: &str = "/usr/lib/ipsec/charon";
@@ -20,7 +20,11 @@ pub const SHIPPED: &str = include_str!("../../../../packaging/strongswan/gateway
 pub const OF_SITES: &str = "charon {
   install_routes = no
   reuse_ikesa = no
-  threads = 80
+  threads = 48
+  # One socket receives for all sites, and loses packets.
+  retransmit_timeout = 2
+  retransmit_base = 1.3
+  retransmit_tries = 12
   ikesa_table_size = 16384
   ikesa_table_segments = 64
 }
@@ -70,9 +74,18 @@ impl Charon {
         self.process.pid()
     }
 
-    /// Returns the end of its log.
-    pub fn log_end(&self) -> String {
-        process::tail(self.process.log())
+    /// Returns the last lines of its log that have one of these words, and what the same threads log next.
+    pub fn log_of(&self, words: &[String]) -> String {
+        let text = fs::read_to_string(self.process.log()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let has = |line: &&&str| words.iter().any(|word| line.contains(word.as_str()));
+        let found: Vec<&str> = lines.iter().filter(has).copied().collect();
+        let errors = lines
+            .iter()
+            .filter(|line| line.contains("error") || line.contains("fail") || line.contains("giving up"));
+        let errors: Vec<&str> = errors.copied().collect();
+        let last = |lines: &[&str]| lines[lines.len().saturating_sub(12)..].join("\n");
+        format!("the sites' charon logs:\n{}\n…\n{}", last(&found), last(&errors))
     }
 
     /// Kills it.

@@ -1,7 +1,7 @@
 //! The sites: one charon with a connection for each.
 use std::{
     collections::VecDeque,
-    fs,
+    fmt, fs,
     io::ErrorKind,
     ops::RangeInclusive,
     path::Path,
@@ -29,9 +29,19 @@ use super::{
 };
 
 /// Sites that connect at the same time. The sites' charon keeps a thread for each.
-const AT_ONCE: usize = 60;
+const AT_ONCE: usize = 32;
 /// Longest time of one handshake.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// A site that did not connect.
+#[derive(Debug)]
+struct Failed(u32);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "site {}", self.0)
+    }
+}
 
 /// All sites.
 pub struct Sites {
@@ -89,7 +99,7 @@ impl Sites {
                 let client = self.client.clone();
                 all.spawn(async move {
                     let _permit = permit;
-                    initiate(&client, site).await.with_context(|| format!("site {site}"))
+                    initiate(&client, site).await.with_context(|| Failed(site))
                 });
                 while let Some(done) = all.try_join_next() {
                     done??;
@@ -100,7 +110,10 @@ impl Sites {
             }
             anyhow::Ok(())
         });
-        connected.with_context(|| format!("the sites' charon ends with:\n{}", self.charon.log_end()))
+        connected.map_err(|error| {
+            let site = error.downcast_ref::<Failed>().map_or(0, |failed| failed.0);
+            error.context(self.charon.log_of(&[format!("s{site}["), format!("s{site}{{")]))
+        })
     }
 
     /// Disconnects all sites.
@@ -115,7 +128,7 @@ impl Sites {
         })
     }
 
-    /// Rekeys CHILD_SAs one after the other, at `interval`, until told to stop.
+    /// Rekeys CHILD_SAs one after the other, at `interval` or as fast as the sites' charon can, until told to stop.
     pub fn rekey(&mut self, interval: Duration, stop: &AtomicBool) -> Result<()> {
         self.runtime.block_on(async {
             let mut events = Events::connect(self.charon.vici()).await?;
