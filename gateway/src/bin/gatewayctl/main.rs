@@ -3,11 +3,8 @@ mod cookies;
 mod counters;
 mod flows;
 mod names;
-<<<<<<< HEAD
 mod output;
-=======
 mod pki;
->>>>>>> h-pki
 mod reasons;
 mod reload;
 mod report;
@@ -125,7 +122,6 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments, output: &mut Output<io::StdoutLock>) -> Result<ExitCode> {
     let pins = Pins::new(&arguments.pin);
     let state: &Path = &arguments.state;
-<<<<<<< HEAD
     let format = Format::new(arguments.json);
     let mut code = ExitCode::SUCCESS;
     let report = match &arguments.command {
@@ -145,21 +141,10 @@ fn run(arguments: &Arguments, output: &mut Output<io::StdoutLock>) -> Result<Exi
         Command::Reasons => reasons::report(),
         Command::Reload { force } => reload::report(state, &pins, *force)?,
         Command::Detach => detach(&pins)?,
+        Command::Pki(pki) => pki::run(pki)?,
     };
     output.write(&report.render(format)?)?;
     Ok(code)
-=======
-    match &arguments.command {
-        Command::Status => status::report(state, &pins),
-        Command::Drops => counters::drops(&Maps::open(&pins)?, &Names::read(state)?),
-        Command::Counters => counters::counters(&Maps::open(&pins)?, &Names::read(state)?),
-        Command::Flows => flows::report(&Maps::open(&pins)?, Names::read(state)?),
-        Command::Reasons => Ok(reasons::report()),
-        Command::Reload => reload::report(state),
-        Command::Detach => detach(&pins),
-        Command::Pki(pki) => pki::run(pki),
-    }
->>>>>>> h-pki
 }
 
 /// Stops forwarding before it removes the programs that keep customers apart. Needs only the names of the
