@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::{logs::Logs, reload::HeldBack, sites_file::SitesFile};
+use self::{logs::Logs, sites_file::SitesFile};
 use crate::{
     adoption::adopt_ids,
     approval,
@@ -32,6 +32,7 @@ use crate::{
     dataplane::DataPlane,
     events::{Events, Names},
     failures::{Attempt, Failures},
+    held_back::HeldBack,
     inputs::{Inputs, Reading},
     kernel::{
         clock::monotonic_ns,

@@ -1,5 +1,5 @@
-//! What of a gateway part can come into force now: interfaces and tables stay while they are in use, and credentials stay
-//! until there are others without a fault.
+//! Bounds of a gateway part that is to come into force: interfaces and tables stay while they are in use, and credentials
+//! stay until there are others without a fault.
 use std::{
     mem,
     path::{Path, PathBuf},
@@ -29,7 +29,7 @@ pub struct Fit {
 }
 
 impl Fit {
-    /// Bounds nothing. Where the credentials of a gateway part have faults, `former` names those to fall back to.
+    /// Bounds nothing. `former` names the credentials to fall back to if those of a gateway part have faults.
     pub fn new(folder: &Path, former: Option<Ipsec>) -> Self {
         let file = folder.join("gateway.toml");
         Self { file, interfaces: None, tables: None, former, loaded: None, credentials: None }

@@ -31,7 +31,7 @@ pub struct Reading {
     pub inputs: Option<Inputs>,
     /// Every fault of the files.
     pub faults: Faults,
-    /// What is in force in place of what has faults.
+    /// Lines that tell which former versions are in force in place of faulty ones, and who is not served at all.
     pub consequences: Vec<String>,
     /// The removals because of which the policies are held back.
     pub held_back: Option<Removals>,
@@ -82,7 +82,7 @@ impl Inputs {
         reading
     }
 
-    /// Reads policies and secrets again. What these inputs have stays in place of what has faults or cannot come into
+    /// Reads policies and secrets again. These inputs stay in force in place of parts that have faults or cannot come into
     /// force. `approved` removals are not held back.
     pub fn reload(&self, folder: &Path, tables: Limits, approved: Option<&Removals>) -> Reading {
         let gateway = &self.policy.gateway;

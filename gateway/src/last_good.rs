@@ -29,7 +29,7 @@ const VERSION: u32 = 1;
 /// Permission bits of everyone but the owner.
 const OTHERS: u32 = 0o077;
 
-/// What a policy in force was read from.
+/// The files that a policy in force was read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LastGood {
     /// The texts of its files.

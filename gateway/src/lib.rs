@@ -14,6 +14,7 @@ pub mod failures;
 pub mod fingerprint;
 pub mod fit;
 pub mod health;
+pub mod held_back;
 pub mod inputs;
 pub mod kernel;
 pub mod last_good;

@@ -237,7 +237,7 @@ fn full_disk(place: &Place) -> Result<()> {
     let now = status(place)?;
     ensure!(served(&now) == ["globex"], "{now:?}");
     says(&now.failed, "the policies are not kept for the next start")?;
-    // What was kept is older: it has acme.
+    // The policy that was kept is older: it has acme.
     ensure!(!place.path("state").join(last_good::FILE).exists());
     for file in ["ids.toml", last_good::FILE] {
         fs::remove_dir(place.path("state").join(format!("{file}.new")))?;

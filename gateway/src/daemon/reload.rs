@@ -16,39 +16,26 @@ use crate::{
         sites::Sites,
     },
     events::Names,
-    inputs::{Inputs, Reading},
-    kernel::{clock::monotonic_ns, interface::Interface, programs::XdpState},
-    policy::{Limits, Policy, Removals},
+    held_back::HeldBack,
+    inputs::Inputs,
+    kernel::{interface::Interface, programs::XdpState},
+    policy::{Limits, Policy},
     registry::Assignment,
 };
 
-/// Removals that are held back, until a reload has none or they are approved.
-pub(super) struct HeldBack {
-    /// The time on CLOCK_MONOTONIC, which names them.
-    pub since_ns: u64,
-    removals: Removals,
-}
-
-impl HeldBack {
-    pub fn of(reading: &Reading) -> Option<Self> {
-        Some(Self { since_ns: monotonic_ns(), removals: reading.held_back.clone()? })
-    }
-}
-
 impl Daemon {
-    /// Reads the policies again. What has faults or cannot come into force keeps its last valid state, and nothing else
-    /// waits for it.
+    /// Reads the policies again. Each part that has faults or cannot come into force keeps its last valid state, and no
+    /// other part waits for it.
     pub(super) fn reload(&mut self) {
-        let approved = approval::take(&self.options.state);
-        let approved = self.held_back.take().filter(|held| approved == Some(held.since_ns));
-        let approved = approved.as_ref().map(|held| &held.removals);
+        let approval = approval::take(&self.options.state);
+        let approved = self.held_back.as_ref().filter(|held| approval == Some(held.since_ns));
         let tables = Limits {
             tunnels: self.sizes.tunnels,
             customers: self.sizes.customers,
             flows: self.sizes.flows,
             flows6: Some(self.sizes.flows6),
         };
-        let reading = self.inputs.reload(&self.options.policy, tables, approved);
+        let reading = self.inputs.reload(&self.options.policy, tables, approved.map(|held| &held.removals));
         reading.log();
         self.status.faults = reading.lines();
         self.held_back = HeldBack::of(&reading);

@@ -63,8 +63,8 @@ pub(super) fn own_conflicts<'d>(
 /// Returns the version of a customer that is in force, if there is one.
 type InForce<'k, 'd> = &'k dyn Fn(&CustomerName) -> Option<&'d CustomerDocument>;
 
-/// Returns the conflicts of all customers together with the limits, at most one for each limit. What customers have in
-/// force is theirs; whoever asks for more than fits beside it is a party, the largest demand first.
+/// Returns the conflicts of all customers together with the limits, at most one for each limit. Customers keep
+/// their shares in force; those that ask for more than fits beside these are parties, the largest demands first.
 pub(super) fn limit_conflicts<'d>(
     gateway: &'d GatewayDocument,
     customers: &[&'d CustomerDocument],

@@ -147,7 +147,7 @@ fn restricted_inputs_have_what_both_have() {
     folder.write("globex", &customer("globex", 22).replace("berlin.globex", "other.globex"));
     let newer = folder.reload(&before).inputs.unwrap();
     let restricted = before.restricted_to(&newer);
-    // Of globex nothing is left: its site's peer is another one. acme's server is the former one.
+    // globex has nothing left: its site's peer is another one. acme's server is the former one.
     let reading = Reading { inputs: Some(restricted), ..folder.reload(&before) };
     assert_eq!(servers(&reading), ["acme 11"]);
     let policy = reading.inputs.unwrap().policy;
