@@ -74,7 +74,7 @@ pub struct Status {
 pub struct PolicyStatus {
     /// Number of the policy, from 1: each one that differs from the one before has the next, also across restarts.
     pub generation: u64,
-    /// The policy's [`fingerprint`](crate::fingerprint::fingerprint).
+    /// The policy's [`fingerprint`].
     pub sha256: String,
     /// The time at which it came into force.
     pub since_ns: u64,

@@ -178,10 +178,7 @@ fn policy_is_told(place: &Place) -> Result<()> {
     let refused = wait_for_status(place, "the fault", |status| status["faults"][0].is_string())?;
     ensure!(refused["policy"]["generation"] == 3, "{refused}");
     let reasons = refused["reasons"].to_string();
-    ensure!(
-        reasons.contains("2 policy faults, the first: ") && reasons.contains("initech.toml:1:"),
-        "{reasons}"
-    );
+    ensure!(reasons.contains(" policy fault") && reasons.contains("initech.toml:1:"), "{reasons}");
     Ok(())
 }
 
