@@ -3,6 +3,7 @@ mod cookies;
 mod counters;
 mod flows;
 mod names;
+mod quotas;
 mod reasons;
 mod reload;
 mod report;
@@ -72,6 +73,8 @@ enum Command {
     Drops,
     /// Count passed packets and opened connections by customer
     Counters,
+    /// Show the use of quotas by customer, and of the shares of their sites
+    Quotas,
     /// List the connections in the flow tables
     Flows,
     /// List all drop reasons with their numbers and meanings
@@ -101,6 +104,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
         Command::Status => status::report(state, &pins),
         Command::Drops => counters::drops(&Maps::open(&pins)?, &Names::read(state)?),
         Command::Counters => counters::counters(&Maps::open(&pins)?, &Names::read(state)?),
+        Command::Quotas => quotas::report(&Maps::open(&pins)?, state),
         Command::Flows => flows::report(&Maps::open(&pins)?, Names::read(state)?),
         Command::Reasons => Ok(reasons::report()),
         Command::Reload => reload::report(state),
