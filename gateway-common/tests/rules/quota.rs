@@ -164,6 +164,26 @@ fn refused_handshake_returns_the_half_open_charge() {
     }
 }
 
+/// A server that is not up answers each SYN with a RST. The flow takes its place in the table until it is removed,
+/// but is no handshake.
+#[test]
+fn reset_in_answer_to_a_syn_returns_the_half_open_charge() {
+    for v6 in FAMILIES {
+        let resets = |world: &World, from_server: bool| match from_server {
+            true => from_lan(world, &answer(v6, tcp(0x14, 0, 1001))),
+            false => from_device(world, &request(v6, tcp(0x04, 1001, 0))),
+        };
+        for from_server in [true, false] {
+            let world = opened(v6);
+            assert_eq!(reason(resets(&world, from_server)), None);
+            assert_eq!((charged(&world), shared(&world, 1)), ((1, 0), (1, 1, 0)));
+            // Over at once: the same ports open anew, as a handshake.
+            assert!(from_device(&world, &syn(v6)).opened);
+            assert_eq!((charged(&world), shared(&world, 1)), ((1, 1), (1, 1, 1)));
+        }
+    }
+}
+
 /// A time when every open flow has expired.
 pub const LATER_NS: u64 = 8_000 * SECOND_NS;
 
