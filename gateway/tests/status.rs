@@ -31,7 +31,7 @@ const WATCHDOG: Duration = Duration::from_millis(800);
 const WITH_CHARON: &str = "charon_that_is_stopped_killed_or_back_is_named";
 /// Status of `gatewayctl status` for a gateway that is degraded.
 const DEGRADED: Option<i32> = Some(3);
-const SUBCOMMANDS: [&[&str]; 15] = [
+const SUBCOMMANDS: [&[&str]; 17] = [
     &["status"],
     &["status", "--json"],
     &["status", "--brief"],
@@ -39,6 +39,8 @@ const SUBCOMMANDS: [&[&str]; 15] = [
     &["drops", "--json"],
     &["counters"],
     &["counters", "--json"],
+    &["quotas"],
+    &["quotas", "--json"],
     &["flows"],
     &["flows", "--json"],
     &["reasons"],

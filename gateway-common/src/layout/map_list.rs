@@ -369,6 +369,9 @@ maps! {
     /// Use of quotas by customer id.
     USAGE: Array(u32 => Usage), Bound::CustomerIds, Pinned,
         written by [Ingress, Expiry], read by [InternetIngress, Gatewayctl];
+    /// Use of the sites' shares of their customers' quotas, by site number.
+    SHARES: Array(u32 => Usage), Bound::TunnelIds, Pinned,
+        written by [Ingress, Expiry], read by [InternetIngress, Gatewayctl];
     /// Counters, event budget and cached next hops by customer id.
     COUNTERS: PerCpuArray(u32 => Counters), Bound::CustomerIds, Pinned,
         written by [Ingress, InternetEgress], read by [Ingress, InternetEgress, Gatewayctl];

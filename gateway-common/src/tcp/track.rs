@@ -331,8 +331,10 @@ fn accept(step: Step, was: u8, next: u8) {
 
     if !flow.has(status::REPLY_SEEN) {
         if is_rst {
-            // Only a SYN was ever seen: over at once.
+            // Only a SYN was ever seen: over at once, and no longer half-open. Else its place among the customer's
+            // half-open flows would be taken until the timing wheel comes round.
             flow.expires = now;
+            flow.last &= !status::HALF_OPEN;
             note_reply(flow, direction);
             return;
         }

@@ -41,6 +41,7 @@ pub struct Maps {
     flows: Flows<Ipv4>,
     flows6: Flows<Ipv6>,
     usage: Array<MapData, Usage>,
+    shares: Array<MapData, Usage>,
     wheels: Array<MapData, Wheel>,
     counted: CountedMaps,
     bulk: BulkMaps,
@@ -106,6 +107,7 @@ impl Maps {
             flows: handle::hash(pins, &map_list::FLOWS)?,
             flows6: handle::hash(pins, &map_list::FLOWS6)?,
             usage: handle::array(pins, &map_list::USAGE)?,
+            shares: handle::array(pins, &map_list::SHARES)?,
             wheels: handle::array(pins, &map_list::WHEELS)?,
             counted: CountedMaps::open(pins)?,
             bulk: BulkMaps {
@@ -246,6 +248,16 @@ impl Maps {
     /// Writes what a customer has taken of its quota. For tests.
     pub fn set_usage(&mut self, customer: u32, usage: &Usage) -> Result<()> {
         self.usage.set(customer, usage, 0).context("write USAGE")
+    }
+
+    /// Returns what a site has taken of its share. It counts only if its `customer` is the site's.
+    pub fn share(&self, site: u32) -> Result<Usage> {
+        self.shares.get(&site, 0).context("read SHARES")
+    }
+
+    /// Writes what a site has taken of its share. For tests.
+    pub fn set_share(&mut self, site: u32, usage: &Usage) -> Result<()> {
+        self.shares.set(site, usage, 0).context("write SHARES")
     }
 
     /// Returns the timing wheels, by CPU.

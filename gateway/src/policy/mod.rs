@@ -38,7 +38,7 @@ pub use fault::{Fault, Faults, Invalid, Position};
 pub(crate) use files::MAX_FILE_BYTES;
 pub use gateway::{Gateway, Ipsec, Management, Midstream, Protocol};
 pub use identity::Identity;
-pub use limits::{DEFAULT_SERVER_PORT, Limits, MAX_LAN_PREFIXES, MAX_MANAGEMENT, Quota, Timeouts};
+pub use limits::{DEFAULT_SERVER_PORT, Limits, MAX_LAN_PREFIXES, MAX_MANAGEMENT, Quota, SiteQuota, Timeouts};
 pub use load::{Reload, load, reload, reload_with, restore};
 pub use model::Policy;
 pub use names::{CustomerName, InterfaceName, SiteName, connection_name, parse_connection_name};

@@ -5,6 +5,7 @@ mod flows;
 mod names;
 mod output;
 mod pki;
+mod quotas;
 mod reasons;
 mod reload;
 mod report;
@@ -88,6 +89,8 @@ enum Command {
     Drops,
     /// Count passed packets and opened connections by customer
     Counters,
+    /// Show the use of quotas by customer, and of the shares of their sites
+    Quotas,
     /// List the connections in the flow tables
     Flows(Filters),
     /// List all drop reasons with their numbers and meanings
@@ -134,6 +137,7 @@ fn run(arguments: &Arguments, output: &mut Output<io::StdoutLock>) -> Result<Exi
         }
         Command::Drops => counters::drops(&Maps::open(&pins)?, &Names::read(state)?)?,
         Command::Counters => counters::counters(&Maps::open(&pins)?, &Names::read(state)?)?,
+        Command::Quotas => quotas::report(&Maps::open(&pins)?, state)?,
         Command::Flows(filters) => {
             flows::list(&pins, &Names::read(state)?, filters, format, output)?;
             return Ok(code);
