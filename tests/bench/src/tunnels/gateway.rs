@@ -55,6 +55,11 @@ impl Gateway {
     pub fn start(ground: &Ground, sites: &Sites) -> Result<(Self, Duration)> {
         let run = ground.run();
         sites.write_credentials(run)?;
+        // What a gatewayd with other policies has left would hold back the removal of its customers.
+        let state = run.join("state");
+        if state.exists() {
+            fs::remove_dir_all(&state)?;
+        }
         let charon = Charon::start(&ground.gateway, run, SHIPPED)?;
         let begun = Instant::now();
         let mut daemon = Process::start(command(&ground.gateway)?, &run.join("gatewayd.log"))?;
