@@ -47,7 +47,7 @@ enum Part {
     Control,
     /// Kernel memory for each flow and each customer
     Memory,
-    /// What IKE and gatewayd take with 10,000 tunnels, with real charons at both ends
+    /// The cost of 10,000 tunnels: IKE, and gatewayd, with real charons at both ends
     Tunnels,
 }
 

@@ -25,7 +25,7 @@ enum Task {
     Control(control::Choices),
     /// Kernel memory for each flow and each customer
     Memory(memory::Choices),
-    /// What IKE and gatewayd take with many tunnels
+    /// The cost of many tunnels: IKE, and gatewayd
     Tunnels(tunnels::Choices),
     /// Write tables and plots from new and stored figures
     Report(report::Choices),

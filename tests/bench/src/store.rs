@@ -29,7 +29,7 @@ pub enum Part {
     Control,
     /// Kernel memory
     Memory,
-    /// IKE and gatewayd with many tunnels
+    /// Many tunnels
     Tunnels,
 }
 

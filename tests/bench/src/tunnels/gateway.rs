@@ -55,7 +55,7 @@ impl Gateway {
     pub fn start(ground: &Ground, sites: &Sites) -> Result<(Self, Duration)> {
         let run = ground.run();
         sites.write_credentials(run)?;
-        // What a gatewayd with other policies has left would hold back the removal of its customers.
+        // A gatewayd with other policies has left its last good one, which would hold back the removal of its customers.
         let state = run.join("state");
         if state.exists() {
             fs::remove_dir_all(&state)?;

@@ -1,4 +1,4 @@
-//! What processes use.
+//! Processes' use of CPUs and memory.
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
