@@ -40,9 +40,10 @@ use crate::{
         maps::Maps,
         network::Network,
         paths::Paths,
-        pins::{Pins, START_LIMIT},
+        pins::Pins,
         programs::{Sizes, XdpState},
     },
+    lock::{START_LIMIT, hold_forwarding},
     registry::{Assignment, Registry},
     session::Session,
     status::{CHARON_PROCESS, Status},
@@ -169,7 +170,7 @@ impl Daemon {
             flows: limits.flows,
             flows6: inputs.policy.flows6(),
         };
-        let held = options.pins.hold(START_LIMIT)?;
+        let held = hold_forwarding(&options.state, START_LIMIT)?;
         let mut plane = DataPlane::start(&options.pins, sizes, &interfaces.0, &interfaces.1)?;
         let maps = Maps::open(&options.pins)?;
         let events = Events::open(&options.pins, plane.ebpf())?;
@@ -339,7 +340,7 @@ impl Daemon {
         }
         // Attach after filling the maps, so that forwarding starts with complete maps. Never attach without
         // pins: `gatewayctl detach` removed them to stop forwarding.
-        let held = self.options.pins.hold(ENSURE_LIMIT)?;
+        let held = hold_forwarding(&self.options.state, ENSURE_LIMIT)?;
         if self.options.pins.exist() {
             if let Err(error) = self.plane.ensure(&internet, &lan, self.inputs.policy.has_v6_server()) {
                 attempt.fail(format!("{error:#}"));

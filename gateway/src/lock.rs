@@ -1,8 +1,9 @@
-//! Locks on directories. One daemon works in a directory: two would undo each other's changes.
+//! Locks. One daemon works in a directory, and one process at a time changes programs and forwarding: two would undo each
+//! other's changes.
 use std::{
     fs::{self, File, TryLockError},
     io::ErrorKind,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -12,6 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::stat::{major, minor};
 
 use crate::process::Process;
+
+/// Longest time that a start keeps programs and forwarding to itself: the kernel verifies the programs meanwhile, which
+/// takes long on an emulated machine.
+pub const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// Locks an existing directory itself, not a file in it: whoever works in it has to pass this, by whatever path and in
 /// whatever namespace. The lock lasts until the returned file is closed, at the latest when the process ends for any
@@ -31,20 +36,21 @@ pub fn lock(directory: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Waits for the lock on a directory, which lasts until the returned file is closed. For short work: fails if another
-/// process holds it longer than this.
-pub fn wait(directory: &Path, limit: Duration) -> Result<File> {
+/// Waits until nobody else changes programs and forwarding together, and keeps others from it until the returned file is
+/// closed. The lock is that of a file in the state directory, which is gatewayd's alone: who may open a file may lock it.
+/// Fails after `limit`.
+pub fn hold_forwarding(state: &Path, limit: Duration) -> Result<File> {
     const PAUSE: Duration = Duration::from_millis(2);
-    let context = || format!("lock {}", directory.display());
-    let file = File::open(directory).with_context(context)?;
+    let path = state.join("forwarding.lock");
+    let context = || format!("lock {}", path.display());
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.with_context(context)?;
     let begun = Instant::now();
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if begun.elapsed() < limit => thread::sleep(PAUSE),
-            Err(TryLockError::WouldBlock) => {
-                bail!("another process keeps {} locked", directory.display())
-            }
+            Err(TryLockError::WouldBlock) => bail!("another process keeps {} locked", path.display()),
             Err(TryLockError::Error(error)) => return Err(error).with_context(context),
         }
     }

@@ -4,7 +4,6 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -16,18 +15,11 @@ use nix::{
 };
 use tracing::warn;
 
-use crate::{
-    kernel::mounts,
-    lock::{self, lock},
-};
+use crate::{kernel::mounts, lock::lock};
 
 /// The default directory of pins. Under /run and not under /sys/fs/bpf: `ip netns exec` mounts a fresh /sys,
 /// which would hide them (docs/facts.md: netns-exec-mounts-sys).
 pub const DEFAULT_DIRECTORY: &str = "/run/gateway/bpf";
-
-/// Longest time that a start keeps programs and forwarding to itself: the kernel verifies the programs meanwhile, which
-/// takes long on an emulated machine.
-pub const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// A directory on a bpffs that holds all pins of one gateway.
 #[derive(Clone, Debug)]
@@ -59,13 +51,6 @@ impl Pins {
     /// Returns true if a gateway's maps are pinned here.
     pub fn exist(&self) -> bool {
         self.map(map_list::SETTINGS.description.name).exists()
-    }
-
-    /// Waits until nobody else changes programs and forwarding together, and keeps others from it until the returned file is
-    /// closed. The lock is that of the directory above: the bpffs comes and goes. Fails after `limit`.
-    pub fn hold(&self, limit: Duration) -> Result<File> {
-        let above = self.directory.parent().filter(|above| *above != Path::new(""));
-        lock::wait(above.unwrap_or(Path::new(".")), limit)
     }
 
     /// Creates the directory, and mounts a bpffs on it unless it is on one, in whatever mount namespace this process is:

@@ -22,10 +22,13 @@ use std::{
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use gateway::kernel::{
-    interface,
-    maps::Maps,
-    pins::{DEFAULT_DIRECTORY, Pins, START_LIMIT},
+use gateway::{
+    kernel::{
+        interface,
+        maps::Maps,
+        pins::{DEFAULT_DIRECTORY, Pins},
+    },
+    lock::{START_LIMIT, hold_forwarding},
 };
 
 use crate::{
@@ -144,7 +147,7 @@ fn run(arguments: &Arguments, output: &mut Output<io::StdoutLock>) -> Result<Exi
         }
         Command::Reasons => reasons::report(),
         Command::Reload { force } => reload::report(state, &pins, *force)?,
-        Command::Detach => detach(&pins)?,
+        Command::Detach => detach(state, &pins)?,
         Command::Pki(pki) => pki::run(pki)?,
     };
     output.write(&report.render(format)?)?;
@@ -153,9 +156,9 @@ fn run(arguments: &Arguments, output: &mut Output<io::StdoutLock>) -> Result<Exi
 
 /// Stops forwarding before it removes the programs that keep customers apart. Needs only the names of the
 /// pins, so it works for any version that pinned them.
-fn detach(pins: &Pins) -> Result<Report> {
+fn detach(state: &Path, pins: &Pins) -> Result<Report> {
     // A gatewayd that finds its programs attached turns forwarding on.
-    let _held = pins.hold(START_LIMIT);
+    let _held = hold_forwarding(state, START_LIMIT);
     interface::stop_forwarding()?;
     pins.remove()?;
     Ok(Report::line("detached: nothing is forwarded; restart gatewayd to attach again"))
