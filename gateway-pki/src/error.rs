@@ -161,6 +161,14 @@ pub enum Error {
         /// The end of the certificate.
         until: String,
     },
+    /// The identity has certificates of another name: a revocation by name would miss some.
+    #[error("{identity} has certificates of the name {name} already: use that name")]
+    IdentityTaken {
+        /// The identity.
+        identity: String,
+        /// The name of its certificates.
+        name: String,
+    },
     /// The name is used for another identity or kind.
     #[error("{name} is already the name of the {kind} {identity}: choose another one with --name")]
     NameTaken {

@@ -210,7 +210,13 @@ impl Pki {
         }
         for record in &self.index.certificates {
             let same_name = record.name == new.name;
-            if same_name && (record.kind, &record.identity) != (new.kind, &new.identity) {
+            let same_identity = record.identity == new.identity;
+            // So that a revocation by name has all certificates of an identity.
+            if same_identity && !same_name {
+                let (identity, name) = (record.identity.to_string(), record.name.to_string());
+                return Err(Error::IdentityTaken { identity, name });
+            }
+            if same_name && (!same_identity || record.kind != new.kind) {
                 return Err(Error::NameTaken {
                     name: record.name.to_string(),
                     kind: record.kind.name(),
@@ -218,12 +224,18 @@ impl Pki {
                 });
             }
             let usable = matches!(record.state(self.now), State::Valid | State::NotYet);
-            if usable && !new.force && (same_name || record.identity == new.identity) {
+            if usable && !new.force && same_name {
                 let (_, until) = record.period();
                 return Err(Error::Certified { name: record.name.to_string(), until: utc(until) });
             }
         }
-        Ok(())
+        // A name that looks like another identity would be taken for it.
+        match new.name.as_str().parse::<Identity>() {
+            Ok(other) if new.name.as_str().contains('.') && other != new.identity => {
+                Err(Error::Name(new.name.to_string()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Fails if the key is another's, an authority's, or was revoked for a reason that may be the key. A name may have its

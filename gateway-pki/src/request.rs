@@ -106,13 +106,14 @@ impl Request {
         }
     }
 
-    /// Fails if the request names someone else. A request without any name is for whoever brings it.
+    /// Fails if the request names someone else. A request without any name at all is for whoever brings it.
     pub(crate) fn check(&self, identity: &Identity) -> Result<()> {
         let wanted = identity.to_string();
         let is_wanted = |name: &String| name.eq_ignore_ascii_case(&wanted);
         let named = match identity {
             Identity::Dn(name) => self.subject.as_ref() == Some(name),
             _ if !self.alternative_names.is_empty() => self.alternative_names.iter().any(is_wanted),
+            _ if self.common_names.is_empty() => self.subject_text.is_empty(),
             _ => self.common_names.iter().all(is_wanted),
         };
         if named {

@@ -6,7 +6,7 @@ mod reload;
 mod reports;
 mod sites_file;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, mem, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -36,7 +36,7 @@ use crate::{
     inputs::{Inputs, Reading},
     kernel::{
         clock::monotonic_ns,
-        interface::Interface,
+        interface::{self, Interface},
         maps::Maps,
         network::Network,
         paths::Paths,
@@ -52,6 +52,8 @@ use crate::{
 
 /// Interval of reconciliations when no event occurs.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(10);
+/// Delay after a change of path MTUs: a site may cause as many as it likes, and each concerns all sites.
+const PATHS_DEBOUNCE: Duration = Duration::from_secs(1);
 /// Delay after a change of an interface, so that one reconciliation serves a burst of changes.
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Interval of reconciliations after a failure.
@@ -113,6 +115,10 @@ pub struct Daemon {
     held_back: Option<HeldBack>,
     /// The reason why the policy in force is not kept on disk.
     unsaved: Option<String>,
+    /// True if new customers and sites have no numbers yet, because these cannot be written.
+    unnumbered: bool,
+    /// True if a change of the maps failed that an event led to.
+    unapplied: bool,
     status: Status,
     sites_file: SitesFile,
     /// When charon began the list of all SAs, on CLOCK_MONOTONIC.
@@ -206,6 +212,8 @@ impl Daemon {
             failures: Failures::default(),
             held_back,
             unsaved: None,
+            unnumbered: false,
+            unapplied: false,
             status,
             sites_file: SitesFile::default(),
             listing_since_ns: 0,
@@ -231,6 +239,9 @@ impl Daemon {
             tokio::select! {
                 report = self.session.next() => {
                     self.handle_report(report);
+                    if mem::take(&mut self.unapplied) {
+                        due.reconcile = due.reconcile.min(Instant::now() + DEBOUNCE);
+                    }
                     due.changed();
                 }
                 () = self.network.changed() => {
@@ -239,7 +250,7 @@ impl Daemon {
                 learnt = self.paths.changed() => {
                     self.learnt = learnt;
                     self.sites_file.all();
-                    due.reconcile = Instant::now();
+                    due.reconcile = due.reconcile.min(Instant::now() + PATHS_DEBOUNCE);
                 }
                 () = sleep_until(due.reconcile) => {
                     due.reconcile = Instant::now() + self.reconcile_maps();
@@ -285,6 +296,11 @@ impl Daemon {
         };
         if self.unsaved.is_some() {
             self.save(&self.inputs.clone());
+        }
+        if self.unnumbered {
+            self.reload();
+            self.publish_policy();
+            self.try_reconcile();
         }
         // After a failure, too: another process would fail alike.
         self.manager.alive(&self.describe());
@@ -340,15 +356,23 @@ impl Daemon {
         }
         // Attach after filling the maps, so that forwarding starts with complete maps. Never attach without
         // pins: `gatewayctl detach` removed them to stop forwarding.
-        let held = hold_forwarding(&self.options.state, ENSURE_LIMIT)?;
-        if self.options.pins.exist() {
-            if let Err(error) = self.plane.ensure(&internet, &lan, self.inputs.policy.has_v6_server()) {
+        let held = hold_forwarding(&self.options.state, ENSURE_LIMIT);
+        let any_v6_server = self.inputs.policy.has_v6_server();
+        if self.options.pins.exist()
+            && let Err(error) = self.plane.ensure(&internet, &lan, any_v6_server)
+        {
+            attempt.fail(format!("{error:#}"));
+        }
+        // Asked once more: without the lock, `gatewayctl detach` may have been at work meanwhile.
+        if !self.options.pins.exist() {
+            if let Err(error) = interface::stop_forwarding() {
                 attempt.fail(format!("{error:#}"));
             }
-        } else {
             attempt.fail(DETACHED.to_owned());
         }
-        drop(held);
+        if let Err(error) = held {
+            attempt.fail(format!("{error:#}"));
+        }
         self.interfaces = (internet, lan);
         Ok(attempt)
     }

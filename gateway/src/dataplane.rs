@@ -30,8 +30,8 @@ impl DataPlane {
         let indices = (internet.index, lan.index);
         let adopted = is_attached(pins, indices);
         if !adopted {
-            interface::set_forwarding(&lan.name, false)?;
-            interface::set_forwarding6(&lan.name, false)?;
+            // On all interfaces: the programs may have been attached to others.
+            interface::stop_forwarding()?;
             programs::unpin_links(pins)?;
         }
         let mut ebpf = programs::load(pins, sizes, Purpose::Gateway)?;
@@ -55,11 +55,10 @@ impl DataPlane {
     /// there is no native XDP.
     pub fn ensure(&mut self, internet: &Interface, lan: &Interface, any_v6_server: bool) -> Result<()> {
         let indices = (internet.index, lan.index);
-        if indices != self.attached {
-            warn!("an interface was recreated: attaching to it");
-            interface::set_forwarding(&lan.name, false)?;
-            interface::set_forwarding(&internet.name, false)?;
-            interface::set_forwarding6(&lan.name, false)?;
+        if indices != self.attached || !links_are_pinned(&self.pins) {
+            warn!("an interface was recreated, or programs are detached: attaching them");
+            // On all interfaces: those that had the programs may have other names now.
+            interface::stop_forwarding()?;
             programs::unpin_links(&self.pins)?;
             self.xdp = programs::attach(&mut self.ebpf, &self.pins, &internet.name, &lan.name)?;
             self.attached = indices;
@@ -95,9 +94,13 @@ impl DataPlane {
 /// Returns true if all programs of an earlier gatewayd are attached to these very interfaces.
 fn is_attached(pins: &Pins, indices: (u32, u32)) -> bool {
     let settings = Maps::open(pins).context("no pins").and_then(|maps| maps.settings());
-    // The XDP link is missing if the driver does not support XDP.
-    let links = Hook::ALL.iter().filter(|hook| **hook != Hook::InternetXdp);
     settings.is_ok_and(|settings| {
         settings.ready == 1 && (settings.internet_ifindex, settings.lan_ifindex) == indices
-    }) && links.clone().all(|hook| pins.link(*hook).exists())
+    }) && links_are_pinned(pins)
+}
+
+/// Returns true if all links are pinned. That of XDP is missing if the driver does not support XDP.
+fn links_are_pinned(pins: &Pins) -> bool {
+    let mut links = Hook::ALL.iter().filter(|hook| **hook != Hook::InternetXdp);
+    links.all(|hook| pins.link(*hook).exists())
 }

@@ -8,13 +8,14 @@ use crate::{
     kernel::{clock::monotonic_ns, pins::Pins},
     lock::holder,
     process::{Process, RunState},
+    session::AUDIT_SHARE,
     status::{CHARON_PROCESS, Status},
 };
 
 /// Intervals of reconciliations without one after which gatewayd hangs.
 const LATE_INTERVALS: u64 = 3;
-/// Age of the last list of all SAs, beyond a hundred times what it took, from which the lists are overdue. They come after
-/// fifty times that, and after 10 s at least.
+/// Age of the last list of all SAs, beyond twice the interval of lists, from which they are overdue. The interval is
+/// [`AUDIT_SHARE`] times what a list took, and 10 s at least.
 const LATE_AUDIT_SECONDS: u64 = 60;
 /// Longest reason that is a quotation, in characters. The lists below the reasons have the whole of it.
 const MAX_QUOTE: usize = 160;
@@ -127,7 +128,7 @@ impl Processes {
             (None, None) => Some(format!("charon is not followed yet, for {seconds} s")),
             (Some(_), None) => {
                 let age = status.audited_ns.map(|audited| self.seconds_since(audited))?;
-                (age > LATE_AUDIT_SECONDS + status.audit_took_ms / 10)
+                (age > LATE_AUDIT_SECONDS + 2 * u64::from(AUDIT_SHARE) * status.audit_took_ms / 1000)
                     .then(|| format!("charon has not listed its SAs for {age} s"))
             }
         }

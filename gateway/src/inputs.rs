@@ -51,7 +51,7 @@ impl Inputs {
         let mut fit = Fit::new(folder, ipsec.clone());
         fit.tables = tables;
         let mut reload = reload_with(folder, None, &mut |gateway| fit.adopt(gateway));
-        let mut is_unlisted = reload.unlisted && reload.policy.is_some();
+        let mut is_unlisted = reload.unlisted;
         // Reading the last good policy takes as long as reading the files, and without faults nobody needs it.
         let mut former = None;
         if !reload.faults.is_empty() {
@@ -117,19 +117,18 @@ impl Inputs {
         self.texts == other.texts && self.policy.gateway.ipsec == other.policy.gateway.ipsec
     }
 
-    /// Returns these inputs without the customers and sites that `newer` ones do not have.
-    pub fn restricted_to(&self, newer: &Self) -> Self {
-        let mut restricted = self.clone();
-        let customers = &newer.policy.customers;
-        restricted.texts.customers.retain(|name, _| customers.contains_key(name));
-        restricted.policy.customers.retain(|name, _| customers.contains_key(name));
-        for customer in restricted.policy.customers.values_mut() {
-            let newer = customers.get(&customer.name);
-            let has = |site: &Site| newer.and_then(|newer| newer.site(&site.name));
-            customer.sites.retain(|site| has(site).is_some_and(|newer| newer.identity == site.identity));
+    /// Returns the `newer` inputs as far as customers and sites have numbers: without those that these inputs do not have.
+    pub fn numbered(&self, newer: &Self) -> Self {
+        let mut numbered = newer.clone();
+        let older = &self.policy.customers;
+        numbered.policy.customers.retain(|name, _| older.contains_key(name));
+        for customer in numbered.policy.customers.values_mut() {
+            let older = older.get(&customer.name);
+            let has = |site: &Site| older.and_then(|older| older.site(&site.name));
+            customer.sites.retain(|site| has(site).is_some_and(|older| older.identity == site.identity));
         }
-        restricted.policy.customers.retain(|_, customer| !customer.sites.is_empty());
-        restricted
+        numbered.policy.customers.retain(|_, customer| !customer.sites.is_empty());
+        numbered
     }
 
     /// Returns the numbers of customers and sites as text.

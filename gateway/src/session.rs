@@ -11,6 +11,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
+    atomic,
     control::{
         bindings::{CONNECTION, Order},
         desired::Credentials,
@@ -29,7 +30,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
 /// Factor by which the interval of lists exceeds the time that a list takes: charon spends at most 0.5 % of its time on
 /// them, and gatewayd less, however many SAs there are. Events tell what happens in between.
-const AUDIT_SHARE: u32 = 200;
+pub const AUDIT_SHARE: u32 = 200;
 /// Interval of attempts after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Reports and orders that may wait.
@@ -231,7 +232,8 @@ impl Attendant {
         if self.client.loaded().await?.connections.iter().any(|name| name == CONNECTION) {
             // The record is lost or older, but charon has the connection, which it gets only after this: it is the last
             // one, and its SAs are in use.
-            return self.record(process);
+            self.record(process);
+            return Ok(());
         }
         let (cleared, wait) = oneshot::channel();
         self.report(Report::Anew(cleared)).await?;
@@ -252,14 +254,17 @@ impl Attendant {
             removed_sas,
             removed_policies, "charon is a new process: what an earlier one has left is removed"
         );
-        self.record(process)
+        self.record(process);
+        Ok(())
     }
 
-    /// Remembers which process charon is.
-    fn record(&self, process: Option<Process>) -> Result<()> {
-        let Some(process) = process else { return Ok(()) };
-        fs::write(&self.parts.record, process.to_string())
-            .with_context(|| format!("write {}", self.parts.record.display()))
+    /// Remembers which process charon is. If that is not known, `clear_away` recognises a charon by its connection.
+    fn record(&self, process: Option<Process>) {
+        let written = process
+            .map_or(Ok(()), |process| atomic::write(&self.parts.record, process.to_string().as_bytes()));
+        if let Err(error) = written {
+            warn!("cannot write {}: {error}", self.parts.record.display());
+        }
     }
 
     /// Loads the whole setup. If charon refuses a part of it, or there is none, what it has had before stays, and the next

@@ -33,7 +33,8 @@ pub struct Status {
     pub reconciled_ns: Option<u64>,
     /// Arrival of the last list of all SAs of charon.
     pub audited_ns: Option<u64>,
-    /// The time that charon took for that list, in milliseconds. The next one comes after 50 times that.
+    /// The time that charon took for that list, in milliseconds. The next one comes after
+    /// [`AUDIT_SHARE`](crate::session::AUDIT_SHARE) times that.
     pub audit_took_ms: u64,
     /// The policy in force.
     pub policy: PolicyStatus,

@@ -139,8 +139,7 @@ fn guide() {
         assert_eq!(mode, 0o600, "{file}");
     }
     // The passphrase of the issuing key is another one now.
-    place.write("passphrase", "another phrase, much longer");
-    place.succeed(&["revoke", "--passphrase-file", "passphrase"]);
+    place.succeed(&["revoke", "--passphrase-file", "new-passphrase"]);
 }
 
 /// Runs a command on a terminal and answers its questions. Returns all that the terminal showed, and whether it echoes

@@ -233,7 +233,10 @@ fn full_disk(place: &Place) -> Result<()> {
     write(place, "initech", &customer("initech", "10.200.0.13"))?;
     let output = place.gatewayctl("reload")?;
     let printed = String::from_utf8(output.stderr)?;
-    ensure!(output.status.code() == Some(1) && printed.contains("only removals are in force"), "{printed}");
+    ensure!(
+        output.status.code() == Some(1) && printed.contains("new customers and sites are not in force"),
+        "{printed}"
+    );
     let now = status(place)?;
     ensure!(served(&now) == ["globex"], "{now:?}");
     says(&now.failed, "the policies are not kept for the next start")?;

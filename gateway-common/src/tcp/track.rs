@@ -331,10 +331,12 @@ fn accept(step: Step, was: u8, next: u8) {
 
     if !flow.has(status::REPLY_SEEN) {
         if is_rst {
-            // Only a SYN was ever seen: over at once, and no longer half-open. Else its place among the customer's
-            // half-open flows would be taken until the timing wheel comes round.
+            // Only a SYN was ever seen: over at once. If the server refuses, it keeps nothing half-open, and the place among
+            // the customer's half-open flows is free. A device's RST proves nothing of the kind: the server may drop it.
             flow.expires = now;
-            flow.last &= !status::HALF_OPEN;
+            if direction as u8 == Direction::ToSite as u8 {
+                flow.last &= !status::HALF_OPEN;
+            }
             note_reply(flow, direction);
             return;
         }

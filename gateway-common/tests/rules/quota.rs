@@ -176,7 +176,9 @@ fn reset_in_answer_to_a_syn_returns_the_half_open_charge() {
         for from_server in [true, false] {
             let world = opened(v6);
             assert_eq!(reason(resets(&world, from_server)), None);
-            assert_eq!((charged(&world), shared(&world, 1)), ((1, 0), (1, 1, 0)));
+            // The server may have dropped the device's: it waits for the handshake all the same.
+            let half_open = u32::from(!from_server);
+            assert_eq!((charged(&world), shared(&world, 1)), ((1, half_open), (1, 1, half_open)));
             // Over at once: the same ports open anew, as a handshake.
             assert!(from_device(&world, &syn(v6)).opened);
             assert_eq!((charged(&world), shared(&world, 1)), ((1, 1), (1, 1, 1)));

@@ -216,7 +216,11 @@ fn nothing_is_overwritten_without_force() {
     let mut pki = place.open();
     let signer = place.signer(&pki);
     let other_name = NewCertificate { name: "b".parse().unwrap(), ..site("a.example") };
-    says(pki.issue(&signer, &other_name, None, &random()), "a.example has a certificate until");
+    says(pki.issue(&signer, &other_name, None, &random()), "has certificates of the name a.example already");
+    let forced = NewCertificate { force: true, ..other_name };
+    says(pki.issue(&signer, &forced, None, &random()), "has certificates of the name a.example already");
+    let misleading = NewCertificate { name: "c.example".parse().unwrap(), ..site("b.example") };
+    says(pki.issue(&signer, &misleading, None, &random()), "cannot be a name here");
     let taken = NewCertificate { name: "a.example".parse().unwrap(), ..site("b.example") };
     says(pki.issue(&signer, &taken, None, &random()), "is already the name of the site a.example");
     pki.issue(&signer, &NewCertificate { force: true, ..site("a.example") }, None, &random()).unwrap();

@@ -61,6 +61,10 @@ fn request_for_another_site_is_refused() {
     says(cn("rome.globex.example").check(&berlin), "not for berlin.acme.example");
     cn("BERLIN.acme.example").check(&berlin).unwrap();
     read_request(|_| {}).check(&berlin).unwrap();
+    // Neither a common name nor an alternative one, but somebody.
+    let organisation =
+        read_request(|params| params.distinguished_name.push(rcgen::DnType::OrganizationName, "Globex"));
+    says(organisation.check(&berlin), "not for berlin.acme.example");
     let dn: crate::Identity = "O=Acme, CN=berlin".parse().unwrap();
     says(
         cn("berlin").check(&dn),

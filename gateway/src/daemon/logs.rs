@@ -68,6 +68,11 @@ impl Logs {
         self.refusal(&line);
     }
 
+    /// Forgets orders to a charon that is gone: the next one numbers SAs anew.
+    pub(super) fn forget_orders(&mut self) {
+        self.ended.clear();
+    }
+
     /// Logs a change of the maps that an event has led to.
     pub(super) fn change(&mut self, action: &impl Display) {
         if let Some(more) = self.changes.take(Instant::now()) {

@@ -42,13 +42,13 @@ impl Daemon {
         self.status.held_back_ns = self.held_back.as_ref().map(|held| held.since_ns);
         let Some(inputs) = reading.inputs else { return };
         if let Err(error) = self.put_into_force(inputs) {
-            let error = format!("of the policies, only removals are in force: {error:#}");
+            let error = format!("new customers and sites are not in force: {error:#}");
             error!("{error}");
             self.status.faults.push(error);
         }
     }
 
-    /// Puts inputs into force. If that fails, puts what they remove from the previous ones into force.
+    /// Puts inputs into force. If customers and sites get no numbers, those that have some, and tries again later.
     fn put_into_force(&mut self, inputs: Inputs) -> Result<()> {
         if !inputs.has_files_of(&self.inputs) {
             // Before the maps: a crash in between must not bring back what these inputs no longer allow.
@@ -57,8 +57,9 @@ impl Daemon {
         let assigned = self.assign(&inputs.policy);
         let (ids, inputs, result) = match assigned {
             Ok(ids) => (ids, inputs, Ok(())),
-            Err(error) => (self.ids.clone(), self.inputs.restricted_to(&inputs), Err(error)),
+            Err(error) => (self.ids.clone(), self.inputs.numbered(&inputs), Err(error)),
         };
+        self.unnumbered = result.is_err();
         self.ids = ids;
         self.names = Names::new(&self.ids);
         info!("policies reloaded: {}", inputs.describe());

@@ -49,6 +49,7 @@ impl Daemon {
                 return self.logs.failures(&lines);
             }
             Report::Anew(cleared) => {
+                self.logs.forget_orders();
                 self.follower.start_anew();
                 self.try_reconcile();
                 // The session goes on once every binding is gone from the maps.
@@ -77,7 +78,8 @@ impl Daemon {
         };
         self.order(orders);
         if let Err(error) = self.apply_live() {
-            // The next reconciliation tries again, and the status tells of it if that fails, too.
+            // A reconciliation tries again, and the status tells of it if that fails, too.
+            self.unapplied = true;
             self.logs.failures(&[format!("{error:#}")]);
         }
     }
@@ -101,11 +103,14 @@ impl Daemon {
     pub(super) fn order(&mut self, orders: Vec<Order>) {
         for order in orders {
             let Some(charon) = &self.orders else { return };
-            self.logs.order(&order);
-            if charon.try_send(order).is_err() {
-                self.logs.refusal("charon does not take orders");
+            if charon.try_send(order.clone()).is_err() {
+                // The list that follows leads to the rest of them.
+                self.logs
+                    .refusal("charon has too many orders to carry out: listing its SAs once they are done");
+                self.session.resync();
                 return;
             }
+            self.logs.order(&order);
         }
     }
 

@@ -100,8 +100,10 @@ pub fn is_forwarding6(name: &str, on: bool) -> Result<bool> {
 
 /// Has interfaces that are made from now on forward nothing until they are told to.
 pub fn stop_forwarding_by_default() -> Result<()> {
-    for settings in [SETTINGS4, SETTINGS6] {
-        let path = format!("{settings}/default/forwarding");
+    for (settings, switch) in
+        [(SETTINGS4, "forwarding"), (SETTINGS6, "forwarding"), (SETTINGS6, "force_forwarding")]
+    {
+        let path = format!("{settings}/default/{switch}");
         if Path::new(&path).exists() && read(&path)? {
             write(&path, false)?;
         }

@@ -29,6 +29,8 @@ use tracing::warn;
 
 /// Interval of looks at what the kernel has learnt.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Shortest interval of looks.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// Looks after which each peer's route has been asked for again.
 const REFRESHED_AFTER_LOOKS: usize = 120;
 /// Limit on the kernel's answer, which normally comes at once.
@@ -100,6 +102,8 @@ async fn look(
             }
             differs
         });
+        // New peers need not wait long, but a site that moves again and again must not keep this busy.
+        sleep(SHORTEST_INTERVAL).await;
         tokio::select! {
             changed = peers.changed() => if changed.is_err() { return },
             () = sleep(LOOK_INTERVAL) => {}

@@ -137,7 +137,7 @@ fn approval_lets_exactly_the_removals_through_that_were_held_back() {
 }
 
 #[test]
-fn restricted_inputs_have_what_both_have() {
+fn numbered_inputs_are_the_newer_ones_of_customers_and_sites_that_were_there() {
     let folder = Folder::new();
     let two = "[[site]]\nname = \"bonn\"\nidentity = \"bonn.acme.example\"\nlan = [\"10.1.0.0/16\"]\n";
     folder.write("acme", &(customer("acme", 11) + two));
@@ -146,10 +146,10 @@ fn restricted_inputs_have_what_both_have() {
     folder.write("acme", &customer("acme", 21));
     folder.write("globex", &customer("globex", 22).replace("berlin.globex", "other.globex"));
     let newer = folder.reload(&before).inputs.unwrap();
-    let restricted = before.restricted_to(&newer);
-    // globex has nothing left: its site's peer is another one. acme's server is the former one.
-    let reading = Reading { inputs: Some(restricted), ..folder.reload(&before) };
-    assert_eq!(servers(&reading), ["acme 11"]);
+    let numbered = before.numbered(&newer);
+    // globex has nothing left: its site's peer is another one. acme's server is the newer one.
+    let reading = Reading { inputs: Some(numbered), ..folder.reload(&before) };
+    assert_eq!(servers(&reading), ["acme 21"]);
     let policy = reading.inputs.unwrap().policy;
     let sites: Vec<_> =
         policy.customers.values().flat_map(|c| &c.sites).map(|site| site.name.as_str()).collect();

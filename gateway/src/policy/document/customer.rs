@@ -191,22 +191,14 @@ fn read_site_quota(reader: &mut Reader, table: &Table, customer: Quota) -> SiteQ
 }
 
 fn read_lan(reader: &mut Reader, value: Value) -> Vec<Spanned<IpNet>> {
-    let expected = format!("1 to {MAX_LAN_PREFIXES} prefixes of each family");
+    let expected = format!("1 to {MAX_LAN_PREFIXES} prefixes");
     let prefixes = reader.array(value, "an array of prefixes, such as `[\"192.168.0.0/16\"]`");
-    if matches!(value.get_ref(), DeValue::Array(_)) && !(1..=2 * MAX_LAN_PREFIXES).contains(&prefixes.len()) {
+    if matches!(value.get_ref(), DeValue::Array(_)) && !(1..=MAX_LAN_PREFIXES).contains(&prefixes.len()) {
         let message = format!("this site has {} prefixes", prefixes.len());
         reader.fault(value.span(), Invalid::new(message, expected));
         return Vec::new();
     }
-    let lan: Vec<_> = prefixes.into_iter().filter_map(|prefix| reader.text(prefix, parse_prefix)).collect();
-    for v4 in [true, false] {
-        let count = lan.iter().filter(|prefix| is_v4(prefix.get_ref()) == v4).count();
-        if count > MAX_LAN_PREFIXES {
-            let message = format!("this site has {count} {} prefixes", family(v4));
-            reader.fault(value.span(), Invalid::new(message, expected.as_str()));
-        }
-    }
-    lan
+    prefixes.into_iter().filter_map(|prefix| reader.text(prefix, parse_prefix)).collect()
 }
 
 /// Checks that every prefix is of a family in which the customer has a server.

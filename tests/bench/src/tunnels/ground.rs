@@ -2,7 +2,7 @@
 //!
 //! | who | outer address | inner addresses |
 //! |---|---|---|
-//! | gateway | 198.18.0.1 | 10.255.255.254, in the servers' network |
+//! | gateway | 198.18.0.1, behind the router 198.18.0.2 | 10.255.255.254, in the servers' network |
 //! | site N | 198.18.1.0 + N | 172.16.0.0/29 + 8 N |
 use std::{
     fmt::Write as _,
@@ -22,6 +22,8 @@ use ipnet::Ipv4Net;
 
 /// The gateway's outer address.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// The gateway's next hop to all sites: the kernel's table of neighbours has room for 1,024.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 /// The gateway's interface to the internet.
 pub const INTERNET: &str = "internet";
 /// The gateway's interface to the servers.
@@ -69,18 +71,19 @@ impl Ground {
         let name = far.name();
         let mut lines = format!(
             "link set lo up\nlink add {INTERNET} type veth peer name {UPLINK} netns {name}\n\
-             link add {LAN} type veth peer name {SERVERS} netns {name}\naddr add {GATEWAY}/15 dev {INTERNET}\n\
-             addr add 10.255.255.254/9 dev {LAN}\nlink set {INTERNET} up\nlink set {LAN} up\n"
+             link add {LAN} type veth peer name {SERVERS} netns {name}\naddr add {GATEWAY}/30 dev {INTERNET}\n\
+             addr add 10.255.255.254/9 dev {LAN}\nlink set {INTERNET} up\nlink set {LAN} up\n\
+             route add 198.18.0.0/15 via {ROUTER}\n"
         );
         batch(&gateway, &lines)?;
         lines = format!("link set lo up\nlink set {UPLINK} up\nlink set {SERVERS} up\n");
+        let _ = writeln!(lines, "addr add {ROUTER}/30 dev {UPLINK}");
         for site in 1..=sites {
             // charon's ESP in user space needs a local address in each LAN.
             let inside = Ipv4Addr::from_bits(lan(site).addr().to_bits() + 1);
             let _ = writeln!(lines, "addr add {}/15 dev {UPLINK} noprefixroute", outer(site));
             let _ = writeln!(lines, "addr add {inside}/32 dev lo");
         }
-        let _ = writeln!(lines, "route add 198.18.0.0/15 dev {UPLINK}");
         batch(&far, &lines)?;
         // A veth takes frames that an XDP program sends back only if its other end has one as well.
         let driver = far.enter(|| Driver::pass()?.attach(UPLINK))?;

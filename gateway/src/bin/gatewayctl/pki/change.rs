@@ -130,7 +130,13 @@ pub fn revoke(folder: &Path, revoke: &Revoke, clock: &Clock) -> Result<Report> {
         (_, Some(serial)) => Selection::Serial(serial),
         (None, None) if revoke.root => Selection::NothingOfRoot,
         (None, None) => Selection::Nothing,
-        (Some(name), None) if name.as_str() == Role::Issuing.name() => Selection::Issuing,
+        (Some(name), None) if name.as_str() == Role::Issuing.name() => {
+            ensure!(
+                !revoke.older,
+                "the issuing authority keeps its key when it is renewed: --older is for gateways and sites"
+            );
+            Selection::Issuing
+        }
         (Some(name), None) if revoke.older => Selection::Older(name.clone()),
         (Some(name), None) => Selection::All(name.clone()),
     };

@@ -80,6 +80,12 @@ fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
         "others can read or change the passphrase in {} (mode {mode:04o}): run `chmod 0600` on it",
         path.display()
     );
+    let own = [0, nix::unistd::geteuid().as_raw()];
+    ensure!(
+        !metadata.is_file() || own.contains(&metadata.uid()),
+        "the passphrase in {} belongs to another user, who knows it",
+        path.display()
+    );
     read(|buffer| file.read(buffer)).with_context(context)
 }
 
