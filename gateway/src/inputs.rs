@@ -44,14 +44,17 @@ impl Inputs {
     /// `state`. `tables` are the sizes of tables that exist.
     ///
     /// There are no inputs if nothing of the gateway part can be kept. There are none either if the customers' folder
-    /// cannot be listed and there is no last good policy: a start without customers would end all of them.
+    /// cannot be listed, whether or not `gateway.toml` is there, and there is no last good policy: a start without customers
+    /// would end all of them.
     pub fn start(folder: &Path, last_good: &LastGood, state: &Path, tables: Option<Limits>) -> Reading {
         let LastGood { texts, ipsec } = last_good;
         let dir = state.join(crate::last_good::FILE);
         let mut fit = Fit::new(folder, ipsec.clone());
         fit.tables = tables;
         let mut reload = reload_with(folder, None, &mut |gateway| fit.adopt(gateway));
-        let mut is_unlisted = reload.unlisted;
+        // Nothing at all is there: the folder may be mounted later.
+        let is_empty = !folder.join("gateway.toml").exists();
+        let mut is_unlisted = reload.unlisted && (reload.policy.is_some() || is_empty);
         // Reading the last good policy takes as long as reading the files, and without faults nobody needs it.
         let mut former = None;
         if !reload.faults.is_empty() {

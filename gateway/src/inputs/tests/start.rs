@@ -116,8 +116,14 @@ fn folder_of_customers_that_is_missing_ends_nobody() {
     // The whole folder, as if nothing were mounted.
     fs::rename(folder.path("policies"), folder.path("away too")).unwrap();
     assert_eq!(servers(&folder.reload_and_start(&before)), ["acme 11", "globex 12", "initech 13"]);
+    // Another attempt helps once something is mounted, so this is no reason to give up.
+    let empty = folder.start(&LastGood::default(), None);
+    assert!(empty.inputs.is_none() && empty.is_unlisted);
+    fs::create_dir(folder.path("policies")).unwrap();
+    fs::write(folder.path("policies/gateway.toml"), "interfaces = ").unwrap();
     let hopeless = folder.start(&LastGood::default(), None);
     assert!(hopeless.inputs.is_none() && !hopeless.is_unlisted);
+    fs::remove_dir_all(folder.path("policies")).unwrap();
     // Without a last good policy, nobody knows who the customers are.
     fs::rename(folder.path("away too"), folder.path("policies")).unwrap();
     let unknown = folder.start(&LastGood::default(), None);
