@@ -1,8 +1,9 @@
 //! Bounds that programs and control plane share. Sizes of structures that have a file of their own, such as the wheel of
 //! timers or the states of TCP, are there.
 
-/// LAN prefixes of one site, stored inline in its tunnel's map entry.
-pub const PREFIXES_PER_SITE: usize = 4;
+/// LAN prefixes of one site and family, stored inline in its map entry: one for each CHILD_SA that a site may have
+/// ([`TUNNELS_PER_SITE`](crate::layout::map_list::TUNNELS_PER_SITE)).
+pub const PREFIXES_PER_SITE: usize = 8;
 /// Addresses of one family that the gateway may have on one interface.
 pub const OWN_ADDRESSES: usize = 8;
 /// Entries of the management allow-list.

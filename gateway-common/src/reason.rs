@@ -134,6 +134,12 @@ reasons! {
     42 HalfOpenQuotaExceeded
     /// The customer opens flows faster than its budget allows.
     43 NewFlowsOverBudget
+    /// The site has as many flows as its share of the customer's quota allows.
+    44 SiteFlowQuotaExceeded
+    /// The site has as many half-open flows as its share of the customer's quota allows.
+    45 SiteHalfOpenQuotaExceeded
+    /// The site opens flows faster than its share of the customer's budget allows.
+    46 SiteNewFlowsOverBudget
 
     // 48 to 63: packets from the cloud LAN, at LAN ingress: rule two, and neighbours (`outer/lan_neighbour.rs`).
 

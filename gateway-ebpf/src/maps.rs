@@ -151,6 +151,9 @@ maps! {
     pub static USAGE: Array<Usage, 2>;
 
     #[btf_map(pin_by_name)]
+    pub static SHARES: Array<Usage, 2>;
+
+    #[btf_map(pin_by_name)]
     pub static COUNTERS: PerCpuArray<Counters, 2>;
 
     #[btf_map(pin_by_name)]

@@ -13,7 +13,8 @@ use crate::{
     access::Skb,
     lock::MapCell,
     maps::{
-        BINDINGS, FamilyMaps, INBOUND_SPIS, INNER, NEW_FLOW, OUTBOUND_SPIS, SEGMENT, SETTINGS, TUNNELS, USAGE,
+        BINDINGS, FamilyMaps, INBOUND_SPIS, INNER, NEW_FLOW, OUTBOUND_SPIS, SEGMENT, SETTINGS, SHARES,
+        TUNNELS, USAGE,
     },
     nodes,
 };
@@ -50,6 +51,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn usage(&self, customer: u32) -> Option<impl UsageCell> {
         USAGE.get_ptr_mut(customer).map(MapCell)
+    }
+
+    #[inline(always)]
+    fn share(&self, site: u32) -> Option<impl UsageCell> {
+        SHARES.get_ptr_mut(site).map(MapCell)
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use crate::{
         maps::{self, Maps},
         pins::Pins,
     },
-    policy::Policy,
+    policy::{Limits, Policy},
     registry::{Assignment, Planned, Registry},
 };
 
@@ -44,13 +44,13 @@ pub fn release(maps: &mut Maps, planned: &Planned) -> Result<()> {
     planned.taken_over.iter().try_for_each(|id| maps.set_tunnel(*id, &Tunnel::default()))
 }
 
-/// Returns the size of the IPv6 flow table. If the policy gives none, an existing table keeps its size as long
-/// as it holds the quotas: a restart must not fail because IPv6 servers were added or removed before.
-pub fn flows6_size(policy: &Policy, pins: &Pins) -> u32 {
-    let (_, quotas) = policy.quotas();
-    let existing = maps::pinned_size(pins, &map_list::FLOWS6).filter(|size| u64::from(*size) >= quotas);
-    match (policy.gateway.limits.flows6, existing) {
-        (None, Some(size)) => size,
-        _ => policy.flows6(),
-    }
+/// Returns the sizes of the tables that an earlier gatewayd has pinned, or `None` if they are not all there.
+pub fn pinned_limits(pins: &Pins) -> Option<Limits> {
+    Some(Limits {
+        // The id 0 has an entry, too.
+        tunnels: maps::pinned_size(pins, &map_list::TUNNELS)?.checked_sub(1)?,
+        customers: maps::pinned_size(pins, &map_list::CUSTOMERS)?,
+        flows: maps::pinned_size(pins, &map_list::FLOWS)?,
+        flows6: Some(maps::pinned_size(pins, &map_list::FLOWS6)?),
+    })
 }

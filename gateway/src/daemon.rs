@@ -1,61 +1,73 @@
 //! gatewayd: starts the data plane, then keeps the maps in line with the policy and charon's SAs until a signal. Never
 //! waits for charon: the session does.
+mod logs;
+mod publish;
 mod reload;
 mod reports;
+mod sites_file;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, mem, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Result;
-use gateway_common::ids::TunnelId;
+use anyhow::{Context, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::{Instant, sleep_until},
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use self::{logs::Logs, sites_file::SitesFile};
 use crate::{
-    adoption::{adopt_ids, flows6_size},
+    adoption::adopt_ids,
+    approval,
     control::{
         apply::apply_all,
         bindings::{Bindings, Order},
         desired::{Links, desired},
         follow::Follower,
         observed::observe,
-        plan::{Followed, plan},
+        plan::{Action, Followed, plan},
         sites::Sites,
     },
     dataplane::DataPlane,
     events::{Events, Names},
-    inputs::Inputs,
+    failures::{Attempt, Failures},
+    held_back::HeldBack,
+    inputs::{Inputs, Reading},
     kernel::{
         clock::monotonic_ns,
-        interface::Interface,
+        interface::{self, Interface},
         maps::Maps,
-        network::{Network, Paths},
+        network::Network,
+        paths::Paths,
         pins::Pins,
         programs::{Sizes, XdpState},
     },
+    lock::{START_LIMIT, hold_forwarding},
     registry::{Assignment, Registry},
     session::Session,
-    snapshot::{crowded, tunnel_statuses},
-    status::Status,
+    status::{CHARON_PROCESS, Status},
     systemd::{self, Manager},
 };
 
 /// Interval of reconciliations when no event occurs.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(10);
+/// Delay after a change of path MTUs: a site may cause as many as it likes, and each concerns all sites.
+const PATHS_DEBOUNCE: Duration = Duration::from_secs(1);
 /// Delay after a change of an interface, so that one reconciliation serves a burst of changes.
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Interval of reconciliations after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay between an event and the status that tells of it.
 const STATUS_DELAY: Duration = Duration::from_millis(20);
-/// Factor by which the interval of statuses exceeds the time that writing one takes.
-const STATUS_SHARE: u32 = 20;
+/// Shortest interval of statuses.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 /// Largest number of actions of one plan that are logged one by one: enough to follow changes, and few enough
 /// not to delay a start with many customers.
 const LOGGED_ACTIONS: usize = 1000;
+
+/// Longest wait for a `gatewayctl detach` that is at work.
+const ENSURE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Message after the pins were removed. The daemon does not attach again: that would undo a deliberate detach.
 const DETACHED: &str = "detached: nothing is forwarded; restart gatewayd to attach again";
@@ -96,11 +108,22 @@ pub struct Daemon {
     /// charon's version, while it is connected.
     version: Option<String>,
     /// The setup's failure in charon.
-    setup_failed: Option<String>,
+    setup_failures: Failures,
     /// Changes of the last reconciliation that failed.
-    failed: Vec<String>,
+    failures: Failures,
+    /// The removals because of which the last policies were held back.
+    held_back: Option<HeldBack>,
+    /// The reason why the policy in force is not kept on disk.
+    unsaved: Option<String>,
+    /// True if new customers and sites have no numbers yet, because these cannot be written.
+    unnumbered: bool,
+    /// True if a change of the maps failed that an event led to.
+    unapplied: bool,
     status: Status,
-    last_written: Option<Status>,
+    sites_file: SitesFile,
+    /// When charon began the list of all SAs, on CLOCK_MONOTONIC.
+    listing_since_ns: u64,
+    logs: Logs,
     manager: Manager,
     signals: Signals,
 }
@@ -133,7 +156,10 @@ impl Signals {
 impl Daemon {
     /// Attaches the programs, or adopts programs that are attached already along with the contents of their
     /// maps. Nothing is forwarded before all of them are attached. The directories of the pins and of the state exist.
-    pub async fn start(options: Options, inputs: Inputs) -> Result<Self> {
+    /// `is_saved` tells whether the inputs are the last good policy on disk.
+    pub async fn start(options: Options, reading: Reading, is_saved: bool) -> Result<Self> {
+        let (faults, held_back) = (reading.lines(), HeldBack::of(&reading));
+        let inputs = reading.inputs.context("there is no policy")?;
         let gateway = &inputs.policy.gateway;
         let (internet, lan) = (gateway.internet.to_string(), gateway.lan.to_string());
         let signals = Signals::register()?;
@@ -148,17 +174,22 @@ impl Daemon {
             tunnels: limits.tunnels,
             customers: limits.customers,
             flows: limits.flows,
-            flows6: flows6_size(&inputs.policy, &options.pins),
+            flows6: inputs.policy.flows6(),
         };
+        let held = hold_forwarding(&options.state, START_LIMIT)?;
         let mut plane = DataPlane::start(&options.pins, sizes, &interfaces.0, &interfaces.1)?;
         let maps = Maps::open(&options.pins)?;
         let events = Events::open(&options.pins, plane.ebpf())?;
-        if !inputs.faults.is_empty() {
-            error!("{}", inputs.faults);
-        }
-        let faults = inputs.faults.lines();
-        let session = Session::start(options.vici.clone(), options.state.join("charon"), inputs.setup());
-        let status = Status { pid: std::process::id(), faults, ..Status::default() };
+        drop(held);
+        // An approval is for a reload of another process.
+        approval::take(&options.state);
+        let session =
+            Session::start(options.vici.clone(), options.state.join(CHARON_PROCESS), inputs.setup());
+        let status = Status {
+            held_back_ns: held_back.as_ref().map(|held| held.since_ns),
+            faults,
+            ..Status::starting(&options.state, &inputs.policy)
+        };
         let mut daemon = Self {
             follower: Follower::new(Bindings::new(Sites::new(&inputs.policy, &ids))),
             options,
@@ -172,19 +203,29 @@ impl Daemon {
             sizes,
             network,
             interfaces,
-            paths: Paths::default(),
+            paths: Paths::follow()?,
             learnt: BTreeMap::new(),
             session,
             orders: None,
             version: None,
-            setup_failed: None,
-            failed: Vec::new(),
+            setup_failures: Failures::default(),
+            failures: Failures::default(),
+            held_back,
+            unsaved: None,
+            unnumbered: false,
+            unapplied: false,
             status,
-            last_written: None,
+            sites_file: SitesFile::default(),
+            listing_since_ns: 0,
+            logs: Logs::default(),
             manager: Manager::from_environment(),
             signals,
         };
-        daemon.reconcile()?;
+        if !is_saved {
+            daemon.save(&daemon.inputs.clone());
+        }
+        let attempt = daemon.reconcile()?;
+        daemon.record(attempt);
         daemon.write_status();
         Ok(daemon)
     }
@@ -198,25 +239,36 @@ impl Daemon {
             tokio::select! {
                 report = self.session.next() => {
                     self.handle_report(report);
+                    if mem::take(&mut self.unapplied) {
+                        due.reconcile = due.reconcile.min(Instant::now() + DEBOUNCE);
+                    }
                     due.changed();
                 }
                 () = self.network.changed() => {
                     due.reconcile = due.reconcile.min(Instant::now() + DEBOUNCE);
                 }
+                learnt = self.paths.changed() => {
+                    self.learnt = learnt;
+                    self.sites_file.all();
+                    due.reconcile = due.reconcile.min(Instant::now() + PATHS_DEBOUNCE);
+                }
                 () = sleep_until(due.reconcile) => {
-                    due.reconcile = Instant::now() + self.reconcile_all().await;
+                    due.reconcile = Instant::now() + self.reconcile_maps();
                     due.changed();
                 }
                 () = sleep_until(due.status.unwrap_or(now)), if due.status.is_some() => {
-                    let started = Instant::now();
                     self.write_status();
                     due.status = None;
-                    due.status_not_before = Instant::now() + started.elapsed() * STATUS_SHARE;
+                    due.status_not_before = Instant::now() + STATUS_INTERVAL;
                 }
                 _ = self.signals.hangup.recv() => {
                     self.manager.reloading();
                     let began = monotonic_ns();
+                    let before = Arc::clone(&self.inputs);
                     self.reload();
+                    if !Arc::ptr_eq(&before, &self.inputs) {
+                        self.publish_policy();
+                    }
                     // At once: what the policy no longer has must pass nothing more.
                     due.reconcile = Instant::now() + self.reconcile_maps();
                     self.status.reload_began_ns = Some(began);
@@ -235,24 +287,21 @@ impl Daemon {
         Ok(())
     }
 
-    /// Reconciles everything, and returns the time until the next time.
-    async fn reconcile_all(&mut self) -> Duration {
-        let peers = self.follower.bindings().live().peers.iter().map(|peer| (*peer).into());
-        self.learnt = self.paths.learn(&self.network, peers).await;
-        self.reconcile_maps()
-    }
-
     /// Reconciles the maps, gives the service manager a sign of life, and returns the time until the next time.
     fn reconcile_maps(&mut self) -> Duration {
-        let next = match self.reconcile() {
-            Ok(()) if self.failed.iter().all(|line| line == DETACHED) => self.interval(),
-            Ok(()) => RETRY_INTERVAL,
-            Err(error) => {
-                error!("reconcile: {error:#}");
-                self.failed = vec![format!("{error:#}")];
-                RETRY_INTERVAL
-            }
+        self.try_reconcile();
+        let next = match self.failures.iter().all(|line| line == DETACHED) {
+            true => self.interval(),
+            false => RETRY_INTERVAL,
         };
+        if self.unsaved.is_some() {
+            self.save(&self.inputs.clone());
+        }
+        if self.unnumbered {
+            self.reload();
+            self.publish_policy();
+            self.try_reconcile();
+        }
         // After a failure, too: another process would fail alike.
         self.manager.alive(&self.describe());
         next.min(self.interval())
@@ -265,80 +314,67 @@ impl Daemon {
 
     /// Returns the state as a line for the service manager.
     fn describe(&self) -> String {
-        systemd::describe(&self.inputs.describe(), &self.status.faults, &self.failed)
+        let failed: Vec<String> = self.failures.iter().map(str::to_owned).collect();
+        systemd::describe(&self.inputs.describe(), &self.status.faults, &failed)
     }
 
-    /// Observes, plans and applies.
-    fn reconcile(&mut self) -> Result<()> {
+    /// Reconciles the maps and records what has failed.
+    fn try_reconcile(&mut self) {
+        let attempt = self.reconcile().unwrap_or_else(|error| Attempt::from(format!("reconcile: {error:#}")));
+        self.record(attempt);
+    }
+
+    /// Observes, plans and applies. Returns the changes that failed.
+    fn reconcile(&mut self) -> Result<Attempt> {
         let inputs = Arc::clone(&self.inputs);
         let gateway = &inputs.policy.gateway;
         let internet = Interface::look(gateway.internet.as_str())?;
         let lan = Interface::look(gateway.lan.as_str())?;
         let links = Links { internet: &internet, lan: &lan, xdp: self.plane.xdp() == XdpState::Native };
         let desired = desired(&inputs.policy, &self.ids, links)?;
-        self.follower.bindings_mut().take_touched();
+        self.sites_file.changed(self.follower.bindings_mut().take_touched().sites);
+        let peers = &self.follower.bindings().live().peers;
+        self.paths.set_peers(peers.iter().map(|peer| (*peer).into()).collect());
         let followed = followed(&self.follower, &self.learnt);
         let actions = plan(&desired, &observe(&self.maps)?, followed);
-        let mut failed = Vec::new();
+        let mut attempt = Attempt::default();
         let mut applied = 0usize;
         apply_all(&actions, &mut self.maps, |action, result| match result {
             Ok(()) => {
                 applied += 1;
+                if let Action::SetTunnel(id, _) = action {
+                    self.sites_file.changed([*id]);
+                }
                 if applied <= LOGGED_ACTIONS {
                     info!("{action}");
                 }
             }
-            Err(error) => {
-                error!("{error:#}");
-                failed.push(format!("{error:#}"));
-            }
+            Err(error) => attempt.fail(format!("{error:#}")),
         });
         if let Some(more) = applied.checked_sub(LOGGED_ACTIONS).filter(|more| *more > 0) {
             info!("{more} more actions not logged");
         }
         // Attach after filling the maps, so that forwarding starts with complete maps. Never attach without
         // pins: `gatewayctl detach` removed them to stop forwarding.
-        if self.options.pins.exist() {
-            if let Err(error) = self.plane.ensure(&internet, &lan, self.inputs.policy.has_v6_server()) {
-                error!("{error:#}");
-                failed.push(format!("{error:#}"));
+        let held = hold_forwarding(&self.options.state, ENSURE_LIMIT);
+        let any_v6_server = self.inputs.policy.has_v6_server();
+        if self.options.pins.exist()
+            && let Err(error) = self.plane.ensure(&internet, &lan, any_v6_server)
+        {
+            attempt.fail(format!("{error:#}"));
+        }
+        // Asked once more: without the lock, `gatewayctl detach` may have been at work meanwhile.
+        if !self.options.pins.exist() {
+            if let Err(error) = interface::stop_forwarding() {
+                attempt.fail(format!("{error:#}"));
             }
-        } else {
-            if !self.failed.iter().any(|line| line == DETACHED) {
-                warn!("{DETACHED}");
-            }
-            failed.push(DETACHED.to_owned());
+            attempt.fail(DETACHED.to_owned());
+        }
+        if let Err(error) = held {
+            attempt.fail(format!("{error:#}"));
         }
         self.interfaces = (internet, lan);
-        self.failed = failed;
-        Ok(())
-    }
-
-    /// Writes the status file if anything has changed.
-    fn write_status(&mut self) {
-        let bindings = self.follower.bindings();
-        let status = &mut self.status;
-        status.xdp = match self.plane.xdp() {
-            XdpState::Native => "native".into(),
-            XdpState::Missing => "missing".into(),
-        };
-        status.refused = bindings.refused();
-        status.strangers = bindings.strangers().map(str::to_owned).collect();
-        status.failed = self.failed.clone();
-        status.failed.extend(self.setup_failed.iter().map(|reason| format!("charon: {reason}")));
-        let crowded = crowded(bindings, bindings.sites());
-        status
-            .failed
-            .extend(crowded.iter().map(|site| format!("{site} has negotiated more prefixes than fit")));
-        let entry = |id: TunnelId| self.maps.tunnel(id).ok();
-        status.tunnels = tunnel_statuses(&self.inputs.policy, &self.ids, bindings, &self.learnt, entry);
-        if self.last_written.as_ref() == Some(status) {
-            return;
-        }
-        match status.write(&self.options.state) {
-            Ok(()) => self.last_written = Some(status.clone()),
-            Err(error) => warn!("{error:#}"),
-        }
+        Ok(attempt)
     }
 }
 

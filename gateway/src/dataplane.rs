@@ -26,11 +26,12 @@ impl DataPlane {
     /// `ensure` unless all programs of an earlier gatewayd are still attached. The directory of the pins is prepared.
     pub fn start(pins: &Pins, sizes: Sizes, internet: &Interface, lan: &Interface) -> Result<Self> {
         interface::set_forwarding(&internet.name, false)?;
+        interface::stop_forwarding_by_default()?;
         let indices = (internet.index, lan.index);
         let adopted = is_attached(pins, indices);
         if !adopted {
-            interface::set_forwarding(&lan.name, false)?;
-            interface::set_forwarding6(false)?;
+            // On all interfaces: the programs may have been attached to others.
+            interface::stop_forwarding()?;
             programs::unpin_links(pins)?;
         }
         let mut ebpf = programs::load(pins, sizes, Purpose::Gateway)?;
@@ -50,19 +51,19 @@ impl DataPlane {
     }
 
     /// Repairs the data plane: attaches the programs to interfaces that were recreated, turns forwarding off on
-    /// the internet interface and on on the LAN interface, and GRO off if there is no native XDP. IPv6 forwarding
-    /// has one switch for all interfaces, which is on if any customer has an IPv6 server.
+    /// the internet interface and on on the LAN interface, for IPv6 if any customer has an IPv6 server, and GRO off if
+    /// there is no native XDP.
     pub fn ensure(&mut self, internet: &Interface, lan: &Interface, any_v6_server: bool) -> Result<()> {
         let indices = (internet.index, lan.index);
-        if indices != self.attached {
-            warn!("an interface was recreated: attaching to it");
-            interface::set_forwarding(&lan.name, false)?;
-            interface::set_forwarding(&internet.name, false)?;
-            interface::set_forwarding6(false)?;
+        if indices != self.attached || !links_are_pinned(&self.pins) {
+            warn!("an interface was recreated, or programs are detached: attaching them");
+            // On all interfaces: those that had the programs may have other names now.
+            interface::stop_forwarding()?;
             programs::unpin_links(&self.pins)?;
             self.xdp = programs::attach(&mut self.ebpf, &self.pins, &internet.name, &lan.name)?;
             self.attached = indices;
         }
+        interface::stop_forwarding_by_default()?;
         if self.xdp == XdpState::Missing {
             interface::turn_gro_off(&internet.name)?;
         }
@@ -72,9 +73,9 @@ impl DataPlane {
                 interface::set_forwarding(name, wanted)?;
             }
         }
-        if interface::forwarding6()? != any_v6_server {
-            info!(forwarding = any_v6_server, "IPv6 forwarding set");
-            interface::set_forwarding6(any_v6_server)?;
+        if !interface::is_forwarding6(&lan.name, any_v6_server)? {
+            info!(interface = lan.name, forwarding = any_v6_server, "IPv6 forwarding set");
+            interface::set_forwarding6(&lan.name, any_v6_server)?;
         }
         Ok(())
     }
@@ -93,9 +94,13 @@ impl DataPlane {
 /// Returns true if all programs of an earlier gatewayd are attached to these very interfaces.
 fn is_attached(pins: &Pins, indices: (u32, u32)) -> bool {
     let settings = Maps::open(pins).context("no pins").and_then(|maps| maps.settings());
-    // The XDP link is missing if the driver does not support XDP.
-    let links = Hook::ALL.iter().filter(|hook| **hook != Hook::InternetXdp);
     settings.is_ok_and(|settings| {
         settings.ready == 1 && (settings.internet_ifindex, settings.lan_ifindex) == indices
-    }) && links.clone().all(|hook| pins.link(*hook).exists())
+    }) && links_are_pinned(pins)
+}
+
+/// Returns true if all links are pinned. That of XDP is missing if the driver does not support XDP.
+fn links_are_pinned(pins: &Pins) -> bool {
+    let mut links = Hook::ALL.iter().filter(|hook| **hook != Hook::InternetXdp);
+    links.all(|hook| pins.link(*hook).exists())
 }

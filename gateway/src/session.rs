@@ -8,9 +8,10 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
+    atomic,
     control::{
         bindings::{CONNECTION, Order},
         desired::Credentials,
@@ -27,9 +28,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(2);
 /// Shortest interval of lists of all SAs.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
-/// Factor by which the interval of lists exceeds the time that a list takes: charon spends at most 2 % of its time on
-/// them, however many SAs it has.
-const AUDIT_SHARE: u32 = 50;
+/// Factor by which the interval of lists exceeds the time that a list takes: charon spends at most 0.5 % of its time on
+/// them, and gatewayd less, however many SAs there are. Events tell what happens in between.
+pub const AUDIT_SHARE: u32 = 200;
 /// Interval of attempts after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Reports and orders that may wait.
@@ -72,16 +73,17 @@ pub enum Report {
 /// The session's other end.
 pub struct Session {
     reports: mpsc::Receiver<Report>,
-    setup: watch::Sender<Arc<Setup>>,
+    setup: watch::Sender<Option<Arc<Setup>>>,
     resync: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
 impl Session {
-    /// Starts the session. `record` is the file that tells which process charon was. Needs a tokio runtime.
-    pub fn start(vici: PathBuf, record: PathBuf, setup: Setup) -> Self {
+    /// Starts the session. `record` is the file that tells which process charon was. Without a setup charon keeps what it
+    /// has. Needs a tokio runtime.
+    pub fn start(vici: PathBuf, record: PathBuf, setup: Option<Setup>) -> Self {
         let (sender, reports) = mpsc::channel(QUEUED);
-        let (setup, watched) = watch::channel(Arc::new(setup));
+        let (setup, watched) = watch::channel(setup.map(Arc::new));
         let resync = Arc::new(Notify::new());
         let parts = Parts { reports: sender, setup: watched, resync: resync.clone(), record };
         Self { reports, setup, resync, task: tokio::spawn(supervise(vici, parts)) }
@@ -99,9 +101,9 @@ impl Session {
     /// Has charon get this setup if it is another one.
     pub fn set_up(&self, setup: Setup) {
         self.setup.send_if_modified(|current| {
-            let differs = **current != setup;
+            let differs = current.as_deref() != Some(&setup);
             if differs {
-                *current = Arc::new(setup);
+                *current = Some(Arc::new(setup));
             }
             differs
         });
@@ -123,7 +125,7 @@ impl Drop for Session {
 #[derive(Clone)]
 struct Parts {
     reports: mpsc::Sender<Report>,
-    setup: watch::Receiver<Arc<Setup>>,
+    setup: watch::Receiver<Option<Arc<Setup>>>,
     resync: Arc<Notify>,
     record: PathBuf,
 }
@@ -230,7 +232,8 @@ impl Attendant {
         if self.client.loaded().await?.connections.iter().any(|name| name == CONNECTION) {
             // The record is lost or older, but charon has the connection, which it gets only after this: it is the last
             // one, and its SAs are in use.
-            return self.record(process);
+            self.record(process);
+            return Ok(());
         }
         let (cleared, wait) = oneshot::channel();
         self.report(Report::Anew(cleared)).await?;
@@ -251,19 +254,23 @@ impl Attendant {
             removed_sas,
             removed_policies, "charon is a new process: what an earlier one has left is removed"
         );
-        self.record(process)
+        self.record(process);
+        Ok(())
     }
 
-    /// Remembers which process charon is.
-    fn record(&self, process: Option<Process>) -> Result<()> {
-        let Some(process) = process else { return Ok(()) };
-        fs::write(&self.parts.record, process.to_string())
-            .with_context(|| format!("write {}", self.parts.record.display()))
+    /// Remembers which process charon is. If that is not known, `clear_away` recognises a charon by its connection.
+    fn record(&self, process: Option<Process>) {
+        let written = process
+            .map_or(Ok(()), |process| atomic::write(&self.parts.record, process.to_string().as_bytes()));
+        if let Err(error) = written {
+            warn!("cannot write {}: {error}", self.parts.record.display());
+        }
     }
 
-    /// Loads the whole setup. If charon refuses a part of it, what it has had before stays, and the next look tries again.
+    /// Loads the whole setup. If charon refuses a part of it, or there is none, what it has had before stays, and the next
+    /// look tries again.
     async fn load(&mut self) -> Result<()> {
-        let setup = self.parts.setup.borrow_and_update().clone();
+        let Some(setup) = self.parts.setup.borrow_and_update().clone() else { return Ok(()) };
         let before = self.key.take().or_else(|| self.former_key.take());
         let failed = match load(&self.client, &setup).await {
             Ok(key) => {
@@ -282,13 +289,19 @@ impl Attendant {
         self.report(Report::Failed(failed)).await
     }
 
-    /// Compares what charon has loaded with the setup: loads again what is missing, and unloads connections that are not
-    /// ours.
+    /// Compares what charon has loaded with the setup: loads again what is missing, and unloads connections and private
+    /// keys that are not ours, as a key that was renewed while gatewayd was not running.
     async fn look(&mut self) -> Result<()> {
         let loaded = self.loaded().await?;
         for name in loaded.connections.iter().filter(|name| *name != CONNECTION) {
             warn!(connection = name.as_str(), "unloading a connection that is not gatewayd's");
             unless_refused(self.client.unload_conn(name).await)?;
+        }
+        // Unless a setup was refused: its key may be the one that charon still needs.
+        let own = self.key.as_ref().filter(|_| self.former_key.is_none());
+        for key in loaded.keys.iter().filter(|key| own.is_some_and(|own| own != *key)) {
+            warn!("unloading a private key that is not gatewayd's");
+            unless_refused(self.client.unload_key(key).await)?;
         }
         let has = |names: &[String], wanted: &str| names.iter().any(|name| name == wanted);
         let missing: Vec<&str> = [
@@ -336,11 +349,11 @@ impl Attendant {
     async fn execute(&self, order: Order) -> Result<()> {
         match order {
             Order::TerminateIke { unique_id, reason } => {
-                warn!("ending IKE_SA {unique_id}: {reason}");
+                debug!("ending IKE_SA {unique_id}: {reason}");
                 self.terminate_ike(unique_id).await
             }
             Order::TerminateChild { unique_id, reason } => {
-                warn!("ending CHILD_SA {unique_id}: {reason}");
+                debug!("ending CHILD_SA {unique_id}: {reason}");
                 unless_refused(self.client.terminate_child(unique_id).await)
             }
             Order::Look(unique_id) => {
@@ -359,7 +372,7 @@ impl Attendant {
 fn unless_refused(result: Result<(), Error>) -> Result<()> {
     match result {
         Err(Error::Refused { reason, .. }) => {
-            info!("charon: {reason}");
+            debug!("charon: {reason}");
             Ok(())
         }
         result => Ok(result?),

@@ -49,7 +49,12 @@ fn check_reads_policies_and_credentials() {
     let output = gatewayd(directory.path(), &["--check"]);
     assert_eq!(status(&output), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let printed = String::from_utf8(output.stdout).unwrap();
-    assert!(printed.ends_with("policies: no faults; 1 customers with 1 sites\n"), "{printed}");
+    let mut lines = printed.lines();
+    let first = lines.next().unwrap();
+    assert!(first.ends_with("policies: no faults; 1 customers with 1 sites"), "{printed}");
+    // `gatewayctl status` shows the same hash once the policies are in force.
+    let hash = lines.next().and_then(|line| line.strip_prefix("SHA-256 ")).unwrap();
+    assert!(hash.len() == 64 && lines.next().is_none(), "{printed}");
 }
 
 #[test]

@@ -1,17 +1,20 @@
 //! Interfaces and path MTUs as the kernel reports them. Every test has its own network namespace.
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use etherparse::{Icmpv4Type, PacketBuilder};
 use gateway::kernel::{
     interface::Interface,
     network::Network,
+    paths::Paths,
     xfrm::{Known, remove_unknown},
 };
+use gateway_tests_kit::raw;
 use libtest_mimic::{Arguments, Trial};
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::timeout;
@@ -24,7 +27,7 @@ type Test = fn() -> Result<()>;
 fn main() -> std::process::ExitCode {
     let tests: [(&str, Test); 4] = [
         ("interface_has_mtu_and_addresses_of_both_families", interface_is_read),
-        ("path_mtu_is_that_of_the_kernels_route", || run(path_mtu_is_read)),
+        ("path_mtus_are_those_of_the_kernel", || run(async |_| path_mtus_are_followed().await)),
         ("ipsec_policies_that_charon_does_not_know_are_removed", unknown_policies_are_removed),
         ("changes_of_links_and_addresses_are_reported_at_once", || run(changes_are_reported)),
     ];
@@ -123,23 +126,56 @@ fn unknown_policies_are_removed() -> Result<()> {
     Ok(())
 }
 
-async fn path_mtu_is_read(network: Network) -> Result<()> {
+/// MTUs that are set on routes, and those that a router announces to this host: `ip route` shows the latter only with
+/// `cache`.
+async fn path_mtus_are_followed() -> Result<()> {
     ip("route add 198.51.100.0/24 via 203.0.113.2 mtu 1350")?;
     ip("route add 198.51.101.0/24 via 203.0.113.2")?;
     ip("-6 route add 2001:db8:7::/48 via 2001:db8::2 mtu 1300")?;
     ip("-6 route add 2001:db8:8::/48 via 2001:db8::2")?;
-    let cases = [
-        ("198.51.100.5", Some(1350)),
-        ("198.51.101.5", None),
-        ("192.0.2.1", None),
-        ("2001:db8:7::5", Some(1300)),
-        ("2001:db9::1", None),
-    ];
-    for (peer, expected) in cases {
-        let mtu = network.path_mtu(peer.parse::<IpAddr>()?).await;
-        ensure!(mtu == expected, "the path MTU to {peer} is {mtu:?}, expected {expected:?}");
-    }
+    let peers = ["198.51.100.5", "198.51.101.5", "192.0.2.1", "2001:db8:7::5", "2001:db9::1"];
+    let peers = peers.map(|peer| peer.parse::<IpAddr>());
+    let mut paths = Paths::follow()?;
+    paths.set_peers(peers.into_iter().collect::<Result<_, _>>()?);
+    let learnt = timeout(PATIENCE, paths.changed()).await?;
+    let expected = [("198.51.100.5".parse()?, 1350), ("2001:db8:7::5".parse()?, 1300)];
+    ensure!(learnt == expected.into(), "{learnt:?}");
+    announce("198.51.101.5".parse()?, 1200)?;
+    let learnt = timeout(2 * PATIENCE, paths.changed()).await?;
+    ensure!(learnt.get(&"198.51.101.5".parse()?) == Some(&1200), "{learnt:?}");
+    paths.set_peers([].into());
+    let learnt = timeout(PATIENCE, paths.changed()).await?;
+    ensure!(learnt.is_empty(), "{learnt:?}");
     Ok(())
+}
+
+/// Announces a path MTU to a destination, as the router 203.0.113.2: sends this host "fragmentation needed" (RFC 1191)
+/// about a UDP packet of a socket of its own.
+fn announce(destination: Ipv4Addr, mtu_bytes: u16) -> Result<()> {
+    let (host, router) = (Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 2));
+    let socket = UdpSocket::bind((host, 5000))?;
+    socket.connect((destination, 6000))?;
+    let mut quoted = Vec::new();
+    PacketBuilder::ipv4(host.octets(), destination.octets(), 64)
+        .udp(5000, 6000)
+        .write(&mut quoted, &[0; 8])?;
+    let [high, low] = mtu_bytes.to_be_bytes();
+    let needed = Icmpv4Type::Unknown { type_u8: 3, code_u8: 4, bytes5to8: [0, 0, high, low] };
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(mac("e0")?, mac("outside")?)
+        .ipv4(router.octets(), host.octets(), 64)
+        .icmpv4(needed)
+        .write(&mut frame, &quoted)?;
+    raw::put(&raw::sender("e0", 0)?, &frame)
+}
+
+fn mac(interface: &str) -> Result<[u8; 6]> {
+    let output = Command::new("ip").args(["-br", "link", "show", interface]).output()?.stdout;
+    let text = String::from_utf8(output)?;
+    let address = text.split_whitespace().nth(2).context("ip shows no address")?;
+    let bytes =
+        address.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<u8>, _>>()?;
+    bytes.try_into().map_err(|_| anyhow!("{address} is not a MAC address"))
 }
 
 async fn changes_are_reported(mut network: Network) -> Result<()> {

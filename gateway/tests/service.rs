@@ -1,42 +1,25 @@
 //! gatewayd as a service manager runs it: readiness, signs of life, reloads, capabilities, its lock, its bpffs. Every test
 //! has its own network namespace; all of them share a mount namespace that is not process 1's.
+mod place;
+
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::{net::UnixDatagram, process::CommandExt as _},
-    path::PathBuf,
+    os::unix::process::CommandExt as _,
+    path::Path,
     process::{Command, Output},
-    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use gateway::kernel::pins::Pins;
-use gateway_tests_kit::{
-    pki::{Authority, Validity, write_private, write_public},
-    process::{Process, tail},
-    test_run,
-};
-use libtest_mimic::{Arguments, Trial};
-use nix::{
-    sched::{CloneFlags, unshare},
-    sys::signal::Signal,
-};
-use tempfile::TempDir;
-use time::OffsetDateTime;
+use anyhow::{Context, Result, bail, ensure};
+use gateway_tests_kit::process::Process;
+use nix::sys::signal::Signal;
+use place::{ACME, GATEWAYD, Place, Test};
 
-/// Time limit of a wait, far above what gatewayd needs.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// The watchdog's time, short so that the test sees several signs of life.
 const WATCHDOG: Duration = Duration::from_millis(800);
-const GATEWAYD: &str = env!("CARGO_BIN_EXE_gatewayd");
-const GATEWAYCTL: &str = env!("CARGO_BIN_EXE_gatewayctl");
 /// Relative to the package, in which cargo runs its tests.
 const UNIT: &str = "../packaging/systemd/gatewayd.service";
-const ACME: &str = "server = \"10.200.0.11\"\n[[site]]\nname = \"berlin\"\nidentity = \"berlin.acme.example\"\n\
-                    lan = [\"192.168.0.0/16\"]\n";
-
-type Test = fn(&Place) -> Result<()>;
 
 fn main() -> std::process::ExitCode {
     let tests: [(&str, Test); 8] = [
@@ -49,144 +32,7 @@ fn main() -> std::process::ExitCode {
         ("bpffs_is_mounted_in_process_1s_mount_namespace", mount_is_done),
         ("units_capabilities_suffice_and_each_is_needed", capabilities),
     ];
-    let missing = test_run::prepare().and_then(|()| test_run::supported()).err();
-    if let Some(missing) = &missing {
-        eprintln!("SKIPPED: {missing:#}");
-    }
-    let trials = tests.map(|(name, test)| {
-        let test = move || in_place(test).map_err(|error| format!("{error:#}").into());
-        Trial::test(name, test).with_ignored_flag(missing.is_some())
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
-}
-
-/// A folder with policies and keys, and the service manager's socket.
-struct Place {
-    folder: TempDir,
-    socket: UnixDatagram,
-}
-
-/// Runs a test in a thread with its own network namespace, which has the policy's two interfaces.
-fn in_place(test: Test) -> Result<()> {
-    let thread = thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).context("cannot create a network namespace")?;
-        for (name, address) in [("internet", "203.0.113.1/24"), ("lan", "10.200.0.1/24")] {
-            ip(&format!("link add {name} type veth peer name {name}_peer"))?;
-            ip(&format!("addr add {address} dev {name}"))?;
-            ip(&format!("link set {name} up"))?;
-        }
-        test(&Place::new()?)
-    });
-    thread.join().map_err(|_| anyhow!("the test panicked"))?
-}
-
-fn ip(arguments: &str) -> Result<()> {
-    let status = Command::new("ip").args(arguments.split_whitespace()).status()?;
-    ensure!(status.success(), "ip {arguments}: {status}");
-    Ok(())
-}
-
-impl Place {
-    fn new() -> Result<Self> {
-        let folder = TempDir::new()?;
-        let path = |name: &str| folder.path().join(name);
-        fs::create_dir_all(path("policies/customers"))?;
-        let pki = folder.path().display();
-        let gateway = format!(
-            "[interfaces]\ninternet = \"internet\"\nlan = \"lan\"\ncloud_lan = \"10.200.0.0/24\"\n[ipsec]\n\
-             identity = \"gateway.example\"\ncertificate = \"{pki}/gateway.crt\"\n\
-             private_key = \"{pki}/gateway.key\"\nauthority = \"{pki}/ca.crt\"\n\
-             [limits]\ntunnels = 16\ncustomers = 16\nflows = 4096\n"
-        );
-        fs::write(path("policies/gateway.toml"), gateway)?;
-        fs::write(path("policies/customers/acme.toml"), ACME)?;
-        let now = OffsetDateTime::now_utc();
-        let validity = Validity { from: now - time::Duration::days(1), until: now + time::Duration::days(1) };
-        let authority = Authority::new("test root", validity)?;
-        let issued = authority.issue("gateway.example", validity)?;
-        write_public(&path("ca.crt"), authority.certificate_pem())?;
-        write_public(&path("gateway.crt"), &issued.certificate_pem)?;
-        write_private(&path("gateway.key"), &issued.key_pem)?;
-        let socket = UnixDatagram::bind(path("notify"))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { folder, socket })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn pins(&self) -> Pins {
-        Pins::new(self.path("bpf"))
-    }
-
-    /// Returns gatewayd's command with this state folder.
-    fn gatewayd(&self, state: &str) -> Command {
-        let mut command = Command::new(GATEWAYD);
-        self.arguments(&mut command, state);
-        command
-    }
-
-    fn arguments(&self, command: &mut Command, state: &str) {
-        self.arguments_with(command, state, "bpf");
-    }
-
-    fn arguments_with(&self, command: &mut Command, state: &str, pins: &str) {
-        command
-            .arg("--policy")
-            .arg(self.path("policies"))
-            .arg("--state")
-            .arg(self.path(state))
-            .arg("--pin")
-            .arg(self.path(pins))
-            .args(["--vici", "/nonexistent"])
-            .env("NOTIFY_SOCKET", self.path("notify"));
-    }
-
-    /// Starts gatewayd on a bpffs that is mounted already, and waits until it is ready.
-    fn start(&self) -> Result<Process> {
-        self.start_command(self.gatewayd("state"))
-    }
-
-    fn start_command(&self, command: Command) -> Result<Process> {
-        self.pins().prepare()?;
-        let daemon = Process::start(command, &self.path("log"))?;
-        self.wait_for("READY=1")?;
-        Ok(daemon)
-    }
-
-    fn gatewayctl(&self, subcommand: &str) -> Result<Output> {
-        let mut command = Command::new(GATEWAYCTL);
-        command.arg(subcommand).arg("--state").arg(self.path("state")).arg("--pin").arg(self.path("bpf"));
-        Ok(command.output()?)
-    }
-
-    /// Returns the next message.
-    fn message(&self) -> Result<String> {
-        let mut buffer = [0; 4096];
-        let log = || format!("no message of gatewayd, whose log ends:\n{}", tail(&self.path("log")));
-        let length = self.socket.recv(&mut buffer).with_context(log)?;
-        Ok(String::from_utf8(buffer[..length].to_vec())?)
-    }
-
-    /// Returns the first message that has this line.
-    fn wait_for(&self, line: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            let message = self.message()?;
-            if message.lines().any(|other| other == line) {
-                return Ok(message);
-            }
-        }
-        bail!("no message has the line {line}")
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // The mount namespace ends with this process.
-        let _ = self.pins().remove();
-    }
+    place::run(tests, &[])
 }
 
 fn readiness_and_life(place: &Place) -> Result<()> {
@@ -243,7 +89,7 @@ fn second_is_refused(place: &Place) -> Result<()> {
     // By another name of the directory, too.
     std::os::unix::fs::symlink(place.path("bpf"), place.path("alias"))?;
     let mut command = Command::new(GATEWAYD);
-    place.arguments_with(&mut command, "another-state", "alias");
+    place.arguments_with(&mut command, "another-state", "alias", Path::new("/nonexistent"));
     let output = command.output()?;
     let printed = String::from_utf8(output.stderr)?;
     ensure!(output.status.code() == Some(1) && printed.contains("another gatewayd is running"), "{printed}");

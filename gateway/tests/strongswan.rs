@@ -6,13 +6,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use charon::{Pair, days, load};
-use gateway::strongswan::{
-    ChildState, Client, Error, Event, EventKind, Events, IkeState, Loaded, Marks, Notice, PeerIdentity,
-    Supervisor,
+use gateway::{
+    control::{bindings::CONNECTION, desired::Credentials},
+    session::{Session, Setup},
+    strongswan::{
+        ChildState, Client, Error, Event, EventKind, Events, IkeState, Loaded, Marks, Notice, PeerIdentity,
+        Supervisor,
+    },
 };
 use gateway_tests_kit::pki::{Authority, Revoked};
 use libtest_mimic::{Arguments, Trial};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Time limit of a wait, far above what any step needs and far below charon's own timeouts.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,7 +25,7 @@ const SITE: &str = "berlin.acme.example";
 type Test = fn() -> Result<()>;
 
 fn main() -> std::process::ExitCode {
-    let tests: [(&str, Test); 16] = [
+    let tests: [(&str, Test); 17] = [
         ("version_is_that_of_charon", || run(version_is_that_of_charon)),
         ("connections_are_loaded_listed_and_unloaded", || run(connections_are_loaded)),
         ("garbage_is_refused_with_charons_message", || run(garbage_is_refused)),
@@ -33,6 +37,7 @@ fn main() -> std::process::ExitCode {
         ("another_identity_neither_connects_nor_displaces", || run(stranger_is_refused)),
         ("wildcard_connection_serves_any_identity_and_events_tell_it", || run(wildcard_serves_any)),
         ("what_is_loaded_is_told_and_unloading_is_seen", || run(loaded_is_told)),
+        ("session_without_credentials_leaves_charon_what_it_has", || run(session_without_credentials)),
         ("revoked_certificate_is_refused", || run(revoked_is_refused)),
         ("pending_command_fails_at_once_when_charon_is_killed", || run(killed_charon_fails_pending)),
         ("hung_charon_times_out_and_the_connection_closes", || run(hung_charon_times_out)),
@@ -278,6 +283,40 @@ async fn loaded_is_told(pair: &mut Pair) -> Result<()> {
     pair.gateway.start()?;
     let anew = Client::connect(&pair.gateway.socket()).await?.process();
     ensure!(anew.is_some() && anew != Some(process), "{anew:?}, before {process:?}");
+    Ok(())
+}
+
+async fn session_without_credentials(pair: &mut Pair) -> Result<()> {
+    let client = Client::connect(&pair.gateway.socket()).await?;
+    let (mut connection, issued) = pair.gateway_connection(SITE)?;
+    connection.name = CONNECTION.into();
+    let authority = pair.authority.certificate_pem().as_bytes();
+    client.load_authority("gateway", authority).await?;
+    load(&client, (connection.clone(), issued.clone())).await?;
+    let before = client.loaded().await?;
+    client.load_conn(&pair.gateway_connection("paris.acme.example")?.0).await?;
+    let session = Session::start(pair.gateway.socket(), pair.directory.join("record"), None);
+    // Its look unloads what is foreign, and nothing else.
+    wait_until_loaded(&client, |loaded| *loaded == before).await?;
+    client.unload_conn(CONNECTION).await?;
+    sleep(Duration::from_millis(1200)).await;
+    ensure!(client.loaded().await? == Loaded { connections: Vec::new(), ..before.clone() });
+    let credentials = Credentials {
+        certificate: issued.certificate_pem.as_bytes().into(),
+        private_key: issued.key_pem.as_bytes().into(),
+        authority: authority.into(),
+    };
+    session.set_up(Setup { credentials, connection });
+    wait_until_loaded(&client, |loaded| *loaded == before).await
+}
+
+/// Waits until what charon has loaded satisfies `holds`.
+async fn wait_until_loaded(client: &Client, holds: impl Fn(&Loaded) -> bool) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds(&client.loaded().await?) {
+        ensure!(Instant::now() < deadline, "charon has loaded {:?}", client.loaded().await?);
+        sleep(Duration::from_millis(50)).await;
+    }
     Ok(())
 }
 

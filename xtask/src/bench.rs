@@ -16,7 +16,7 @@ use crate::{
     flood, kernel,
     machine::Machine,
     native,
-    project::{self, BENCH},
+    project::{self, BENCH, GATEWAYD},
     setup::{self, Needs},
     stream,
     vm::{self, Console},
@@ -47,6 +47,8 @@ enum Part {
     Control,
     /// Kernel memory for each flow and each customer
     Memory,
+    /// The cost of 10,000 tunnels: IKE, and gatewayd, with real charons at both ends
+    Tunnels,
 }
 
 /// The combinations of instruction counts that CI checks.
@@ -66,7 +68,7 @@ const CHECKED: [&str; 12] = [
 ];
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Instructions, Self::Time, Self::Control, Self::Memory];
+    const ALL: [Self; 5] = [Self::Instructions, Self::Time, Self::Control, Self::Memory, Self::Tunnels];
 
     fn name(self) -> &'static str {
         match self {
@@ -74,6 +76,7 @@ impl Part {
             Self::Time => "time",
             Self::Control => "control",
             Self::Memory => "memory",
+            Self::Tunnels => "tunnels",
         }
     }
 }
@@ -101,9 +104,10 @@ pub fn run(choice: Choice, machine: &Machine) -> Result<i32> {
         let place = match (part, native) {
             (Part::Instructions, _) => Place::Icount,
             (_, true) => Place::Native,
-            (Part::Time, false) => bail!(
-                "time cannot be measured here: it needs root and a kernel with veth, TCX, nftables and \
-                 iptables-legacy; in the emulated virtual machine it would mean nothing"
+            (Part::Time | Part::Tunnels, false) => bail!(
+                "{} cannot be measured here: it needs root and a kernel with veth, TCX, nftables and \
+                 iptables-legacy; in the emulated virtual machine it would mean nothing",
+                part.name()
             ),
             (_, false) => Place::Vm,
         };
@@ -116,8 +120,14 @@ pub fn run(choice: Choice, machine: &Machine) -> Result<i32> {
     let commit = output("git", &["describe", "--always", "--dirty"])?;
     for (part, place) in places {
         eprintln!("\n=== {}", part.name());
-        // This part measures user space, so it uses an optimised build, as shipped.
-        let programs = if part == Part::Control { build::released(BENCH)? } else { programs.clone() };
+        // These parts measure user space, so they use an optimised build, as shipped.
+        let programs = match part {
+            Part::Control | Part::Tunnels => build::released(BENCH)?,
+            Part::Instructions | Part::Time | Part::Memory => programs.clone(),
+        };
+        if part == Part::Tunnels {
+            build::released(GATEWAYD)?;
+        }
         let mut words = vec![part.name()];
         words.extend(choice.quick.then_some("--quick"));
         let figures = scratch()?.join(format!("{}.jsonl", part.name()));

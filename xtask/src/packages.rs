@@ -14,8 +14,17 @@ pub type Package = (&'static str, &'static str);
 /// Packages for compiling.
 pub const BUILD: &[Package] = &[("gcc", "cc"), ("libc6-dev", "/usr/include/stdio.h"), ("git", "git")];
 
-/// Packages for the host tests: systemd checks the units that we ship.
-pub const HOST: &[Package] = &[("iproute2", "ip"), ("systemd", "systemd-analyze"), ("util-linux", "unshare")];
+/// Packages for the host tests: systemd checks the units that we ship; GnuTLS, OpenSSL and strongSwan check certificates.
+pub const HOST: &[Package] = &[
+    ("bsdutils", "script"),
+    ("gnutls-bin", "certtool"),
+    ("iproute2", "ip"),
+    ("libstrongswan-standard-plugins", "/usr/lib/ipsec/plugins/libstrongswan-openssl.so"),
+    ("openssl", "openssl"),
+    ("strongswan-pki", "pki"),
+    ("systemd", "systemd-analyze"),
+    ("util-linux", "unshare"),
+];
 
 /// Packages for the lab; the virtual machine sees those of the host.
 pub const LAB: &[Package] = &[

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 static ROOT: OnceLock<PathBuf> = OnceLock::new();
 
 /// Packages whose tests run on this machine with `cargo test`.
-pub const HOST_PACKAGES: [&str; 5] =
-    ["gateway-common", "gateway", "gateway-tests-kit", "gateway-fuzz", "xtask"];
+pub const HOST_PACKAGES: [&str; 6] =
+    ["gateway-common", "gateway-pki", "gateway", "gateway-tests-kit", "gateway-fuzz", "xtask"];
 /// Packages of test tools. Only their unit tests are host tests; the tools themselves are stages of their own.
 pub const TOOL_PACKAGES: [&str; 5] = [
     "gateway-tests-replay",
@@ -36,6 +36,8 @@ pub struct Tool {
 
 /// Real tunnels and real attacks in namespaces.
 pub const LAB: Tool = Tool { package: "gateway-tests-lab", program: "lab" };
+/// The gateway's daemon.
+pub const GATEWAYD: Tool = Tool { package: "gateway", program: "gatewayd" };
 /// The benchmark.
 pub const BENCH: Tool = Tool { package: "gateway-tests-bench", program: "bench" };
 /// The differential test against iptables.

@@ -1,7 +1,7 @@
 //! Looking up a flow for a segment from the site, and opening one.
 use super::{
     identity::Site,
-    quota::{self, Charge},
+    quota::{self, Charge, Charges},
     tables::{FamilyTables, FlowCell, NotInserted, Scratch, Tables},
 };
 use crate::{
@@ -23,8 +23,8 @@ pub(super) struct Opening {
     pub now_ns: u64,
 }
 
-/// Opens a flow if the segment opens one and the customer's quota has room. Out of line: keeps its locals
-/// off the caller's 512-byte stack.
+/// Opens a flow if the segment opens one, and the site's share and the customer's quota have room. Out of
+/// line: keeps its locals off the caller's 512-byte stack.
 #[inline(never)]
 pub(super) fn open_flow<A, T>(
     tables: &T,
@@ -54,17 +54,25 @@ where
     }
     flow.tunnel = id.get();
     flow.generation = tunnel.generation;
+    let former = match Lookup::Nothing.is(lookup) {
+        true => id.get(),
+        // A flow that is gone meanwhile is not replaced below, either.
+        false => tables.flow(key).map_or(id.get(), |cell| cell.tunnel()),
+    };
     let charge = Charge {
         flows: u32::from(Lookup::Nothing.is(lookup)),
         half_open: u32::from(!Lookup::OverHalfOpen.is(lookup)),
     };
-    quota::take(tables, tunnel, charge, now_ns)?;
+    // The flow of a site whose prefix is this one's now is charged to that site.
+    let whole = Charge { flows: 1, half_open: 1 };
+    let charges = Charges { customer: charge, site: if former == id.get() { charge } else { whole } };
+    quota::take(tables, site, charges, now_ns)?;
     if Lookup::Nothing.is(lookup) {
         let why = match tables.insert_flow(key, flow, now) {
             Ok(()) => return Ok(()),
             Err(why) => why,
         };
-        quota::give_back(tables, tunnel.customer, charge);
+        quota::give_back(tables, tunnel.customer, id.get(), charges);
         return match why {
             NotInserted::Full => Err(Reason::FlowTableFull),
             NotInserted::Exists => Err(Reason::FlowChanging),
@@ -74,8 +82,9 @@ where
         cell.locked(|old| {
             // Another CPU may have been faster with a copy of this SYN.
             let over = !old.is_live(tunnel.generation, now) || is_replaceable(old.state());
-            let unchanged =
-                old.state() != 0 && over && u32::from(!old.has(status::HALF_OPEN)) == charge.half_open;
+            let same_charge =
+                old.tunnel == former && u32::from(!old.has(status::HALF_OPEN)) == charge.half_open;
+            let unchanged = old.state() != 0 && over && same_charge;
             if unchanged {
                 old.replace(*flow);
             }
@@ -83,8 +92,12 @@ where
         })
     });
     if !replaced {
-        quota::give_back(tables, tunnel.customer, charge);
+        quota::give_back(tables, tunnel.customer, id.get(), charges);
         return Err(Reason::FlowChanging);
+    }
+    if former != id.get() {
+        let theirs = Charge { flows: 1, half_open: 1 - charge.half_open };
+        quota::give_back_share(tables, tunnel.customer, former, theirs);
     }
     Ok(())
 }

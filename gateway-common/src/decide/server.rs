@@ -245,7 +245,7 @@ where
         change(flow, &mut confirmed)
     })?;
     if confirmed == 1 {
-        quota::confirm(tables, to.customer);
+        quota::confirm(tables, to.customer, owner.get());
     }
     Ok(tunnel)
 }

@@ -159,7 +159,7 @@ where
     };
     let lookup = lookup as u8;
     if Lookup::Confirmed.is(lookup) {
-        quota::confirm(tables, tunnel.customer);
+        quota::confirm(tables, tunnel.customer, site.id.get());
     } else if !Lookup::Continues.is(lookup) {
         open_flow(tables, site, &key, segment, Opening { lookup, now_ns })?;
         decision.opened = true;

@@ -24,6 +24,8 @@ pub trait Tables {
     fn inbound_spi(&self, spi: u32) -> Option<u32>;
     /// Returns the usage of the customer of this id.
     fn usage(&self, customer: u32) -> Option<impl UsageCell>;
+    /// Returns the usage of the share of the site of this number.
+    fn share(&self, site: u32) -> Option<impl UsageCell>;
     /// Returns storage for a segment. In eBPF this is a map: the verifier explores every combination of
     /// what parsing found out, and forgets it for a value read from memory.
     #[inline(always)]
@@ -75,7 +77,7 @@ pub trait FlowCell {
     fn locked<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R;
 }
 
-/// A customer's usage in its table, which others may be changing.
+/// A customer's or a site's usage in its table, which others may be changing.
 pub trait UsageCell {
     /// Runs `change` with exclusive access to the usage.
     fn locked<R>(&self, change: impl FnOnce(&mut Usage) -> R) -> R;

@@ -157,8 +157,8 @@ pub enum Bound {
     Cpus,
 }
 
-/// CHILD_SAs that one site may have bound at a time: one for each prefix of its LAN, in both families.
-pub const TUNNELS_PER_SITE: u32 = 2 * limits::PREFIXES_PER_SITE as u32;
+/// CHILD_SAs that one site may have bound at a time: one for each prefix of its LAN.
+pub const TUNNELS_PER_SITE: u32 = limits::PREFIXES_PER_SITE as u32;
 /// Reqids that charon may have given out at a time for each site: to its bound CHILD_SAs, and to others that are being
 /// ended. charon gives the reqid that was released first, and a new one if there is none (strongSwan, kernel_interface.c),
 /// so the highest is the number that were ever in use at a time.
@@ -368,6 +368,9 @@ maps! {
         written by [InternetIngress, Expiry], read by [InternetIngress, Expiry];
     /// Use of quotas by customer id.
     USAGE: Array(u32 => Usage), Bound::CustomerIds, Pinned,
+        written by [Ingress, Expiry], read by [InternetIngress, Gatewayctl];
+    /// Use of the sites' shares of their customers' quotas, by site number.
+    SHARES: Array(u32 => Usage), Bound::TunnelIds, Pinned,
         written by [Ingress, Expiry], read by [InternetIngress, Gatewayctl];
     /// Counters, event budget and cached next hops by customer id.
     COUNTERS: PerCpuArray(u32 => Counters), Bound::CustomerIds, Pinned,

@@ -23,7 +23,7 @@ pub use self::{
     program::{APPROVED_MARK, Hook, NextProgram},
     settings::{Addresses, ManagementRule, Settings},
     tunnel::{Access, NO_PREFIX, OutboundSpi, Tunnel},
-    usage::{Customer, Quota, Usage},
+    usage::{Customer, Quota, Share, Usage},
 };
 
 #[cfg(feature = "user")]

@@ -1,5 +1,8 @@
 //! Sites and the SPIs that peers chose.
-use super::{prefix::Prefix, usage::Quota};
+use super::{
+    prefix::Prefix,
+    usage::{Quota, Share},
+};
 use crate::{
     family::Family,
     limits::PREFIXES_PER_SITE,
@@ -25,10 +28,10 @@ pub struct Tunnel {
     pub v4: Access<Ipv4>,
     /// The customer's quota, the same in each of its sites.
     pub quota: Quota,
+    /// The site's share of that quota.
+    pub share: Share,
     /// Access in IPv6.
     pub v6: Access<Ipv6>,
-    #[doc(hidden)]
-    pub _reserved2: [u32; 2],
 }
 
 /// The server and LAN of a site in one address family.
@@ -83,6 +86,6 @@ pub struct OutboundSpi {
     pub spi: u32,
 }
 
-const _: () = assert!(size_of::<Tunnel>() == 12 + 56 + 16 + 164 + 8);
+const _: () = assert!(size_of::<Tunnel>() == 12 + 104 + 16 + 8 + 308);
 
 const _: () = assert!(size_of::<OutboundSpi>() == 20);

@@ -207,7 +207,7 @@ pub mod status {
     pub const REPLY_SEEN: u8 = 0x10;
     /// The whole handshake was seen.
     pub const ASSURED: u8 = 0x20;
-    /// The flow is charged to the customer's quota of half-open flows.
+    /// The flow is charged to the quotas of half-open flows, its customer's and its site's.
     pub const HALF_OPEN: u8 = 0x40;
 }
 

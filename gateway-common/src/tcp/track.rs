@@ -331,8 +331,12 @@ fn accept(step: Step, was: u8, next: u8) {
 
     if !flow.has(status::REPLY_SEEN) {
         if is_rst {
-            // Only a SYN was ever seen: over at once.
+            // Only a SYN was ever seen: over at once. If the server refuses, it keeps nothing half-open, and the place among
+            // the customer's half-open flows is free. A device's RST proves nothing of the kind: the server may drop it.
             flow.expires = now;
+            if direction as u8 == Direction::ToSite as u8 {
+                flow.last &= !status::HALF_OPEN;
+            }
             note_reply(flow, direction);
             return;
         }

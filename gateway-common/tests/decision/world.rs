@@ -13,7 +13,7 @@ use etherparse::{IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder
 use gateway_common::{
     decide::{self, Decision, FamilyTables, FlowCell, Identity, NotInserted, Tables, UsageCell},
     family::Family,
-    layout::{Access, Addresses, Binding, LayoutFamily, Prefix, Quota, Settings, Tunnel, Usage},
+    layout::{Access, Addresses, Binding, LayoutFamily, Prefix, Quota, Settings, Share, Tunnel, Usage},
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
     tcp::{
         DOUBTFUL_TIMEOUT_SECONDS, Flow, FlowKey, RETRANSMISSION_SLOT, STATE_SLOTS, State, UNACKNOWLEDGED_SLOT,
@@ -37,6 +37,8 @@ pub struct World {
     pub flows: RefCell<HashMap<Key, Flow>>,
     /// Usage by customer.
     pub usage: RefCell<HashMap<u32, Usage>>,
+    /// Usage of shares by site.
+    pub shares: RefCell<HashMap<u32, Usage>>,
     /// Room for flows of each family.
     pub flow_limit: usize,
 }
@@ -143,6 +145,7 @@ impl World {
             inbound_spis: (1..=4).map(|site| (spi(site), mark(site))).collect(),
             flows: RefCell::default(),
             usage: RefCell::new((1..=3).map(|customer| (customer, Usage::default())).collect()),
+            shares: RefCell::new((1..=4).map(|site| (site, Usage::default())).collect()),
             flow_limit: usize::MAX,
         }
     }
@@ -181,6 +184,7 @@ impl World {
         assert_eq!(decision, others, "at once and not");
         assert_eq!(*self.flows.borrow(), *other.flows.borrow());
         assert_eq!(*self.usage.borrow(), *other.usage.borrow());
+        assert_eq!(*self.shares.borrow(), *other.shares.borrow());
     }
 }
 
@@ -196,6 +200,7 @@ fn tunnel(number: u32) -> Tunnel {
         up: 1,
         v4: access(v4.into(), MSS[0], Prefix::new(Ipv4::from(site.v4.0), site.v4.1), mark(number)),
         quota: PLENTY,
+        share: Share::WHOLE,
         v6: access(v6.into(), MSS[1], Prefix::new(Ipv6::from(site.v6.0), site.v6.1), mark(number)),
         ..Tunnel::default()
     }
@@ -258,7 +263,12 @@ impl Tables for World {
 
     fn usage(&self, customer: u32) -> Option<impl UsageCell> {
         let known = self.usage.borrow().contains_key(&customer);
-        known.then_some(CustomersUsage { usage: &self.usage, customer })
+        known.then_some(OneUsage { usage: &self.usage, number: customer })
+    }
+
+    fn share(&self, site: u32) -> Option<impl UsageCell> {
+        let known = self.shares.borrow().contains_key(&site);
+        known.then_some(OneUsage { usage: &self.shares, number: site })
     }
 }
 
@@ -318,13 +328,14 @@ impl FlowCell for Cell<'_> {
     }
 }
 
-struct CustomersUsage<'a> {
+/// The usage of a customer or a site, by its number.
+struct OneUsage<'a> {
     usage: &'a RefCell<HashMap<u32, Usage>>,
-    customer: u32,
+    number: u32,
 }
 
-impl UsageCell for CustomersUsage<'_> {
+impl UsageCell for OneUsage<'_> {
     fn locked<R>(&self, change: impl FnOnce(&mut Usage) -> R) -> R {
-        change(self.usage.borrow_mut().get_mut(&self.customer).expect("no customer is removed"))
+        change(self.usage.borrow_mut().get_mut(&self.number).expect("no usage is removed"))
     }
 }

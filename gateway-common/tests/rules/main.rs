@@ -7,5 +7,7 @@ mod inner;
 mod path_mtu;
 mod policy;
 mod quota;
+mod race;
+mod share;
 #[path = "../decision/world.rs"]
 mod world;

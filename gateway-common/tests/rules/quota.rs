@@ -1,13 +1,9 @@
-//! Charging new flows to their customer's quota, returning the charge, and races between CPUs.
-use std::cell::Cell;
-
+//! Charging new flows to their customer's quota, and returning the charge.
 use gateway_common::{
-    decide::{Decision, FamilyTables, FlowCell, NotInserted, Tables, UsageCell, from_server, from_site},
-    layout::{Binding, LayoutFamily, Quota, Settings, Tunnel, Usage},
+    decide::{Decision, from_site},
+    layout::{Quota, Usage},
     rate::Bucket,
     reason::Reason::{self, *},
-    tcp::{Flow, FlowKey},
-    time::Ticks,
 };
 
 use crate::{
@@ -15,28 +11,28 @@ use crate::{
     world::{PLENTY, World, server},
 };
 
-const SECOND_NS: u64 = 1_000_000_000;
+pub const SECOND_NS: u64 = 1_000_000_000;
 
-fn world(quota: Quota) -> World {
+pub fn world(quota: Quota) -> World {
     let mut world = World::new();
     world.tunnels[1].quota = quota;
     world
 }
 
 /// Returns the flows and half-open flows charged to customer 1.
-fn charged(world: &World) -> (u32, u32) {
+pub fn charged(world: &World) -> (u32, u32) {
     let usage = world.usage.borrow()[&1];
     (usage.flows, usage.half_open)
 }
 
 /// Decides on a SYN from this port of the device, some time later.
-fn syn_from(world: &World, v6: bool, port: u16, after_ns: u64) -> Decision {
+pub fn syn_from(world: &World, v6: bool, port: u16, after_ns: u64) -> Decision {
     let frame = segment((device(v6), port), (server(1, v6), PORTS.1), tcp(0x02, 1000, 0));
     from_site(&frame[..], world, tunnel(1), NOW_NS + after_ns)
 }
 
 /// Returns the reasons why SYNs from this many ports, all at once, are dropped.
-fn syns(world: &World, v6: bool, ports: u16) -> Vec<Option<Reason>> {
+pub fn syns(world: &World, v6: bool, ports: u16) -> Vec<Option<Reason>> {
     (0..ports).map(|port| reason(syn_from(world, v6, 1000 + port, 0))).collect()
 }
 
@@ -168,8 +164,30 @@ fn refused_handshake_returns_the_half_open_charge() {
     }
 }
 
+/// A server that is not up answers each SYN with a RST. The flow takes its place in the table until it is removed,
+/// but is no handshake.
+#[test]
+fn reset_in_answer_to_a_syn_returns_the_half_open_charge() {
+    for v6 in FAMILIES {
+        let resets = |world: &World, from_server: bool| match from_server {
+            true => from_lan(world, &answer(v6, tcp(0x14, 0, 1001))),
+            false => from_device(world, &request(v6, tcp(0x04, 1001, 0))),
+        };
+        for from_server in [true, false] {
+            let world = opened(v6);
+            assert_eq!(reason(resets(&world, from_server)), None);
+            // The server may have dropped the device's: it waits for the handshake all the same.
+            let half_open = u32::from(!from_server);
+            assert_eq!((charged(&world), shared(&world, 1)), ((1, half_open), (1, 1, half_open)));
+            // Over at once: the same ports open anew, as a handshake.
+            assert!(from_device(&world, &syn(v6)).opened);
+            assert_eq!((charged(&world), shared(&world, 1)), ((1, 1), (1, 1, 1)));
+        }
+    }
+}
+
 /// A time when every open flow has expired.
-const LATER_NS: u64 = 8_000 * SECOND_NS;
+pub const LATER_NS: u64 = 8_000 * SECOND_NS;
 
 #[test]
 fn replacing_flow_is_charged_the_difference() {
@@ -204,173 +222,8 @@ fn usage_never_returns_more_than_charged() {
     }
 }
 
-/// Tables in which another CPU acts after this CPU's first look at the flows.
-struct Race<'a> {
-    world: &'a World,
-    other: &'a dyn Fn(&World),
-    looks: Cell<u32>,
-}
-
-impl Race<'_> {
-    fn look(&self) {
-        self.looks.set(self.looks.get() + 1);
-        if self.looks.get() == 2 {
-            (self.other)(self.world);
-        }
-    }
-}
-
-impl Tables for Race<'_> {
-    fn settings(&self) -> Option<&Settings> {
-        self.world.settings()
-    }
-
-    fn binding(&self, reqid: u32) -> Option<&Binding> {
-        self.world.binding(reqid)
-    }
-
-    fn tunnel(&self, number: u32) -> Option<&Tunnel> {
-        self.world.tunnel(number)
-    }
-
-    fn inbound_spi(&self, spi: u32) -> Option<u32> {
-        self.world.inbound_spi(spi)
-    }
-
-    fn usage(&self, customer: u32) -> Option<impl UsageCell> {
-        self.world.usage(customer)
-    }
-}
-
-impl<A: LayoutFamily> FamilyTables<A> for Race<'_> {
-    fn customer(&self, server: A) -> Option<u32> {
-        self.world.customer(server)
-    }
-
-    fn flow(&self, key: &FlowKey<A>) -> Option<impl FlowCell> {
-        self.look();
-        self.world.flow(key)
-    }
-
-    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, now: Ticks) -> Result<(), NotInserted> {
-        self.look();
-        self.world.insert_flow(key, flow, now)
-    }
-}
-
-/// Decides on a SYN at this time while another CPU acts.
-fn race(world: &World, v6: bool, after_ns: u64, other: &dyn Fn(&World)) -> Option<Reason> {
-    let race = Race { world, other, looks: Cell::new(0) };
-    let decision = from_site(&syn(v6)[..], &race, tunnel(1), NOW_NS + after_ns);
-    assert!(race.looks.get() >= 2, "the decision looked only once");
-    reason(decision)
-}
-
-#[test]
-fn copies_of_a_syn_on_two_cpus_open_one_flow() {
-    for v6 in FAMILIES {
-        let world = World::new();
-        let faster = |world: &World| assert!(from_device(world, &syn(v6)).opened);
-        assert_eq!(race(&world, v6, 0, &faster), Some(FlowChanging));
-        assert_eq!((charged(&world), world.flows.borrow().len()), ((1, 1), 1));
-    }
-}
-
-#[test]
-fn flow_changed_by_another_cpu_is_not_replaced() {
-    let each = |world: &World, change: fn(&mut Flow)| {
-        world.flows.borrow_mut().values_mut().for_each(change);
-    };
-    for v6 in FAMILIES {
-        for world in [opened(v6), established(v6)] {
-            let before = charged(&world);
-            let reopened = |world: &World| {
-                assert!(from_site(&syn(v6)[..], world, tunnel(1), NOW_NS + LATER_NS).opened);
-            };
-            assert_eq!(race(&world, v6, LATER_NS, &reopened), Some(FlowChanging));
-            assert_eq!(charged(&world), (1, 1), "{before:?}");
-        }
-        for world in [opened(v6), established(v6)] {
-            let before = charged(&world);
-            let removing = |world: &World| each(world, Flow::end);
-            assert_eq!(race(&world, v6, LATER_NS, &removing), Some(FlowChanging));
-            assert_eq!(charged(&world), before);
-        }
-        for world in [opened(v6), established(v6)] {
-            let before = charged(&world);
-            let gone = |world: &World| world.flows.borrow_mut().clear();
-            assert_eq!(race(&world, v6, LATER_NS, &gone), Some(FlowChanging));
-            assert_eq!(charged(&world), before);
-        }
-        // Expired, but charged differently than at the first look.
-        let world = opened(v6);
-        let other_charge = |world: &World| each(world, |flow| flow.last ^= 0x40);
-        assert_eq!(race(&world, v6, LATER_NS, &other_charge), Some(FlowChanging));
-        assert_eq!(charged(&world), (1, 1));
-    }
-}
-
-/// Tables in which every flow belongs to tunnel 1 when looked up, and to its real tunnel once locked.
-struct Stale<'a>(&'a World);
-
-struct StaleCell<C>(C);
-
-impl<C: FlowCell> FlowCell for StaleCell<C> {
-    fn tunnel(&self) -> u32 {
-        1
-    }
-
-    fn locked<R>(&self, change: impl FnOnce(&mut Flow) -> R) -> R {
-        self.0.locked(change)
-    }
-}
-
-impl Tables for Stale<'_> {
-    fn settings(&self) -> Option<&Settings> {
-        self.0.settings()
-    }
-
-    fn binding(&self, reqid: u32) -> Option<&Binding> {
-        self.0.binding(reqid)
-    }
-
-    fn tunnel(&self, number: u32) -> Option<&Tunnel> {
-        self.0.tunnel(number)
-    }
-
-    fn inbound_spi(&self, spi: u32) -> Option<u32> {
-        self.0.inbound_spi(spi)
-    }
-
-    fn usage(&self, customer: u32) -> Option<impl UsageCell> {
-        self.0.usage(customer)
-    }
-}
-
-impl<A: LayoutFamily> FamilyTables<A> for Stale<'_> {
-    fn customer(&self, server: A) -> Option<u32> {
-        self.0.customer(server)
-    }
-
-    fn flow(&self, key: &FlowKey<A>) -> Option<impl FlowCell> {
-        self.0.flow(key).map(StaleCell)
-    }
-
-    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow, now: Ticks) -> Result<(), NotInserted> {
-        self.0.insert_flow(key, flow, now)
-    }
-}
-
-#[test]
-fn answer_on_a_flow_taken_by_another_tunnel_is_dropped() {
-    for v6 in FAMILIES {
-        let mut world = World::new();
-        world.tunnels[2] = world.tunnels[1];
-        assert!(from_site(&syn(v6)[..], &world, tunnel(2), NOW_NS).opened);
-        let before = world.flows.borrow().clone();
-        let late = from_server(&syn_ack(v6)[..], &Stale(&world), NOW_NS);
-        assert_eq!(reason(late), Some(ReplyWithoutConnection));
-        assert_eq!(*world.flows.borrow(), before);
-        assert_eq!(reason(from_lan(&world, &syn_ack(v6))), None);
-    }
+/// Returns the customer, the flows and the half-open flows charged to a site's share.
+pub fn shared(world: &World, site: u32) -> (u32, u32, u32) {
+    let usage = world.shares.borrow()[&site];
+    (usage.customer, usage.flows, usage.half_open)
 }

@@ -23,7 +23,7 @@ use gateway_common::{
 use crate::{
     clock::now_ns,
     lock::{MapCell, with_lock},
-    maps::{FamilyMaps, REPLAY, USAGE, WHEELS},
+    maps::{FamilyMaps, REPLAY, SHARES, USAGE, WHEELS},
     nodes,
 };
 
@@ -161,20 +161,20 @@ extern "C" fn visit<A: FamilyMaps>(_round: u32, pass: *mut Pass) -> i64 {
     pass.number = node.next();
     pass.visited += 1;
     let key = node.key();
-    let half_open = match A::flows().get_ptr_mut(&key) {
-        // Somebody removed the flow by hand.
-        None => 0,
+    let (half_open, site) = match A::flows().get_ptr_mut(&key) {
+        // Somebody removed the flow by hand. Number 0 is no site's.
+        None => (0, 0),
         Some(flow) => {
             let now = pass.now;
             // SAFETY: a live map value, and its lock.
-            let (over, half_open, expires) = unsafe {
+            let (over, half_open, site, expires) = unsafe {
                 with_lock(flow, &raw mut (*flow).lock, |flow: &mut Flow| {
                     let over = flow.is_over(now);
                     if over {
                         // A program that has just looked the flow up must not reopen it.
                         flow.end();
                     }
-                    (over, u32::from(flow.has(status::HALF_OPEN)), flow.expires)
+                    (over, u32::from(flow.has(status::HALF_OPEN)), flow.tunnel, flow.expires)
                 })
             };
             if !over {
@@ -182,11 +182,14 @@ extern "C" fn visit<A: FamilyMaps>(_round: u32, pass: *mut Pass) -> i64 {
                 return 0;
             }
             let _ = A::flows().remove(&key);
-            half_open
+            (half_open, site)
         }
     };
     if let Some(usage) = USAGE.get_ptr_mut(key.customer) {
         MapCell(usage).locked(|usage| usage.give_back(1, half_open));
+    }
+    if let Some(share) = SHARES.get_ptr_mut(site) {
+        MapCell(share).locked(|usage| usage.give_back_share(key.customer, 1, half_open));
     }
     nodes::free::<A>(pass.wheel, number);
     pass.removed += 1;

@@ -10,10 +10,13 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use gateway::{
+    adoption::pinned_limits,
     cookies::Rotation,
     daemon::{Daemon, Options},
-    inputs::Inputs,
+    fingerprint::fingerprint,
+    inputs::{Inputs, Reading},
     kernel::pins::{DEFAULT_DIRECTORY, Pins},
+    last_good::LastGood,
     lock::lock,
     policy::{self, check_certificates, read_credentials},
     strongswan::DEFAULT_SOCKET,
@@ -32,7 +35,7 @@ struct Arguments {
     /// Directory with gateway.toml and customers/*.toml
     #[arg(long, value_name = "DIR")]
     policy: PathBuf,
-    /// Directory for state that survives restarts: numbers of tunnels and customers, status
+    /// Directory for state that survives restarts: numbers of tunnels and customers, the last good policy, status
     #[arg(long, value_name = "DIR", env = "GATEWAY_STATE", default_value = "/var/lib/gateway")]
     state: PathBuf,
     /// charon's VICI socket
@@ -59,13 +62,16 @@ Examples:
 Exit status:
   0  ended by SIGTERM or SIGINT, or --check found no fault
   1  failed; standard error states the reason
-  2  the policies have faults, nothing was changed; or invalid arguments";
+  2  gateway.toml has faults and no last good version of it is kept, nothing was changed;
+     or --check found faults; or invalid arguments";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
         .with_writer(io::stderr)
+        // A log that cannot be written, as on a full disk, must not end gatewayd.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .init();
     if arguments.check {
@@ -77,14 +83,16 @@ fn main() -> ExitCode {
         vici: arguments.vici,
         pins: Pins::new(arguments.pin),
     };
-    let inputs = match Inputs::load(&options.policy) {
-        Ok(inputs) => inputs,
-        Err(faults) => {
-            eprintln!("{faults}");
-            return ExitCode::from(2);
-        }
+    let last_good = LastGood::read(&options.state).unwrap_or_default();
+    let tables = pinned_limits(&options.pins);
+    let reading = Inputs::start(&options.policy, &last_good, &options.state, tables);
+    let Some(inputs) = &reading.inputs else {
+        return without_policy(&reading);
     };
-    match run(options, inputs) {
+    reading.log();
+    let is_saved = inputs.last_good() == last_good;
+    drop(last_good);
+    match run(options, reading, is_saved) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -93,12 +101,27 @@ fn main() -> ExitCode {
     }
 }
 
+/// Reports why there is no policy to start with. Another attempt helps once a folder is there, and not before an operator
+/// has mended `gateway.toml`.
+fn without_policy(reading: &Reading) -> ExitCode {
+    eprintln!("{}", reading.faults);
+    if reading.is_unlisted {
+        eprintln!(
+            "error: the customers are unknown: their folder cannot be read, and no last good policy is kept"
+        );
+        return ExitCode::FAILURE;
+    }
+    eprintln!("error: gateway.toml has faults, and no last good version of it is kept");
+    ExitCode::from(2)
+}
+
 /// Reports every fault of the policies and of the files they name.
 fn check(directory: &Path, no_secrets: bool) -> ExitCode {
     let reload = policy::reload(directory, None);
     let mut faults = reload.faults;
     let mut unchecked = Vec::new();
     let mut described = String::new();
+    let mut sha256 = String::new();
     if let Some(policy) = reload.policy {
         let now = OffsetDateTime::now_utc();
         let found = if no_secrets {
@@ -110,6 +133,7 @@ fn check(directory: &Path, no_secrets: bool) -> ExitCode {
         };
         faults.extend(found.iter().cloned());
         described = policy.describe();
+        sha256 = fingerprint(&policy);
     }
     if !faults.is_empty() {
         eprintln!("{faults}");
@@ -118,6 +142,7 @@ fn check(directory: &Path, no_secrets: bool) -> ExitCode {
     // The exit status is the result, so a reader that closes the pipe early changes nothing.
     let mut out = io::stdout();
     let _ = writeln!(out, "{}: no faults; {described}", directory.display());
+    let _ = writeln!(out, "SHA-256 {sha256}");
     for file in unchecked {
         let _ = writeln!(out, "not checked: {}", file.display());
     }
@@ -125,16 +150,16 @@ fn check(directory: &Path, no_secrets: bool) -> ExitCode {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn run(options: Options, inputs: Inputs) -> Result<()> {
+async fn run(options: Options, reading: Reading, is_saved: bool) -> Result<()> {
     // Nobody else's: whoever may open it may hold its lock.
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700);
     builder.create(&options.state).with_context(|| format!("create {}", options.state.display()))?;
     // The maps and interfaces belong to one gatewayd, and so do the numbers and the status in the state directory.
     let _locks = (options.pins.prepare_and_lock()?, lock(&options.state)?);
-    let customers = inputs.describe();
+    let customers = reading.inputs.as_ref().map(Inputs::describe).unwrap_or_default();
     let pins = options.pins.clone();
-    let daemon = Daemon::start(options, inputs).await?;
+    let daemon = Daemon::start(options, reading, is_saved).await?;
     let _rotation = Rotation::start(&pins)?;
     tracing::info!("ready: {customers}");
     daemon.run().await

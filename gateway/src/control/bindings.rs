@@ -5,6 +5,7 @@
 //! (docs/facts.md: reqids-are-recycled). So of two CHILD_SAs that claim a reqid the one with the larger mark counts, in
 //! whatever order the reports come, and a late report binds nothing to a wrong site: the mark would not fit.
 mod book;
+mod quote;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use gateway_common::{
 };
 use ipnet::IpNet;
 
+use self::quote::quoted;
 use crate::{
     control::{
         live::{Live, Touched},
@@ -291,10 +293,11 @@ impl Bindings {
             self.forget_ike(unique_id);
             let reason = match ike.name == CONNECTION {
                 true => format!(
-                    "the policy has no site with the identity {:?}, at {}",
-                    ike.remote_id, ike.remote_host
+                    "the policy has no site with the identity {}, at {}",
+                    quoted(&ike.remote_id),
+                    ike.remote_host
                 ),
-                false => format!("the connection {:?} is not gatewayd's", ike.name),
+                false => format!("the connection {} is not gatewayd's", quoted(&ike.name)),
             };
             self.refuse(Refused::Ike(unique_id), &reason);
             orders.push(Order::TerminateIke { unique_id, reason });

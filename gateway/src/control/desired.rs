@@ -127,8 +127,8 @@ impl<'p> DesiredTunnel<'p> {
             _reserved: [0; 3],
             v4: access(server.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), mss.v4, lan4),
             quota: self.quota,
+            share: self.site.quota.resolve(&self.quota, self.customer.sites.len()),
             v6: access(server.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(), mss.v6, lan6),
-            _reserved2: [0; 2],
         }
     }
 }

@@ -177,10 +177,10 @@ fn plan_tunnels(
 
 /// Plans the steps that replace a site's entry: take the site down, rewrite it, bring it up. A program may
 /// read the entry during a write, so fields that must be consistent with each other change only while the
-/// site is down. `up`, MSS, quota and each mark are read independently and change in a single step.
+/// site is down. `up`, MSS, quota, share and each mark are read independently and change in a single step.
 fn plan_tunnel(id: TunnelId, now: &Tunnel, entry: Tunnel, [down, change, up]: &mut [Vec<Action>; 3]) {
     let set = |tunnel| Action::SetTunnel(id, Box::new(tunnel));
-    let mut patched = Tunnel { up: entry.up, quota: entry.quota, ..*now };
+    let mut patched = Tunnel { up: entry.up, quota: entry.quota, share: entry.share, ..*now };
     (patched.v4.mss, patched.v6.mss) = (entry.v4.mss, entry.v6.mss);
     (patched.v4.marks, patched.v6.marks) = (entry.v4.marks, entry.v6.marks);
     if patched == entry {

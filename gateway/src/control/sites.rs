@@ -65,6 +65,11 @@ impl Sites {
         self.reqid_limit
     }
 
+    /// Iterates over the numbers of all sites.
+    pub fn numbers(&self) -> impl Iterator<Item = TunnelId> {
+        self.rules.keys().copied()
+    }
+
     /// Returns what a site's SAs are compared with.
     pub fn rule(&self, site: TunnelId) -> Option<&SiteRule> {
         self.rules.get(&site)

@@ -1,103 +1,95 @@
 //! Puts changed policies into force.
 use std::{mem, sync::Arc};
 
-use anyhow::{Result, ensure};
-use time::OffsetDateTime;
+use anyhow::Result;
 use tracing::{error, info, warn};
 
 use super::{Daemon, followed};
 use crate::{
     adoption::release,
+    approval,
     control::{
         apply::apply_all,
-        desired::{Credentials, Links, desired_of},
+        desired::{Links, desired_of},
         observed::observe_of,
         plan::plan_some,
         sites::Sites,
     },
     events::Names,
-    inputs::{Inputs, loadable},
+    held_back::HeldBack,
+    inputs::Inputs,
     kernel::{interface::Interface, programs::XdpState},
-    policy::{self, Faults, Policy},
+    policy::{Limits, Policy},
+    registry::Assignment,
 };
 
 impl Daemon {
-    /// Reads the policies again. Documents with faults keep their last valid state.
+    /// Reads the policies again. Each part that has faults or cannot come into force keeps its last valid state, and no
+    /// other part waits for it.
     pub(super) fn reload(&mut self) {
-        let reload = policy::reload(&self.options.policy, Some(&self.inputs.policy));
-        self.status.faults = reload.faults.lines();
-        if !reload.faults.is_empty() {
-            error!("policies have faults:\n{}", reload.faults);
-        }
-        let Some(mut policy) = reload.policy else { return };
-        let max_percent = policy.gateway.max_removed_percent;
-        if let Err(removals) = policy::check_removals(&self.inputs.policy, &policy, max_percent) {
-            error!("{removals}");
-            self.status.faults.push(removals.to_string());
-            return;
-        }
-        let running = self.inputs.policy.gateway.limits;
-        if policy.gateway.limits != running {
-            let message = "[limits] changed: run `gatewayctl detach` and restart gatewayd to apply them";
-            warn!("{message}");
-            self.status.faults.push(message.to_owned());
-            policy.gateway.limits = running;
-        }
-        if let Err(error) = self.adopt_policy(policy) {
-            error!("reload failed, the previous policies stay in force: {error:#}");
-            self.status.faults.push(format!("{error:#}"));
+        let approval = approval::take(&self.options.state);
+        let approved = self.held_back.as_ref().filter(|held| approval == Some(held.since_ns));
+        let tables = Limits {
+            tunnels: self.sizes.tunnels,
+            customers: self.sizes.customers,
+            flows: self.sizes.flows,
+            flows6: Some(self.sizes.flows6),
+        };
+        let reading = self.inputs.reload(&self.options.policy, tables, approved.map(|held| &held.removals));
+        reading.log();
+        self.status.faults = reading.lines();
+        self.held_back = HeldBack::of(&reading);
+        self.status.held_back_ns = self.held_back.as_ref().map(|held| held.since_ns);
+        let Some(inputs) = reading.inputs else { return };
+        if let Err(error) = self.put_into_force(inputs) {
+            let error = format!("new customers and sites are not in force: {error:#}");
+            error!("{error}");
+            self.status.faults.push(error);
         }
     }
 
-    /// Puts a policy into force, or fails and keeps the previous one.
-    fn adopt_policy(&mut self, mut policy: Policy) -> Result<()> {
-        let gateway = &self.inputs.policy.gateway;
-        ensure!(
-            (&policy.gateway.internet, &policy.gateway.lan) == (&gateway.internet, &gateway.lan),
-            "[interfaces] changed: restart gatewayd to apply them"
-        );
-        let (v4, v6) = policy.quotas();
-        let capacity = (u64::from(self.sizes.flows), u64::from(self.sizes.flows6));
-        ensure!(
-            v4 <= capacity.0 && v6 <= capacity.1,
-            "the customers' quotas need {v4} IPv4 and {v6} IPv6 flows, but the tables hold {} and {}: \
-             run `gatewayctl detach` and restart gatewayd to create larger tables",
-            capacity.0,
-            capacity.1
-        );
-        let credentials = self.read_credentials(&mut policy)?;
-        let planned = self.registry.plan(&policy)?;
-        release(&mut self.maps, &planned)?;
-        self.ids = self.registry.commit(planned)?;
+    /// Puts inputs into force. If customers and sites get no numbers, those that have some, and tries again later.
+    fn put_into_force(&mut self, inputs: Inputs) -> Result<()> {
+        if !inputs.has_files_of(&self.inputs) {
+            // Before the maps: a crash in between must not bring back what these inputs no longer allow.
+            self.save(&inputs);
+        }
+        let assigned = self.assign(&inputs.policy);
+        let (ids, inputs, result) = match assigned {
+            Ok(ids) => (ids, inputs, Ok(())),
+            Err(error) => (self.ids.clone(), self.inputs.numbered(&inputs), Err(error)),
+        };
+        self.unnumbered = result.is_err();
+        self.ids = ids;
         self.names = Names::new(&self.ids);
-        info!("policies reloaded: {} customers with {} sites", policy.customers.len(), policy.site_count());
-        let inputs = Inputs { policy, credentials, faults: Faults::default() };
+        info!("policies reloaded: {}", inputs.describe());
         let previous = mem::replace(&mut self.inputs, Arc::new(inputs));
         let orders = self.follower.bindings_mut().set_sites(Sites::new(&self.inputs.policy, &self.ids));
         self.order(orders);
-        self.session.set_up(self.inputs.setup());
+        if let Some(setup) = self.inputs.setup() {
+            self.session.set_up(setup);
+        }
         if let Err(error) = self.apply_additions(&previous.policy) {
             warn!("cannot apply the changes at once, reconciling everything instead: {error:#}");
         }
-        Ok(())
+        result
     }
 
-    /// Reads the credentials that the policy names. If they have faults, the previous ones stay in force, and
-    /// the policy keeps naming them.
-    fn read_credentials(&mut self, policy: &mut Policy) -> Result<Credentials> {
-        let previous = &self.inputs.policy.gateway.ipsec;
-        let check = policy::read_credentials(&policy.gateway, OffsetDateTime::now_utc());
-        match check.credentials {
-            Some(read) if check.faults.is_empty() => return Ok(loadable(read)),
-            _ => error!("the previous credentials stay in force:\n{}", check.faults),
+    /// Gives customers and sites their numbers, on disk too.
+    fn assign(&mut self, policy: &Policy) -> Result<Assignment> {
+        let planned = self.registry.plan(policy)?;
+        release(&mut self.maps, &planned)?;
+        Ok(self.registry.commit(planned)?)
+    }
+
+    /// Keeps inputs on disk for the next start. A failure is shown until it is overcome.
+    pub(super) fn save(&mut self, inputs: &Inputs) {
+        let failed = inputs.last_good().write(&self.options.state).err();
+        let failed = failed.map(|error| format!("the policies are not kept for the next start: {error:#}"));
+        if let Some(error) = failed.as_ref().filter(|error| self.unsaved.as_ref() != Some(*error)) {
+            error!("{error}");
         }
-        self.status.faults.extend(check.faults.lines());
-        ensure!(
-            policy.gateway.ipsec.identity == previous.identity,
-            "the gateway's identity changed, but there are no credentials for it"
-        );
-        policy.gateway.ipsec = previous.clone();
-        Ok(self.inputs.credentials.clone())
+        self.unsaved = failed;
     }
 
     /// Writes new and changed customers to the maps, in a time independent of the total number of customers.

@@ -1,7 +1,4 @@
 //! Handles what charon's session reports.
-use anyhow::Result;
-use tracing::{error, info, warn};
-
 use super::Daemon;
 use crate::{
     control::{
@@ -12,10 +9,12 @@ use crate::{
         observed::observe_live,
         plan::{Followed, plan_live},
     },
-    kernel::programs::XdpState,
+    failures::Attempt,
+    kernel::{clock::monotonic_ns, programs::XdpState},
     session::Report,
     strongswan::IkeSa,
 };
+use anyhow::Result;
 
 /// Message while charon is connected but hangs.
 const SILENT: &str = "charon does not answer: tunnels keep their state, and no site can connect";
@@ -25,52 +24,52 @@ impl Daemon {
     pub(super) fn handle_report(&mut self, report: Report) {
         let orders = match report {
             Report::Connected(version, orders) => {
-                info!(version, "charon is connected");
-                (self.version, self.status.charon_fault, self.orders) = (Some(version), None, Some(orders));
-                return;
+                self.logs.charon(&format!("charon {version} is connected"));
+                (self.version, self.orders) = (Some(version), Some(orders));
+                return self.status.set_charon(None, None);
             }
             Report::Lost(reason) => {
-                warn!("charon is not connected, tunnels keep their state: {reason}");
-                (self.version, self.status.charon, self.orders) = (None, None, None);
-                self.status.charon_fault = Some(reason);
+                self.logs.charon(&format!("charon is not connected, tunnels keep their state: {reason}"));
+                (self.version, self.orders) = (None, None);
+                self.status.set_charon(None, Some(reason));
                 return self.follower.lose_sight();
             }
             Report::Answering(answering) => {
-                if !answering {
-                    warn!("{SILENT}");
-                }
-                self.status.charon_fault = (!answering).then(|| SILENT.to_owned());
-                return;
+                self.logs.charon(if answering { "charon answers again" } else { SILENT });
+                let version = self.status.charon.clone();
+                return self.status.set_charon(version, (!answering).then(|| SILENT.to_owned()));
             }
             Report::Restored(_) => {
                 self.status.restored += 1;
                 return;
             }
             Report::Failed(reason) => {
-                if let Some(reason) =
-                    reason.as_ref().filter(|reason| self.setup_failed.as_ref() != Some(*reason))
-                {
-                    error!("charon: {reason}");
-                }
-                self.setup_failed = reason;
-                return;
+                let attempt = reason.map(|reason| Attempt::from(format!("charon: {reason}")));
+                let lines = self.setup_failures.take(attempt.unwrap_or_default());
+                return self.logs.failures(&lines);
             }
             Report::Anew(cleared) => {
+                self.logs.forget_orders();
                 self.follower.start_anew();
-                match self.reconcile() {
-                    // The session goes on once every binding is gone from the maps.
-                    Ok(()) if self.maps.bindings().is_ok_and(|bindings| bindings.is_empty()) => {
-                        let _ = cleared.send(());
-                    }
-                    Ok(()) => error!("bindings of an earlier charon are left: trying again"),
-                    Err(error) => error!("reconcile: {error:#}"),
+                self.try_reconcile();
+                // The session goes on once every binding is gone from the maps.
+                if self.maps.bindings().is_ok_and(|bindings| bindings.is_empty()) {
+                    let _ = cleared.send(());
+                } else {
+                    self.logs.failures(&["bindings of an earlier charon are left: trying again".to_owned()]);
                 }
                 return;
             }
-            Report::Listing => return self.follower.begin_audit(),
+            Report::Listing => {
+                self.listing_since_ns = monotonic_ns();
+                return self.follower.begin_audit();
+            }
             Report::Listed(list) => {
+                let now_ns = monotonic_ns();
+                self.status.audited_ns = Some(now_ns);
+                self.status.audit_took_ms = now_ns.saturating_sub(self.listing_since_ns) / 1_000_000;
                 for fault in &list.faults {
-                    warn!("ignoring charon's SA {}: {}", fault.name, fault.reason);
+                    self.logs.refusal(&format!("ignoring charon's SA {:?}: {}", fault.name, fault.reason));
                 }
                 return self.audit(&list.sas);
             }
@@ -79,7 +78,9 @@ impl Daemon {
         };
         self.order(orders);
         if let Err(error) = self.apply_live() {
-            error!("{error:#}");
+            // A reconciliation tries again, and the status tells of it if that fails, too.
+            self.unapplied = true;
+            self.logs.failures(&[format!("{error:#}")]);
         }
     }
 
@@ -89,24 +90,27 @@ impl Daemon {
             Audit::Again => self.session.resync(),
             Audit::Done(orders) => {
                 // From now on charon has its connection, and its SAs are followed.
-                self.status.charon = self.version.clone();
+                let fault = self.status.charon_fault.clone();
+                self.status.set_charon(self.version.clone(), fault);
                 self.order(orders);
-                if let Err(error) = self.reconcile() {
-                    error!("reconcile: {error:#}");
-                }
+                self.sites_file.all();
+                self.try_reconcile();
             }
         }
     }
 
     /// Hands orders to charon. If it does not take them, the next list of all SAs leads to them again.
-    pub(super) fn order(&self, orders: Vec<Order>) {
+    pub(super) fn order(&mut self, orders: Vec<Order>) {
         for order in orders {
-            if let Some(charon) = &self.orders
-                && charon.try_send(order).is_err()
-            {
-                warn!("charon does not take orders");
+            let Some(charon) = &self.orders else { return };
+            if charon.try_send(order.clone()).is_err() {
+                // The list that follows leads to the rest of them.
+                self.logs
+                    .refusal("charon has too many orders to carry out: listing its SAs once they are done");
+                self.session.resync();
                 return;
             }
+            self.logs.order(&order);
         }
     }
 
@@ -116,6 +120,7 @@ impl Daemon {
         if keys.is_empty() || !self.follower.has_begun() {
             return Ok(());
         }
+        self.sites_file.changed(keys.sites.iter().copied());
         let bindings = self.follower.bindings();
         let links = Links {
             internet: &self.interfaces.0,
@@ -129,7 +134,7 @@ impl Daemon {
         let actions = plan_live(&keys, &observed, followed, site);
         let mut failed = None;
         apply_all(&actions, &mut self.maps, |action, result| match result {
-            Ok(()) => info!("{action}"),
+            Ok(()) => self.logs.change(action),
             Err(error) => failed = Some(error),
         });
         failed.map_or(Ok(()), Err)

@@ -4,6 +4,7 @@
 use std::{
     io,
     marker::PhantomData,
+    ops::ControlFlow,
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
@@ -70,15 +71,20 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
 
     /// Returns all entries. If a hash map changes meanwhile, an entry may be missed or returned twice.
     pub fn entries(&self) -> io::Result<Vec<(K, V)>> {
-        self.entries_where(|_| true)
+        let mut entries = Vec::new();
+        self.each(|key, value| {
+            entries.push((*key, *value));
+            ControlFlow::Continue(())
+        })?;
+        Ok(entries)
     }
 
-    /// Returns the entries whose value is wanted. An array has an entry at every index, used or not.
-    fn entries_where(&self, wanted: impl Fn(&V) -> bool) -> io::Result<Vec<(K, V)>> {
+    /// Calls `take` with each entry until it breaks, and holds a part of the entries only. If a hash map changes meanwhile,
+    /// an entry may be missed or come twice, but there is an end: the kernel goes from bucket to bucket.
+    pub fn each(&self, mut take: impl FnMut(&K, &V) -> ControlFlow<()>) -> io::Result<()> {
         let (mut keys, mut values) = (vec![K::default(); CHUNK], vec![V::default(); CHUNK]);
         // The kernel's position: a key, or the number of a hash bucket, which is shorter.
         let (mut position, mut begun) = (K::default(), false);
-        let mut entries = Vec::new();
         loop {
             let mut next = position;
             let mut batch = Batch {
@@ -95,13 +101,16 @@ impl<K: Pod + Default, V: Pod + Default> Bulk<K, V> {
             let result = unsafe { call(BPF_MAP_LOOKUP_BATCH, &mut batch) };
             let at_end = match &result {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-                Err(_) => return result.map(|()| entries),
+                Err(_) => return result,
                 Ok(()) => false,
             };
-            let all = keys.iter().zip(&values).take(batch.count as usize);
-            entries.extend(all.filter(|(_, value)| wanted(value)).map(|(key, value)| (*key, *value)));
+            for (key, value) in keys.iter().zip(&values).take(batch.count as usize) {
+                if take(key, value).is_break() {
+                    return Ok(());
+                }
+            }
             if at_end {
-                return Ok(entries);
+                return Ok(());
             }
             (position, begun) = (next, true);
         }

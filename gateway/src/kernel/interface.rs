@@ -10,9 +10,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
 
-/// The kernel's switch for forwarding IPv6. It is one for all interfaces: `ip6_forward` in net/ipv6/ip6_output.c
-/// checks no other.
+/// The kernel's switch for forwarding IPv6 packets, wherever they arrive: `ip6_forward` in net/ipv6/ip6_output.c. Linux
+/// 6.17 has `force_forwarding` beside it, for each interface.
 const FORWARDING6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+/// The settings of interfaces by family. `default` is what an interface made later starts with.
+const SETTINGS4: &str = "/proc/sys/net/ipv4/conf";
+const SETTINGS6: &str = "/proc/sys/net/ipv6/conf";
 
 /// The current state of an interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,40 +61,78 @@ impl Interface {
 
 /// Turns forwarding of IPv4 packets that arrive on an interface on or off.
 pub fn set_forwarding(name: &str, on: bool) -> Result<()> {
-    write(&format!("/proc/sys/net/ipv4/conf/{name}/forwarding"), on)
+    write(&format!("{SETTINGS4}/{name}/forwarding"), on)
 }
 
 /// Returns true if the kernel forwards IPv4 packets that arrive on an interface.
 pub fn forwarding(name: &str) -> Result<bool> {
-    read(&format!("/proc/sys/net/ipv4/conf/{name}/forwarding"))
+    read(&format!("{SETTINGS4}/{name}/forwarding"))
 }
 
-/// Turns forwarding of IPv6 packets on or off, for all interfaces.
-pub fn set_forwarding6(on: bool) -> Result<()> {
+/// Turns forwarding of IPv6 packets that arrive on an interface on or off. An older kernel has one switch for all
+/// interfaces, and only there an interface made anew forwards as well.
+pub fn set_forwarding6(name: &str, on: bool) -> Result<()> {
     if !on && !has_ipv6() {
         return Ok(());
     }
-    write(FORWARDING6, on)
+    match force6(name) {
+        Some(force) => {
+            write(FORWARDING6, false)?;
+            // `bpf_fib_lookup` looks at this one (net/core/filter.c, `bpf_ipv6_fib_lookup`).
+            write(&format!("{SETTINGS6}/{name}/forwarding"), on)?;
+            write(&force, on)
+        }
+        None => write(FORWARDING6, on),
+    }
 }
 
-/// Returns true if the kernel forwards IPv6 packets, false if it has no IPv6.
-pub fn forwarding6() -> Result<bool> {
-    if has_ipv6() { read(FORWARDING6) } else { Ok(false) }
+/// Returns true if forwarding of IPv6 packets is as [`set_forwarding6`] leaves it.
+pub fn is_forwarding6(name: &str, on: bool) -> Result<bool> {
+    if !has_ipv6() {
+        return Ok(!on);
+    }
+    let all = read(FORWARDING6)?;
+    Ok(match force6(name) {
+        Some(force) => !all && read(&force)? == on && read(&format!("{SETTINGS6}/{name}/forwarding"))? == on,
+        None => all == on,
+    })
+}
+
+/// Has interfaces that are made from now on forward nothing until they are told to.
+pub fn stop_forwarding_by_default() -> Result<()> {
+    for (settings, switch) in
+        [(SETTINGS4, "forwarding"), (SETTINGS6, "forwarding"), (SETTINGS6, "force_forwarding")]
+    {
+        let path = format!("{settings}/default/{switch}");
+        if Path::new(&path).exists() && read(&path)? {
+            write(&path, false)?;
+        }
+    }
+    Ok(())
 }
 
 /// Turns all forwarding off, on every interface. Tries every switch, and returns the first error.
 pub fn stop_forwarding() -> Result<()> {
-    const ALL: &str = "/proc/sys/net/ipv4/conf";
-    let mut stopped = set_forwarding6(false);
-    for entry in fs::read_dir(ALL).with_context(|| format!("read {ALL}"))? {
-        let name = entry?.file_name();
-        match set_forwarding(&name.to_string_lossy(), false) {
-            // The interface is gone meanwhile.
-            Err(_) if !Path::new(ALL).join(&name).exists() => {}
-            result => stopped = stopped.and(result),
+    let mut stopped = if has_ipv6() { write(FORWARDING6, false) } else { Ok(()) };
+    for (settings, switch) in [(SETTINGS4, "forwarding"), (SETTINGS6, "force_forwarding")] {
+        if !Path::new(settings).exists() {
+            continue;
+        }
+        for entry in fs::read_dir(settings).with_context(|| format!("read {settings}"))? {
+            let path = entry?.path().join(switch);
+            match write(&path.to_string_lossy(), false) {
+                // The interface is gone meanwhile, or the kernel is older.
+                Err(_) if !path.exists() => {}
+                result => stopped = stopped.and(result),
+            }
         }
     }
     stopped
+}
+
+/// Returns the path of an interface's own switch for IPv6, if the kernel has one.
+fn force6(name: &str) -> Option<String> {
+    Some(format!("{SETTINGS6}/{name}/force_forwarding")).filter(|path| Path::new(path).exists())
 }
 
 /// Turns GRO off. Needed where no native XDP program can tag frames with their tunnel

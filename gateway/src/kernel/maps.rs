@@ -1,7 +1,7 @@
 //! The contents of the pinned maps, with types.
 mod live;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, ops::ControlFlow};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -41,6 +41,7 @@ pub struct Maps {
     flows: Flows<Ipv4>,
     flows6: Flows<Ipv6>,
     usage: Array<MapData, Usage>,
+    shares: Array<MapData, Usage>,
     wheels: Array<MapData, Wheel>,
     counted: CountedMaps,
     bulk: BulkMaps,
@@ -106,6 +107,7 @@ impl Maps {
             flows: handle::hash(pins, &map_list::FLOWS)?,
             flows6: handle::hash(pins, &map_list::FLOWS6)?,
             usage: handle::array(pins, &map_list::USAGE)?,
+            shares: handle::array(pins, &map_list::SHARES)?,
             wheels: handle::array(pins, &map_list::WHEELS)?,
             counted: CountedMaps::open(pins)?,
             bulk: BulkMaps {
@@ -248,6 +250,16 @@ impl Maps {
         self.usage.set(customer, usage, 0).context("write USAGE")
     }
 
+    /// Returns what a site has taken of its share. It counts only if its `customer` is the site's.
+    pub fn share(&self, site: u32) -> Result<Usage> {
+        self.shares.get(&site, 0).context("read SHARES")
+    }
+
+    /// Writes what a site has taken of its share. For tests.
+    pub fn set_share(&mut self, site: u32, usage: &Usage) -> Result<()> {
+        self.shares.set(site, usage, 0).context("write SHARES")
+    }
+
     /// Returns the timing wheels, by CPU.
     pub fn wheels(&self) -> Result<Vec<Wheel>> {
         (0..self.wheels.len()).map(|cpu| self.wheels.get(&cpu, 0).context("read WHEELS")).collect()
@@ -267,6 +279,19 @@ impl Maps {
 /// Opens the ring buffer of drop events.
 pub fn events(pins: &Pins) -> Result<RingBuf<MapData>> {
     handle::ring_buffer(pins, &map_list::EVENTS)
+}
+
+/// Calls `take` with each flow of a family until it breaks, and holds a part of them only. The table changes meanwhile: a
+/// flow may be missed or come twice.
+pub fn each_flow<A: FamilyFlowTable>(
+    pins: &Pins,
+    take: impl FnMut(&FlowKey<A>, &Flow) -> ControlFlow<()>,
+) -> Result<()>
+where
+    FlowKey<A>: Pod + Default,
+{
+    let table = handle::bulk(pins, &A::TABLE)?;
+    table.each(take).with_context(|| format!("read {}", A::TABLE.description.name))
 }
 
 /// Returns how many entries a pinned map has room for, or None if it is not pinned.

@@ -9,6 +9,7 @@ mod mapped;
 pub mod maps;
 pub mod mounts;
 pub mod network;
+pub mod paths;
 pub mod pins;
 pub mod programs;
 pub mod xfrm;

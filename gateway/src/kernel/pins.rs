@@ -111,8 +111,11 @@ impl Pins {
         if !directory.exists() {
             return Ok(());
         }
+        // First the pin that `exist` looks for: whatever stops this in between, gatewayd sees that it is detached.
+        let settings = self.map(map_list::SETTINGS.description.name);
         let links = Hook::ALL.iter().map(|hook| self.link(*hook));
-        for path in links.chain(map_list::pinned().map(|map| self.map(map.name))) {
+        let maps = map_list::pinned().map(|map| self.map(map.name));
+        for path in std::iter::once(settings).chain(links).chain(maps) {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("unpin {}", path.display()));

@@ -95,28 +95,36 @@ pub fn load(pins: &Pins, sizes: Sizes, purpose: Purpose) -> Result<Ebpf> {
             pins.directory().display()
         )
     })?;
-    for hook in Hook::ALL {
-        match program(&mut ebpf, hook)? {
-            Program::Xdp(program) => program.load(),
-            Program::SchedClassifier(program) => program.load(),
-            _ => bail!("the object's program {} has an unexpected type", hook.name()),
-        }
-        .with_context(|| format!("load the program {}", hook.name()))?;
-    }
+    verify(&mut ebpf)?;
     for next in NextProgram::ALL {
-        load_next(&mut ebpf, next).with_context(|| format!("load the program {}", next.name()))?;
+        put_next(&mut ebpf, next).with_context(|| format!("put the program {} into reach", next.name()))?;
     }
-    classifier(&mut ebpf, EXPIRY)?.load().with_context(|| format!("load the program {EXPIRY}"))?;
     Ok(ebpf)
 }
 
-/// Loads a program that others tail-call, and puts it into PROGRAMS. Programs of an earlier gatewayd that are
-/// still attached call it from then on, too.
-fn load_next(ebpf: &mut Ebpf, next: NextProgram) -> Result<()> {
+/// Has the kernel verify all programs at the same time, as far as there are CPUs: that is most of a start.
+fn verify(ebpf: &mut Ebpf) -> Result<()> {
+    let load = |program: &mut Program| match program {
+        Program::Xdp(program) => Ok(program.load()?),
+        Program::SchedClassifier(program) => Ok(program.load()?),
+        _ => bail!("it has an unexpected type"),
+    };
+    thread::scope(|scope| {
+        let programs = ebpf.programs_mut();
+        let loading: Vec<_> =
+            programs.map(|(name, program)| (name, scope.spawn(move || load(program)))).collect();
+        loading.into_iter().try_for_each(|(name, loading)| {
+            let loaded = loading.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked));
+            loaded.with_context(|| format!("load the program {name}"))
+        })
+    })
+}
+
+/// Puts a program that others tail-call into PROGRAMS. Programs of an earlier gatewayd that are still attached call it
+/// from then on, too.
+fn put_next(ebpf: &mut Ebpf, next: NextProgram) -> Result<()> {
     const MAP: &str = map_list::PROGRAMS.description.name;
-    let program = classifier(ebpf, next.name())?;
-    program.load()?;
-    let program = program.fd()?.try_clone()?;
+    let program = classifier(ebpf, next.name())?.fd()?.try_clone()?;
     let map = ebpf.map_mut(MAP).ok_or_else(|| anyhow!("the object has no map {MAP}"))?;
     let mut programs = ProgramArray::try_from(map).with_context(|| format!("map {MAP}"))?;
     programs.set(next as u32, &program, 0).with_context(|| format!("write {MAP}"))

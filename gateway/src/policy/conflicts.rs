@@ -11,7 +11,7 @@ use super::prefix::{family, is_v4, overlap};
 
 /// A fault in the combination of several documents.
 pub(super) struct Conflict<'d> {
-    /// The customers involved; at least one of them has to be left out.
+    /// The customers whose new versions must not come into force together. Empty if only the gateway part can yield.
     pub parties: Vec<CustomerName>,
     /// The file that has the fault.
     pub source: &'d Source,
@@ -34,14 +34,13 @@ pub(super) fn faults_of(conflicts: Vec<Conflict>) -> Vec<Fault> {
     files.into_values().flat_map(|(source, drafts)| drafts.finish(source)).collect()
 }
 
-/// Returns all conflicts. If two documents conflict, the later one gets the fault. If a limit is exceeded, the
-/// last customers are the ones beyond it.
+/// Returns all conflicts. If two documents conflict, the later one gets the fault.
 pub(super) fn conflicts<'d>(
     gateway: &'d GatewayDocument,
     customers: &[&'d CustomerDocument],
 ) -> Vec<Conflict<'d>> {
     let mut conflicts = own_conflicts(gateway, customers);
-    conflicts.extend(limit_conflicts(gateway, customers));
+    conflicts.extend(limit_conflicts(gateway, customers, &|_| None));
     conflicts
 }
 
@@ -61,16 +60,21 @@ pub(super) fn own_conflicts<'d>(
     conflicts
 }
 
-/// Returns the conflicts of all customers together with the limits, at most one for each limit.
+/// Returns the version of a customer that is in force, if there is one.
+type InForce<'k, 'd> = &'k dyn Fn(&CustomerName) -> Option<&'d CustomerDocument>;
+
+/// Returns the conflicts of all customers together with the limits, at most one for each limit. Customers keep
+/// their shares in force; those that ask for more than fits beside these are parties, the largest demands first.
 pub(super) fn limit_conflicts<'d>(
     gateway: &'d GatewayDocument,
     customers: &[&'d CustomerDocument],
+    in_force: InForce<'_, 'd>,
 ) -> Vec<Conflict<'d>> {
     work::add(customers.len());
     let mut conflicts = Vec::new();
     // Without readable limits there is nothing to check.
     if let Some(limits) = gateway.value.as_ref().map(|value| value.limits) {
-        check_limits(gateway, limits, customers, &mut conflicts);
+        check_limits(gateway, limits, customers, in_force, &mut conflicts);
     }
     conflicts
 }
@@ -185,27 +189,25 @@ fn check_limits<'d>(
     gateway: &'d GatewayDocument,
     limits: Limits,
     customers: &[&'d CustomerDocument],
+    in_force: InForce<'_, 'd>,
     conflicts: &mut Vec<Conflict<'d>>,
 ) {
-    let written = &gateway.limits;
-    let counts = [
-        ("customers", &written.customers, limits.customers, vec![1; customers.len()]),
-        (
-            "tunnels",
-            &written.tunnels,
-            limits.tunnels,
-            customers.iter().map(|c| c.sites.len() as u64).collect(),
-        ),
+    type Count = fn(&CustomerDocument) -> u64;
+    let (stated, written) = (gateway.limits.value(), &gateway.limits);
+    let counts: [(_, _, _, _, Count); 2] = [
+        ("customers", &written.customers, stated.customers, limits.customers, |_| 1),
+        ("tunnels", &written.tunnels, stated.tunnels, limits.tunnels, |customer| customer.sites.len() as u64),
     ];
-    for (key, written, limit, each) in counts {
-        let count: u64 = each.iter().sum();
-        let message = format!("{count} {key} in the customers' files, but [limits] {key} is {limit}");
-        let invalid = Invalid::new(message, format!("`{key} = {count}` or more, or fewer {key}"));
-        conflicts.extend(over_limit(gateway, written.as_ref(), limit, customers, &each, invalid));
+    for (key, written, stated, limit, count) in counts {
+        let bound = Bound { key, written: written.as_ref(), stated, limit };
+        let sum: u64 = customers.iter().map(|customer| count(customer)).sum();
+        let what = format!("{sum} {key} in the customers' files");
+        let invalid = bound.exceeded(&what, sum, &format!("fewer {key}"));
+        conflicts.extend(over_limit(gateway, &bound, demands(customers, in_force, count), invalid));
     }
     // With too many customers, the default quotas exceed the table anyway.
     if customers.len() as u64 <= u64::from(limits.customers) {
-        check_quotas(gateway, limits, customers, conflicts);
+        check_quotas(gateway, limits, customers, in_force, conflicts);
     }
 }
 
@@ -215,26 +217,30 @@ fn check_quotas<'d>(
     gateway: &'d GatewayDocument,
     limits: Limits,
     customers: &[&'d CustomerDocument],
+    in_force: InForce<'_, 'd>,
     conflicts: &mut Vec<Conflict<'d>>,
 ) {
     let has_server = |customer: &CustomerDocument, v4| customer.server.iter().any(|a| a.is_ipv4() == v4);
-    let flows6 = limits.flows6(customers.iter().any(|customer| has_server(customer, false)));
+    let any_v6 = customers.iter().any(|customer| has_server(customer, false));
+    let (stated, written) = (gateway.limits.value(), &gateway.limits);
     let tables = [
-        ("flows", true, &gateway.limits.flows, limits.flows),
-        ("flows6", false, &gateway.limits.flows6, flows6),
+        ("flows", true, &written.flows, stated.flows, limits.flows),
+        ("flows6", false, &written.flows6, stated.flows6(any_v6), limits.flows6(any_v6)),
     ];
-    for (key, v4, written, limit) in tables {
+    for (key, v4, written, stated, limit) in tables {
+        let bound = Bound { key, written: written.as_ref(), stated, limit };
+        let count = |customer: &CustomerDocument| match has_server(customer, v4) {
+            true => u64::from(customer.quota.flows(&limits)),
+            false => 0,
+        };
         let sharing: Vec<&CustomerDocument> =
             customers.iter().copied().filter(|c| has_server(c, v4)).collect();
-        let each: Vec<u64> = sharing.iter().map(|c| u64::from(c.quota.flows(&limits))).collect();
-        let sum: u64 = each.iter().sum();
-        let message = format!(
-            "quotas sum to {sum} {} flows ({}), but [limits] {key} is {limit}",
-            family(v4),
-            describe_quotas(&sharing, &each)
-        );
-        let invalid = Invalid::new(message, format!("`{key} = {sum}` or more, or lower `max_flows`"));
-        conflicts.extend(over_limit(gateway, written.as_ref(), limit, &sharing, &each, invalid));
+        let each: Vec<u64> = sharing.iter().map(|c| count(c)).collect();
+        let sum = each.iter().sum();
+        let quotas = describe_quotas(&sharing, &each);
+        let what = format!("quotas sum to {sum} {} flows ({quotas})", family(v4));
+        let invalid = bound.exceeded(&what, sum, "lower `max_flows`");
+        conflicts.extend(over_limit(gateway, &bound, demands(customers, in_force, count), invalid));
     }
 }
 
@@ -259,26 +265,78 @@ fn describe_quotas(customers: &[&CustomerDocument], quotas: &[u64]) -> String {
     parts.join(", ")
 }
 
-/// Returns a conflict if the customers' counts `each` sum to more than `limit`.
+/// A limit of all customers together.
+struct Bound<'d> {
+    key: &'static str,
+    written: Option<&'d toml::Spanned<u32>>,
+    /// The number that `gateway.toml` states, or its default.
+    stated: u32,
+    /// The number in force.
+    limit: u32,
+}
+
+impl Bound<'_> {
+    /// Returns the fault of customers that need `count`.
+    fn exceeded(&self, what: &str, count: u64, other: &str) -> Invalid {
+        let Self { key, stated, limit, .. } = self;
+        let (holder, new_tables) = if stated == limit {
+            (format!("[limits] {key} is"), "")
+        } else {
+            (format!("the existing table of {key} holds"), " in new tables (`gatewayctl detach`, restart)")
+        };
+        let expected = format!("`{key} = {count}` or more{new_tables}, or {other}");
+        Invalid::new(format!("{what}, but {holder} {limit}"), expected)
+    }
+}
+
+/// A customer's share of what a limit bounds.
+struct Demand<'d> {
+    customer: &'d CustomerName,
+    /// The share that it asks for.
+    count: u64,
+    /// The share that its version in force has.
+    in_force: u64,
+}
+
+fn demands<'d>(
+    customers: &[&'d CustomerDocument],
+    in_force: InForce<'_, 'd>,
+    count: impl Fn(&CustomerDocument) -> u64,
+) -> Vec<Demand<'d>> {
+    let demand = |customer: &&'d CustomerDocument| Demand {
+        customer: &customer.name,
+        count: count(customer),
+        in_force: in_force(&customer.name).map_or(0, &count),
+    };
+    customers.iter().map(demand).collect()
+}
+
+/// Returns a conflict if the demands sum to more than the limit.
 fn over_limit<'d>(
     gateway: &'d GatewayDocument,
-    written: Option<&toml::Spanned<u32>>,
-    limit: u32,
-    customers: &[&CustomerDocument],
-    each: &[u64],
+    bound: &Bound,
+    mut demands: Vec<Demand>,
     invalid: Invalid,
 ) -> Option<Conflict<'d>> {
-    let mut sum = 0;
+    let limit = u64::from(bound.limit);
+    if demands.iter().map(|demand| demand.count).sum::<u64>() <= limit {
+        return None;
+    }
+    // The smallest demands first: one that is too large is no reason to refuse another.
+    demands.sort_by_key(|demand| demand.count.saturating_sub(demand.in_force));
+    let mut taken: u64 = demands.iter().map(|demand| demand.count.min(demand.in_force)).sum();
     let mut parties = Vec::new();
-    for (customer, count) in customers.iter().zip(each) {
-        sum += count;
-        if sum > u64::from(limit) {
-            parties.push(customer.name.clone());
+    for Demand { customer, count, in_force } in demands {
+        let more = count.saturating_sub(in_force);
+        if more > 0 && taken + more > limit {
+            parties.push(customer.clone());
+        } else {
+            taken += more;
         }
     }
-    let fault = match written {
+    let fault = match bound.written {
         Some(limit) => Draft::at(limit.span(), invalid),
         None => Draft::of_file(invalid),
     };
-    (!parties.is_empty()).then_some(Conflict { parties, source: &gateway.source, fault })
+    Some(Conflict { parties, source: &gateway.source, fault })
 }

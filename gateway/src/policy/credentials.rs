@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::certificate::{Certificate, Period};
-use super::fault::{Fault, Faults, Invalid, Source};
+use super::fault::{Fault, Faults, Invalid};
 use super::gateway::{Gateway, Ipsec};
 use super::key;
 use super::pem;
@@ -96,7 +96,7 @@ struct Check {
 impl Check {
     fn fault(&mut self, path: &Path, message: impl Into<String>, expected: impl Into<String>) {
         self.unusable = true;
-        self.faults.insert(fault(path, message, expected));
+        self.faults.insert(Fault::of_file(path, message, expected));
     }
 
     fn invalid(&mut self, path: &Path, what: &str, Invalid { message, expected }: Invalid) {
@@ -195,10 +195,6 @@ impl Check {
             Period::Expired(until) => format!("{what} expired on {until}"),
         };
         let expected = "a certificate that is valid now, and a clock that is right";
-        self.faults.insert(fault(path, message, expected));
+        self.faults.insert(Fault::of_file(path, message, expected));
     }
-}
-
-fn fault(path: &Path, message: impl Into<String>, expected: impl Into<String>) -> Fault {
-    Source { path: path.to_owned(), text: None }.fault(message, expected)
 }

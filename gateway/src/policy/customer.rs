@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::identity::Identity;
-use super::limits::Quota;
+use super::limits::{Quota, SiteQuota};
 use super::names::{CustomerName, SiteName};
 
 /// A tenant: one server and the sites that may reach it.
@@ -44,6 +44,8 @@ pub struct Site {
     pub lan: Vec<IpNet>,
     /// MTU of the path to the site in bytes, if the policy states it.
     pub path_mtu: Option<u16>,
+    /// The site's share of the customer's quota.
+    pub quota: SiteQuota,
 }
 
 impl Server {

@@ -61,6 +61,13 @@ struct Excerpt {
     width: usize,
 }
 
+impl Fault {
+    /// Creates a fault of a file as a whole.
+    pub fn of_file(file: &Path, message: impl Into<String>, expected: impl Into<String>) -> Self {
+        Source { path: file.to_owned(), text: None }.fault(message, expected)
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", printable(&self.file.display().to_string()))?;

@@ -1,6 +1,7 @@
 //! Policy files on disk.
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::customer::Customer;
 use super::document::{CustomerDocument, GatewayDocument};
@@ -8,9 +9,10 @@ use super::fault::{Fault, Invalid, Source, quote};
 use super::folder::{self, IGNORED_RULE};
 use super::names::CustomerName;
 use super::regular::{Unread, read_regular};
+use super::texts::Texts;
 
 /// Largest policy file, in bytes.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The documents of a policy directory.
 pub(super) struct Files {
@@ -29,7 +31,28 @@ pub(super) struct Files {
 impl Files {
     /// Reads every file, whatever faults the others have.
     pub fn read(dir: &Path) -> Self {
-        let mut files = Self {
+        let mut files = Self::none(dir);
+        files.read_gateway();
+        files.read_customers();
+        files
+    }
+
+    /// Takes texts for files in `dir`.
+    pub fn of_texts(texts: &Texts, dir: &Path) -> Self {
+        let mut files = Self::none(dir);
+        let source = |path: PathBuf, text: &Arc<str>| Source { path, text: Some(text.clone()) };
+        if let Some(text) = &texts.gateway {
+            files.add_gateway(source(files.gateway_path.clone(), text));
+        }
+        for (name, text) in &texts.customers {
+            files.present.insert(name.clone());
+            files.add_customer(source(files.customer_path(name), text), name.clone());
+        }
+        files
+    }
+
+    fn none(dir: &Path) -> Self {
+        Self {
             dir: dir.to_owned(),
             gateway_path: dir.join("gateway.toml"),
             gateway: None,
@@ -37,10 +60,7 @@ impl Files {
             present: BTreeSet::new(),
             unlisted: false,
             faults: Vec::new(),
-        };
-        files.read_gateway();
-        files.read_customers();
-        files
+        }
     }
 
     fn read_gateway(&mut self) {
@@ -51,11 +71,7 @@ impl Files {
             self.faults.push(source.fault("gatewayd does not read this file", expected));
         }
         match read_text(&self.gateway_path) {
-            Ok(source) => {
-                let (gateway, faults) = GatewayDocument::read(source);
-                self.gateway = Some(gateway);
-                self.faults.extend(faults);
-            }
+            Ok(source) => self.add_gateway(source),
             Err(fault) => self.faults.push(*fault),
         }
     }
@@ -98,12 +114,32 @@ impl Files {
         };
         self.present.insert(name.clone());
         match read_text(&path) {
-            Ok(source) => {
-                let (customer, faults) = CustomerDocument::read(source, name.clone());
-                self.customers.insert(name, customer);
-                self.faults.extend(faults);
-            }
+            Ok(source) => self.add_customer(source, name),
             Err(fault) => self.faults.push(*fault),
+        }
+    }
+
+    fn add_gateway(&mut self, source: Source) {
+        let (gateway, faults) = GatewayDocument::read(source);
+        self.gateway = Some(gateway);
+        self.faults.extend(faults);
+    }
+
+    fn add_customer(&mut self, source: Source, name: CustomerName) {
+        let (customer, faults) = CustomerDocument::read(source, name.clone());
+        self.customers.insert(name, customer);
+        self.faults.extend(faults);
+    }
+
+    /// Returns the text of the gateway part if `gateway` is true, and those of customers for which `is_chosen` is.
+    pub fn texts(&self, gateway: bool, is_chosen: impl Fn(&CustomerName) -> bool) -> Texts {
+        let gateway = self.gateway.as_ref().filter(|_| gateway);
+        let customers = self.customers.iter().filter(|(name, _)| is_chosen(name));
+        Texts {
+            gateway: gateway.and_then(|document| document.source.text.clone()),
+            customers: customers
+                .filter_map(|(name, document)| Some((name.clone(), document.source.text.clone()?)))
+                .collect(),
         }
     }
 

@@ -87,6 +87,32 @@ impl Quota {
     }
 }
 
+/// A site's share of its customer's quota as written in the file. `None` means the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SiteQuota {
+    /// Concurrent flows, both families together.
+    pub max_flows: Option<u32>,
+    /// Concurrent half-open flows.
+    pub max_half_open: Option<u32>,
+}
+
+impl SiteQuota {
+    /// The share that a site needs, however many others there are, as long as it leaves them half of the quota.
+    pub const LEAST: u32 = 8;
+
+    /// Returns the share in the form of the maps, defaults filled in: equal shares of the flows, and of the
+    /// half-open flows in proportion. Never exceeds the quota; a customer's only site has the whole.
+    pub fn resolve(&self, quota: &layout::Quota, sites: usize) -> layout::Share {
+        let sites = u32::try_from(sites).unwrap_or(u32::MAX).max(1);
+        let needed = |whole: u32| Self::LEAST.min(whole / 2).max(1);
+        let flows = self.max_flows.unwrap_or((quota.flows / sites).max(needed(quota.flows))).min(quota.flows);
+        let proportional = u64::from(quota.half_open) * u64::from(flows) / u64::from(quota.flows.max(1));
+        let proportional = u32::try_from(proportional).unwrap_or(u32::MAX);
+        let half_open = self.max_half_open.unwrap_or(proportional.max(needed(quota.half_open)));
+        layout::Share { flows, half_open: half_open.min(quota.half_open) }
+    }
+}
+
 /// Idle timeouts of a flow by TCP state. The defaults are those of
 /// [`State::default_timeout_seconds`](gateway_common::tcp::State::default_timeout_seconds).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use super::conflicts::{conflicts, faults_of};
 use super::customer::Customer;
-use super::document::{CustomerDocument, GatewayDocument};
+use super::document::{Adopt, CustomerDocument, GatewayDocument};
 use super::fault::Faults;
 use super::files::Files;
 use super::model::Policy;
-use super::names::CustomerName;
+use super::names::{CustomerName, listed};
 use super::resolve::{Candidate, resolve};
+use super::texts::Texts;
 
 /// The result of [`reload`].
 #[derive(Clone, Debug)]
@@ -25,6 +26,10 @@ pub struct Reload {
     pub kept: BTreeSet<CustomerName>,
     /// Customers that have a file but are not in `policy`.
     pub refused: BTreeSet<CustomerName>,
+    /// True if the directory of customers could not be listed: nobody knows who is gone.
+    pub unlisted: bool,
+    /// The texts of those parts of `policy` that are not the last good version.
+    texts: Texts,
 }
 
 /// Reads `dir/gateway.toml` and `dir/customers/*.toml`.
@@ -46,41 +51,99 @@ pub fn load(dir: &Path) -> Result<Policy, Faults> {
 /// are refused. A changed gateway part in conflict with unchanged customers is not adopted. A customer
 /// whose file is gone is removed.
 pub fn reload(dir: &Path, last_good: Option<&Policy>) -> Reload {
-    let mut files = Files::read(dir);
-    let last = LastGood(last_good);
-    let mut faults = all_faults(&files, &last);
-    if faults.is_empty()
-        && let Some(gateway) = files.gateway.take().and_then(|document| document.value)
-    {
-        let customers = files.customers.into_iter().filter_map(|(name, read)| Some((name, read.value?)));
-        let policy = Some(Policy { gateway, customers: customers.collect() });
-        return Reload {
-            policy,
-            faults,
-            gateway_kept: false,
-            kept: BTreeSet::new(),
-            refused: BTreeSet::new(),
+    reload_with(dir, last_good, &mut |_| Vec::new())
+}
+
+/// Reads the directory like [`reload`], where not everything of a gateway part can be adopted now.
+pub fn reload_with(dir: &Path, last_good: Option<&Policy>, adopt: Adopt) -> Reload {
+    choose(Files::read(dir), last_good, adopt)
+}
+
+/// Checks texts as if they were files in `dir`: they are trusted no more than files are.
+pub fn restore(texts: &Texts, dir: &Path, adopt: Adopt) -> Reload {
+    choose(Files::of_texts(texts, dir), None, adopt)
+}
+
+impl Reload {
+    /// Returns the texts of the policy, which was read after one with the `former` texts.
+    pub fn texts_after(&self, former: &Texts) -> Texts {
+        let mut texts = self.texts.clone();
+        let kept = |name: &CustomerName| Some((name.clone(), former.customers.get(name)?.clone()));
+        texts.customers.extend(self.kept.iter().filter_map(kept));
+        texts.gateway = texts.gateway.or_else(|| former.gateway.clone());
+        texts
+    }
+
+    /// Returns what the faults lead to: whose last good version is in force, and who is not served at all.
+    pub fn consequences(&self) -> Vec<String> {
+        let gateway = self.gateway_kept.then(|| "gateway.toml: the last good version is in force".to_owned());
+        let line = |names: &BTreeSet<CustomerName>, what: &str| {
+            (!names.is_empty()).then(|| format!("{what} ({}): {}", names.len(), listed(names.iter())))
         };
+        let kept = line(&self.kept, "customers whose last good version is in force");
+        let refused = line(&self.refused, "customers without a good version, not served");
+        gateway.into_iter().chain(kept).chain(refused).collect()
+    }
+}
+
+/// Chooses the versions that are in force.
+fn choose(mut files: Files, last_good: Option<&Policy>, adopt: Adopt) -> Reload {
+    let last = LastGood(last_good);
+    let mut reasons = files.gateway.as_mut().map(|new| new.adopt(adopt)).unwrap_or_default();
+    let mut faults = all_faults(&files, &last);
+    if faults.is_empty() && files.gateway.is_some() {
+        faults.extend(reasons);
+        return everything(files, faults);
     }
     let names = expected_customers(&files, last_good);
     let kept: BTreeMap<&CustomerName, CustomerDocument> =
         names.iter().filter_map(|name| Some((name, last.document(&files, name)?))).collect();
     let candidates = || names.iter().map(|name| (name, candidate(&files, &last, &kept, name))).collect();
     let new = files.gateway.as_ref().filter(|new| new.value.is_some());
-    let old = last_good.map(|last| GatewayDocument::from_last_good(&last.gateway, &files.gateway_path));
-    for (document, gateway_kept) in [(new, false), (old.as_ref(), true)] {
-        let Some(document) = document else { continue };
-        let Some(gateway) = document.value.clone() else {
-            continue;
-        };
-        let Some(customers) = resolve(document, candidates(), &mut faults) else { continue };
-        let other = |name: &&CustomerName| !files.matches(name, customers.get(*name));
-        let (kept, refused) =
-            names.iter().filter(other).cloned().partition(|name| customers.contains_key(name));
-        let policy = Some(Policy { gateway, customers });
-        return Reload { policy, faults, gateway_kept, kept, refused };
+    let mut chosen = new.and_then(|new| Some((new.value.clone()?, resolve(new, candidates(), &mut faults)?)));
+    let gateway_kept = chosen.is_none();
+    let old = last_good.filter(|_| gateway_kept);
+    let mut old = old.map(|last| GatewayDocument::from_last_good(&last.gateway, &files.gateway_path));
+    if let Some(old) = &mut old {
+        reasons.extend(old.adopt(adopt));
+        chosen = resolve(old, candidates(), &mut faults).and_then(|all| Some((old.value.clone()?, all)));
     }
-    Reload { policy: None, faults, gateway_kept: false, kept: BTreeSet::new(), refused: names }
+    faults.extend(reasons);
+    let unlisted = files.unlisted;
+    let Some((gateway, customers)) = chosen else {
+        let (kept, texts) = (BTreeSet::new(), Texts::default());
+        return Reload { policy: None, faults, gateway_kept: false, kept, refused: names, unlisted, texts };
+    };
+    let (new, other): (BTreeSet<_>, BTreeSet<_>) =
+        names.iter().cloned().partition(|name| files.matches(name, customers.get(name)));
+    let texts = files.texts(!gateway_kept, |name| new.contains(name));
+    let (kept, refused) = other.into_iter().partition(|name| customers.contains_key(name));
+    Reload {
+        policy: Some(Policy { gateway, customers }),
+        faults,
+        gateway_kept,
+        kept,
+        refused,
+        unlisted,
+        texts,
+    }
+}
+
+/// Returns the policy of files without a fault.
+fn everything(mut files: Files, faults: Faults) -> Reload {
+    let texts = files.texts(true, |_| true);
+    let gateway = files.gateway.take().and_then(|document| document.value);
+    let customers = files.customers.into_iter().filter_map(|(name, read)| Some((name, read.value?)));
+    let customers = customers.collect();
+    Reload {
+        policy: gateway.map(|gateway| Policy { gateway, customers }),
+        faults,
+        gateway_kept: false,
+        kept: BTreeSet::new(),
+        refused: BTreeSet::new(),
+        unlisted: files.unlisted,
+        texts,
+    }
 }
 
 /// The policy in force, against which changes are measured.

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::fault::{Invalid, quote};
 
 const MAX_NAME: usize = 32;
+/// Names that a message lists.
+const MAX_LISTED: usize = 8;
 /// `IFNAMSIZ` without its final NUL (linux/if.h).
 const MAX_INTERFACE_NAME: usize = 15;
 
@@ -36,6 +38,13 @@ pub fn connection_name(customer: &CustomerName, site: &SiteName) -> String {
 pub fn parse_connection_name(name: &str) -> Option<(CustomerName, SiteName)> {
     let (customer, site) = name.split_once('.')?;
     Some((customer.parse().ok()?, site.parse().ok()?))
+}
+
+/// Returns the first names as text, for a message of bounded length.
+pub(super) fn listed<'n>(names: impl ExactSizeIterator<Item = &'n CustomerName>) -> String {
+    let more = if names.len() > MAX_LISTED { ", …" } else { "" };
+    let first: Vec<&str> = names.take(MAX_LISTED).map(CustomerName::as_str).collect();
+    first.join(", ") + more
 }
 
 impl FromStr for CustomerName {

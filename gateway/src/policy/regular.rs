@@ -8,14 +8,24 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The reason why there is no content.
-#[derive(Debug)]
-pub(super) enum Unread {
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unread {
     /// A directory, FIFO, device or socket.
+    #[error("it is not a regular file")]
     NotRegular,
     /// The file has more bytes than allowed.
+    #[error("it is too large")]
     TooLarge,
     /// Opening or reading failed.
+    #[error(transparent)]
     Io(io::Error),
+}
+
+impl Unread {
+    /// Returns true if there is no file.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 impl From<io::Error> for Unread {
@@ -25,7 +35,7 @@ impl From<io::Error> for Unread {
 }
 
 /// Reads a regular file, or a link to one, of at most `max` bytes. Never waits for another process.
-pub(super) fn read_regular(path: &Path, max: u64) -> Result<(Vec<u8>, Metadata), Unread> {
+pub(crate) fn read_regular(path: &Path, max: u64) -> Result<(Vec<u8>, Metadata), Unread> {
     if !fs::metadata(path)?.is_file() {
         return Err(Unread::NotRegular);
     }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::conflicts::{Conflict, conflicts, limit_conflicts, own_conflicts};
+use super::conflicts::{Conflict, limit_conflicts, own_conflicts};
 use super::customer::Customer;
 use super::document::{CustomerDocument, GatewayDocument};
 use super::fault::Faults;
@@ -39,8 +39,12 @@ pub(super) fn resolve<'d>(
     faults: &mut Faults,
 ) -> Option<BTreeMap<CustomerName, Customer>> {
     let mut resolution = Resolution { gateway, candidates, faults };
-    let mut conflicts = conflicts(gateway, &resolution.ordered());
+    let yielding = resolution.yielding(own_conflicts(gateway, &resolution.ordered()))?;
+    resolution.revert(yielding)?;
+    // All other conflicts are gone: the versions in force have none with one another. Before that, versions that yield
+    // anyway would have left no room for others.
     for check in 1.. {
+        let conflicts = resolution.limit_conflicts();
         if conflicts.is_empty() {
             break;
         }
@@ -49,8 +53,6 @@ pub(super) fn resolve<'d>(
             yielding.extend(resolution.new_versions().map(|(name, _)| name));
         }
         resolution.revert(yielding)?;
-        // All other conflicts are gone: the versions in force have none with one another.
-        conflicts = limit_conflicts(gateway, &resolution.ordered());
     }
     let chosen = resolution.candidates.into_values().filter_map(|candidate| candidate.document());
     let values = chosen.filter_map(|document| document.value.clone());
@@ -81,6 +83,11 @@ impl<'d> Resolution<'d, '_> {
         let mut candidates: Vec<&Candidate> = self.candidates.values().collect();
         candidates.sort_by_key(|candidate| (candidate.new.is_some(), candidate.kept.is_none()));
         candidates.into_iter().filter_map(Candidate::document).collect()
+    }
+
+    fn limit_conflicts(&self) -> Vec<Conflict<'d>> {
+        let in_force = |name: &CustomerName| self.candidates.get(name)?.kept;
+        limit_conflicts(self.gateway, &self.ordered(), &in_force)
     }
 
     /// Adds the conflicts' faults and returns the new versions that take part. Returns `None` if there is a

@@ -1,9 +1,5 @@
 //! The registry file: TOML, replaced atomically.
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -94,15 +90,4 @@ impl Ids {
         let text = toml::to_string(&document).expect("numbers and names are TOML");
         format!("{HEADER}{text}")
     }
-}
-
-/// Replaces the file so that after a crash either the old or the new content is complete.
-pub(super) fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = path.with_added_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(dir)?.sync_all()
 }

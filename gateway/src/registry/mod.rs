@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use gateway_common::ids::{CustomerId, TunnelId};
 
+use crate::atomic;
 use crate::policy::{CustomerName, Policy};
 use ids::{Ids, TunnelName};
 
@@ -107,7 +108,7 @@ impl Registry {
     pub fn commit(&mut self, planned: Planned) -> Result<Assignment, RegistryError> {
         if planned.ids != self.ids {
             let io = |source| RegistryError::Io { path: self.path.clone(), action: "write", source };
-            file::write_atomically(&self.path, &planned.ids.to_text()).map_err(io)?;
+            atomic::write(&self.path, planned.ids.to_text().as_bytes()).map_err(io)?;
             self.ids = planned.ids;
         }
         Ok(self.assignment())

@@ -33,13 +33,18 @@ impl<K: Ord + Clone + ToString> Pool<K> {
         self.retire_others(owners);
         let mut free = self.free(owners, limit);
         for owner in owners {
-            if let Some(entry) = self.entries.get_mut(owner) {
-                if entry.id > limit {
-                    let owner = owner.to_string();
-                    return Err(RegistryError::BeyondLimit { kind: self.kind, owner, id: entry.id, limit });
+            match self.entries.get_mut(owner) {
+                Some(entry) if entry.id <= limit => {
+                    entry.retired = None;
+                    continue;
                 }
-                entry.retired = None;
-                continue;
+                // No table has an entry for it: whoever is back gets another one.
+                Some(entry) if entry.retired.is_some() => {}
+                Some(Entry { id, .. }) => {
+                    let (owner, id) = (owner.to_string(), *id);
+                    return Err(RegistryError::BeyondLimit { kind: self.kind, owner, id, limit });
+                }
+                None => {}
             }
             let Some((id, former)) = free.next() else {
                 return Err(RegistryError::Exhausted { kind: self.kind, owner: owner.to_string(), limit });

@@ -241,3 +241,15 @@ fn damaged_file_is_an_error_and_stays_unchanged() {
     fs::write(dir.path(), b"\xff").unwrap();
     assert!(matches!(Registry::open(dir.path()), Err(RegistryError::Damaged { .. })));
 }
+
+#[test]
+fn returning_owner_whose_id_no_table_has_gets_another_one() {
+    let dir = StateDir::new();
+    dir.assign(&policy(3, &["a.x", "a.y", "a.z"])).unwrap();
+    dir.assign(&policy(3, &["a.x"])).unwrap();
+    // Fewer tunnels now. Whoever is still in use beyond them keeps its id, which does not fit.
+    assert_eq!(dir.assign(&policy(2, &["a.x", "a.z"])).unwrap(), ["a.x=1", "a.z=2"]);
+    dir.assign(&policy(3, &["a.x", "a.y", "a.z"])).unwrap();
+    let error = dir.assign(&policy(2, &["a.x", "a.y"])).unwrap_err();
+    assert!(matches!(error, RegistryError::BeyondLimit { id: 3, limit: 2, .. }), "{error}");
+}

@@ -14,13 +14,13 @@ use super::{
     connection::Connection,
     error::Error,
     message::{self, Blob, Message},
-    process::Process,
     raw_sa::RawIkeSa,
     reply::{NamedSection, Reply},
     sa::{Fault, IkeSa},
     transport::{Request, Transport},
     version::Version,
 };
+use crate::process::Process;
 
 /// Timeout of commands that only touch charon's memory.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);

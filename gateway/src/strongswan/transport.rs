@@ -20,8 +20,8 @@ use super::{
     frame,
     message::Message,
     packet::{self, Packet},
-    process::Process,
 };
+use crate::process::Process;
 
 pub(super) type Frames = Framed<UnixStream, LengthDelimitedCodec>;
 

@@ -73,6 +73,20 @@ pub enum Unit {
     Milliseconds,
 }
 
+impl Unit {
+    /// Returns the unit's name in tables.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Instructions => "instructions",
+            Self::Nanoseconds => "ns",
+            Self::Ratio => "ratio",
+            Self::Bytes => "bytes",
+            Self::Segments => "segments",
+            Self::Milliseconds => "ms",
+        }
+    }
+}
+
 impl Figure {
     /// Builds the figure of a case with packets.
     pub fn of_case(case: &Case, contender: Contender, unit: Unit, measured: Measured) -> Self {

@@ -19,7 +19,7 @@ use gateway::kernel::{
 };
 use gateway_common::{
     ids::{Mark, Reqid, TunnelId},
-    layout::{Access, Binding, Customer, Hook, OutboundSpi, Prefix, Quota, Tunnel},
+    layout::{Access, Binding, Customer, Hook, OutboundSpi, Prefix, Quota, Share, Tunnel},
     wire::{Ipv4, Ipv6},
 };
 use gateway_tests_kit::{
@@ -275,6 +275,7 @@ fn configuration(number: u32, id: u32, flows: u32) -> Tunnel {
         v4: access(server(number).into(), mss, &[lan], number),
         v6: Access::<Ipv6>::default(),
         quota: Quota { flows, half_open: flows, new_flow_interval_ns: 0, new_flow_burst: flows },
+        share: Share::WHOLE,
         ..Tunnel::default()
     }
 }

@@ -31,6 +31,7 @@ pub mod target;
 pub mod time;
 pub mod traffic;
 pub mod tunnel;
+pub mod tunnels;
 pub mod verdicts;
 pub mod working;
 pub mod workload;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use gateway_tests_kit::program::{exit_code, isolated};
 
-use gateway_tests_bench::{check, control, instructions, memory, report, time};
+use gateway_tests_bench::{check, control, instructions, memory, report, time, tunnels};
 
 #[derive(Parser)]
 #[command(about = "Measures this project and its contenders side by side")]
@@ -25,6 +25,8 @@ enum Task {
     Control(control::Choices),
     /// Kernel memory for each flow and each customer
     Memory(memory::Choices),
+    /// The cost of many tunnels: IKE, and gatewayd
+    Tunnels(tunnels::Choices),
     /// Write tables and plots from new and stored figures
     Report(report::Choices),
     /// Compare this project's instructions with the committed figures
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Task::Time(choices) => measured(|| time::run(choices)),
         Task::Control(choices) => measured(|| control::run(choices)),
         Task::Memory(choices) => measured(|| memory::run(choices)),
+        Task::Tunnels(choices) => measured(|| tunnels::run(choices)),
         Task::Report(choices) => report::run(choices).map(|()| true),
         Task::Check(choices) => check::run(choices),
     })

@@ -91,6 +91,7 @@ fn text(store: &Store, figures: &Figures, explanations: &Explanations, plots: &[
         ("Nanoseconds", tables::times(figures)),
         ("Control", tables::controls(figures)),
         ("Memory", tables::memories(figures)),
+        ("Tunnels", tables::tunnels(figures)),
     ] {
         if !tables.is_empty() {
             _ = write!(text, "\n## {title}\n{tables}");

@@ -29,6 +29,8 @@ pub enum Part {
     Control,
     /// Kernel memory
     Memory,
+    /// Many tunnels
+    Tunnels,
 }
 
 /// The origin of figures.

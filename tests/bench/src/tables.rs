@@ -148,6 +148,31 @@ pub fn memories(figures: &Figures) -> String {
     }
 }
 
+/// Returns the table of what IKE and gatewayd take with many tunnels.
+pub fn tunnels(figures: &Figures) -> String {
+    let customers = figures.customers(|figure| Workload::TUNNELS.contains(&figure.workload));
+    let titles = customers.iter().map(|customers| number(f64::from(*customers)));
+    let head = ["subject".to_owned(), "unit".to_owned()].into_iter().chain(titles);
+    let mut table = Grid::new(head, 2..customers.len() + 2);
+    for workload in Workload::TUNNELS {
+        let Some(unit) = figures.iter().find(|figure| figure.workload == workload).map(|figure| figure.unit)
+        else {
+            continue;
+        };
+        let query =
+            |customers| Query { unit, ..Query::new(Contender::Redirect, workload).customers(customers) };
+        let cells = customers.iter().map(|customers| or_dash(VALUE(figures, query(*customers))));
+        table.add([workload.label().to_owned(), unit.label().to_owned()].into_iter().chain(cells));
+    }
+    if table.is_empty() {
+        return String::new();
+    }
+    let note = "Real charons at both ends, all sites in one, on the same machine; ESP in user space \
+                (kernel-libipsec), whose lists of SAs and policies count in charon's times. Times at charon are CPU \
+                time.\n";
+    format!("{}\n{note}", section("By customers; each has a tunnel in the column of events", &table))
+}
+
 /// Returns the tables of the path through real ESP: instructions, and merged segments.
 fn esp(figures: &Figures) -> String {
     let kinds =

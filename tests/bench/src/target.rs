@@ -268,7 +268,119 @@ pub const ALL: &[Target] = &[
             Some(ours / (ours + esp_cost(figures, Workload::Decapsulation)?))
         },
     },
+    Target {
+        name: "ike-sa-init",
+        subject: "IKE_SA_INIT, 10,000 customers",
+        formula: "milliseconds of charon's CPU",
+        bound: AtMost(2.0),
+        measure: |figures| figures.value(tunnels(Workload::IkeSaInit, Unit::Milliseconds, 10_000)),
+    },
+    Target {
+        name: "ike-sa-init-customers",
+        subject: "IKE_SA_INIT, 100,000 customers",
+        formula: "time ÷ time with 100",
+        bound: AtMost(1.2),
+        measure: |figures| {
+            let query = |customers| tunnels(Workload::IkeSaInit, Unit::Milliseconds, customers);
+            ratio(figures.value(query(100_000)), figures.value(query(100)))
+        },
+    },
+    Target {
+        name: "ike-auth",
+        subject: "IKE_AUTH, 10,000 customers",
+        formula: "milliseconds of charon's CPU",
+        bound: AtMost(6.0),
+        measure: |figures| figures.value(tunnels(Workload::IkeAuth, Unit::Milliseconds, 10_000)),
+    },
+    Target {
+        name: "ike-auth-customers",
+        subject: "IKE_AUTH, 100,000 customers",
+        formula: "time ÷ time with 100",
+        bound: AtMost(1.2),
+        measure: |figures| {
+            let query = |customers| tunnels(Workload::IkeAuth, Unit::Milliseconds, customers);
+            ratio(figures.value(query(100_000)), figures.value(query(100)))
+        },
+    },
+    Target {
+        name: "start-to-connect",
+        subject: "start with 10,000 customers",
+        formula: "milliseconds until one can connect",
+        bound: AtMost(1000.0),
+        measure: |figures| figures.value(tunnels(Workload::StartToConnect, Unit::Milliseconds, 10_000)),
+    },
+    Target {
+        name: "policies-read",
+        subject: "10,000 customers read and checked",
+        formula: "milliseconds",
+        bound: AtMost(500.0),
+        measure: |figures| figures.value(tunnels(Workload::PoliciesRead, Unit::Milliseconds, 10_000)),
+    },
+    Target {
+        name: "policies-read-100000",
+        subject: "100,000 customers read and checked",
+        formula: "milliseconds",
+        bound: AtMost(5000.0),
+        measure: |figures| figures.value(tunnels(Workload::PoliciesRead, Unit::Milliseconds, 100_000)),
+    },
+    Target {
+        name: "event-to-entry",
+        subject: "event to entry, 10,000 tunnels",
+        formula: "milliseconds, 99th percentile",
+        bound: AtMost(20.0),
+        measure: |figures| figures.value(tunnels(Workload::EventToEntry, Unit::Milliseconds, 10_000)),
+    },
+    Target {
+        name: "event-to-entry-tunnels",
+        subject: "event to entry, 10,000 tunnels",
+        formula: "99th percentile ÷ that with 100",
+        bound: AtMost(1.2),
+        measure: |figures| {
+            let query = |tunnels_up| tunnels(Workload::EventToEntry, Unit::Milliseconds, tunnels_up);
+            ratio(figures.value(query(10_000)), figures.value(query(100)))
+        },
+    },
+    Target {
+        name: "all-connect",
+        subject: "10,000 sites connect at once",
+        formula: "milliseconds",
+        bound: Reported,
+        measure: |figures| figures.value(tunnels(Workload::AllConnect, Unit::Milliseconds, 10_000)),
+    },
+    Target {
+        name: "daemon-share",
+        subject: "gatewayd while 10,000 sites connect",
+        formula: "CPU time ÷ charon's",
+        bound: AtMost(0.2),
+        measure: |figures| figures.value(tunnels(Workload::DaemonShare, Unit::Ratio, 10_000)),
+    },
+    Target {
+        name: "daemon-idle",
+        subject: "gatewayd idle, 10,000 tunnels",
+        formula: "share of a core",
+        bound: AtMost(0.005),
+        measure: |figures| figures.value(tunnels(Workload::DaemonIdle, Unit::Ratio, 10_000)),
+    },
+    Target {
+        name: "daemon-memory",
+        subject: "gatewayd's memory, 10,000 tunnels",
+        formula: "MB",
+        bound: AtMost(100.0),
+        measure: |figures| Some(figures.value(tunnels(Workload::DaemonMemory, Unit::Bytes, 10_000))? / 1e6),
+    },
+    Target {
+        name: "customer-added",
+        subject: "adding one customer to 10,000",
+        formula: "milliseconds until packets pass",
+        bound: AtMost(50.0),
+        measure: |figures| figures.value(tunnels(Workload::CustomerAdded, Unit::Milliseconds, 10_000)),
+    },
 ];
+
+/// Returns the query for what IKE and gatewayd take with this many tunnels, or with this many customers in the policy.
+pub fn tunnels(workload: Workload, unit: Unit, customers: u32) -> Query {
+    Query { unit, ..Query::new(Redirect, workload).customers(customers) }
+}
 
 /// Returns the query for loading or changing customers.
 pub fn control(contender: Contender, workload: Workload, customers: u32) -> Query {

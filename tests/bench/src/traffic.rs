@@ -103,6 +103,16 @@ impl Traffic {
                 | Workload::ChangeOne
                 | Workload::MemoryPerFlow
                 | Workload::MemoryPerCustomer
+                | Workload::IkeSaInit
+                | Workload::IkeAuth
+                | Workload::PoliciesRead
+                | Workload::StartToConnect
+                | Workload::EventToEntry
+                | Workload::AllConnect
+                | Workload::DaemonShare
+                | Workload::DaemonIdle
+                | Workload::DaemonMemory
+                | Workload::CustomerAdded
                 | Workload::ControlAA
                 | Workload::Control50Ns => self.established(Side::Site, &mut batch),
             }

@@ -34,6 +34,26 @@ pub enum Workload {
     MemoryPerFlow,
     /// Kernel memory for a customer
     MemoryPerCustomer,
+    /// Tunnels: charon's CPU time for an IKE_SA_INIT
+    IkeSaInit,
+    /// Tunnels: charon's CPU time for the rest of a handshake
+    IkeAuth,
+    /// Tunnels: read and check the policies
+    PoliciesRead,
+    /// Tunnels: from the policies read until a site can connect
+    StartToConnect,
+    /// Tunnels: from an event of charon to the map entry
+    EventToEntry,
+    /// Tunnels: all sites connect at once
+    AllConnect,
+    /// Tunnels: gatewayd's CPU time divided by charon's while all connect
+    DaemonShare,
+    /// Tunnels: gatewayd's share of a core while nothing happens
+    DaemonIdle,
+    /// Tunnels: gatewayd's memory
+    DaemonMemory,
+    /// Tunnels: from a new customer's file until its packets may pass
+    CustomerAdded,
     /// One contender against itself
     #[serde(rename = "control-a-a")]
     ControlAA,
@@ -53,6 +73,20 @@ impl Workload {
         Self::Mixed,
     ];
 
+    /// Workloads of tunnels, in the order of their table.
+    pub const TUNNELS: [Self; 10] = [
+        Self::IkeSaInit,
+        Self::IkeAuth,
+        Self::PoliciesRead,
+        Self::StartToConnect,
+        Self::EventToEntry,
+        Self::AllConnect,
+        Self::DaemonShare,
+        Self::DaemonIdle,
+        Self::DaemonMemory,
+        Self::CustomerAdded,
+    ];
+
     /// Returns the workload's name in tables.
     pub fn label(self) -> &'static str {
         match self {
@@ -70,6 +104,16 @@ impl Workload {
             Self::ChangeOne => "change one",
             Self::MemoryPerFlow => "memory for a flow",
             Self::MemoryPerCustomer => "memory for a customer",
+            Self::IkeSaInit => "IKE_SA_INIT at charon",
+            Self::IkeAuth => "rest of a handshake at charon",
+            Self::PoliciesRead => "policies read and checked",
+            Self::StartToConnect => "start, policies read, until a site can connect",
+            Self::EventToEntry => "event to map entry, 99th percentile",
+            Self::AllConnect => "all sites connect",
+            Self::DaemonShare => "gatewayd ÷ charon, CPU time while all connect",
+            Self::DaemonIdle => "gatewayd idle, share of a core",
+            Self::DaemonMemory => "gatewayd's memory",
+            Self::CustomerAdded => "customer added, until its packets may pass",
             Self::ControlAA => "against itself",
             Self::Control50Ns => "against itself plus 50 ns",
         }

@@ -92,8 +92,8 @@ pub const PURPOSES: &[Purpose] = &[
     },
     Purpose {
         name: "quota",
-        reason: "We limit each customer's flows, half-open flows and new flows a second. nf_conntrack has one \
-                 table for all customers, which a single one can fill",
+        reason: "We limit each customer's flows, half-open flows and new flows a second, and each site's share of \
+                 them. nf_conntrack has one table for all customers, which a single one can fill",
         applies: |flow, packets| {
             let opens =
                 |packet: &ComparedPacket| packet.segment.direction == Direction::ToServer && packet.is_tcp();

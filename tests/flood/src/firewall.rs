@@ -27,7 +27,7 @@ use gateway::{
 };
 use gateway_common::{
     ids::{Mark, Reqid, TunnelId},
-    layout::{Binding, Customer, Hook, Prefix, Quota, Tunnel},
+    layout::{Binding, Customer, Hook, Prefix, Quota, Share, Tunnel},
     tcp::{State, status},
     time::Ticks,
     wire::{Ipv4, Ipv6},
@@ -184,6 +184,7 @@ fn tunnel(party: Party, quota: Quota) -> Tunnel {
         up: 1,
         v4: access(party.server4().into(), mss4, &[lan4], mark(party.id)),
         quota,
+        share: Share::WHOLE,
         v6: access(party.server6().into(), mss6, &[lan6], mark(party.id)),
         ..Tunnel::default()
     }

@@ -296,11 +296,14 @@ fn check_passed(segment: &Segment, old: &Connection, new: &Connection) {
 /// Checks that a dropped segment changes a flow only if it is outside the windows, or is a SYN whose new
 /// connection exceeds a quota; and that the change never benefits the connection.
 fn check_dropped_segment(decision: &Decision, old: &Connection, new: &Connection) {
-    const CHANGING: [Reason; 4] = [
+    const CHANGING: [Reason; 7] = [
         Reason::OutOfWindow,
         Reason::FlowQuotaExceeded,
         Reason::HalfOpenQuotaExceeded,
         Reason::NewFlowsOverBudget,
+        Reason::SiteFlowQuotaExceeded,
+        Reason::SiteHalfOpenQuotaExceeded,
+        Reason::SiteNewFlowsOverBudget,
     ];
     if !CHANGING.iter().any(|reason| decision.verdict == Err(*reason)) {
         assert_eq!(new, old);

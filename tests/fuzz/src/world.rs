@@ -12,7 +12,8 @@ use std::{
 use gateway_common::{
     decide::{self, Decision, FamilyTables, FlowCell, NotInserted, Tables, UsageCell},
     layout::{
-        Access, Addresses, Binding, LayoutFamily, ManagementRule, Prefix, Quota, Settings, Tunnel, Usage,
+        Access, Addresses, Binding, LayoutFamily, ManagementRule, Prefix, Quota, Settings, Share, Tunnel,
+        Usage,
     },
     limits::{MANAGEMENT_RULES, PREFIXES_PER_SITE},
     tcp::{
@@ -49,6 +50,9 @@ pub const MANAGERS: [(IpAddr, u32); 2] =
     [(v4([198, 51, 100, 0]), 24), (v6([0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 0]), 48)];
 /// Quota of each customer, small enough to be reached at times.
 const QUOTA: Quota = Quota { flows: 5, half_open: 3, new_flow_interval_ns: 1_500_000, new_flow_burst: 4 };
+
+/// Share of each site, small enough to be reached at times.
+const SHARE: Share = Share { flows: 4, half_open: 2 };
 /// Room for flows of each family, small enough that the table is full at times.
 const FLOW_LIMIT: usize = 6;
 /// Number of customers; their ids begin at 1.
@@ -125,6 +129,7 @@ pub struct World {
     tunnels: [Tunnel; SITES.len() + 1],
     flows: RefCell<Vec<(Key, Flow)>>,
     usage: RefCell<[Usage; CUSTOMERS + 1]>,
+    shares: RefCell<[Usage; SITES.len() + 1]>,
 }
 
 /// The key of a connection.
@@ -203,12 +208,20 @@ impl World {
                     mark(id),
                 ),
                 quota: QUOTA,
+                share: SHARE,
                 v6: access(server6, MSS_BYTES[1], Prefix::new(lan6.0.into(), lan6.1 as u8), mark(id)),
                 ..Tunnel::default()
             };
         }
         let settings = settings(adopt_midstream);
-        Self { settings, bindings, tunnels, flows: RefCell::default(), usage: RefCell::default() }
+        Self {
+            settings,
+            bindings,
+            tunnels,
+            flows: RefCell::default(),
+            usage: RefCell::default(),
+            shares: RefCell::default(),
+        }
     }
 
     /// Decides about a decapsulated packet. Asserts that the fast and the full path decide the same.
@@ -241,6 +254,7 @@ impl World {
         self.check_usage();
         assert_eq!(*self.flows.borrow(), *other.flows.borrow());
         assert_eq!(*self.usage.borrow(), *other.usage.borrow());
+        assert_eq!(*self.shares.borrow(), *other.shares.borrow());
     }
 
     /// Marks expired flows, as the wheel does before it removes them.
@@ -254,14 +268,17 @@ impl World {
     /// Removes expired flows and returns their share of the quota.
     pub fn remove(&self, now_ns: u64) {
         let (now, mut usage) = (Ticks::from_ns(now_ns), self.usage.borrow_mut());
+        let mut shares = self.shares.borrow_mut();
         self.flows.borrow_mut().retain(|(key, flow)| {
             let is_over = flow.is_over(now);
             if is_over {
-                usage[key.customer as usize].give_back(1, u32::from(flow.has(status::HALF_OPEN)));
+                let half_open = u32::from(flow.has(status::HALF_OPEN));
+                usage[key.customer as usize].give_back(1, half_open);
+                shares[flow.tunnel as usize].give_back_share(key.customer, 1, half_open);
             }
             !is_over
         });
-        drop(usage);
+        drop((usage, shares));
         self.check_usage();
     }
 
@@ -278,6 +295,19 @@ impl World {
             assert!(count <= QUOTA.flows && half_open <= QUOTA.half_open, "quota of customer {customer}");
         }
         assert_eq!(usage[0], Usage::default());
+        self.check_shares();
+    }
+
+    /// Asserts that each site's usage matches its flows in the table and is within its share.
+    fn check_shares(&self) {
+        let flows = self.flows.borrow();
+        for (site, usage) in (0..).zip(&*self.shares.borrow()) {
+            let own = || flows.iter().filter(|(_, flow)| flow.tunnel == site);
+            let half_open = own().filter(|(_, flow)| flow.has(status::HALF_OPEN)).count() as u32;
+            let count = own().count() as u32;
+            assert_eq!((usage.flows, usage.half_open), (count, half_open), "share of site {site}");
+            assert!(count <= SHARE.flows && half_open <= SHARE.half_open, "share of site {site}");
+        }
     }
 
     /// Returns all flows, expired ones included, in the order of their arrival.
@@ -362,7 +392,11 @@ impl Tables for World {
     }
 
     fn usage(&self, customer: u32) -> Option<impl UsageCell> {
-        (1..=CUSTOMERS).contains(&(customer as usize)).then_some(CustomersUsage { world: self, customer })
+        (1..=CUSTOMERS).contains(&(customer as usize)).then_some(OneUsage(&self.usage, customer as usize))
+    }
+
+    fn share(&self, site: u32) -> Option<impl UsageCell> {
+        (1..=SITES.len()).contains(&(site as usize)).then_some(OneUsage(&self.shares, site as usize))
     }
 }
 
@@ -415,13 +449,11 @@ impl FlowCell for Cell<'_> {
     }
 }
 
-struct CustomersUsage<'a> {
-    world: &'a World,
-    customer: u32,
-}
+/// The usage of a customer or a site, by its number.
+struct OneUsage<'a, const N: usize>(&'a RefCell<[Usage; N]>, usize);
 
-impl UsageCell for CustomersUsage<'_> {
+impl<const N: usize> UsageCell for OneUsage<'_, N> {
     fn locked<R>(&self, change: impl FnOnce(&mut Usage) -> R) -> R {
-        change(&mut self.world.usage.borrow_mut()[self.customer as usize])
+        change(&mut self.0.borrow_mut()[self.1])
     }
 }

@@ -117,9 +117,30 @@ impl Authority {
 
     /// Issues a certificate with a new key for a gateway whose IKE identity is this host name.
     pub fn issue(&self, identity: &str, validity: Validity) -> Result<Issued, Error> {
-        check_identity(identity)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let serial = serial(&key);
+        self.issue_to(identity, key, serial, validity)
+    }
+
+    /// Issues a certificate for a key (PEM) that has others already. `number` becomes the serial number.
+    pub fn issue_another(
+        &self,
+        identity: &str,
+        key_pem: &str,
+        number: u64,
+        validity: Validity,
+    ) -> Result<Issued, Error> {
+        self.issue_to(identity, KeyPair::from_pem(key_pem)?, number.into(), validity)
+    }
+
+    fn issue_to(
+        &self,
+        identity: &str,
+        key: KeyPair,
+        serial: SerialNumber,
+        validity: Validity,
+    ) -> Result<Issued, Error> {
+        check_identity(identity)?;
         let mut params = params(identity, validity)?;
         params.serial_number = Some(serial.clone());
         params.is_ca = IsCa::ExplicitNoCa;

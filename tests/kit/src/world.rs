@@ -25,7 +25,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use gateway_common::{
     family::Family,
-    layout::{Access, Binding, Customer, OutboundSpi, Prefix, Quota, Settings, Tunnel},
+    layout::{Access, Binding, Customer, OutboundSpi, Prefix, Quota, Settings, Share, Tunnel},
     limits::PREFIXES_PER_SITE,
     outer::cookie::Secrets,
     wire::Ipv6,
@@ -262,6 +262,7 @@ fn tunnel(known: &KnownTunnel) -> Tunnel {
             known.mark,
         ),
         quota: PLENTY,
+        share: Share::WHOLE,
         v6: access(server6, MSS_BYTES[1], lan6.as_slice(), known.mark),
         ..Tunnel::default()
     }

@@ -13,7 +13,7 @@ use ::gateway::{
     kernel::{maps::Maps, pins::Pins},
     status::Status,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use gateway_common::ids::TunnelId;
 use gateway_tests_kit::{
@@ -32,7 +32,8 @@ use crate::{
 
 /// gatewayd's pin folder, as the gateway sees it.
 pub const PINS: &str = "/run/gateway/bpf";
-const STATE: &str = "/run/gateway/state";
+/// gatewayd's state folder, as the gateway sees it.
+pub const STATE: &str = "/run/gateway/state";
 /// gatewayd's folder of policies, as the gateway sees it.
 pub const POLICIES: &str = "/run/policies";
 /// Timeout for gatewayd. It acts at once, but under emulation and traffic that may take minutes on a busy
@@ -119,19 +120,19 @@ impl Gateway {
     pub fn spawn_daemon(&mut self, namespace: &Namespace) -> Result<()> {
         // gatewayd mounts no bpffs outside of the mount namespace of process 1, and the lab is outside of it.
         namespace.enter(|| Pins::new(PINS).prepare())?;
-        let command = self.daemon_command(namespace, POLICIES);
+        let command = self.daemon_command(namespace, POLICIES, STATE);
         self.daemon = Some(Process::start(command, &self.dir.join("run/gatewayd.log"))?);
         Ok(())
     }
 
-    /// Runs a second gatewayd, with these policies, beside the running one and waits for its end.
-    pub fn run_second_daemon(&self, namespace: &Namespace, policies: &str) -> Result<Output> {
-        self.daemon_command(namespace, policies).output().context("cannot run a second gatewayd")
+    /// Runs a second gatewayd, with these policies and this state folder, beside the running one and waits for its end.
+    pub fn run_second_daemon(&self, namespace: &Namespace, policies: &str, state: &str) -> Result<Output> {
+        self.daemon_command(namespace, policies, state).output().context("cannot run a second gatewayd")
     }
 
-    fn daemon_command(&self, namespace: &Namespace, policies: &str) -> Command {
+    fn daemon_command(&self, namespace: &Namespace, policies: &str, state: &str) -> Command {
         let mut command = namespace.command(self.programs.bin_dir.join("gatewayd"));
-        command.args(["--policy", policies, "--state", STATE, "--vici", VICI, "--pin", PINS]);
+        command.args(["--policy", policies, "--state", state, "--vici", VICI, "--pin", PINS]);
         command
     }
 
@@ -300,8 +301,15 @@ impl Gateway {
 
     /// Reads gatewayd's status.
     pub fn status(&self, namespace: &Namespace) -> Result<Status> {
-        let text = process::output(self.control(namespace, "status").arg("--json"))?;
-        serde_json::from_str(&text).context("cannot read `gatewayctl status --json`")
+        let output = self.control(namespace, "status").arg("--json").output()?;
+        // 3: the gateway is degraded.
+        ensure!(
+            matches!(output.status.code(), Some(0 | 3)),
+            "`gatewayctl status` ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).context("cannot read `gatewayctl status --json`")
     }
 
     /// Returns the packets that the gateway passed for a customer: to its server, and to its sites.

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::{
-    layout::{Addresses, Binding, OutboundSpi, Prefix, Quota, Tunnel},
+    layout::{Addresses, Binding, OutboundSpi, Prefix, Quota, Share, Tunnel},
     outer::cookie::Secrets,
     tcp::{RETRANSMISSION_SLOT, State, UNACKNOWLEDGED_SLOT},
     time::Ticks,
@@ -33,6 +33,8 @@ pub struct Change {
     pub lan_mtu: Option<u32>,
     /// Quotas, by customer.
     pub quota: BTreeMap<String, QuotaChange>,
+    /// Shares of quotas, by site.
+    pub share: BTreeMap<String, ShareChange>,
     /// Timeouts in seconds, by the state's name, `retransmission` or `unacknowledged`.
     pub timeout_seconds: BTreeMap<String, u32>,
     /// Bindings by reqid: a number, or the site whose tunnel has it. A change replaces the binding.
@@ -109,6 +111,16 @@ pub struct QuotaChange {
     pub burst: Option<u32>,
 }
 
+/// Changes to a site's share of its customer's quota.
+#[derive(Clone, Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShareChange {
+    /// Flows at once.
+    pub flows: Option<u32>,
+    /// Half-open flows at once.
+    pub half_open: Option<u32>,
+}
+
 impl Change {
     /// Applies the change to a world.
     pub fn apply(&self, world: &mut World) -> Result<()> {
@@ -128,6 +140,9 @@ impl Change {
             for tunnel in world.tunnels.values_mut().filter(|tunnel| tunnel.customer == id) {
                 quota.apply(&mut tunnel.quota);
             }
+        }
+        for (name, share) in &self.share {
+            share.apply(&mut world.tunnels.entry(tunnel_id(name)?).or_default().share);
         }
         for (name, seconds) in &self.timeout_seconds {
             world.settings.timeouts[timeout_slot(name)?] = Ticks::from_seconds(*seconds);
@@ -196,6 +211,13 @@ fn set<K: Ord>(spis: &mut BTreeMap<K, u32>, spi: K, owner: &str) -> Result<()> {
         owner => spis.insert(spi, named_mark(owner)?),
     };
     Ok(())
+}
+
+impl ShareChange {
+    fn apply(&self, share: &mut Share) {
+        share.flows = self.flows.unwrap_or(share.flows);
+        share.half_open = self.half_open.unwrap_or(share.half_open);
+    }
 }
 
 impl QuotaChange {

@@ -88,6 +88,7 @@ fn run_step(step: &Step, machine: &mut Machine, world: &World, now_ns: u64) -> R
     compare_events(step, &input, &machine.events()?, now_ns, &mut faults)?;
     compare_flows(step, &before, &after, &mut faults)?;
     compare_usage(&after, &mut faults);
+    compare_shares(&after, &mut faults);
     if after.world != *world {
         let _ = writeln!(faults, "the programs changed maps that only gatewayd writes: {:?}", after.world);
     }
@@ -112,6 +113,7 @@ fn run_expire(step: &Expire, machine: &mut Machine) -> Result<String> {
         let _ = writeln!(faults, "the wheels changed counters, wrote events or changed gatewayd's maps");
     }
     compare_usage(&after, &mut faults);
+    compare_shares(&after, &mut faults);
     Ok(faults)
 }
 
@@ -292,6 +294,20 @@ fn compare_usage(state: &State, faults: &mut String) {
             let _ = writeln!(
                 faults,
                 "usage of {name}: [flows, half-open] is {taken:?}, but the maps hold {counted:?}"
+            );
+        }
+    }
+}
+
+/// Checks that each site's share equals a count over the flows that its customer charged to it.
+fn compare_shares(state: &State, faults: &mut String) {
+    for (site, [customer, flows, half_open]) in &state.shares {
+        let own = || state.flows.iter().filter(|(id, flow)| id.customer == *customer && flow.tunnel == *site);
+        let counted = [own().count(), own().filter(|(_, flow)| flow.has(status::HALF_OPEN)).count()];
+        if [*flows as usize, *half_open as usize] != counted {
+            let _ = writeln!(
+                faults,
+                "share of site {site}: [flows, half-open] is [{flows}, {half_open}], but the maps hold {counted:?}"
             );
         }
     }

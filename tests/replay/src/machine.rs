@@ -86,6 +86,8 @@ pub struct State {
     pub flows: BTreeMap<FlowId, Flow>,
     /// Flows and half-open flows charged to each customer.
     pub usage: BTreeMap<u32, [u32; 2]>,
+    /// Usage of shares by site: the customer, flows and half-open flows.
+    pub shares: BTreeMap<u32, [u32; 3]>,
     /// The maps that only gatewayd writes.
     pub world: World,
 }
@@ -132,6 +134,9 @@ impl Machine {
         (0..self.pools.len()).try_for_each(|family| self.pools.set(family, &unused, 0))?;
         for customer in 0..=self.maps.customer_limit() {
             self.maps.set_usage(customer, &Usage::default())?;
+        }
+        for site in 0..=self.maps.tunnel_limit() {
+            self.maps.set_share(site, &Usage::default())?;
         }
         for peer in self.maps.peers()? {
             self.maps.remove_peer(peer)?;
@@ -352,6 +357,12 @@ impl Machine {
             .map(|customer| Ok((customer, self.maps.usage(customer)?)))
             .map(|entry: Result<_>| entry.map(|(customer, usage)| (customer, [usage.flows, usage.half_open])))
             .collect::<Result<_>>()?;
+        let shares = (0..=self.maps.tunnel_limit())
+            .map(|site| Ok((site, self.maps.share(site)?)))
+            .map(|entry: Result<_>| {
+                entry.map(|(site, usage)| (site, [usage.customer, usage.flows, usage.half_open]))
+            })
+            .collect::<Result<_>>()?;
         let (bindings, tunnels) = (self.maps.bindings()?, self.maps.tunnels()?);
         let world = World {
             settings: self.maps.settings()?,
@@ -364,7 +375,7 @@ impl Machine {
             secrets: self.cookies.secrets()?,
             continuations: self.continuations,
         };
-        Ok(State { counters: self.counters()?, flows, usage, world })
+        Ok(State { counters: self.counters()?, flows, usage, shares, world })
     }
 
     fn read_flows<A: LayoutFamily + FamilyFlowTable>(&self, into: &mut BTreeMap<FlowId, Flow>) -> Result<()>

@@ -112,6 +112,27 @@ fn child_sa_is_bound_with_its_sites_authenticated_identity_only() {
 }
 
 #[test]
+fn identity_that_a_stranger_chose_is_escaped_and_shortened() {
+    let mut bindings = bindings();
+    let hostile = format!("\u{202e}\u{1b}[2J\n{}", "é".repeat(400));
+    let orders = bindings.apply(&event(EventKind::IkeUp, &ike(5, &hostile, vec![]), vec![]));
+    let [Order::TerminateIke { reason, .. }] = &orders[..] else { panic!("{orders:?}") };
+    for text in bindings.strangers().chain([reason.as_str()]) {
+        assert!(text.contains("\\u{202e}\\u{1b}[2J\\né"), "{text}");
+        assert!(text.chars().count() < 250 && !text.contains('\n'), "{text}");
+    }
+}
+
+#[test]
+fn flood_of_strangers_is_counted_and_named_within_bounds() {
+    let mut bindings = bindings();
+    for number in 1..=10_000 {
+        bindings.apply(&event(EventKind::IkeUp, &ike(number, "stranger.example", vec![]), vec![]));
+    }
+    assert_eq!((bindings.refused(), bindings.strangers().count()), (10_000, 64));
+}
+
+#[test]
 fn unknown_identity_and_foreign_connection_are_ended_counted_and_named() {
     let mut bindings = bindings();
     let stranger = ike(5, "stranger.example", vec![child(5, 5, 5)]);

@@ -102,3 +102,23 @@ fn path_mtu_of_the_policy_limits_the_mtu_of_the_interface() {
     let munich = tunnel(&desired, "acme.munich");
     assert_eq!(desired.tunnels[&munich].mtus, Mtus { path: 1500, lan: 1500 });
 }
+
+#[test]
+fn each_site_has_an_equal_share_unless_its_file_says_otherwise() {
+    let mut policy = example();
+    let shares = |policy: &Policy| -> Vec<u32> {
+        let desired = desired_state(policy);
+        let share = |name| desired.tunnels[&tunnel(&desired, name)].entry().share.flows;
+        [BERLIN, "acme.munich"].map(share).into()
+    };
+    let acme = |policy: &mut Policy, change: fn(&mut policy::Customer)| {
+        change(policy.customers.get_mut(&"acme".parse().unwrap()).unwrap());
+    };
+    acme(&mut policy, |acme| acme.quota.max_flows = Some(100));
+    assert_eq!(shares(&policy), [50, 50]);
+    acme(&mut policy, |acme| acme.sites[1].quota.max_flows = Some(90));
+    assert_eq!(shares(&policy), [50, 90]);
+    acme(&mut policy, |acme| drop(acme.sites.remove(0)));
+    let desired = desired_state(&policy);
+    assert_eq!(desired.tunnels[&tunnel(&desired, "acme.munich")].entry().share.flows, 90);
+}

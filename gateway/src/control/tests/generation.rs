@@ -30,10 +30,11 @@ fn change_of_server_or_port_changes_the_generation_of_that_customer_only() {
 #[test]
 fn change_of_sites_lans_quotas_or_mtus_keeps_the_generation() {
     type Change = fn(&mut policy::Customer);
-    let changes: [Change; 5] = [
+    let changes: [Change; 6] = [
         |customer| customer.quota.max_flows = Some(7),
         |customer| customer.sites[0].lan.push("10.99.0.0/16".parse().unwrap()),
         |customer| customer.sites[0].path_mtu = Some(1280),
+        |customer| customer.sites[0].quota.max_flows = Some(7),
         |customer| customer.sites.truncate(1),
         |customer| {
             let site = policy::Site { name: "bonn".parse().unwrap(), ..customer.sites[0].clone() };

@@ -13,7 +13,8 @@ fn site_with_an_sa_is_up_and_the_others_stay_as_they_are() {
     let after = applied(&plan_with(&desired, &before, Some(&live)), before.clone());
     let binding = Binding { site: id.get(), mark: 107, inbound_spis: [0xc0de_0007, 0] };
     assert_eq!(after.bindings, BTreeMap::from([(reqid(7), binding)]));
-    assert_eq!((after.tunnels[&id].up, after.tunnels[&id].v4.marks), (1, [107, 0, 0, 0]));
+    let marks = after.tunnels[&id].v4.marks;
+    assert_eq!((after.tunnels[&id].up, marks[0], marks[1]), (1, 107, 0));
     assert_eq!(after.inbound, BTreeMap::from([(0xc0de_0007, 107)]));
     assert_eq!(after.outbound.into_values().collect::<Vec<_>>(), [107]);
     for (other, entry) in after.tunnels.iter().filter(|(other, _)| **other != id) {

@@ -33,7 +33,7 @@ fn dependent_fields_change_while_the_tunnel_is_down() {
     let quota = layout::Quota { flows: 7, ..acme.quota.resolve(&policy.gateway.limits) };
     assert_eq!(
         steps(&desired_state(&policy), &observed),
-        [Tunnel { quota, ..old }],
+        [Tunnel { quota, share: policy::SiteQuota::default().resolve(&quota, 2), ..old }],
         "a quota changes in one step"
     );
     let mut other = observed.clone();

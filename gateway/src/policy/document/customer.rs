@@ -12,7 +12,7 @@ use crate::policy::customer::{Customer, Site};
 use crate::policy::fault::{Fault, Invalid, Source};
 use crate::policy::identity::Identity;
 use crate::policy::keys::{Reader, Table, Value};
-use crate::policy::limits::{DEFAULT_SERVER_PORT, Limits, MAX_LAN_PREFIXES, Quota};
+use crate::policy::limits::{DEFAULT_SERVER_PORT, Limits, MAX_LAN_PREFIXES, Quota, SiteQuota};
 use crate::policy::names::{CustomerName, SiteName};
 use crate::policy::prefix::{family, is_v4, parse_address, parse_prefix};
 
@@ -39,6 +39,8 @@ pub struct SiteDocument {
     pub identity: Option<Spanned<Identity>>,
     pub lan: Vec<Spanned<IpNet>>,
     pub path_mtu: Option<u16>,
+    /// The site's share of the quota as written; invalid numbers are `None`.
+    pub quota: SiteQuota,
 }
 
 impl CustomerDocument {
@@ -73,6 +75,7 @@ impl CustomerDocument {
             identity: Some(unplaced(site.identity.clone())),
             lan: site.lan.iter().copied().map(unplaced).collect(),
             path_mtu: site.path_mtu,
+            quota: site.quota,
         };
         Self {
             source: Source { path: path.to_owned(), text: None },
@@ -92,6 +95,7 @@ impl SiteDocument {
             identity: self.identity.as_ref()?.get_ref().clone(),
             lan: self.lan.iter().map(|prefix| *prefix.get_ref()).collect(),
             path_mtu: self.path_mtu,
+            quota: self.quota,
         })
     }
 }
@@ -107,7 +111,7 @@ fn read_root(reader: &mut Reader, root: &Table) -> Keys {
     let port = port.unwrap_or(Some(DEFAULT_SERVER_PORT));
     let quota = read_quota(reader, root);
     let sites = reader.required(root, "site", "[[site]]");
-    (server, port, quota, sites.map_or_else(Vec::new, |sites| read_sites(reader, sites)))
+    (server, port, quota, sites.map_or_else(Vec::new, |sites| read_sites(reader, sites, quota)))
 }
 
 fn read_quota(reader: &mut Reader, root: &Table) -> Quota {
@@ -132,7 +136,7 @@ fn read_quota(reader: &mut Reader, root: &Table) -> Quota {
     }
 }
 
-fn read_sites(reader: &mut Reader, value: Value) -> Vec<SiteDocument> {
+fn read_sites(reader: &mut Reader, value: Value, quota: Quota) -> Vec<SiteDocument> {
     if matches!(value.get_ref(), DeValue::Table(_)) {
         reader.fault(
             value.span(),
@@ -144,10 +148,10 @@ fn read_sites(reader: &mut Reader, value: Value) -> Vec<SiteDocument> {
     if sites.is_empty() && matches!(value.get_ref(), DeValue::Array(_)) {
         reader.fault(value.span(), Invalid::new("the customer has no site", "at least one `[[site]]`"));
     }
-    sites.into_iter().filter_map(|site| read_site(reader, site)).collect()
+    sites.into_iter().filter_map(|site| read_site(reader, site, quota)).collect()
 }
 
-fn read_site(reader: &mut Reader, site: Value) -> Option<SiteDocument> {
+fn read_site(reader: &mut Reader, site: Value, quota: Quota) -> Option<SiteDocument> {
     reader.table(site, "this site", |reader, table| {
         let name = reader.required(table, "name", "name = \"berlin\"");
         let name = name.and_then(|value| reader.text(value, str::parse));
@@ -158,27 +162,43 @@ fn read_site(reader: &mut Reader, site: Value) -> Option<SiteDocument> {
         let path_mtu = reader.optional(table, "path_mtu");
         let path_mtu = path_mtu.and_then(|value| reader.number(value, PATH_MTU_BYTES, " bytes"));
         let path_mtu = path_mtu.and_then(|bytes| u16::try_from(bytes.into_inner()).ok());
-        SiteDocument { name, identity, lan, path_mtu }
+        let quota = read_site_quota(reader, table, quota);
+        SiteDocument { name, identity, lan, path_mtu, quota }
     })
 }
 
+/// Reads a site's share of its customer's quota, which it must not exceed.
+fn read_site_quota(reader: &mut Reader, table: &Table, customer: Quota) -> SiteQuota {
+    let mut number = |key: &'static str, limit: Option<u32>| {
+        let value = reader.optional(table, key)?;
+        let number = reader.number(value, 1..=Limits::MAX_FLOWS, " flows")?;
+        if let Some(limit) = limit.filter(|limit| number.get_ref() > limit) {
+            let message = format!("`{}` exceeds the customer's `{key} = {limit}`", number.get_ref());
+            reader.fault(number.span(), Invalid::new(message, format!("at most {limit}")));
+        }
+        Some(number)
+    };
+    let flows = number("max_flows", customer.max_flows);
+    let half_open = number("max_half_open", customer.max_half_open);
+    if let (Some(flows), Some(half_open)) = (&flows, &half_open)
+        && half_open.get_ref() > flows.get_ref()
+    {
+        let message = format!("`{}` exceeds `max_flows = {}`", half_open.get_ref(), flows.get_ref());
+        reader.fault(half_open.span(), Invalid::new(message, "at most `max_flows`"));
+    }
+    let number = |number: Option<Spanned<u32>>| number.map(Spanned::into_inner);
+    SiteQuota { max_flows: number(flows), max_half_open: number(half_open) }
+}
+
 fn read_lan(reader: &mut Reader, value: Value) -> Vec<Spanned<IpNet>> {
-    let expected = format!("1 to {MAX_LAN_PREFIXES} prefixes of each family");
+    let expected = format!("1 to {MAX_LAN_PREFIXES} prefixes");
     let prefixes = reader.array(value, "an array of prefixes, such as `[\"192.168.0.0/16\"]`");
-    if matches!(value.get_ref(), DeValue::Array(_)) && !(1..=2 * MAX_LAN_PREFIXES).contains(&prefixes.len()) {
+    if matches!(value.get_ref(), DeValue::Array(_)) && !(1..=MAX_LAN_PREFIXES).contains(&prefixes.len()) {
         let message = format!("this site has {} prefixes", prefixes.len());
         reader.fault(value.span(), Invalid::new(message, expected));
         return Vec::new();
     }
-    let lan: Vec<_> = prefixes.into_iter().filter_map(|prefix| reader.text(prefix, parse_prefix)).collect();
-    for v4 in [true, false] {
-        let count = lan.iter().filter(|prefix| is_v4(prefix.get_ref()) == v4).count();
-        if count > MAX_LAN_PREFIXES {
-            let message = format!("this site has {count} {} prefixes", family(v4));
-            reader.fault(value.span(), Invalid::new(message, expected.as_str()));
-        }
-    }
-    lan
+    prefixes.into_iter().filter_map(|prefix| reader.text(prefix, parse_prefix)).collect()
 }
 
 /// Checks that every prefix is of a family in which the customer has a server.

@@ -17,6 +17,10 @@ use crate::policy::prefix::{is_v4, parse_prefix};
 /// Ports of IKE and of IKE with ESP in UDP (RFC 3948). The gateway's own budgets guard them.
 const IKE_PORTS: [u32; 2] = [500, 4500];
 
+/// Replaces in a valid gateway part what cannot be adopted now, such as sizes of tables that exist, and returns the
+/// reasons. Customers are checked against the result. The last call is about the gateway part that is chosen.
+pub type Adopt<'a> = &'a mut dyn FnMut(&mut Gateway) -> Vec<Fault>;
+
 /// `gateway.toml`. A value that is missing or invalid is `None`.
 #[derive(Clone, Debug)]
 pub struct GatewayDocument {
@@ -77,14 +81,34 @@ impl GatewayDocument {
             source: Source { path: path.to_owned(), text: None },
             cloud_lan: Families::from_values(gateway.cloud_lan.iter().copied()),
             identity: Some(unplaced(gateway.ipsec.identity.clone())),
-            limits: WrittenLimits::default(),
+            limits: WrittenLimits::unplaced(&gateway.limits),
             value: Some(gateway.clone()),
         }
+    }
+
+    /// Replaces in a valid value what cannot be adopted now, and returns the reasons.
+    pub fn adopt(&mut self, adopt: Adopt) -> Vec<Fault> {
+        let Some(value) = &mut self.value else { return Vec::new() };
+        let reasons = adopt(value);
+        if self.identity.as_ref().is_none_or(|identity| *identity.get_ref() != value.ipsec.identity) {
+            self.identity = Some(unplaced(value.ipsec.identity.clone()));
+        }
+        reasons
     }
 }
 
 impl WrittenLimits {
-    fn value(&self) -> Limits {
+    fn unplaced(limits: &Limits) -> Self {
+        Self {
+            tunnels: Some(unplaced(limits.tunnels)),
+            customers: Some(unplaced(limits.customers)),
+            flows: Some(unplaced(limits.flows)),
+            flows6: limits.flows6.map(unplaced),
+        }
+    }
+
+    /// Returns the limits that the document states, defaults filled in. Tables that exist may have other sizes.
+    pub fn value(&self) -> Limits {
         let default = Limits::default();
         let or =
             |limit: &Option<Spanned<u32>>, default| limit.as_ref().map_or(default, |limit| *limit.get_ref());
@@ -172,7 +196,8 @@ fn read_ipsec(reader: &mut Reader, root: &Table) -> Option<IpsecKeys> {
     })
 }
 
-fn parse_path(text: &str) -> Result<PathBuf, Invalid> {
+/// Parses the absolute path of a file.
+pub fn parse_path(text: &str) -> Result<PathBuf, Invalid> {
     let path = Path::new(text);
     let fault = if !path.is_absolute() {
         "is not absolute"

@@ -8,3 +8,4 @@ mod gateway;
 
 pub(super) use customer::CustomerDocument;
 pub(super) use gateway::GatewayDocument;
+pub use gateway::{Adopt, parse_path};

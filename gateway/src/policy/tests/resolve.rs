@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::GATEWAY;
-use crate::policy::conflicts::{conflicts, limit_conflicts, own_conflicts};
+use crate::policy::conflicts::{limit_conflicts, own_conflicts};
 use crate::policy::document::{CustomerDocument, GatewayDocument};
 use crate::policy::fault::{Faults, Source};
 use crate::policy::resolve::{Candidate, resolve};
@@ -55,8 +55,7 @@ fn model(
         let chosen = |name: &CustomerName| if changed(name) { new.get(name) } else { kept.get(name) };
         let chosen: Vec<&CustomerDocument> = names.iter().filter_map(|name| chosen(name)).collect();
         let conflicts = match own_conflicts(gateway, &chosen) {
-            _ if reverted.is_empty() => conflicts(gateway, &chosen),
-            own if own.is_empty() => limit_conflicts(gateway, &chosen),
+            own if own.is_empty() => limit_conflicts(gateway, &chosen, &|name| kept.get(name)),
             own => own,
         };
         if conflicts.is_empty() {

@@ -1,5 +1,8 @@
 //! One test per rule: each breaks a single rule and expects its fault at its position.
+use gateway_common::layout;
+
 use super::{Dir, GATEWAY, customer};
+use crate::policy::SiteQuota;
 
 /// Returns the faults of the gateway part with one line replaced.
 fn gateway(line: &str, by: &str) -> Vec<String> {
@@ -92,9 +95,12 @@ rule! {
         "customers/acme.toml:5:8: `169.0.0.0/8` is link-local: no host has such an address";
     address_without_length_is_refused: lan("\"192.168.0.1\"") =>
         "customers/acme.toml:5:8: `192.168.0.1` has no prefix length";
-    five_prefixes_are_refused: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \"10.5.0.0/16\"") =>
-        "customers/acme.toml:5:7: this site has 5 IPv4 prefixes";
-    four_prefixes_are_allowed: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\"") => ;
+    nine_prefixes_are_refused: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \
+            \"10.5.0.0/16\", \"10.6.0.0/16\", \"10.7.0.0/16\", \"10.8.0.0/16\", \
+            \"10.9.0.0/16\"") =>
+        "customers/acme.toml:5:7: this site has 9 prefixes";
+    eight_prefixes_are_allowed: lan("\"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \
+            \"10.5.0.0/16\", \"10.6.0.0/16\", \"10.7.0.0/16\", \"10.8.0.0/16\"") => ;
     empty_lan_is_refused: lan("") => "customers/acme.toml:5:7: this site has 0 prefixes";
     lan_around_cloud_lan_is_refused: lan("\"10.0.0.0/8\"") =>
         "customers/acme.toml:5:8: `10.0.0.0/8` overlaps the cloud LAN `10.200.0.0/24`";
@@ -217,6 +223,11 @@ fn site_and(line: &str) -> Vec<String> {
     acme(&format!("{}{line}\n", customer("10.200.0.11", "a.example", "10.1.0.0/16")))
 }
 
+/// Returns the faults of a customer with these quotas and this line appended to its site.
+fn shares(quotas: &str, line: &str) -> Vec<String> {
+    acme(&format!("{quotas}{}{line}\n", customer("10.200.0.11", "a.example", "10.1.0.0/16")))
+}
+
 rule! {
     // Both families.
     server_of_both_families_has_no_fault: lan6("\"10.1.0.0/16\", \"fd00:1::/64\"") => ;
@@ -276,12 +287,14 @@ rule! {
         "customers/acme.toml:5:23: `fd00:1:0:7::/64` overlaps `fd00:1::/48`, see customers/acme.toml:5:8";
     ipv6_lan_around_cloud_lan_is_refused: lan6("\"fd00:200::/32\"") =>
         "customers/acme.toml:5:8: `fd00:200::/32` overlaps the cloud LAN `fd00:200::/64`";
-    five_ipv6_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \"fd00:5::/64\"") =>
-        "customers/acme.toml:5:7: this site has 5 IPv6 prefixes";
-    four_prefixes_of_each_family_are_allowed: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
-        \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\"") => ;
-    nine_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
-        \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \"10.5.0.0/16\"") =>
+    nine_ipv6_prefixes_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
+            \"fd00:5::/64\", \"fd00:6::/64\", \"fd00:7::/64\", \"fd00:8::/64\", \
+            \"fd00:9::/64\"") =>
+        "customers/acme.toml:5:7: this site has 9 prefixes";
+    eight_prefixes_of_both_families_are_allowed: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
+            \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\"") => ;
+    nine_prefixes_of_both_families_are_refused: lan6("\"fd00:1::/64\", \"fd00:2::/64\", \"fd00:3::/64\", \"fd00:4::/64\", \
+            \"10.1.0.0/16\", \"10.2.0.0/16\", \"10.3.0.0/16\", \"10.4.0.0/16\", \"10.5.0.0/16\"") =>
         "customers/acme.toml:5:7: this site has 9 prefixes";
     tiny_ipv6_cloud_lan_is_refused: gateway("10.200.0.0/24", "fd00:200::/127") =>
         "gateway.toml:4:13: `fd00:200::/127` has no room for a server and the gateway";
@@ -295,6 +308,16 @@ rule! {
 
     // Quotas.
     quotas_have_no_fault: acme_and("max_flows = 1000\nmax_half_open = 1000\nnew_flows_per_second = 1_000_000\n") => ;
+    shares_have_no_fault: shares("max_flows = 100\nmax_half_open = 50\n", "max_flows = 100\nmax_half_open = 50") => ;
+    share_of_0_flows_is_refused: site_and("max_flows = 0") => "customers/acme.toml:6:13: `0` is out of range";
+    share_of_0_half_open_flows_is_refused: site_and("max_half_open = 0") =>
+        "customers/acme.toml:6:17: `0` is out of range";
+    share_above_the_customers_quota_is_refused: shares("max_flows = 100\n", "max_flows = 101") =>
+        "customers/acme.toml:7:13: `101` exceeds the customer's `max_flows = 100`";
+    half_open_share_above_the_customers_quota_is_refused: shares("max_half_open = 50\n", "max_half_open = 51") =>
+        "customers/acme.toml:7:17: `51` exceeds the customer's `max_half_open = 50`";
+    half_open_share_above_the_share_is_refused: site_and("max_flows = 9\nmax_half_open = 10") =>
+        "customers/acme.toml:7:17: `10` exceeds `max_flows = 9`";
     quota_of_0_flows_is_refused: acme_and("max_flows = 0\n") => "customers/acme.toml:1:13: `0` is out of range";
     quota_beyond_any_table_is_refused: acme_and("max_flows = 16777216\n") =>
         "customers/acme.toml:1:13: `16777216` is out of range";
@@ -491,4 +514,43 @@ fn too_many_management_entries_are_refused() {
     let entry = "{ from = \"198.51.100.0/24\", protocol = \"tcp\", port = 22 },";
     let faults = gateway_and(&format!("[management]\nallow = [{}]\n", entry.repeat(65)));
     assert_eq!(faults, ["gateway.toml:11:9: 65 entries are too many"]);
+}
+
+#[test]
+fn shares_resolve_as_documented() {
+    let resolve = |flows, half_open, written: (Option<u32>, Option<u32>), sites| {
+        let quota = layout::Quota { flows, half_open, ..layout::Quota::default() };
+        let share = SiteQuota { max_flows: written.0, max_half_open: written.1 }.resolve(&quota, sites);
+        (share.flows, share.half_open)
+    };
+    for (flows, half_open) in [(1, 1), (7, 3), (256, 64), (4096, 1024)] {
+        assert_eq!(
+            resolve(flows, half_open, (None, None), 1),
+            (flows, half_open),
+            "the only site has the whole"
+        );
+    }
+    assert_eq!(resolve(4096, 1024, (None, None), 4), (1024, 256), "equal shares");
+    assert_eq!(resolve(256, 64, (None, None), 100), (8, 8), "what a site needs");
+    assert_eq!(resolve(9, 4, (None, None), 100), (4, 2), "no site has more than half by default");
+    assert_eq!(resolve(1, 1, (None, None), 100), (1, 1));
+    assert_eq!(resolve(4096, 1024, (Some(2048), None), 4), (2048, 512), "half-open flows in proportion");
+    assert_eq!(resolve(4096, 1024, (None, Some(5)), 4), (1024, 5));
+    assert_eq!(resolve(4096, 1024, (Some(5000), Some(2000)), 4), (4096, 1024), "never above a default quota");
+}
+
+/// Whatever its number of sites, a customer's site can take the whole quota only if it is the only one, or its
+/// file says so; and equal shares fit the quota unless sites need more.
+#[test]
+fn default_share_leaves_room_for_others() {
+    for flows in (2..300).chain([4096, 16_777_215]) {
+        for sites in 2..70 {
+            let quota = layout::Quota { flows, half_open: (flows / 4).max(2), ..layout::Quota::default() };
+            let share = SiteQuota::default().resolve(&quota, sites);
+            assert!(share.flows >= 1 && share.flows < flows, "{flows} {sites}");
+            assert!(share.half_open >= 1 && share.half_open < quota.half_open, "{flows} {sites}");
+            let all = u64::from(share.flows) * sites as u64;
+            assert!(share.flows <= SiteQuota::LEAST || all <= u64::from(flows), "{flows} {sites}");
+        }
+    }
 }

@@ -41,7 +41,7 @@ policies/customers/acme.toml:4:1: error: this site has no `name`
 policies/customers/acme.toml:5:1: error: this site has no key `nmae`, did you mean `name`?
     5 | nmae = "berlin"
       | ^^^^
-      expected: `name`, `identity`, `lan`, `path_mtu`
+      expected: `name`, `identity`, `lan`, `path_mtu`, `max_flows`, `max_half_open`
 
 policies/customers/acme.toml:6:12: error: the identity `%any` contains '%', and an identity must name exactly one peer
     6 | identity = "%any"

@@ -1,6 +1,6 @@
 //! Scenarios of charon as gatewayd sees it: strangers to its one connection, other VICI clients, and hangs.
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, thread,
     time::{Duration, Instant},
 };
@@ -10,14 +10,15 @@ use anyhow::{Context, Result, ensure};
 use gateway_tests_kit::process::{output, wait_for};
 use nix::sys::signal::Signal;
 
-use super::tunnels::{MARGIN, PATIENCE, requests_arrive, tunnels_come_up};
+use super::tunnels::{MARGIN, PATIENCE, Refused, requests_arrive, tunnels_come_up};
 use crate::{
     conversation::Conversation,
     frame::send_packets,
-    lab::Lab,
+    lab::{Lab, Site},
     scenario::Scenario,
     site::{CONNECTION, SITES, Spec, connection},
     topology::{gateway_address, router_wan},
+    traffic::Traffic,
     watch::Watch,
 };
 
@@ -34,6 +35,14 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "site_with_many_child_sas_keeps_eight_and_disturbs_nobody",
         run: site_with_many_child_sas_keeps_eight_and_disturbs_nobody,
     },
+    Scenario {
+        name: "site_with_64_child_sas_takes_no_room_of_others",
+        run: site_with_64_child_sas_takes_no_room_of_others,
+    },
+    Scenario {
+        name: "eight_child_sas_are_rekeyed_at_once_without_loss",
+        run: eight_child_sas_are_rekeyed_at_once_without_loss,
+    },
     Scenario { name: "unloaded_connection_is_loaded_again", run: unloaded_connection_is_loaded_again },
     Scenario { name: "stopped_charon_delays_nothing", run: stopped_charon_delays_nothing },
 ];
@@ -44,6 +53,10 @@ const ACME: &str = "customers/acme.toml";
 const MUNICH: &Spec = &SITES[1];
 /// CHILD_SAs that a site asks for, more than the eight it may have.
 const MANY: u8 = 12;
+/// CHILD_SAs that a site asks for to take all room.
+const FLOOD: u8 = 64;
+/// Time for one of them: most are refused.
+const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// The old SA is still in the kernel, and the router still sends.
 fn identity_that_changes_while_charon_is_dead_passes_nothing(lab: &mut Lab) -> Result<()> {
@@ -106,6 +119,78 @@ fn new_charon_leaves_nothing_of_the_former_ones_sas(lab: &mut Lab) -> Result<()>
 }
 
 fn site_with_many_child_sas_keeps_eight_and_disturbs_nobody(lab: &mut Lab) -> Result<()> {
+    let settled = with_children(lab, MANY, |lab, site| {
+        for number in 1..=MANY {
+            // The gateway ends the ones beyond eight as soon as they are up, before or after the router's report.
+            let _ = site.charon.initiate(&part(number), PATIENCE);
+        }
+        wait_for_eight(lab, site)?;
+        wait_for("charon to have eight CHILD_SAs of springfield", PATIENCE, || {
+            let sas = lab.gateway_sas()?;
+            let own = sas.iter().filter(|sa| sa.remote_identity == site.spec.identity).count();
+            Ok((own == 8).then_some(sas.len()))
+        })
+    })?;
+    ensure!(settled == 8 + SITES.len() - 1, "another site's CHILD_SA is gone");
+    tunnels_come_up(lab)?;
+    requests_arrive(lab)
+}
+
+/// The gateway ends the ones beyond eight, in the end with their IKE_SA, again and again.
+fn site_with_64_child_sas_takes_no_room_of_others(lab: &mut Lab) -> Result<()> {
+    let most = with_children(lab, FLOOD, |lab, site| {
+        let number = lab.site_number(site.spec)?.get();
+        let others = ["munich", "london"].map(|name| Traffic::start(lab, name));
+        let mut most = 0;
+        for child in 1..=FLOOD {
+            let _ = site.charon.initiate(&part(child), AT_ONCE);
+            let bindings = lab.observed()?.bindings;
+            most = most.max(bindings.values().filter(|binding| binding.site == number).count());
+            ensure!(bindings.values().any(|binding| binding.site != number), "the others are unbound");
+        }
+        for traffic in others {
+            ensure!(traffic?.stop_requests(lab)? > 0, "nothing was sent");
+        }
+        Ok(most)
+    })?;
+    println!("at most {most} CHILD_SAs of springfield were bound at a time");
+    ensure!((1..=8).contains(&most), "{most} CHILD_SAs of springfield were bound");
+    tunnels_come_up(lab)?;
+    requests_arrive(lab)
+}
+
+/// A router that makes a CHILD_SA for each prefix, and whose lifetimes end together.
+fn eight_child_sas_are_rekeyed_at_once_without_loss(lab: &mut Lab) -> Result<()> {
+    with_children(lab, 8, |lab, site| {
+        (1..=8).try_for_each(|number| site.charon.initiate(&part(number), PATIENCE))?;
+        wait_for_eight(lab, site)?;
+        let of_site = |lab: &Lab| -> Result<BTreeMap<u32, u32>> {
+            let own = lab.gateway_sas()?.into_iter().filter(|sa| sa.remote_identity == site.spec.identity);
+            Ok(own.map(|sa| (sa.child_id, sa.reqid)).collect())
+        };
+        let before = of_site(lab)?;
+        let refused_before = Refused::read(lab, site.spec.name)?;
+        let traffic = Traffic::start(lab, site.spec.name)?;
+        thread::sleep(MARGIN);
+        site.charon.list_sas()?.iter().try_for_each(|sa| site.charon.rekey_child(sa.child_id))?;
+        wait_for("eight new SAs with the same reqids", PATIENCE, || {
+            let now = of_site(lab)?;
+            let reqids = |sas: &BTreeMap<u32, u32>| sas.values().copied().collect::<BTreeSet<_>>();
+            let renewed = now.keys().all(|child| !before.contains_key(child));
+            Ok((renewed && now.len() == 8 && reqids(&now) == reqids(&before)).then_some(()))
+        })?;
+        thread::sleep(MARGIN);
+        let requests = traffic.stop_requests(lab);
+        let refused = Refused::read(lab, site.spec.name)?.since(&refused_before);
+        let requests =
+            requests.with_context(|| format!("refused meanwhile: {refused:?}, {:?}", lab.observed()))?;
+        ensure!(requests > 0, "nothing was sent");
+        Ok(())
+    })
+}
+
+/// Has springfield's router use a connection with a CHILD_SA for each of `count` prefixes during `work`.
+fn with_children<T>(lab: &Lab, count: u8, work: impl FnOnce(&Lab, &Site) -> Result<T>) -> Result<T> {
     let index = 2;
     let site = lab.site("springfield")?;
     let issued = lab.authority.issue(site.spec.identity)?;
@@ -116,9 +201,9 @@ fn site_with_many_child_sas_keeps_eight_and_disturbs_nobody(lab: &mut Lab) -> Re
     let way = (router_wan(index), gateway_address(site.spec));
     let mut many = connection(local, lab.authority.certificate_pem(), way, site.spec)?;
     let template = many.children.remove(0);
-    for number in 1..=MANY {
+    for number in 1..=count {
         let mut child = template.clone();
-        child.name = format!("part{number}");
+        child.name = part(number);
         child.reqid = Some(1000 + u32::from(number));
         child.local_ts = vec![format!("192.168.{number}.0/24").parse()?];
         many.children.push(child);
@@ -126,28 +211,27 @@ fn site_with_many_child_sas_keeps_eight_and_disturbs_nobody(lab: &mut Lab) -> Re
     many.name = "many".to_owned();
     site.terminate()?;
     site.charon.load(&many, &issued.key_pem)?;
-    for number in 1..=MANY {
-        // The gateway ends the ones beyond eight as soon as they are up, before or after the router's report.
-        let _ = site.charon.initiate(&format!("part{number}"), PATIENCE);
-    }
+    let done = work(lab, &site);
+    // Back to one CHILD_SA.
+    site.charon.unload(&many.name)?;
+    let ikes: BTreeSet<u32> = site.charon.list_sas()?.iter().map(|sa| sa.ike_id).collect();
+    ikes.into_iter().try_for_each(|ike| site.charon.terminate(ike))?;
+    site.initiate()?;
+    lab.wait_for_tunnels()?;
+    done
+}
+
+/// Returns the name of springfield's child of this number.
+fn part(number: u8) -> String {
+    format!("part{number}")
+}
+
+fn wait_for_eight(lab: &Lab, site: &Site) -> Result<()> {
     let number = lab.site_number(site.spec)?.get();
     let eight = lab.wait_for_maps("eight CHILD_SAs of springfield", |maps| {
         maps.bindings.values().filter(|binding| binding.site == number).count() == 8
     });
-    let settled = wait_for("charon to have eight CHILD_SAs of springfield", PATIENCE, || {
-        let sas = lab.gateway_sas()?;
-        let own = sas.iter().filter(|sa| sa.remote_identity == site.spec.identity).count();
-        Ok((own == 8).then_some(sas.len()))
-    });
-    // Back to one CHILD_SA.
-    site.charon.terminate(site.charon.list_sas()?.first().context("springfield has no SA")?.ike_id)?;
-    site.charon.unload(&many.name)?;
-    site.initiate()?;
-    lab.wait_for_tunnels()?;
-    eight?;
-    ensure!(settled? == 8 + SITES.len() - 1, "another site's CHILD_SA is gone");
-    tunnels_come_up(lab)?;
-    requests_arrive(lab)
+    eight.map(drop)
 }
 
 /// `swanctl --load-all` unloads what is not in swanctl's own files. Sites can connect again at once.

@@ -290,7 +290,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn read(lab: &Lab, name: &str) -> Result<Self> {
+    pub fn read(lab: &Lab, name: &str) -> Result<Self> {
         Ok(Self {
             by_gateway: lab.drops()?,
             by_gateways_kernel: xfrm_stat(&lab.topology.gateway)?,
@@ -298,7 +298,7 @@ impl Refused {
         })
     }
 
-    fn since(&self, before: &Self) -> Self {
+    pub fn since(&self, before: &Self) -> Self {
         Self {
             by_gateway: increase(&before.by_gateway, &self.by_gateway),
             by_gateways_kernel: increase(&before.by_gateways_kernel, &self.by_gateways_kernel),
