@@ -115,8 +115,8 @@ pub struct Daemon {
     held_back: Option<HeldBack>,
     /// The reason why the policy in force is not kept on disk.
     unsaved: Option<String>,
-    /// True if new customers and sites have no numbers yet, because these cannot be written.
-    unnumbered: bool,
+    /// Inputs whose new customers and sites have no numbers yet, because these cannot be written.
+    unnumbered: Option<Inputs>,
     /// True if a change of the maps failed that an event led to.
     unapplied: bool,
     status: Status,
@@ -212,7 +212,7 @@ impl Daemon {
             failures: Failures::default(),
             held_back,
             unsaved: None,
-            unnumbered: false,
+            unnumbered: None,
             unapplied: false,
             status,
             sites_file: SitesFile::default(),
@@ -297,11 +297,7 @@ impl Daemon {
         if self.unsaved.is_some() {
             self.save(&self.inputs.clone());
         }
-        if self.unnumbered {
-            self.reload();
-            self.publish_policy();
-            self.try_reconcile();
-        }
+        self.number();
         // After a failure, too: another process would fail alike.
         self.manager.alive(&self.describe());
         next.min(self.interval())

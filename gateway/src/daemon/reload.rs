@@ -23,10 +23,15 @@ use crate::{
     registry::Assignment,
 };
 
+/// Begin of the fault that new customers and sites have no numbers.
+const UNNUMBERED: &str = "new customers and sites are not in force";
+
 impl Daemon {
     /// Reads the policies again. Each part that has faults or cannot come into force keeps its last valid state, and no
     /// other part waits for it.
     pub(super) fn reload(&mut self) {
+        // The folder may have less now than those.
+        self.unnumbered = None;
         let approval = approval::take(&self.options.state);
         let approved = self.held_back.as_ref().filter(|held| approval == Some(held.since_ns));
         let tables = Limits {
@@ -42,24 +47,47 @@ impl Daemon {
         self.status.held_back_ns = self.held_back.as_ref().map(|held| held.since_ns);
         let Some(inputs) = reading.inputs else { return };
         if let Err(error) = self.put_into_force(inputs) {
-            let error = format!("new customers and sites are not in force: {error:#}");
+            let error = format!("{UNNUMBERED}: {error:#}");
             error!("{error}");
             self.status.faults.push(error);
         }
     }
 
-    /// Puts inputs into force. If customers and sites get no numbers, those that have some, and tries again later.
+    /// Puts inputs into force. If customers and sites get no numbers, those that have some, and keeps the inputs for
+    /// [`number`](Self::number).
     fn put_into_force(&mut self, inputs: Inputs) -> Result<()> {
         if !inputs.has_files_of(&self.inputs) {
             // Before the maps: a crash in between must not bring back what these inputs no longer allow.
             self.save(&inputs);
         }
-        let assigned = self.assign(&inputs.policy);
-        let (ids, inputs, result) = match assigned {
-            Ok(ids) => (ids, inputs, Ok(())),
-            Err(error) => (self.ids.clone(), self.inputs.numbered(&inputs), Err(error)),
-        };
-        self.unnumbered = result.is_err();
+        match self.assign(&inputs.policy) {
+            Ok(ids) => {
+                self.enforce(ids, inputs);
+                Ok(())
+            }
+            Err(error) => {
+                self.enforce(self.ids.clone(), self.inputs.numbered(&inputs));
+                self.unnumbered = Some(inputs);
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts inputs into force whose new customers and sites got no numbers, if they get them now.
+    pub(super) fn number(&mut self) {
+        let Some(inputs) = self.unnumbered.take() else { return };
+        match self.assign(&inputs.policy) {
+            Ok(ids) => {
+                self.status.faults.retain(|line| !line.starts_with(UNNUMBERED));
+                self.enforce(ids, inputs);
+                self.publish_policy();
+                self.try_reconcile();
+            }
+            Err(_) => self.unnumbered = Some(inputs),
+        }
+    }
+
+    fn enforce(&mut self, ids: Assignment, inputs: Inputs) {
         self.ids = ids;
         self.names = Names::new(&self.ids);
         info!("policies reloaded: {}", inputs.describe());
@@ -72,7 +100,6 @@ impl Daemon {
         if let Err(error) = self.apply_additions(&previous.policy) {
             warn!("cannot apply the changes at once, reconciling everything instead: {error:#}");
         }
-        result
     }
 
     /// Gives customers and sites their numbers, on disk too.
