@@ -37,7 +37,8 @@ fn main() -> Result<()> {
             state,
             || {
                 let file = TunnelsFile::create(state)?;
-                all.iter().try_for_each(|tunnel| file.set(tunnel))
+                all.iter().try_for_each(|tunnel| file.set(tunnel))?;
+                file.publish(state)
             },
             || tunnels::read(state).map(drop),
         )?;

@@ -96,12 +96,12 @@ impl SitesFile {
     }
 
     fn try_write(&mut self, state: &Path, view: View) -> Result<()> {
-        let file = match self.file.take() {
-            Some(file) => file,
+        let (file, is_new) = match self.file.take() {
+            Some(file) => (file, false),
             None => {
                 self.written.clear();
                 self.all();
-                TunnelsFile::create(state)?
+                (TunnelsFile::create(state)?, true)
             }
         };
         match mem::take(&mut self.changed) {
@@ -112,6 +112,9 @@ impl SitesFile {
                 let all = view.bindings.sites().numbers().chain(gone);
                 all.into_iter().try_for_each(|id| self.update(&file, id, view))?;
             }
+        }
+        if is_new {
+            file.publish(state)?;
         }
         self.file = Some(file);
         Ok(())

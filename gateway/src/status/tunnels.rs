@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::ErrorKind,
     os::unix::fs::FileExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
@@ -55,13 +55,16 @@ pub struct TunnelStatus {
 pub struct TunnelsFile(File);
 
 impl TunnelsFile {
-    /// Replaces the file by an empty one.
+    /// Makes an empty file, which readers do not see before [`publish`](Self::publish).
     pub fn create(state: &Path) -> Result<Self> {
-        let (path, new) = (state.join(FILE), state.join(format!("{FILE}.new")));
-        let context = || format!("write {}", new.display());
-        let file = File::create(&new).with_context(context)?;
-        fs::rename(&new, &path).with_context(context)?;
-        Ok(Self(file))
+        let new = new_path(state);
+        File::create(&new).map(Self).with_context(|| format!("write {}", new.display()))
+    }
+
+    /// Puts the file, which has all sites now, in the place of the former one.
+    pub fn publish(&self, state: &Path) -> Result<()> {
+        let path = state.join(FILE);
+        fs::rename(new_path(state), &path).with_context(|| format!("write {}", path.display()))
     }
 
     /// Writes the record of one tunnel.
@@ -77,6 +80,10 @@ impl TunnelsFile {
     fn write(&self, id: u32, record: &[u8; RECORD_BYTES]) -> Result<()> {
         self.0.write_all_at(record, u64::from(id) * RECORD_BYTES as u64).context("write a tunnel's status")
     }
+}
+
+fn new_path(state: &Path) -> PathBuf {
+    state.join(format!("{FILE}.new"))
 }
 
 /// Reads what was last written, in order of customers and numbers; nothing if gatewayd has not written any yet.
@@ -146,7 +153,16 @@ mod tests {
     fn create<const N: usize>(state: &Path, tunnels: [TunnelStatus; N]) -> TunnelsFile {
         let file = TunnelsFile::create(state).unwrap();
         tunnels.iter().for_each(|tunnel| file.set(tunnel).unwrap());
+        file.publish(state).unwrap();
         file
+    }
+
+    #[test]
+    fn file_that_is_not_whole_is_not_read() {
+        let state = tempfile::tempdir().unwrap();
+        create(state.path(), [berlin(1)]);
+        TunnelsFile::create(state.path()).unwrap();
+        assert_eq!(read(state.path()).unwrap(), [berlin(1)]);
     }
 
     #[test]
