@@ -74,7 +74,13 @@ pub(crate) fn init_with(
     folder.step("move away")?;
     let replaced = if new.force { move_away(path, now)? } else { None };
     folder.step("rename")?;
-    rename_folder(&unfinished, path)?;
+    if let Err(error) = rename_folder(&unfinished, path) {
+        if let Some(old) = &replaced {
+            // The first error is the one to tell; if this one fails too, the old folder has its new name.
+            let _ = rename_folder(old, path);
+        }
+        return Err(error);
+    }
     Ok(replaced)
 }
 

@@ -222,7 +222,8 @@ impl Pki {
             let found =
                 self.folder.read(&name, MAX_CRL)?.and_then(|pem| Crl::read_all(&pem)).unwrap_or_default();
             let newer = found.iter().find(|crl| {
-                crl.number > authority.crl_number && key.as_ref().is_some_and(|key| crl.is_signed_by(key))
+                (crl.number > authority.crl_number || !self.knows(crl))
+                    && key.as_ref().is_some_and(|key| crl.is_signed_by(key))
             });
             if let Some(crl) = newer {
                 let (path, index) = (self.folder.at(&name), authority.crl_number);

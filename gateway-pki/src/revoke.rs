@@ -1,4 +1,5 @@
 //! Revoking, and the CRLs.
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use time::Duration;
@@ -97,7 +98,13 @@ impl Pki {
             return Err(Error::Unknown(shown));
         }
         let mut revoked = Vec::new();
-        for record in self.index.certificates.iter_mut().filter(|record| record.revoked.is_none()) {
+        // One certificate that was named may be revoked once more for a worse reason.
+        let worse = |before: Revocation| {
+            matches!(selection, Selection::Serial(_))
+                && before.reason.spares_key()
+                && !revocation.reason.spares_key()
+        };
+        for record in self.index.certificates.iter_mut().filter(|record| record.revoked.is_none_or(worse)) {
             let live = record.state(now) != State::Expired;
             let selected = match selection {
                 Selection::All(name) => record.name == *name && live,
@@ -110,7 +117,25 @@ impl Pki {
                 revoked.push(record.serial);
             }
         }
+        if revocation.reason == Reason::KeyCompromise {
+            revoked.extend(self.mark_same_keys(&revoked, revocation));
+        }
         if revoked.is_empty() { Err(Error::NothingToRevoke(shown)) } else { Ok(revoked) }
+    }
+
+    /// Marks all other certificates of the keys that these have, and returns their serial numbers.
+    fn mark_same_keys(&mut self, serials: &[Serial], revocation: Revocation) -> Vec<Serial> {
+        let certificates = &mut self.index.certificates;
+        let of_these = certificates.iter().filter(|record| serials.contains(&record.serial));
+        let keys: BTreeSet<String> = of_these.map(|record| record.key_sha256.clone()).collect();
+        let mut marked = Vec::new();
+        for record in certificates.iter_mut().filter(|record| record.revoked.is_none()) {
+            if keys.contains(&record.key_sha256) {
+                record.revoked = Some(revocation);
+                marked.push(record.serial);
+            }
+        }
+        marked
     }
 
     fn mark_issuing(&mut self, revocation: Revocation) -> Result<Vec<Serial>> {
@@ -174,6 +199,19 @@ impl Pki {
         Ok(Published::Written)
     }
 
+    /// Returns true if the index has every revocation of a CRL. One of an old copy may have the same number.
+    pub(crate) fn knows(&self, crl: &Crl) -> bool {
+        let certificates = self.index.certificates.iter().filter(|record| record.revoked.is_some());
+        let authorities = self.index.authorities.iter().filter(|authority| authority.revoked.is_some());
+        let former = authorities.clone().flat_map(|authority| &authority.former);
+        let known: BTreeSet<&[u8]> = certificates
+            .map(|record| record.serial.bytes())
+            .chain(authorities.map(|authority| authority.serial.bytes()))
+            .chain(former.map(|former| former.serial.bytes()))
+            .collect();
+        crl.revoked.iter().all(|serial| known.contains(&serial[..]))
+    }
+
     /// Returns the reason why a file must not be replaced with the CRLs.
     fn unlike(&self, present: &[u8]) -> Option<&'static str> {
         let Some(crls) = Crl::read_all(present) else { return Some("not a CRL") };
@@ -185,6 +223,9 @@ impl Pki {
             match signer {
                 None => return Some("the CRL of another authority"),
                 Some(authority) if crl.number > authority.crl_number => return Some("a newer CRL"),
+                Some(_) if !self.knows(&crl) => {
+                    return Some("a CRL that revokes more: this index is an old copy");
+                }
                 Some(_) => {}
             }
         }

@@ -332,3 +332,26 @@ fn published_crls_replace_older_ones_of_the_same_authority_only() {
     }
     assert_eq!(pki.publish(&target, true).unwrap(), Published::Written);
 }
+
+/// The folder's backup is older than a CRL that was published: another CRL of the same number would forget a revocation.
+#[test]
+fn restored_backup_publishes_nothing_that_forgets_a_revocation() {
+    let place = Place::new(false);
+    let berlin = place.issue("berlin.acme.example").unwrap();
+    let backup = std::fs::read(place.path().join("index.json")).unwrap();
+    let crl = std::fs::read(place.path().join("root.crl")).unwrap();
+    let target = place.directory.path().join("published.crl");
+    {
+        let mut pki = place.open();
+        let signer = place.signer(&pki);
+        pki.revoke(&signer, &Selection::All(berlin.name), Reason::KeyCompromise, 30).unwrap();
+        pki.publish(&target, false).unwrap();
+    }
+    std::fs::write(place.path().join("index.json"), backup).unwrap();
+    std::fs::write(place.path().join("root.crl"), crl).unwrap();
+    let mut pki = place.open();
+    let signer = place.signer(&pki);
+    pki.revoke(&signer, &Selection::Nothing, Reason::Unspecified, 30).unwrap();
+    let error = pki.publish(&target, false).unwrap_err().to_string();
+    assert!(error.contains("this index is an old copy"), "{error}");
+}

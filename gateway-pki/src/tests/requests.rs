@@ -92,7 +92,7 @@ fn key_is_certified_for_one_name_only_and_never_again_when_revoked() {
     pki.revoke(&signer, &Selection::All(name.clone()), Reason::Superseded, 30).unwrap();
     let again = pki.sign(&signer, &site("a.example"), &request, &random()).unwrap();
     let last = pki.renew(&signer, &name, 365, true, None, &random()).unwrap();
-    for reason in [Reason::KeyCompromise, Reason::Unspecified] {
+    for reason in [Reason::Unspecified, Reason::KeyCompromise] {
         let one = Selection::Serial(if reason == Reason::KeyCompromise { again.serial } else { last.serial });
         pki.revoke(&signer, &one, reason, 30).unwrap();
         let forced = NewCertificate { force: true, ..site("a.example") };
@@ -108,5 +108,20 @@ fn renewal_does_not_bring_a_revoked_key_back() {
     let first = pki.sign(&signer, &site("a.example"), &read_request(|_| {}), &random()).unwrap();
     pki.renew(&signer, &first.name, 365, false, None, &random()).unwrap();
     pki.revoke(&signer, &Selection::Serial(first.serial), Reason::KeyCompromise, 30).unwrap();
-    says(pki.renew(&signer, &first.name, 365, false, None, &random()), "and is revoked");
+    says(pki.renew(&signer, &first.name, 365, false, None, &random()), "is revoked");
+}
+
+#[test]
+fn compromised_key_is_revoked_with_all_its_certificates_and_though_one_was_only_superseded() {
+    let place = Place::new(false);
+    let mut pki = place.open();
+    let signer = place.signer(&pki);
+    let first = pki.sign(&signer, &site("a.example"), &read_request(|_| {}), &random()).unwrap();
+    let second = pki.renew(&signer, &first.name, 365, false, None, &random()).unwrap();
+    let one = Selection::Serial(first.serial);
+    assert_eq!(pki.revoke(&signer, &one, Reason::Superseded, 30).unwrap(), [first.serial]);
+    let both = [first.serial, second.serial];
+    assert_eq!(pki.revoke(&signer, &one, Reason::KeyCompromise, 30).unwrap(), both);
+    says(pki.revoke(&signer, &one, Reason::KeyCompromise, 30), &first.serial.to_string());
+    says(pki.renew(&signer, &first.name, 365, false, None, &random()), "is revoked");
 }
