@@ -6,18 +6,17 @@ use std::{
     env, fs,
     os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
-    process::Command,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use etherparse::PacketBuilder;
 use gateway::kernel::{interface, pins::Pins};
 use gateway_common::layout::Hook;
 use gateway_tests_kit::{
-    process::Process,
+    process::{Process, ip},
     raw::{self, Receives},
 };
 use nix::{
@@ -170,7 +169,7 @@ fn address() -> Result<()> {
 fn arrives() -> Result<[bool; 2]> {
     let (sender, receiver) =
         (raw::sender("lan_peer", 0)?, raw::socket("internet_peer", Receives::Everything)?);
-    let (from, to) = (mac("lan_peer")?, mac("lan")?);
+    let (from, to) = (raw::mac_of("lan_peer")?, raw::mac_of("lan")?);
     let link = || PacketBuilder::ethernet2(from, to);
     let v4 = link().ipv4([10, 200, 0, 11], [192, 168, 0, 5], 64).udp(PORT, PORT);
     let (server, device) =
@@ -203,19 +202,4 @@ fn comes_out(receiver: &OwnedFd) -> Result<bool> {
         }
     }
     Ok(false)
-}
-
-fn mac(interface: &str) -> Result<[u8; 6]> {
-    let output = Command::new("ip").args(["-br", "link", "show", interface]).output()?.stdout;
-    let text = String::from_utf8(output)?;
-    let address = text.split_whitespace().nth(2).context("ip shows no address")?;
-    let bytes =
-        address.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<u8>, _>>()?;
-    bytes.try_into().map_err(|_| anyhow!("{address} is not a MAC address"))
-}
-
-fn ip(arguments: &str) -> Result<()> {
-    let status = Command::new("ip").args(arguments.split_whitespace()).status()?;
-    ensure!(status.success(), "ip {arguments}: {status}");
-    Ok(())
 }

@@ -14,7 +14,7 @@ use gateway::kernel::{
     paths::Paths,
     xfrm::{Known, remove_unknown},
 };
-use gateway_tests_kit::raw;
+use gateway_tests_kit::{process::ip, raw};
 use libtest_mimic::{Arguments, Trial};
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::timeout;
@@ -79,12 +79,6 @@ fn wait_for_carriers() -> Result<()> {
 fn run(test: impl AsyncFnOnce(Network) -> Result<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { test(Network::open()?).await })
-}
-
-fn ip(arguments: &str) -> Result<()> {
-    let status = Command::new("ip").args(arguments.split_whitespace()).status()?;
-    ensure!(status.success(), "ip {arguments}: {status}");
-    Ok(())
 }
 
 fn interface_is_read() -> Result<()> {
@@ -162,20 +156,11 @@ fn announce(destination: Ipv4Addr, mtu_bytes: u16) -> Result<()> {
     let [high, low] = mtu_bytes.to_be_bytes();
     let needed = Icmpv4Type::Unknown { type_u8: 3, code_u8: 4, bytes5to8: [0, 0, high, low] };
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2(mac("e0")?, mac("outside")?)
+    PacketBuilder::ethernet2(raw::mac_of("e0")?, raw::mac_of("outside")?)
         .ipv4(router.octets(), host.octets(), 64)
         .icmpv4(needed)
         .write(&mut frame, &quoted)?;
     raw::put(&raw::sender("e0", 0)?, &frame)
-}
-
-fn mac(interface: &str) -> Result<[u8; 6]> {
-    let output = Command::new("ip").args(["-br", "link", "show", interface]).output()?.stdout;
-    let text = String::from_utf8(output)?;
-    let address = text.split_whitespace().nth(2).context("ip shows no address")?;
-    let bytes =
-        address.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<u8>, _>>()?;
-    bytes.try_into().map_err(|_| anyhow!("{address} is not a MAC address"))
 }
 
 async fn changes_are_reported(mut network: Network) -> Result<()> {

@@ -18,12 +18,12 @@ use gateway_common::{
     tcp::{Flow, FlowKey, State},
     wire::Ipv4,
 };
-use gateway_tests_kit::process::wait_for;
+use gateway_tests_kit::process::{ip, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use charon::Pair;
-use place::{ACME, GATEWAYD, PATIENCE, Place, Test, ip};
+use place::{ACME, GATEWAYD, PATIENCE, Place, Test};
 
 /// The watchdog's time, short so that a reconciliation is late soon.
 const WATCHDOG: Duration = Duration::from_millis(800);

@@ -11,9 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use gateway::strongswan::{Child as Tunnel, Client, Connection, Local, PeerIdentity, Remote};
-use gateway_tests_kit::pki::{Authority, Issued, Validity};
+use gateway_tests_kit::{
+    pki::{Authority, Issued, Validity},
+    process::ip,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -238,12 +241,4 @@ fn config(directory: &Path) -> String {
 ",
         directory.display()
     )
-}
-
-fn ip(arguments: &str) -> Result<()> {
-    let output = Command::new("ip").args(arguments.split(' ')).output().context("ip")?;
-    if !output.status.success() {
-        bail!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use gateway::kernel::pins::Pins;
 use gateway_tests_kit::{
     pki::{Authority, Validity, write_private, write_public},
-    process::{Process, tail},
+    process::{Process, ip, tail},
     test_run,
 };
 use libtest_mimic::{Arguments, Trial};
@@ -62,13 +62,6 @@ fn in_place(test: Test) -> Result<()> {
         test(&Place::new()?)
     });
     thread.join().map_err(|_| anyhow!("the test panicked"))?
-}
-
-/// Runs `ip` in the place's network namespace.
-pub fn ip(arguments: &str) -> Result<()> {
-    let status = Command::new("ip").args(arguments.split_whitespace()).status()?;
-    ensure!(status.success(), "ip {arguments}: {status}");
-    Ok(())
 }
 
 impl Place {

@@ -273,79 +273,70 @@ pub const ALL: &[Target] = &[
         subject: "IKE_SA_INIT, 10,000 customers",
         formula: "milliseconds of charon's CPU",
         bound: AtMost(2.0),
-        measure: |figures| figures.value(tunnels(Workload::IkeSaInit, Unit::Milliseconds, 10_000)),
+        measure: |figures| milliseconds(figures, Workload::IkeSaInit, 10_000),
     },
     Target {
         name: "ike-sa-init-customers",
         subject: "IKE_SA_INIT, 100,000 customers",
         formula: "time ÷ time with 100",
         bound: AtMost(1.2),
-        measure: |figures| {
-            let query = |customers| tunnels(Workload::IkeSaInit, Unit::Milliseconds, customers);
-            ratio(figures.value(query(100_000)), figures.value(query(100)))
-        },
+        measure: |figures| by_customers(figures, Workload::IkeSaInit, 100_000),
     },
     Target {
         name: "ike-auth",
         subject: "IKE_AUTH, 10,000 customers",
         formula: "milliseconds of charon's CPU",
         bound: AtMost(6.0),
-        measure: |figures| figures.value(tunnels(Workload::IkeAuth, Unit::Milliseconds, 10_000)),
+        measure: |figures| milliseconds(figures, Workload::IkeAuth, 10_000),
     },
     Target {
         name: "ike-auth-customers",
         subject: "IKE_AUTH, 100,000 customers",
         formula: "time ÷ time with 100",
         bound: AtMost(1.2),
-        measure: |figures| {
-            let query = |customers| tunnels(Workload::IkeAuth, Unit::Milliseconds, customers);
-            ratio(figures.value(query(100_000)), figures.value(query(100)))
-        },
+        measure: |figures| by_customers(figures, Workload::IkeAuth, 100_000),
     },
     Target {
         name: "start-to-connect",
         subject: "start with 10,000 customers",
         formula: "milliseconds until one can connect",
         bound: AtMost(1000.0),
-        measure: |figures| figures.value(tunnels(Workload::StartToConnect, Unit::Milliseconds, 10_000)),
+        measure: |figures| milliseconds(figures, Workload::StartToConnect, 10_000),
     },
     Target {
         name: "policies-read",
         subject: "10,000 customers read and checked",
         formula: "milliseconds",
         bound: AtMost(500.0),
-        measure: |figures| figures.value(tunnels(Workload::PoliciesRead, Unit::Milliseconds, 10_000)),
+        measure: |figures| milliseconds(figures, Workload::PoliciesRead, 10_000),
     },
     Target {
         name: "policies-read-100000",
         subject: "100,000 customers read and checked",
         formula: "milliseconds",
         bound: AtMost(5000.0),
-        measure: |figures| figures.value(tunnels(Workload::PoliciesRead, Unit::Milliseconds, 100_000)),
+        measure: |figures| milliseconds(figures, Workload::PoliciesRead, 100_000),
     },
     Target {
         name: "event-to-entry",
         subject: "event to entry, 10,000 tunnels",
         formula: "milliseconds, 99th percentile",
         bound: AtMost(20.0),
-        measure: |figures| figures.value(tunnels(Workload::EventToEntry, Unit::Milliseconds, 10_000)),
+        measure: |figures| milliseconds(figures, Workload::EventToEntry, 10_000),
     },
     Target {
         name: "event-to-entry-tunnels",
         subject: "event to entry, 10,000 tunnels",
         formula: "99th percentile ÷ that with 100",
         bound: AtMost(1.2),
-        measure: |figures| {
-            let query = |tunnels_up| tunnels(Workload::EventToEntry, Unit::Milliseconds, tunnels_up);
-            ratio(figures.value(query(10_000)), figures.value(query(100)))
-        },
+        measure: |figures| by_customers(figures, Workload::EventToEntry, 10_000),
     },
     Target {
         name: "all-connect",
         subject: "10,000 sites connect at once",
         formula: "milliseconds",
         bound: Reported,
-        measure: |figures| figures.value(tunnels(Workload::AllConnect, Unit::Milliseconds, 10_000)),
+        measure: |figures| milliseconds(figures, Workload::AllConnect, 10_000),
     },
     Target {
         name: "daemon-share",
@@ -373,7 +364,7 @@ pub const ALL: &[Target] = &[
         subject: "adding one customer to 10,000",
         formula: "milliseconds until packets pass",
         bound: AtMost(50.0),
-        measure: |figures| figures.value(tunnels(Workload::CustomerAdded, Unit::Milliseconds, 10_000)),
+        measure: |figures| milliseconds(figures, Workload::CustomerAdded, 10_000),
     },
 ];
 
@@ -390,6 +381,16 @@ pub fn control(contender: Contender, workload: Workload, customers: u32) -> Quer
 /// Returns the query for the memory of a flow.
 pub fn memory(contender: Contender) -> Query {
     Query { unit: Unit::Bytes, ..Query::new(contender, Workload::MemoryPerFlow) }
+}
+
+/// Returns the milliseconds of a workload of tunnels with this many customers.
+fn milliseconds(figures: &Figures, workload: Workload, customers: u32) -> Option<f64> {
+    figures.value(tunnels(workload, Unit::Milliseconds, customers))
+}
+
+/// Returns those milliseconds divided by those with 100 customers.
+fn by_customers(figures: &Figures, workload: Workload, customers: u32) -> Option<f64> {
+    ratio(milliseconds(figures, workload, customers), milliseconds(figures, workload, 100))
 }
 
 fn ratio(above: Option<f64>, below: Option<f64>) -> Option<f64> {

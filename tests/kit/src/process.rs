@@ -89,6 +89,11 @@ pub fn output(command: &mut Command) -> Result<String> {
     run_with_input(command, "")
 }
 
+/// Runs `ip` with these arguments, separated by spaces.
+pub fn ip(arguments: &str) -> Result<()> {
+    output(Command::new("ip").args(arguments.split_whitespace())).map(drop)
+}
+
 /// Does the same as [`output`], with `input` on the standard input.
 pub fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
     let name = || {

@@ -2,9 +2,10 @@
 use std::{
     mem,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::{
     errno::Errno,
     libc,
@@ -15,7 +16,7 @@ use nix::{
     },
 };
 
-use crate::namespace::Namespace;
+use crate::{namespace::Namespace, process};
 
 /// The frames that a socket receives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +64,15 @@ pub fn sender(interface: &str, mark: u32) -> Result<OwnedFd> {
     setsockopt(&socket, SndBufForce, &BUFFER_BYTES)?;
     setsockopt(&socket, Mark, &mark)?;
     Ok(socket)
+}
+
+/// Returns the MAC address of an interface of this thread's network namespace.
+pub fn mac_of(interface: &str) -> Result<[u8; 6]> {
+    let text = process::output(Command::new("ip").args(["-br", "link", "show", interface]))?;
+    let address = text.split_whitespace().nth(2).context("ip shows no address")?;
+    let bytes =
+        address.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<u8>, _>>()?;
+    bytes.try_into().map_err(|_| anyhow!("{address} is not a MAC address"))
 }
 
 /// Sends a frame. Fails if the link's queue is full.
